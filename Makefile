@@ -1,0 +1,42 @@
+# The commands of the project; `make help` lists them.
+
+CARGO ?= cargo
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+BIN := $(TARGET_DIR)/debug
+JOBS ?= 2
+
+.PHONY: help setup build cni-static demo test check fmt bench deny
+
+help: ## lists the commands
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+setup: ## installs what is missing, by the names of Debian packages
+	@scripts/setup
+
+build: setup ## builds every program
+	$(CARGO) build --workspace --bins -j$(JOBS)
+
+cni-static: ## links the CNI plugins statically, as they are installed on nodes
+	@for bin in calico calico-ipam; do \
+	  $(CARGO) rustc --release -p cni --bin $$bin -j$(JOBS) -- -C target-feature=+crt-static -C relocation-model=static || exit 1; \
+	done
+
+demo: build ## plays the demo: a cluster on this machine, told as a story
+	@$(BIN)/demo
+
+test: setup ## every check and test
+	@JOBS=$(JOBS) scripts/test
+
+check: ## format, lints
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -j$(JOBS) -- -D warnings
+
+fmt: ## formats everything
+	$(CARGO) fmt --all
+
+bench: setup ## measures against peers, in one run
+	@JOBS=$(JOBS) scripts/bench
+
+deny: ## licences, advisories, sources of what is linked
+	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
+	$(CARGO) deny check

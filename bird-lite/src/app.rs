@@ -1,0 +1,276 @@
+//! The loop of the process. Owns the order in which the parts get their turn; decides nothing itself.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use bgp::{Event, Speaker, Start};
+use bgp_packet::{PathAttributes, Prefix};
+use bgp_transport::{ControlRequest, ControlSocket, Driver};
+use bird_lite::cluster::Cluster;
+use bird_lite::{origin, peers};
+use datastore::{Datastore, Interest};
+use model::{NodeName, Update};
+use proto::speaker::{PendingRoute, Summary, request::Call, response::Answer};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::dataplane::Dataplane;
+use crate::health::{Health, Readiness};
+use crate::monitor::{self, Disturbance};
+
+/// Updates that are taken in before they are acted upon.
+const UPDATE_BATCH: usize = 1024;
+/// How often a port that another process holds is tried again.
+const LISTEN_RETRY: Duration = Duration::from_secs(2);
+
+/// Command line.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) node_name: NodeName,
+    pub(crate) kubeconfig: Option<PathBuf>,
+    pub(crate) socket: PathBuf,
+    pub(crate) health_listen: SocketAddr,
+}
+
+/// Runs until asked to stop.
+pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("handle SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("handle SIGINT")?;
+    let health = Health::default();
+    health
+        .listen(settings.health_listen)
+        .await
+        .with_context(|| format!("listen on {}", settings.health_listen))?;
+    let mut control = ControlSocket::bind(&settings.socket)
+        .with_context(|| format!("listen on {}", settings.socket.display()))?;
+    let mut kernel_events = monitor::start().context("listen to the kernel")?;
+    let datastore =
+        Datastore::connect(settings.kubeconfig.as_deref()).await.context("connect to the cluster")?;
+    let mut updates = datastore.watch(Interest::speaker(settings.node_name.clone()));
+    let mut app = App {
+        cluster: Cluster::new(settings.node_name),
+        dataplane: Dataplane::open().context("read the kernel's routes")?,
+        driver: None,
+        originated: BTreeMap::new(),
+        listen_problems: Vec::new(),
+        listen_retry: None,
+        health,
+    };
+    app.report_health();
+    loop {
+        let deadline = app.deadline();
+        tokio::select! {
+            update = updates.recv() => app.updates(update, &mut updates),
+            () = turn(&mut app.driver) => {}
+            Some(disturbance) = kernel_events.recv() => app.disturbed(disturbance, &mut kernel_events),
+            request = control.next() => app.control(request),
+            () = sleep_until(deadline) => {}
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+        app.carry_on();
+    }
+    tracing::info!("stopping; routes stay, peers keep ours by graceful restart");
+    Ok(())
+}
+
+async fn turn(driver: &mut Option<Driver>) {
+    match driver {
+        Some(driver) => driver.turn().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn now() -> Instant {
+    Instant::now()
+}
+
+struct App {
+    cluster: Cluster,
+    dataplane: Dataplane,
+    /// `None` until the cluster and this node's address are known.
+    driver: Option<Driver>,
+    originated: BTreeMap<Prefix, PathAttributes>,
+    listen_problems: Vec<String>,
+    listen_retry: Option<Instant>,
+    health: Health,
+}
+
+impl App {
+    fn updates(&mut self, first: Option<Update>, rest: &mut mpsc::Receiver<Update>) {
+        let mut changed = false;
+        let mut next = first;
+        for _ in 0..UPDATE_BATCH {
+            let Some(update) = next else { break };
+            changed |= self.cluster.apply(update);
+            next = rest.try_recv().ok();
+        }
+        if let Some(update) = next {
+            changed |= self.cluster.apply(update);
+        }
+        if changed && self.cluster.in_sync {
+            self.reconcile();
+        }
+    }
+
+    /// Brings speaker and kernel to what the cluster says.
+    fn reconcile(&mut self) {
+        let now = now();
+        let Some(config) = peers::config(&self.cluster) else {
+            if self.driver.is_none() {
+                tracing::warn!(node = %self.cluster.node_name, "waiting for the Node and its address");
+            }
+            return;
+        };
+        let driver = match &mut self.driver {
+            Some(driver) => {
+                for change in driver.speaker_mut().reconfigure(config, now) {
+                    tracing::info!(?change, "configuration");
+                }
+                driver
+            }
+            None => {
+                let forwarding_kept = self.dataplane.has_adopted();
+                tracing::info!(asn = config.asn, router_id = %config.router_id, forwarding_kept, "speaker starts");
+                let start = Start { seed: seed(), forwarding_kept, report_routes: true };
+                if !forwarding_kept {
+                    self.dataplane.allow_sweep();
+                }
+                self.driver.insert(Driver::new(Speaker::new(config, start, now)))
+            }
+        };
+        let wanted = origin::origins(&self.cluster);
+        for prefix in self.originated.keys().filter(|prefix| !wanted.contains_key(prefix)) {
+            driver.speaker_mut().withdraw(*prefix);
+        }
+        for (prefix, attributes) in wanted.iter().filter(|(p, a)| self.originated.get(p) != Some(a)) {
+            driver.speaker_mut().originate(*prefix, attributes.clone());
+        }
+        self.originated = wanted;
+        self.dataplane.decide_all(&self.cluster);
+        self.listen(now);
+    }
+
+    fn listen(&mut self, now: Instant) {
+        let Some(driver) = &mut self.driver else { return };
+        let port = self.cluster.configuration.listen_port;
+        let any = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+        let addresses: Vec<_> = any.into_iter().map(|a| SocketAddr::new(a, port)).collect();
+        let problems = match driver.listen(&addresses) {
+            Ok(()) => Vec::new(),
+            Err(errors) => errors.iter().map(ToString::to_string).collect(),
+        };
+        // A kernel without IPv6 is no problem as long as IPv4 is listened on, and the other way round.
+        let problems = if driver.listening().next().is_some() { Vec::new() } else { problems };
+        if problems != self.listen_problems {
+            problems.iter().for_each(|problem| tracing::error!("{problem}"));
+        }
+        self.listen_retry = (!problems.is_empty()).then(|| now + LISTEN_RETRY);
+        self.listen_problems = problems;
+    }
+
+    fn disturbed(&mut self, first: Disturbance, rest: &mut mpsc::Receiver<Disturbance>) {
+        let now = now();
+        self.dataplane.disturb(first, now);
+        while let Ok(more) = rest.try_recv() {
+            self.dataplane.disturb(more, now);
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        [self.dataplane.deadline(), self.listen_retry].into_iter().flatten().min()
+    }
+
+    /// Takes what the speaker has to say to the kernel, and lets the kernel's side work.
+    fn carry_on(&mut self) {
+        let now = now();
+        if self.listen_retry.is_some_and(|at| at <= now) {
+            self.listen(now);
+        }
+        if let Some(driver) = &mut self.driver {
+            while let Some((prefix, route)) = driver.speaker_mut().poll_route() {
+                self.dataplane.learn(&self.cluster, prefix, route);
+            }
+            while let Some(event) = driver.speaker_mut().poll_event() {
+                if event == Event::RestartComplete {
+                    self.dataplane.allow_sweep();
+                }
+                log(&event);
+            }
+            self.dataplane.work(&self.cluster, now);
+        }
+        self.report_health();
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let mut problems = self.listen_problems.clone();
+        if !self.cluster.in_sync {
+            problems.push("the API server has not been heard yet".to_owned());
+        } else if self.cluster.node().is_none() {
+            problems.push(format!("the cluster has no Node named {}", self.cluster.node_name));
+        } else if self.driver.is_none() {
+            problems.push(format!("Node {} has no address yet", self.cluster.node_name));
+        }
+        problems
+    }
+
+    fn report_health(&self) {
+        let mut reasons = self.problems();
+        if reasons.is_empty() && !self.dataplane.is_synced() {
+            reasons.push("kernel routes have not been written yet".to_owned());
+        }
+        self.health.set(Readiness { ready: reasons.is_empty(), reasons });
+    }
+
+    fn control(&mut self, request: ControlRequest) {
+        let asks_summary = matches!(request.request.call, Some(Call::Summary(_)));
+        let answer = match &mut self.driver {
+            Some(driver) => driver.answer(&request.request, now()),
+            None if asks_summary => Answer::Summary(Summary::default()),
+            None => Answer::Error(self.problems().join("; ")),
+        };
+        request.answer(match answer {
+            Answer::Summary(summary) => Answer::Summary(Summary {
+                node: self.cluster.node_name.to_string(),
+                kernel_routes: self.dataplane.count() as u64,
+                pending: self
+                    .dataplane
+                    .pending()
+                    .into_iter()
+                    .map(|(prefix, reason)| PendingRoute { prefix, reason })
+                    .collect(),
+                problems: self.problems(),
+                ..summary
+            }),
+            other => other,
+        });
+    }
+}
+
+/// Spreads the timers of nodes that start at once.
+fn seed() -> u64 {
+    let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    time.as_nanos() as u64 ^ u64::from(std::process::id()) << 32
+}
+
+fn log(event: &Event) {
+    match event {
+        Event::PeerUp { peer } => tracing::info!(%peer, "session up"),
+        Event::PeerDown { peer, cause, routes_kept } => {
+            tracing::warn!(%peer, %cause, routes_kept, "session down");
+        }
+        Event::PeerFailed { peer, cause } => tracing::info!(%peer, %cause, "cannot connect"),
+        Event::Malformed { peer, detail } => tracing::warn!(%peer, %detail, "malformed message"),
+        Event::RestartComplete => tracing::info!("restart complete"),
+    }
+}

@@ -1,0 +1,144 @@
+//! Kernel routes out of the Loc-RIB. Owns which route is installed how, through which encapsulation, and why one
+//! is not.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use bgp::RouteSource;
+use bgp_packet::Prefix;
+use kernel::{NextHop, PROTO_BIRD, Route, RouteKey, RouteKind};
+use model::{Cidr, EncapMode, IpPool};
+
+use crate::cluster::Cluster;
+use crate::convert::cidr;
+use crate::fib::Fib;
+use crate::origin::{NORMAL_PRIORITY, PREFERENCE_SUM};
+
+/// Name of the IPIP device.
+pub const TUNNEL: &str = "tunl0";
+
+/// What is to become of one route of the Loc-RIB.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is to be in the kernel.
+    Install(RouteKey, Route),
+    /// It is not for the kernel.
+    Skip,
+    /// It ought to be in the kernel but cannot be yet.
+    Pending(String),
+}
+
+/// What the installation of routes depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    pub cluster: &'a Cluster,
+    pub fib: &'a Fib,
+    /// `tunl0` exists and is up.
+    pub tunnel_up: bool,
+}
+
+/// Which way a route of a pool travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Lan,
+    Tunnel,
+    /// Not ours to program.
+    Foreign,
+}
+
+impl Context<'_> {
+    /// Decides about one route.
+    pub fn verdict(&self, prefix: Prefix, route: &bgp::Route) -> Verdict {
+        let destination = cidr(prefix);
+        if route.source == RouteSource::Local || self.is_local(destination) {
+            return Verdict::Skip;
+        }
+        let pool = self.cluster.pool_of(destination);
+        let mut hops = Vec::new();
+        let mut why = String::new();
+        for next_hop in &route.next_hops {
+            match self.hop(*next_hop, pool) {
+                Ok(Some(hop)) => hops.push(hop),
+                Ok(None) => return Verdict::Skip,
+                Err(reason) => why = reason,
+            }
+        }
+        if hops.is_empty() {
+            return Verdict::Pending(why);
+        }
+        hops.sort();
+        hops.dedup();
+        let route_kind = RouteKind::Unicast(hops);
+        Verdict::Install(RouteKey::new(destination, metric(route)), ours(route_kind))
+    }
+
+    /// One way out; `None` when the pool's routes are not ours to program.
+    fn hop(&self, next_hop: IpAddr, pool: Option<&IpPool>) -> Result<Option<NextHop>, String> {
+        let way = match pool {
+            Some(pool) => self.way(pool, next_hop),
+            None => Way::Lan,
+        };
+        match way {
+            Way::Foreign => Ok(None),
+            Way::Tunnel if self.tunnel_up => Ok(Some(NextHop {
+                gateway: Some(next_hop),
+                interface: Some(TUNNEL.to_owned()),
+                onlink: true,
+            })),
+            Way::Tunnel => Err(format!(
+                "{TUNNEL} is missing or down, and pool {} needs IPIP: load the kernel module ipip",
+                pool.map_or("", |p| &p.name)
+            )),
+            Way::Lan => match self.fib.resolve(next_hop) {
+                Some(way) => {
+                    let (gateway, interface) = (Some(way.gateway), Some(way.interface));
+                    Ok(Some(NextHop { gateway, interface, onlink: false }))
+                }
+                None => Err(format!("no route to next hop {next_hop}: check the node's routing table")),
+            },
+        }
+    }
+
+    /// The encapsulation of a route: a function of the pool's mode, the own subnet and the next hop.
+    fn way(&self, pool: &IpPool, next_hop: IpAddr) -> Way {
+        if pool.vxlan_mode != EncapMode::Never {
+            return Way::Foreign;
+        }
+        let node = self.cluster.node();
+        let subnets = node.into_iter().flat_map(|n| [n.ipv4, n.ipv6]).flatten().map(|a| a.subnet());
+        let same_subnet = subnets.into_iter().any(|s| s.contains(next_hop));
+        match (pool.ipip_mode, next_hop.is_ipv4()) {
+            (EncapMode::Always, true) => Way::Tunnel,
+            (EncapMode::CrossSubnet, true) if !same_subnet => Way::Tunnel,
+            _ => Way::Lan,
+        }
+    }
+
+    /// Whether the destination is an endpoint of this node or one of its blocks: what is here is never
+    /// shadowed by what somebody announces.
+    fn is_local(&self, destination: Cidr) -> bool {
+        self.cluster.own_blocks().any(|block| block == destination)
+            || (destination.is_host()
+                && self.cluster.own_addresses().any(|(address, _)| address == destination.address()))
+    }
+}
+
+/// The kernel metric mirrors a LOCAL_PREF of our convention, which lies in the upper half of the sum. Others,
+/// such as the 100 that most speakers send, say nothing about metrics.
+fn metric(route: &bgp::Route) -> u32 {
+    let conventional = PREFERENCE_SUM / 2 + 1..=PREFERENCE_SUM;
+    match route.attributes.local_pref.filter(|p| conventional.contains(p)) {
+        Some(preference) => (PREFERENCE_SUM - preference).max(1),
+        None => NORMAL_PRIORITY,
+    }
+}
+
+fn ours(kind: RouteKind) -> Route {
+    Route { kind, protocol: PROTO_BIRD, source: None, mtu: None }
+}
+
+/// Blackholes for own blocks, so that packets to addresses without an endpoint end here.
+pub fn blackholes(cluster: &Cluster) -> BTreeMap<RouteKey, Route> {
+    let blocks = cluster.own_blocks().filter(|block| !block.is_host());
+    blocks.map(|block| (RouteKey::new(block, NORMAL_PRIORITY), ours(RouteKind::Blackhole))).collect()
+}

@@ -1,0 +1,14 @@
+//! The pure part of a node's speaker: from what the cluster says to what the speaker should do, and from its
+//! Loc-RIB to kernel routes.
+//!
+//! Owns the meaning of BGPConfiguration, BGPPeer, nodes, pools and blocks for BGP. Never talks to the API
+//! server, the kernel or a peer: the binary's `main` wires those.
+
+pub mod cluster;
+pub mod convert;
+pub mod export;
+pub mod fib;
+pub mod kernel_routes;
+pub mod origin;
+pub mod peers;
+pub mod route_table;

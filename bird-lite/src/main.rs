@@ -1,0 +1,55 @@
+//! `bird-lite`: the BGP speaker of a node. Wiring only: the datastore's updates, the kernel's events and the
+//! peers' bytes go to the pure parts, and what these want goes back.
+
+mod app;
+mod dataplane;
+mod health;
+mod monitor;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Parser;
+use tracing_subscriber::filter::LevelFilter;
+
+/// The BGP speaker of a node: announces its blocks, learns those of others, and writes their routes.
+#[derive(Debug, Parser)]
+#[command(name = "bird-lite", version)]
+struct Arguments {
+    /// Name of this node in the cluster
+    #[arg(long, env = "NODENAME")]
+    node_name: String,
+    /// How to reach the API server; without it, as a Pod does
+    #[arg(long, env = "KUBECONFIG")]
+    kubeconfig: Option<PathBuf>,
+    /// Unix socket on which `ocicat bgp` asks
+    #[arg(long, default_value = "/var/run/calico/bird-lite.sock")]
+    socket: PathBuf,
+    /// Where /liveness and /readiness are answered
+    #[arg(long, default_value = "127.0.0.1:9098")]
+    health_listen: SocketAddr,
+    /// error, warn, info, debug or trace
+    #[arg(long, default_value = "info")]
+    log_level: LevelFilter,
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    tracing_subscriber::fmt()
+        .with_max_level(arguments.log_level)
+        .with_ansi(false)
+        .with_writer(std::io::stderr)
+        .init();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("start runtime")?;
+    runtime.block_on(app::run(app::Settings {
+        node_name: arguments.node_name.as_str().into(),
+        kubeconfig: arguments.kubeconfig,
+        socket: arguments.socket,
+        health_listen: arguments.health_listen,
+    }))?;
+    // Sockets close without a Cease, and routes stay: peers and kernel carry on until we are back.
+    runtime.shutdown_background();
+    Ok(())
+}

@@ -1,0 +1,146 @@
+//! The table of `proto bird` routes. Owns what is wanted there, under which key the route of a prefix stands,
+//! and what cannot be installed yet. Decides nothing about a single route, and knows no clock.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::time::Instant;
+
+use bgp_packet::Prefix;
+use kernel::{Applied, Driver, Route, RouteKey, Table};
+
+use crate::convert::cidr;
+use crate::kernel_routes::{Context, Verdict, blackholes};
+
+/// Learned routes and blackholes, and what the kernel has of them.
+pub struct RouteTable<D: Driver<Key = RouteKey, Value = Route>> {
+    table: Table<D>,
+    /// Best routes of the Loc-RIB.
+    learned: BTreeMap<Prefix, bgp::Route>,
+    /// Routes that cannot be installed yet, and why.
+    blocked: BTreeMap<Prefix, String>,
+    /// The key under which the route of a prefix stands.
+    keys: BTreeMap<Prefix, RouteKey>,
+    blackholes: BTreeMap<RouteKey, Route>,
+}
+
+impl<D: Driver<Key = RouteKey, Value = Route>> RouteTable<D> {
+    /// Reads what an earlier run left behind; nothing is written yet.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn adopt(driver: D) -> io::Result<Self> {
+        let mut table = Table::new(driver);
+        table.resync()?;
+        Ok(Self {
+            table,
+            learned: BTreeMap::new(),
+            blocked: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            blackholes: BTreeMap::new(),
+        })
+    }
+
+    /// Reads the kernel's routes anew.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn resync(&mut self) -> io::Result<()> {
+        self.table.resync().map(drop)
+    }
+
+    /// Takes over a change of the Loc-RIB.
+    pub fn learn(&mut self, context: Context<'_>, prefix: Prefix, route: Option<bgp::Route>) {
+        match route {
+            Some(route) => self.learned.insert(prefix, route),
+            None => self.learned.remove(&prefix),
+        };
+        self.decide(context, prefix);
+    }
+
+    /// Decides about every route anew: pools, nodes or the node's own routes have changed.
+    pub fn decide_all(&mut self, context: Context<'_>) {
+        let wanted = blackholes(context.cluster);
+        let gone: Vec<RouteKey> =
+            self.blackholes.keys().filter(|key| !wanted.contains_key(key)).copied().collect();
+        self.blackholes = wanted;
+        for key in gone {
+            self.table.set(key, None);
+        }
+        for (key, route) in &self.blackholes {
+            self.table.set(*key, Some(route.clone()));
+        }
+        for prefix in self.learned.keys().copied().collect::<Vec<_>>() {
+            self.decide(context, prefix);
+        }
+    }
+
+    fn decide(&mut self, context: Context<'_>, prefix: Prefix) {
+        let verdict = self.learned.get(&prefix).map_or(Verdict::Skip, |route| context.verdict(prefix, route));
+        match verdict {
+            Verdict::Install(key, route) => {
+                self.blocked.remove(&prefix);
+                if let Some(old) = self.keys.insert(prefix, key).filter(|old| *old != key) {
+                    self.unset(old);
+                }
+                self.table.set(key, Some(route));
+            }
+            Verdict::Skip => {
+                self.blocked.remove(&prefix);
+                if let Some(old) = self.keys.remove(&prefix) {
+                    self.unset(old);
+                }
+            }
+            Verdict::Pending(reason) => {
+                self.keep_standing(prefix);
+                self.blocked.insert(prefix, reason);
+            }
+        }
+    }
+
+    /// What stands there already stays: an old way is better than none.
+    fn keep_standing(&mut self, prefix: Prefix) {
+        if self.keys.contains_key(&prefix) {
+            return;
+        }
+        let destination = cidr(prefix);
+        let standing = self.table.actual().iter().find(|(key, _)| key.destination == destination);
+        if let Some((key, route)) = standing.map(|(key, route)| (*key, route.clone())) {
+            self.keys.insert(prefix, key);
+            self.table.set(key, Some(route));
+        }
+    }
+
+    /// No longer wants a learned route, unless a blackhole stands under the same key.
+    fn unset(&mut self, key: RouteKey) {
+        let blackhole = self.blackholes.get(&key).cloned();
+        self.table.set(key, blackhole);
+    }
+
+    /// Writes what differs; deletes what is not wanted only when `sweep` allows it.
+    pub fn apply(&mut self, sweep: bool, now: Instant) -> Applied<RouteKey> {
+        if sweep { self.table.apply(now) } else { self.table.apply_puts(now) }
+    }
+
+    /// When `apply` is due again for what failed.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.table.poll_timeout()
+    }
+
+    /// Failed entries are tried at the next `apply`.
+    pub fn retry_now(&mut self, now: Instant) {
+        self.table.retry_now(now);
+    }
+
+    /// How many routes of ours the kernel has.
+    pub fn count(&self) -> usize {
+        self.table.actual().len()
+    }
+
+    /// Routes that ought to be in the kernel and are not, with the reason.
+    pub fn pending(&self) -> Vec<(String, String)> {
+        let blocked = self.blocked.iter().map(|(prefix, reason)| (prefix.to_string(), reason.clone()));
+        let failing =
+            self.table.failing().map(|(key, error)| (key.destination.to_string(), error.to_owned()));
+        blocked.chain(failing).collect()
+    }
+}

@@ -1,0 +1,137 @@
+//! A cluster to test with: node n1 is ours, nodes are 192.0.2.N/24, AS 64512, pool 10.0.0.0/16, and block
+//! 10.0.1.0/26 is n1's.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use bird_lite::cluster::Cluster;
+use model::{
+    AffinityState, AllocationAttributes, AllowedUse, AssignmentMode, BgpPeer, Block, BlockAffinity, Cidr,
+    EncapMode, IpPool, NextHopMode, Node, NodeAddress, NodeName, PeerSelection, Selector, Update,
+};
+
+pub(crate) const OWN_BLOCK: &str = "10.0.1.0/26";
+
+pub(crate) fn cidr(text: &str) -> Cidr {
+    text.parse().unwrap()
+}
+
+pub(crate) fn address(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+pub(crate) fn node_address(text: &str) -> NodeAddress {
+    let (address, length) = text.split_once('/').unwrap();
+    NodeAddress { address: address.parse().unwrap(), length: length.parse().unwrap() }
+}
+
+/// Node `nN` at 192.0.2.N, labelled `rack: rN`.
+pub(crate) fn node(n: u8) -> Node {
+    Node {
+        name: NodeName::from(format!("n{n}").as_str()),
+        uid: format!("uid-{n}"),
+        labels: BTreeMap::from([("rack".to_owned(), format!("r{n}"))]),
+        ipv4: Some(node_address(&format!("192.0.2.{n}/24"))),
+        ipv6: None,
+        internal_ips: vec![address(&format!("192.0.2.{n}"))],
+        as_number: None,
+        route_reflector_cluster_id: None,
+        ipip_tunnel_address: None,
+    }
+}
+
+/// The same with an address of each family.
+pub(crate) fn dual_stack(n: u8) -> Node {
+    Node { ipv6: Some(node_address(&format!("2001:db8::{n:x}/64"))), ..node(n) }
+}
+
+pub(crate) fn pool(prefix: &str) -> IpPool {
+    IpPool {
+        name: format!("pool-{}", cidr(prefix).object_name()),
+        cidr: cidr(prefix),
+        ipip_mode: EncapMode::Never,
+        vxlan_mode: EncapMode::Never,
+        nat_outgoing: false,
+        disabled: false,
+        disable_bgp_export: false,
+        block_size: if prefix.contains(':') { 122 } else { 26 },
+        node_selector: Selector::all(),
+        namespace_selector: Selector::all(),
+        allowed_uses: vec![AllowedUse::Workload, AllowedUse::Tunnel],
+        assignment_mode: AssignmentMode::Automatic,
+    }
+}
+
+/// A peering of all nodes with an address.
+pub(crate) fn peering(name: &str, remote: &str, asn: u32) -> BgpPeer {
+    BgpPeer {
+        name: name.to_owned(),
+        nodes: PeerSelection::AllNodes,
+        peer: Some(SocketAddr::new(address(remote), 179)),
+        peer_selector: None,
+        as_number: Some(asn),
+        local_as_number: None,
+        next_hop_mode: NextHopMode::Auto,
+        keepalive_time: None,
+        max_restart_time: None,
+        source_address_is_node_ip: true,
+    }
+}
+
+pub(crate) fn selector(text: &str) -> Selector {
+    text.parse().unwrap()
+}
+
+/// Nodes n1 to `nodes`, one pool, and n1's block.
+pub(crate) fn cluster(nodes: u8) -> Cluster {
+    let mut cluster = Cluster::new(NodeName::from("n1"));
+    (1..=nodes).for_each(|n| put_node(&mut cluster, node(n)));
+    put_pool(&mut cluster, pool("10.0.0.0/16"));
+    own(&mut cluster, OWN_BLOCK);
+    cluster.apply(Update::InSync);
+    cluster
+}
+
+pub(crate) fn put_node(cluster: &mut Cluster, node: Node) {
+    cluster.apply(Update::Node(node.name.clone(), Some(node)));
+}
+
+pub(crate) fn put_pool(cluster: &mut Cluster, pool: IpPool) {
+    cluster.apply(Update::Pool(pool.name.clone(), Some(pool)));
+}
+
+pub(crate) fn put_peering(cluster: &mut Cluster, peer: BgpPeer) {
+    cluster.apply(Update::BgpPeer(peer.name.clone(), Some(peer)));
+}
+
+/// Makes a block n1's.
+pub(crate) fn own(cluster: &mut Cluster, block: &str) {
+    claim(cluster, block, AffinityState::Confirmed);
+}
+
+pub(crate) fn claim(cluster: &mut Cluster, block: &str, state: AffinityState) {
+    let node = cluster.node_name.clone();
+    let affinity = BlockAffinity { node: node.clone(), cidr: cidr(block), state, deleted: false };
+    cluster.apply(Update::BlockAffinity(node, cidr(block), Some(affinity)));
+}
+
+/// Gives an address of a block to an endpoint of a node.
+pub(crate) fn give(cluster: &mut Cluster, block: &str, given: &str, node: &str) {
+    let block = cidr(block);
+    let ordinal = usize::try_from(block.offset(address(given)).unwrap()).unwrap();
+    let mut allocations = vec![None; 64];
+    allocations[ordinal] = Some(0);
+    let secondary = BTreeMap::from([("node".to_owned(), node.to_owned())]);
+    let attributes = AllocationAttributes { handle: None, secondary, released_at: None };
+    let object = Block {
+        cidr: block,
+        affinity: None,
+        allocations,
+        unallocated: (0..64).filter(|o| *o != ordinal).collect(),
+        attributes: vec![attributes],
+        sequence_number: 1,
+        sequence_number_for_allocation: BTreeMap::new(),
+        deleted: false,
+    };
+    cluster.apply(Update::Block(block, Some(Box::new(object))));
+}

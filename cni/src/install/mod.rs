@@ -1,0 +1,175 @@
+//! `calico install`: puts the plugins and the network configuration where the container runtime looks.
+//!
+//! Whatever a runtime may run or read meanwhile is replaced as a whole, never written in place; the configuration
+//! comes last, because a runtime calls the node ready as soon as it is there.
+
+mod conflist;
+mod options;
+
+use std::ffi::OsString;
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use options::Options;
+
+/// Runs `calico install` with the arguments behind these words.
+pub(crate) fn run(arguments: &[OsString]) -> ExitCode {
+    let options = match Options::parse(arguments, |name| std::env::var(name).ok()) {
+        Ok(Some(options)) => options,
+        Ok(None) => {
+            let _ = io::stdout().write_all(options::USAGE.as_bytes());
+            return ExitCode::SUCCESS;
+        }
+        Err(text) => {
+            let _ = writeln!(io::stderr(), "calico install: {text}; see calico install --help");
+            return ExitCode::from(2);
+        }
+    };
+    let outcome = if options.uninstall { uninstall(&options) } else { install(&options) };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(text) => {
+            let _ = writeln!(io::stderr(), "calico install: {text}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Copies the plugins, then writes the configuration.
+fn install(options: &Options) -> Result<(), String> {
+    // A template that is no good must be found before anything is changed.
+    let template = conflist::template(options)?;
+    let directories = install_binaries(options)?;
+    let has = |name: &str| directories.iter().any(|directory| directory.join(name).exists());
+    if !has("loopback") {
+        say(
+            "no loopback plugin in the binary directories: containerd and CRI-O need it (Debian: containernetworking-plugins)",
+        );
+    }
+    let text = match template {
+        Some(text) => text,
+        None => conflist::default(options, has("portmap")),
+    };
+    let path = options.net_dir.join(&options.conf_name);
+    replace(&path, text.as_bytes(), 0o600)?;
+    say(&format!("wrote {}", path.display()));
+    if let Some(old) = options.old_conf_name.as_ref().filter(|old| **old != options.conf_name) {
+        remove(&options.net_dir.join(old))?;
+    }
+    Ok(())
+}
+
+/// Takes away the configuration, then the two plugins; others' plugins stay.
+fn uninstall(options: &Options) -> Result<(), String> {
+    remove(&options.net_dir.join(&options.conf_name))?;
+    for directory in &options.bin_dirs {
+        for name in OWN {
+            remove(&directory.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+/// Installs into every directory that can be written; one is enough. Returns those that could.
+fn install_binaries(options: &Options) -> Result<Vec<&Path>, String> {
+    let binaries = binaries(options)?;
+    let mut done = Vec::new();
+    let mut problems = Vec::new();
+    for directory in &options.bin_dirs {
+        let outcome = binaries.iter().try_for_each(|source| install_binary(options, source, directory));
+        match outcome {
+            Ok(()) => done.push(directory.as_path()),
+            Err(problem) => {
+                say(&problem);
+                problems.push(problem);
+            }
+        }
+    }
+    if done.is_empty() {
+        return Err(format!("no binary directory could be written: {}", problems.join("; ")));
+    }
+    Ok(done)
+}
+
+/// Our two, and those beside them that a cluster needs, as far as they are there.
+fn binaries(options: &Options) -> Result<Vec<PathBuf>, String> {
+    let mut found = Vec::new();
+    for name in OWN.iter().chain(&COMPANIONS) {
+        let source = options.source_dir.join(name);
+        if options.skip.iter().any(|skip| skip == name) {
+            continue;
+        }
+        if source.is_file() {
+            found.push(source);
+        } else if OWN.contains(name) {
+            return Err(format!(
+                "{} is missing: name the directory of the plugins with --source-dir",
+                source.display()
+            ));
+        }
+    }
+    Ok(found)
+}
+
+fn install_binary(options: &Options, source: &Path, directory: &Path) -> Result<(), String> {
+    let name = source.file_name().unwrap_or_default();
+    let target = directory.join(name);
+    if !options.update && target.exists() {
+        return Ok(());
+    }
+    let bytes = fs::read(source).map_err(|error| format!("cannot read {}: {error}", source.display()))?;
+    if fs::read(&target).is_ok_and(|old| old == bytes) && mode(&target) == Some(BINARY_MODE) {
+        return Ok(());
+    }
+    replace(&target, &bytes, BINARY_MODE)?;
+    say(&format!("installed {}", target.display()));
+    Ok(())
+}
+
+/// Writes beside the target and renames, so that readers see the old file or the new one.
+fn replace(target: &Path, bytes: &[u8], mode: u32) -> Result<(), String> {
+    let directory = target.parent().unwrap_or(Path::new("/"));
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    // A runtime reads *.conf and *.conflist and runs what it knows by name: neither is this.
+    let temporary = directory.join(format!(".{name}.{}.tmp", std::process::id()));
+    let written = fs::create_dir_all(directory).and_then(|()| {
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
+        file.write_all(bytes)?;
+        // The mode given to open() is cut by the umask.
+        file.set_permissions(Permissions::from_mode(mode))?;
+        file.sync_all()?;
+        fs::rename(&temporary, target)
+    });
+    written.map_err(|error| {
+        let _ = fs::remove_file(&temporary);
+        format!("cannot write {}: {error}", target.display())
+    })
+}
+
+fn remove(path: &Path) -> Result<(), String> {
+    match fs::remove_file(path) {
+        Ok(()) => say(&format!("removed {}", path.display())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(format!("cannot remove {}: {error}", path.display())),
+    }
+    Ok(())
+}
+
+fn mode(path: &Path) -> Option<u32> {
+    path.metadata().ok().map(|data| data.permissions().mode() & 0o7777)
+}
+
+fn say(text: &str) {
+    let _ = writeln!(io::stdout(), "{text}");
+}
+
+/// The plugins that are this project's.
+const OWN: [&str; 2] = ["calico", "calico-ipam"];
+/// Others' plugins that an image may bring along.
+const COMPANIONS: [&str; 5] = ["loopback", "portmap", "host-local", "bandwidth", "tuning"];
+/// No SUID: a runtime runs plugins as root anyway.
+const BINARY_MODE: u32 = 0o755;

@@ -1,0 +1,69 @@
+//! Communities (RFC 1997) and large communities (RFC 8092). Owns their text form.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A community, written `65000:100` (RFC 1997).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Community(pub u32);
+
+impl Community {
+    /// Not to be sent to an external peer.
+    pub const NO_EXPORT: Self = Self(0xffff_ff01);
+    /// Not to be sent to any peer.
+    pub const NO_ADVERTISE: Self = Self(0xffff_ff02);
+    /// Not to be sent to an external peer, members of a confederation included.
+    pub const NO_EXPORT_SUBCONFED: Self = Self(0xffff_ff03);
+}
+
+/// A large community, written `4200000000:1:2` (RFC 8092).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LargeCommunity {
+    /// AS number that gives the other two a meaning.
+    pub global: u32,
+    /// First local part.
+    pub local1: u32,
+    /// Second local part.
+    pub local2: u32,
+}
+
+/// Text that is no community.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0} is no community: expected aa:nn (16 bits each) or aa:nn:mm (32 bits each)")]
+pub struct InvalidCommunity(String);
+
+impl FromStr for Community {
+    type Err = InvalidCommunity;
+
+    fn from_str(s: &str) -> Result<Self, InvalidCommunity> {
+        let parsed = s.split_once(':').and_then(|(a, b)| {
+            let (a, b): (u16, u16) = (a.parse().ok()?, b.parse().ok()?);
+            Some(Self(u32::from(a) << 16 | u32::from(b)))
+        });
+        parsed.ok_or_else(|| InvalidCommunity(s.to_owned()))
+    }
+}
+
+impl FromStr for LargeCommunity {
+    type Err = InvalidCommunity;
+
+    fn from_str(s: &str) -> Result<Self, InvalidCommunity> {
+        let parsed = s.split_once(':').and_then(|(a, rest)| {
+            let (b, c) = rest.split_once(':')?;
+            Some(Self { global: a.parse().ok()?, local1: b.parse().ok()?, local2: c.parse().ok()? })
+        });
+        parsed.ok_or_else(|| InvalidCommunity(s.to_owned()))
+    }
+}
+
+impl fmt::Display for Community {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.0 >> 16, self.0 & 0xffff)
+    }
+}
+
+impl fmt::Display for LargeCommunity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.global, self.local1, self.local2)
+    }
+}

@@ -1,0 +1,38 @@
+//! Bytes to BGP messages and back.
+//!
+//! Owns the wire format: RFC 4271 messages, capabilities (RFC 5492), multiprotocol IPv4 and IPv6 unicast
+//! (RFC 4760), four-octet AS numbers (RFC 6793), and the error classes of RFC 7606, which the types carry:
+//! `Err` means the session is reset, [`Update::problem`] means treat-as-withdraw or attribute discard.
+//! Decoding borrows from the receive buffer and never allocates by a length that the peer sent.
+//! Never touches sockets, timers or policy.
+
+mod as_path;
+mod attributes;
+mod capability;
+mod community;
+mod encode;
+mod error;
+mod family;
+mod message;
+mod notification;
+mod open;
+mod path;
+mod prefix;
+mod reader;
+mod update;
+
+pub use as_path::{AS_TRANS, AsPath, Segment, SegmentKind};
+pub use attributes::{Attributes, attribute_code};
+pub use capability::{Capability, GracefulRestart};
+pub use community::{Community, InvalidCommunity, LargeCommunity};
+pub use encode::{EncodeOptions, TooLong, encode_end_of_rib, encode_reach, encode_unreach};
+pub use error::{AttributeProblem, DecodeError, Disposition};
+pub use family::{AfiSafi, Family};
+pub use message::{
+    Frame, HEADER_LEN, MAX_EXTENDED_LEN, MAX_LEN, Message, MessageType, encode_keepalive, frame,
+};
+pub use notification::{Cease, Notification, code};
+pub use open::{InvalidOpen, Open};
+pub use path::{Aggregator, NextHop, Origin, PathAttributes, RawAttribute};
+pub use prefix::{InvalidPrefix, Nlri, NlriIter, Prefix};
+pub use update::{MpReach, RouteRefresh, Update, UpdateContext};

@@ -1,0 +1,130 @@
+//! Path attributes as a speaker keeps them. Owns the decoded form; never the wire.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::{AsPath, Community, LargeCommunity};
+
+/// ORIGIN (RFC 4271 §5.1.1); the better is less.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Origin {
+    /// Interior to the originating AS.
+    #[default]
+    Igp = 0,
+    /// Learned by EGP.
+    Egp = 1,
+    /// Learned some other way.
+    Incomplete = 2,
+}
+
+/// AGGREGATOR (RFC 4271 §5.1.7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Aggregator {
+    /// AS of the speaker that aggregated.
+    pub asn: u32,
+    /// Its address.
+    pub address: Ipv4Addr,
+}
+
+/// Where packets go: NEXT_HOP, or the next hop of MP_REACH_NLRI (RFC 4760 §3, RFC 2545 §3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum NextHop {
+    /// An IPv4 address.
+    V4(Ipv4Addr),
+    /// An IPv6 address, and the link-local one when the peer sent both.
+    V6(Ipv6Addr, Option<Ipv6Addr>),
+}
+
+impl NextHop {
+    /// The address to forward to: the global one.
+    pub fn address(&self) -> IpAddr {
+        match self {
+            Self::V4(a) => IpAddr::V4(*a),
+            Self::V6(a, _) => IpAddr::V6(*a),
+        }
+    }
+
+    /// Whether no address is set yet: the speaker puts in its own when it sends the route.
+    pub fn is_unspecified(&self) -> bool {
+        self.address().is_unspecified()
+    }
+}
+
+impl From<IpAddr> for NextHop {
+    fn from(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(a) => Self::V4(a),
+            IpAddr::V6(a) => Self::V6(a, None),
+        }
+    }
+}
+
+impl fmt::Display for NextHop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.address().fmt(f)
+    }
+}
+
+/// An attribute that is not known here and is passed on unread (RFC 4271 §5).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RawAttribute {
+    /// Flags as they will be sent: optional, transitive, partial.
+    pub flags: u8,
+    /// Type code.
+    pub code: u8,
+    /// Value.
+    pub value: Box<[u8]>,
+}
+
+/// The attributes that routes share; two routes with equal attributes go into one UPDATE.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PathAttributes {
+    /// ORIGIN.
+    pub origin: Origin,
+    /// AS_PATH.
+    pub as_path: AsPath,
+    /// NEXT_HOP of the routes' family.
+    pub next_hop: NextHop,
+    /// MULTI_EXIT_DISC.
+    pub med: Option<u32>,
+    /// LOCAL_PREF; only inside an AS.
+    pub local_pref: Option<u32>,
+    /// ATOMIC_AGGREGATE.
+    pub atomic_aggregate: bool,
+    /// AGGREGATOR.
+    pub aggregator: Option<Aggregator>,
+    /// COMMUNITIES (RFC 1997).
+    pub communities: Vec<Community>,
+    /// EXTENDED COMMUNITIES (RFC 4360), unread.
+    pub extended_communities: Vec<[u8; 8]>,
+    /// LARGE_COMMUNITY (RFC 8092).
+    pub large_communities: Vec<LargeCommunity>,
+    /// ORIGINATOR_ID (RFC 4456).
+    pub originator_id: Option<Ipv4Addr>,
+    /// CLUSTER_LIST (RFC 4456), nearest reflector first.
+    pub cluster_list: Vec<Ipv4Addr>,
+    /// Unknown transitive attributes, in ascending order of code.
+    pub unknown: Vec<RawAttribute>,
+}
+
+impl PathAttributes {
+    /// Attributes with only what is mandatory: ORIGIN IGP, an empty path and `next_hop`.
+    pub fn new(next_hop: NextHop) -> Self {
+        Self {
+            origin: Origin::Igp,
+            as_path: AsPath::default(),
+            next_hop,
+            med: None,
+            local_pref: None,
+            atomic_aggregate: false,
+            aggregator: None,
+            communities: Vec::new(),
+            extended_communities: Vec::new(),
+            large_communities: Vec::new(),
+            originator_id: None,
+            cluster_list: Vec::new(),
+            unknown: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,415 @@
+//! Golden bytes, round trips, the error classes of RFC 7606, and what random damage may do at most.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use bgp_packet::*;
+
+const CONTEXT: UpdateContext = UpdateContext { as4: true, internal: true };
+const OPTIONS: EncodeOptions = EncodeOptions { as4: true, extended: false };
+
+fn p(s: &str) -> Prefix {
+    s.parse().unwrap()
+}
+
+fn message(kind: u8, body: &[u8]) -> Vec<u8> {
+    let len = (19 + body.len()) as u16;
+    [&[0xff; 16][..], &len.to_be_bytes(), &[kind], body].concat()
+}
+
+/// An UPDATE body out of withdrawn prefixes, attributes and prefixes.
+fn update_body(withdrawn: &[u8], attributes: &[u8], nlri: &[u8]) -> Vec<u8> {
+    let mut body = (withdrawn.len() as u16).to_be_bytes().to_vec();
+    body.extend(withdrawn);
+    body.extend((attributes.len() as u16).to_be_bytes());
+    body.extend(attributes);
+    body.extend(nlri);
+    body
+}
+
+const ORIGIN: &[u8] = &[0x40, 1, 1, 0];
+const AS_PATH: &[u8] = &[0x40, 2, 6, 2, 1, 0, 0, 0xfc, 0x01];
+const NEXT_HOP: &[u8] = &[0x40, 3, 4, 192, 0, 2, 1];
+const LOCAL_PREF: &[u8] = &[0x40, 5, 4, 0, 0, 0, 100];
+const NLRI: &[u8] = &[26, 10, 0, 1, 0];
+
+fn with(extra: &[u8]) -> Vec<u8> {
+    update_body(&[], &[ORIGIN, AS_PATH, NEXT_HOP, LOCAL_PREF, extra].concat(), NLRI)
+}
+
+fn full() -> PathAttributes {
+    let mut a = PathAttributes::new(NextHop::V4(Ipv4Addr::new(192, 0, 2, 1)));
+    a.origin = Origin::Egp;
+    a.as_path = AsPath::sequence(&[64513, 4_200_000_000]);
+    a.med = Some(7);
+    a.local_pref = Some(2_147_482_623);
+    a.atomic_aggregate = true;
+    a.aggregator = Some(Aggregator { asn: 4_200_000_000, address: Ipv4Addr::new(192, 0, 2, 9) });
+    a.communities = vec![Community::NO_EXPORT, "64512:100".parse().unwrap()];
+    a.extended_communities = vec![[0, 2, 0, 1, 0, 0, 0, 5]];
+    a.large_communities = vec!["4200000000:1:2".parse().unwrap()];
+    a.originator_id = Some(Ipv4Addr::new(192, 0, 2, 7));
+    a.cluster_list = vec![Ipv4Addr::new(244, 0, 0, 1), Ipv4Addr::new(244, 0, 0, 2)];
+    a.unknown = vec![RawAttribute { flags: 0xe0, code: 99, value: vec![1; 300].into() }];
+    a
+}
+
+/// All routes of a run of UPDATEs with their attributes.
+fn decode_all(mut bytes: &[u8], context: UpdateContext) -> Vec<(Prefix, PathAttributes)> {
+    let mut routes = Vec::new();
+    while let Some(found) = frame(bytes, MAX_LEN).unwrap() {
+        let Message::Update(update) = found.parse(context).unwrap() else { panic!("an UPDATE was expected") };
+        assert_eq!(update.problem, None);
+        if let Some(next_hop) = update.attributes.next_hop {
+            let attributes = update.attributes.to_path(NextHop::V4(next_hop));
+            routes.extend(update.nlri.iter().map(|p| (p, attributes.clone())));
+        }
+        if let Some(mp) = update.mp_reach {
+            let attributes = update.attributes.to_path(mp.next_hop);
+            routes.extend(mp.nlri.iter().map(|p| (p, attributes.clone())));
+        }
+        bytes = &bytes[found.len..];
+    }
+    assert!(bytes.is_empty());
+    routes
+}
+
+#[test]
+fn an_open_stands_as_the_rfcs_say() {
+    let open = Open {
+        asn: 4_200_000_000,
+        hold_time: 90,
+        router_id: Ipv4Addr::new(192, 0, 2, 1),
+        capabilities: vec![
+            Capability::Multiprotocol(Family::Ipv4.into()),
+            Capability::RouteRefresh,
+            Capability::FourOctetAs(4_200_000_000),
+            Capability::GracefulRestart(GracefulRestart {
+                restarting: true,
+                notification: true,
+                restart_time: 120,
+                families: vec![(Family::Ipv6.into(), true)],
+            }),
+        ],
+    };
+    let mut bytes = Vec::new();
+    open.encode(&mut bytes);
+    let body = [
+        4, 0x5b, 0xa0, 0, 90, 192, 0, 2, 1, 24, 2,
+        22, // version, AS_TRANS, hold time, identifier, parameters
+        1, 4, 0, 1, 0, 1, // multiprotocol
+        2, 0, // route refresh
+        65, 4, 0xfa, 0x56, 0xea, 0x00, // four-octet AS
+        64, 6, 0xc0, 120, 0, 2, 1, 0x80, // graceful restart
+    ];
+    assert_eq!(bytes, message(1, &body));
+    let found = frame(&bytes, MAX_LEN).unwrap().unwrap();
+    let Message::Open(decoded) = found.parse(CONTEXT).unwrap() else { panic!("an OPEN was expected") };
+    assert_eq!(decoded, open);
+}
+
+#[test]
+fn many_capabilities_take_the_extended_form() {
+    let unknown = |code| Capability::Unknown { code, value: vec![code; 200] };
+    let open = Open {
+        asn: 64512,
+        hold_time: 0,
+        router_id: Ipv4Addr::new(1, 1, 1, 1),
+        capabilities: (200..203).map(unknown).collect(),
+    };
+    let mut bytes = Vec::new();
+    open.encode(&mut bytes);
+    let body = frame(&bytes, MAX_LEN).unwrap().unwrap().body;
+    assert_eq!(Open::parse(body).unwrap(), open);
+}
+
+#[test]
+fn an_open_that_cannot_be_is_refused_with_the_right_subcode() {
+    let cases: [(&[u8], u8); 6] = [
+        (&[3, 0, 1, 0, 90, 1, 1, 1, 1, 0], 1),
+        (&[4, 0, 0, 0, 90, 1, 1, 1, 1, 0], 2),
+        (&[4, 0, 1, 0, 90, 0, 0, 0, 0, 0], 3),
+        (&[4, 0, 1, 0, 90, 1, 1, 1, 1, 2, 1, 0], 4),
+        (&[4, 0, 1, 0, 2, 1, 1, 1, 1, 0], 6),
+        (&[4, 0, 1, 0, 90, 1, 1, 1, 1, 9, 2, 200], 0),
+    ];
+    for (body, subcode) in cases {
+        let error = Open::parse(body).unwrap_err();
+        assert_eq!((error.notification.code, error.notification.subcode), (2, subcode), "{error}");
+    }
+}
+
+#[test]
+fn an_update_stands_as_the_rfc_says() {
+    let mut attributes = PathAttributes::new(NextHop::V4(Ipv4Addr::new(192, 0, 2, 1)));
+    attributes.as_path = AsPath::sequence(&[64513]);
+    attributes.local_pref = Some(100);
+    let mut bytes = Vec::new();
+    encode_reach(&mut bytes, &attributes, &[p("10.0.1.0/26")], OPTIONS).unwrap();
+    assert_eq!(bytes, message(2, &with(&[])));
+}
+
+#[test]
+fn ipv6_routes_go_into_mp_reach_first() {
+    let next_hop = NextHop::V6("2001:db8::1".parse().unwrap(), None);
+    let mut bytes = Vec::new();
+    encode_reach(&mut bytes, &PathAttributes::new(next_hop), &[p("fd00:1::/64")], OPTIONS).unwrap();
+    let attributes = [
+        &[0x90, 14, 0, 30, 0, 2, 1, 16][..],
+        &[0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0],
+        &[64, 0xfd, 0, 0, 1, 0, 0, 0, 0],
+        ORIGIN,
+        &[0x40, 2, 0],
+    ]
+    .concat();
+    assert_eq!(bytes, message(2, &update_body(&[], &attributes, &[])));
+}
+
+#[test]
+fn end_of_rib_is_known_in_both_families() {
+    for family in Family::ALL {
+        let mut bytes = Vec::new();
+        encode_end_of_rib(&mut bytes, family);
+        let update = Update::parse(&bytes[19..], CONTEXT).unwrap();
+        assert_eq!(update.end_of_rib(), Some(family));
+    }
+    assert_eq!(Update::parse(&with(&[]), CONTEXT).unwrap().end_of_rib(), None);
+}
+
+#[test]
+fn every_attribute_survives_the_way_there_and_back() {
+    for (as4, v6) in [(true, false), (false, false), (true, true)] {
+        let mut attributes = full();
+        let mut prefix = p("10.0.1.0/26");
+        if v6 {
+            let link_local = Some("fe80::1".parse().unwrap());
+            attributes.next_hop = NextHop::V6("2001:db8::1".parse().unwrap(), link_local);
+            prefix = p("fd00::/8");
+        }
+        let mut bytes = Vec::new();
+        let options = EncodeOptions { as4, extended: false };
+        encode_reach(&mut bytes, &attributes, &[prefix], options).unwrap();
+        let decoded = decode_all(&bytes, UpdateContext { as4, internal: true });
+        assert_eq!(decoded, [(prefix, attributes)], "as4 {as4}");
+    }
+}
+
+#[test]
+fn many_prefixes_are_spread_over_messages_of_the_right_size() {
+    let prefixes: Vec<Prefix> =
+        (0..5000_u32).map(|i| Prefix::new(IpAddr::V4((0x0a00_0000 | i << 6).into()), 26).unwrap()).collect();
+    let mut bytes = Vec::new();
+    encode_reach(&mut bytes, &full(), &prefixes, OPTIONS).unwrap();
+    let decoded = decode_all(&bytes, CONTEXT);
+    assert_eq!(decoded.iter().map(|(p, _)| *p).collect::<Vec<_>>(), prefixes);
+
+    let mut bytes = Vec::new();
+    encode_unreach(&mut bytes, &prefixes, OPTIONS);
+    let mut withdrawn = Vec::new();
+    let mut rest = &bytes[..];
+    while let Some(found) = frame(rest, MAX_LEN).unwrap() {
+        withdrawn.extend(Update::parse(found.body, CONTEXT).unwrap().withdrawn);
+        rest = &rest[found.len..];
+    }
+    assert_eq!(withdrawn, prefixes);
+}
+
+#[test]
+fn attributes_that_fill_a_message_are_refused_not_cut() {
+    let mut attributes = full();
+    attributes.as_path = AsPath::sequence(&[64512; 2000]);
+    let mut bytes = Vec::new();
+    assert!(encode_reach(&mut bytes, &attributes, &[p("10.0.0.0/8")], OPTIONS).is_err());
+    assert!(bytes.is_empty());
+    let options = EncodeOptions { extended: true, ..OPTIONS };
+    encode_reach(&mut bytes, &attributes, &[p("10.0.0.0/8")], options).unwrap();
+    assert!(frame(&bytes, MAX_LEN).is_err());
+    assert!(frame(&bytes, MAX_EXTENDED_LEN).unwrap().is_some());
+}
+
+/// Attribute × damage → class, after RFC 7606 §7.
+#[test]
+fn damage_is_classed_as_rfc_7606_says() {
+    use Disposition::{AttributeDiscard as Discard, TreatAsWithdraw as Withdraw};
+    let mandatory = |skip: usize| {
+        let all = [ORIGIN, AS_PATH, NEXT_HOP, LOCAL_PREF];
+        let kept: Vec<u8> =
+            all.iter().enumerate().filter(|(i, _)| *i != skip).flat_map(|(_, a)| a.to_vec()).collect();
+        update_body(&[], &kept, NLRI)
+    };
+    let replaced = |skip: usize, new: &[u8]| {
+        let all = [ORIGIN, AS_PATH, NEXT_HOP, LOCAL_PREF];
+        let kept: Vec<u8> = all
+            .iter()
+            .enumerate()
+            .flat_map(|(i, a)| if i == skip { new.to_vec() } else { a.to_vec() })
+            .collect();
+        update_body(&[], &kept, NLRI)
+    };
+    let cases = [
+        ("ORIGIN missing", mandatory(0), Withdraw),
+        ("AS_PATH missing", mandatory(1), Withdraw),
+        ("NEXT_HOP missing", mandatory(2), Withdraw),
+        ("LOCAL_PREF missing", mandatory(3), Withdraw),
+        ("ORIGIN undefined", replaced(0, &[0x40, 1, 1, 3]), Withdraw),
+        ("ORIGIN flags", replaced(0, &[0xc0, 1, 1, 0]), Withdraw),
+        ("ORIGIN length", replaced(0, &[0x40, 1, 2, 0, 0]), Withdraw),
+        ("AS_PATH segment", replaced(1, &[0x40, 2, 2, 9, 0]), Withdraw),
+        ("AS_PATH with AS 0", replaced(1, &[0x40, 2, 6, 2, 1, 0, 0, 0, 0]), Withdraw),
+        ("NEXT_HOP length", replaced(2, &[0x40, 3, 3, 1, 2, 3]), Withdraw),
+        ("LOCAL_PREF length", replaced(3, &[0x40, 5, 1, 1]), Withdraw),
+        ("MED length", with(&[0x80, 4, 3, 0, 0, 0]), Withdraw),
+        ("ATOMIC_AGGREGATE length", with(&[0x40, 6, 1, 0]), Discard),
+        ("AGGREGATOR length", with(&[0xc0, 7, 6, 0, 1, 1, 1, 1, 1]), Discard),
+        ("COMMUNITIES length", with(&[0xc0, 8, 3, 0, 0, 0]), Withdraw),
+        ("COMMUNITIES empty", with(&[0xc0, 8, 0]), Withdraw),
+        ("EXTENDED COMMUNITIES length", with(&[0xc0, 16, 7, 0, 0, 0, 0, 0, 0, 0]), Withdraw),
+        ("LARGE_COMMUNITY length", with(&[0xc0, 32, 4, 0, 0, 0, 0]), Withdraw),
+        ("ORIGINATOR_ID length", with(&[0x80, 9, 5, 0, 0, 0, 0, 0]), Withdraw),
+        ("CLUSTER_LIST length", with(&[0x80, 10, 5, 0, 0, 0, 0, 0]), Withdraw),
+        ("AS4_PATH from a new speaker", with(&[0xc0, 17, 6, 2, 1, 0, 0, 0, 1]), Discard),
+        ("attribute twice", with(ORIGIN), Discard),
+        ("list cut off", with(&[0x40, 1]), Withdraw),
+        ("attribute longer than the list", with(&[0xc0, 8, 200, 1]), Withdraw),
+    ];
+    for (name, body, class) in cases {
+        let update = Update::parse(&body, CONTEXT).unwrap_or_else(|e| panic!("{name}: reset by {e}"));
+        assert_eq!(update.problem.map(|p| p.disposition), Some(class), "{name}");
+    }
+}
+
+#[test]
+fn damage_that_hides_routes_resets_the_session() {
+    let cases = [
+        ("withdrawn longer than the message", vec![0, 9, 0, 0], 1),
+        ("attributes longer than the message", vec![0, 0, 0, 9], 1),
+        ("prefix longer than 32", update_body(&[], &[], &[33, 1, 2, 3, 4, 5]), 10),
+        ("prefix cut off", update_body(&[24, 1], &[], &[]), 10),
+        ("MP_REACH_NLRI twice", with(&[0x80, 15, 3, 0, 2, 1, 0x80, 15, 3, 0, 2, 1]), 1),
+        ("MP_REACH_NLRI next hop", with(&[0x80, 14, 9, 0, 2, 1, 4, 1, 2, 3, 4, 0]), 9),
+        ("MP_UNREACH_NLRI cut off", with(&[0x80, 15, 2, 0, 2]), 9),
+        ("unknown well-known attribute", with(&[0x40, 77, 0]), 2),
+    ];
+    for (name, body, subcode) in cases {
+        let error = Update::parse(&body, CONTEXT).expect_err(name);
+        assert_eq!((error.notification.code, error.notification.subcode), (3, subcode), "{name}");
+    }
+}
+
+#[test]
+fn internal_attributes_of_an_external_peer_are_discarded() {
+    let context = UpdateContext { as4: true, internal: false };
+    let body = with(&[0x80, 9, 4, 1, 1, 1, 1]);
+    let update = Update::parse(&body, context).unwrap();
+    assert_eq!(update.problem.map(|p| p.disposition), Some(Disposition::AttributeDiscard));
+    assert_eq!((update.attributes.local_pref, update.attributes.originator_id), (None, None));
+}
+
+#[test]
+fn unknown_transitive_attributes_pass_marked_partial_and_others_end_here() {
+    let body = with(&[0xc0, 99, 2, 1, 2, 0x80, 98, 1, 0]);
+    let update = Update::parse(&body, CONTEXT).unwrap();
+    let path = update.attributes.to_path(NextHop::V4(Ipv4Addr::LOCALHOST));
+    assert_eq!(path.unknown, [RawAttribute { flags: 0xe0, code: 99, value: [1, 2].into() }]);
+}
+
+#[test]
+fn headers_are_judged_as_soon_as_they_show() {
+    let mut bad_marker = message(4, &[]);
+    bad_marker[3] = 0;
+    let cases: [(&[u8], u8); 5] = [
+        (&bad_marker[..4], 1),
+        (&message(2, &[0; 3]), 2),
+        (&message(4, &[0]), 2),
+        (&message(9, &[]), 3),
+        (&[&[0xff; 16][..], &[0xff, 0xff, 2]].concat(), 2),
+    ];
+    for (bytes, subcode) in cases {
+        let error = frame(bytes, MAX_LEN).unwrap_err();
+        assert_eq!((error.notification.code, error.notification.subcode), (1, subcode));
+    }
+    for n in 0..19 {
+        assert_eq!(frame(&message(4, &[])[..n], MAX_LEN).unwrap(), None);
+    }
+}
+
+/// A small generator, so that a failure can be repeated by its seed.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % n as u64) as usize
+    }
+}
+
+#[test]
+fn no_damage_makes_the_decoder_panic_and_what_it_takes_can_be_sent_on() {
+    let mut seeds = Vec::new();
+    for v6 in [false, true] {
+        let mut attributes = full();
+        if v6 {
+            attributes.next_hop = NextHop::V6("2001:db8::1".parse().unwrap(), None);
+        }
+        let prefixes =
+            if v6 { [p("fd00::/8"), p("fd00:1::/122")] } else { [p("10.0.1.0/26"), p("0.0.0.0/0")] };
+        let mut bytes = Vec::new();
+        encode_reach(&mut bytes, &attributes, &prefixes, OPTIONS).unwrap();
+        seeds.push(bytes);
+        let mut bytes = Vec::new();
+        encode_unreach(&mut bytes, &prefixes, OPTIONS);
+        seeds.push(bytes);
+    }
+    seeds.push(message(1, &[4, 0, 1, 0, 90, 1, 1, 1, 1, 10, 2, 8, 64, 6, 0xc0, 120, 0, 2, 1, 0x80]));
+    let mut notification = Vec::new();
+    Notification::cease_with_text(Cease::AdministrativeShutdown, "bye").encode(&mut notification);
+    seeds.push(notification);
+    let mut random = Random(0x5eed);
+    for round in 0..60_000 {
+        let mut bytes = seeds[round % seeds.len()].clone();
+        for _ in 0..=random.below(4) {
+            let at = if random.below(8) == 0 {
+                random.below(bytes.len())
+            } else {
+                18 + random.below(bytes.len() - 18)
+            };
+            match random.below(4) {
+                0 => bytes[at] = random.below(256) as u8,
+                1 => bytes[at] ^= 1 << random.below(8),
+                2 => bytes.truncate(at.max(19)),
+                _ => bytes.insert(at, random.below(256) as u8),
+            }
+        }
+        if random.below(4) > 0 {
+            let len = (bytes.len() as u16).to_be_bytes();
+            bytes[16..18].copy_from_slice(&len);
+            bytes[..16].fill(0xff);
+        }
+        let context = UpdateContext { as4: random.below(2) == 0, internal: random.below(2) == 0 };
+        let Ok(Some(found)) = frame(&bytes, MAX_LEN) else { continue };
+        match found.parse(context) {
+            Ok(Message::Update(update)) if !update.is_treat_as_withdraw() => pass_on(&update),
+            Ok(Message::Notification(n)) => assert!(!n.to_string().is_empty()),
+            _ => {}
+        }
+    }
+}
+
+/// What was taken must be encodable, and decode to the same.
+fn pass_on(update: &Update<'_>) {
+    let Some(mp) = update.mp_reach else { return };
+    let attributes = update.attributes.to_path(mp.next_hop);
+    let prefixes: Vec<Prefix> = mp.nlri.iter().collect();
+    let mut bytes = Vec::new();
+    if encode_reach(&mut bytes, &attributes, &prefixes, OPTIONS).is_err() || prefixes.is_empty() {
+        return;
+    }
+    let found = frame(&bytes, MAX_LEN).unwrap().unwrap();
+    let again = Update::parse(found.body, CONTEXT).unwrap();
+    let problem = again.problem.filter(|p| p.code != 5);
+    assert_eq!(problem, None);
+    assert_eq!(again.attributes.to_path(again.mp_reach.unwrap().next_hop), attributes);
+}

@@ -1,0 +1,14 @@
+//! The edge between sockets and a speaker.
+//!
+//! Owns listening, connecting, socket options (source address, TCP MD5, TTL, timeouts), reading, writing and
+//! the loop that carries bytes and time. Never knows a message, a route or a state of the protocol.
+
+mod connection;
+mod control;
+mod driver;
+mod options;
+mod port_owner;
+
+pub use control::{ControlRequest, ControlSocket};
+pub use driver::{Driver, ListenError};
+pub use port_owner::{PortOwner, port_owner};

@@ -1,0 +1,31 @@
+//! One BGP speaker as a pure machine.
+//!
+//! Owns sessions and their states (RFC 4271 §8), Adj-RIB-In, Loc-RIB, the decision process, Adj-RIB-Out,
+//! import and export policy, reflection (RFC 4456), graceful restart (RFC 4724, RFC 8538) and all their
+//! timers. Bytes, connection events and time come in by `handle_*`; what is to be done comes out by `poll_*`.
+//! Never touches a socket, a clock, a kernel or the cluster.
+
+mod cause;
+mod config;
+mod decision;
+mod export;
+mod flush;
+mod fsm;
+mod import;
+mod peer;
+mod policy;
+mod random;
+mod reconfigure;
+mod restart;
+mod rib;
+mod speaker;
+mod status;
+
+pub use cause::{Cause, Closed, ConnectFailure, Refused};
+pub use config::{Config, DynamicNeighbours, NextHopMode, Password, PeerConfig, Start};
+pub use decision::Reason;
+pub use policy::{Action, Condition, Policy, PrefixMatch, Rule, SourceKind, Verdict};
+pub use reconfigure::Change;
+pub use rib::{Rejection, Route, RouteSource};
+pub use speaker::{ConnId, Event, Output, Speaker};
+pub use status::{PeerState, PeerStatus, RouteStatus};

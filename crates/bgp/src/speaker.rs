@@ -1,0 +1,283 @@
+//! The speaker as others see it. Owns inputs, outputs and the timer queue; the protocol is in `fsm`.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bgp_packet::{PathAttributes, Prefix};
+
+use crate::peer::Peer;
+use crate::random::Random;
+use crate::restart::Deferral;
+use crate::rib::{Path, PeerIndex, Rib, Source};
+use crate::{Cause, Config, Password, Route, Start};
+
+/// Names a TCP connection between speaker and transport.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnId(pub u64);
+
+/// What the transport is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Open a TCP connection; answer with `handle_connected` or `handle_connect_failed`.
+    Connect {
+        /// Name for it.
+        conn: ConnId,
+        /// The peer's address and port.
+        remote: SocketAddr,
+        /// Own address, when it matters.
+        local: Option<IpAddr>,
+        /// TCP MD5 password.
+        password: Option<Password>,
+        /// Generalised TTL security: how many hops the peer may be away.
+        ttl_security: Option<u8>,
+        /// Hold time that will be proposed, for `TCP_USER_TIMEOUT`.
+        hold_time: u16,
+    },
+    /// Write bytes; answer with `handle_sent` once the kernel has taken them.
+    Send {
+        /// Connection.
+        conn: ConnId,
+        /// Whole messages.
+        bytes: Vec<u8>,
+    },
+    /// Close after what was sent has been written; no answer is expected.
+    Close {
+        /// Connection.
+        conn: ConnId,
+    },
+    /// Peers of this address use this password from now on (for listening sockets).
+    ListenPassword {
+        /// Peer.
+        peer: IpAddr,
+        /// `None` removes it.
+        password: Option<Password>,
+    },
+}
+
+/// What the owner of the speaker may want to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A session is established.
+    PeerUp {
+        /// Peer.
+        peer: IpAddr,
+    },
+    /// A session ended.
+    PeerDown {
+        /// Peer.
+        peer: IpAddr,
+        /// Why.
+        cause: Cause,
+        /// Its routes are kept for a while (RFC 4724).
+        routes_kept: bool,
+    },
+    /// An attempt failed for another reason than the last one.
+    PeerFailed {
+        /// Peer.
+        peer: IpAddr,
+        /// Why.
+        cause: Cause,
+    },
+    /// A message was malformed but did not end the session (RFC 7606).
+    Malformed {
+        /// Peer.
+        peer: IpAddr,
+        /// What was wrong.
+        detail: String,
+    },
+    /// Every peer has sent what it has, or the limit has passed: stale forwarding state may go.
+    RestartComplete,
+}
+
+/// One BGP speaker.
+#[derive(Debug)]
+pub struct Speaker {
+    pub(crate) config: Config,
+    pub(crate) start: Start,
+    pub(crate) peers: Vec<Option<Peer>>,
+    pub(crate) by_address: HashMap<IpAddr, PeerIndex>,
+    pub(crate) by_conn: HashMap<ConnId, PeerIndex>,
+    pub(crate) rib: Rib,
+    pub(crate) random: Random,
+    pub(crate) outputs: VecDeque<Output>,
+    pub(crate) events: VecDeque<Event>,
+    pub(crate) timers: BTreeSet<(Instant, PeerIndex)>,
+    pub(crate) deferral: Option<Deferral>,
+    /// Peers that may have something to be sent.
+    pub(crate) pending: VecDeque<PeerIndex>,
+    pub(crate) flushed: u64,
+    pub(crate) route_cursor: u64,
+    pub(crate) routes: VecDeque<Prefix>,
+    next_conn: u64,
+}
+
+impl Speaker {
+    /// A speaker that connects to its peers as soon as it is polled.
+    pub fn new(config: Config, start: Start, now: Instant) -> Self {
+        let deferral = start.forwarding_kept.then(|| Deferral::new(&config, now));
+        let mut speaker = Self {
+            start,
+            peers: Vec::new(),
+            by_address: HashMap::new(),
+            by_conn: HashMap::new(),
+            rib: Rib::default(),
+            random: Random::new(start.seed),
+            outputs: VecDeque::new(),
+            events: VecDeque::new(),
+            timers: BTreeSet::new(),
+            deferral,
+            pending: VecDeque::new(),
+            flushed: 0,
+            route_cursor: 0,
+            routes: VecDeque::new(),
+            next_conn: 0,
+            config: Config { peers: Default::default(), ..config.clone() },
+        };
+        speaker.reconfigure(config, now);
+        speaker
+    }
+
+    /// The settings in force.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Originates a route. An unspecified next hop becomes the own address of each session.
+    pub fn originate(&mut self, prefix: Prefix, attributes: PathAttributes) {
+        let attributes = self.rib.intern(attributes);
+        self.rib.insert(prefix, Path { source: Source::Local, attributes, rejection: None, stale: false });
+    }
+
+    /// Takes back a route that was originated here.
+    pub fn withdraw(&mut self, prefix: Prefix) {
+        self.rib.remove(prefix, Source::Local);
+    }
+
+    /// What the transport is to do next.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        if self.outputs.is_empty() {
+            self.flush();
+        }
+        self.outputs.pop_front()
+    }
+
+    /// What happened, for logs and decisions of the owner.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// The next prefix whose Loc-RIB route may have changed, with the route as it is now.
+    /// Several changes of one prefix come as one.
+    pub fn poll_route(&mut self) -> Option<(Prefix, Option<Route>)> {
+        loop {
+            if let Some(prefix) = self.routes.pop_front() {
+                let route = self.rib.route(&prefix);
+                return Some((prefix, route));
+            }
+            if self.route_cursor == self.rib.now() {
+                return None;
+            }
+            let (prefixes, cursor) = self.rib.changes(self.route_cursor, 256);
+            self.routes.extend(prefixes);
+            self.route_cursor = cursor;
+        }
+    }
+
+    /// The Loc-RIB's route of a prefix.
+    pub fn route(&self, prefix: &Prefix) -> Option<Route> {
+        self.rib.route(prefix)
+    }
+
+    /// When `handle_timeout` is due next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let peers = self.timers.first().map(|(at, _)| *at);
+        let deferral = self.deferral.as_ref().map(Deferral::deadline);
+        [peers, deferral].into_iter().flatten().min()
+    }
+
+    /// Fires what is due at `now`.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some((at, index)) = self.timers.first().copied() {
+            if at > now {
+                break;
+            }
+            self.timers.pop_first();
+            if let Some(peer) = self.peer_mut(index) {
+                peer.armed = None;
+                self.fire(index, now);
+            }
+            self.arm(index);
+        }
+        self.check_deferral(now);
+    }
+
+    /// Notes that the kernel has taken bytes that were sent.
+    pub fn handle_sent(&mut self, conn: ConnId, bytes: usize) {
+        let Some(index) = self.by_conn.get(&conn).copied() else { return };
+        let Some(session) = self.peer_mut(index).and_then(|p| p.session.as_mut()) else { return };
+        if session.conn == conn {
+            session.in_flight = session.in_flight.saturating_sub(bytes);
+            self.pending.push_back(index);
+        }
+    }
+
+    pub(crate) fn peer(&self, index: PeerIndex) -> Option<&Peer> {
+        self.peers.get(index as usize)?.as_ref()
+    }
+
+    pub(crate) fn peer_mut(&mut self, index: PeerIndex) -> Option<&mut Peer> {
+        self.peers.get_mut(index as usize)?.as_mut()
+    }
+
+    /// Makes room for a peer.
+    pub(crate) fn add_peer(&mut self, peer: Peer) -> PeerIndex {
+        let address = peer.address;
+        let free = self.peers.iter().position(Option::is_none).unwrap_or(self.peers.len());
+        if free == self.peers.len() {
+            self.peers.push(None);
+        }
+        self.peers[free] = Some(peer);
+        let index = PeerIndex::try_from(free).expect("fewer peers than addresses of IPv4");
+        self.by_address.insert(address, index);
+        index
+    }
+
+    pub(crate) fn new_conn(&mut self, index: PeerIndex) -> ConnId {
+        self.next_conn += 1;
+        let conn = ConnId(self.next_conn);
+        self.by_conn.insert(conn, index);
+        conn
+    }
+
+    /// Puts the peer's earliest deadline into the timer queue, unless an earlier one is there.
+    pub(crate) fn arm(&mut self, index: PeerIndex) {
+        let Some(Some(peer)) = self.peers.get_mut(index as usize) else { return };
+        let Some(deadline) = peer.deadline() else { return };
+        if peer.armed.is_none_or(|armed| deadline < armed) {
+            if let Some(armed) = peer.armed.replace(deadline) {
+                self.timers.remove(&(armed, index));
+            }
+            self.timers.insert((deadline, index));
+        }
+    }
+
+    pub(crate) fn send(&mut self, conn: ConnId, bytes: Vec<u8>) {
+        if let Some(index) = self.by_conn.get(&conn).copied()
+            && let Some(session) = self.peer_mut(index).and_then(|p| p.session.as_mut())
+            && session.conn == conn
+        {
+            session.in_flight += bytes.len();
+        }
+        self.outputs.push_back(Output::Send { conn, bytes });
+    }
+
+    pub(crate) fn jitter(&mut self, whole: Duration) -> Duration {
+        self.random.jitter(whole)
+    }
+
+    pub(crate) fn intern(&mut self, attributes: PathAttributes) -> Arc<PathAttributes> {
+        self.rib.intern(attributes)
+    }
+}

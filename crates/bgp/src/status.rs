@@ -1,0 +1,195 @@
+//! What an operator can see. Owns snapshots of peers and routes; changes nothing.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use bgp_packet::{Family, PathAttributes, Prefix};
+
+use crate::peer::{Peer, Phase};
+use crate::rib::{PeerIndex, Rejection, RouteSource, Source};
+use crate::{Cause, PeerConfig, Reason, Speaker};
+
+/// States of RFC 4271 §8.2.2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PeerState {
+    /// Switched off, or waiting before the next attempt.
+    Idle,
+    /// TCP connection under way.
+    Connect,
+    /// Listening for the peer.
+    Active,
+    /// OPEN sent.
+    OpenSent,
+    /// OPEN received.
+    OpenConfirm,
+    /// Up.
+    Established,
+}
+
+/// One peer as it is now.
+#[derive(Clone, Debug)]
+pub struct PeerStatus {
+    /// Address.
+    pub address: IpAddr,
+    /// What the configuration calls it.
+    pub description: String,
+    /// Its AS: from the session, else the configured one; `None` when any is taken.
+    pub asn: Option<u32>,
+    /// Its identifier, once seen.
+    pub router_id: Option<Ipv4Addr>,
+    /// State.
+    pub state: PeerState,
+    /// Since when it is Established, or has not been.
+    pub since: Instant,
+    /// Why it is not Established; when it is, why the session before ended, if there was one.
+    pub cause: Cause,
+    /// Routes that it sent and that are kept.
+    pub received: usize,
+    /// Of these, the ones that import policy and loop checks let through.
+    pub accepted: usize,
+    /// Routes that it has from us.
+    pub advertised: usize,
+    /// Routes kept from before it went away (RFC 4724).
+    pub stale: usize,
+    /// Sessions so far.
+    pub sessions: u64,
+    /// It came from a range of dynamic neighbours.
+    pub dynamic: bool,
+    /// It is a client of this reflector.
+    pub reflector_client: bool,
+    /// Both sides are in one AS.
+    pub internal: bool,
+    /// Negotiated families.
+    pub families: Vec<Family>,
+    /// Negotiated hold time in seconds.
+    pub hold_time: u16,
+    /// Graceful restart was negotiated.
+    pub graceful_restart: bool,
+    /// Own address of the session.
+    pub local_address: Option<IpAddr>,
+    /// Malformed messages that did not end the session (RFC 7606), and the last one.
+    pub problems: u64,
+    /// The last of them, in words.
+    pub last_problem: Option<String>,
+}
+
+/// One path to a prefix as it is now.
+#[derive(Clone, Debug)]
+pub struct RouteStatus {
+    /// Destination.
+    pub prefix: Prefix,
+    /// Who it came from.
+    pub source: RouteSource,
+    /// Attributes.
+    pub attributes: Arc<PathAttributes>,
+    /// Whether it is the best, and by which step.
+    pub best: Option<Reason>,
+    /// Why it is not used at all.
+    pub rejection: Option<Rejection>,
+    /// Kept from before its peer went away.
+    pub stale: bool,
+}
+
+impl Speaker {
+    /// All peers, in order of address.
+    pub fn peers(&self) -> Vec<PeerStatus> {
+        let mut addresses: Vec<(&IpAddr, &PeerIndex)> = self.by_address.iter().collect();
+        addresses.sort();
+        addresses.into_iter().filter_map(|(_, index)| self.peer_status(*index)).collect()
+    }
+
+    /// One peer.
+    pub fn peer_at(&self, address: IpAddr) -> Option<PeerStatus> {
+        self.peer_status(*self.by_address.get(&address)?)
+    }
+
+    /// Settings of a peer, dynamic ones included.
+    pub fn peer_config(&self, address: IpAddr) -> Option<&PeerConfig> {
+        self.by_address.get(&address.to_canonical()).and_then(|i| self.peer(*i)).map(|p| &p.config)
+    }
+
+    fn peer_status(&self, index: PeerIndex) -> Option<PeerStatus> {
+        let peer = self.peer(index)?;
+        let info = self.rib.peer(index);
+        let sum = |counts: Option<[usize; 2]>| counts.map_or(0, |c| c.iter().sum());
+        let session = peer.session.as_ref();
+        Some(PeerStatus {
+            address: peer.address,
+            description: peer.config.description.clone(),
+            asn: session.map(|s| s.asn).or(peer.config.asn),
+            router_id: peer.router_id,
+            state: state(peer),
+            since: peer.changed_at,
+            cause: peer.cause.clone(),
+            received: sum(info.map(|i| i.received)),
+            accepted: sum(info.map(|i| i.accepted)),
+            stale: info.map_or(0, |i| i.stale),
+            advertised: session.map_or(0, |s| s.advertised.len()),
+            sessions: peer.sessions,
+            dynamic: peer.dynamic,
+            reflector_client: peer.config.reflector_client,
+            internal: session
+                .map_or(peer.config.asn == Some(peer.local_asn(self.config.asn)), |s| s.internal),
+            families: session.map_or_else(|| peer.config.families.clone(), |s| s.families.clone()),
+            hold_time: session.map_or(peer.config.hold_time, |s| s.hold_time),
+            graceful_restart: session.is_some_and(|s| s.restart.is_some()),
+            local_address: session.map(|s| s.local),
+            problems: peer.problems,
+            last_problem: peer.last_problem.clone(),
+        })
+    }
+
+    /// All paths of the table, in order of prefix.
+    pub fn routes(&self) -> Vec<RouteStatus> {
+        let mut prefixes: Vec<Prefix> = self.rib.prefixes().copied().collect();
+        prefixes.sort();
+        prefixes.iter().flat_map(|prefix| self.routes_to(prefix)).collect()
+    }
+
+    /// How many prefixes have a path.
+    pub fn routes_count(&self) -> usize {
+        self.rib.prefixes().count()
+    }
+
+    /// All paths to one prefix.
+    pub fn routes_to(&self, prefix: &Prefix) -> Vec<RouteStatus> {
+        let Some((paths, best)) = self.rib.paths(prefix) else { return Vec::new() };
+        let statuses = paths.iter().enumerate().filter_map(|(i, path)| {
+            let source = match path.source {
+                Source::Local => RouteSource::Local,
+                Source::Peer(index) => RouteSource::Peer(self.rib.peer(index)?.address),
+            };
+            Some(RouteStatus {
+                prefix: *prefix,
+                source,
+                attributes: path.attributes.clone(),
+                best: best.filter(|(at, _)| *at == i).map(|(_, reason)| reason),
+                rejection: path.rejection,
+                stale: path.stale,
+            })
+        });
+        statuses.collect()
+    }
+
+    /// What a peer has from us.
+    pub fn advertised(&self, address: IpAddr) -> Vec<(Prefix, Arc<PathAttributes>)> {
+        let session = self.by_address.get(&address).and_then(|i| self.peer(*i)?.session.as_ref());
+        let mut routes: Vec<_> =
+            session.into_iter().flat_map(|s| &s.advertised).map(|(p, a)| (*p, a.clone())).collect();
+        routes.sort_by_key(|(prefix, _)| *prefix);
+        routes
+    }
+}
+
+fn state(peer: &Peer) -> PeerState {
+    let phase = peer.connections.iter().map(|c| c.phase).max();
+    match phase {
+        Some(Phase::Established) => PeerState::Established,
+        Some(Phase::OpenConfirm) => PeerState::OpenConfirm,
+        Some(Phase::OpenSent) => PeerState::OpenSent,
+        Some(Phase::Connecting) => PeerState::Connect,
+        None if !peer.config.is_enabled() => PeerState::Idle,
+        None => PeerState::Active,
+    }
+}

@@ -1,0 +1,154 @@
+//! Nodes.
+
+use std::net::IpAddr;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use model::{Family, Node, NodeAddress};
+
+use super::Problems;
+use crate::objects::NodeObject;
+
+/// A Node; annotations that cannot be read count as absent.
+pub fn node(object: &NodeObject, problems: &mut Problems) -> Option<Node> {
+    let meta = &object.metadata;
+    let internal_ips: Vec<IpAddr> = object
+        .status
+        .addresses
+        .iter()
+        .flatten()
+        .filter(|address| address.type_ == "InternalIP")
+        .filter_map(|address| problems.take("status.addresses", address.address.parse()))
+        .collect();
+    let address = |problems: &mut Problems, annotation: &str, family: Family| {
+        read(meta, annotation, problems, |text| node_address(text, family)).or_else(|| {
+            let address = *internal_ips.iter().find(|address| Family::of(**address) == family)?;
+            Some(NodeAddress { address, length: family.bits() })
+        })
+    };
+    Some(Node {
+        name: meta.name.as_deref()?.into(),
+        uid: meta.uid.clone().unwrap_or_default(),
+        labels: meta.labels.clone().unwrap_or_default(),
+        ipv4: address(problems, IPV4_ADDRESS, Family::V4),
+        ipv6: address(problems, IPV6_ADDRESS, Family::V6),
+        as_number: read(meta, "projectcalico.org/ASNumber", problems, as_number),
+        route_reflector_cluster_id: read(
+            meta,
+            "projectcalico.org/RouteReflectorClusterID",
+            problems,
+            |text| text.parse().map_err(|_| format!("{text:?} is not an IPv4 address such as 244.0.0.1")),
+        ),
+        ipip_tunnel_address: read(meta, IPIP_TUNNEL_ADDRESS, problems, |text| {
+            text.parse().map_err(|_| format!("{text:?} is not an IPv4 address"))
+        }),
+        internal_ips,
+    })
+}
+
+/// Address of the node with the length of its subnet.
+pub const IPV4_ADDRESS: &str = "projectcalico.org/IPv4Address";
+/// See [`IPV4_ADDRESS`].
+pub const IPV6_ADDRESS: &str = "projectcalico.org/IPv6Address";
+/// Address of `tunl0`.
+pub const IPIP_TUNNEL_ADDRESS: &str = "projectcalico.org/IPv4IPIPTunnelAddr";
+
+fn read<T>(
+    meta: &ObjectMeta,
+    annotation: &str,
+    problems: &mut Problems,
+    parse: impl FnOnce(&str) -> Result<T, String>,
+) -> Option<T> {
+    let text = meta.annotations.as_ref()?.get(annotation)?;
+    if text.is_empty() {
+        return None;
+    }
+    problems.take(&format!("metadata.annotations[{annotation}]"), parse(text))
+}
+
+fn node_address(text: &str, family: Family) -> Result<NodeAddress, String> {
+    let invalid = || format!("{text:?} is not an {family} address with the length of its subnet");
+    let (address, length) = match text.split_once('/') {
+        Some((address, length)) => (address, length.parse().map_err(|_| invalid())?),
+        None => (text, family.bits()),
+    };
+    let address: IpAddr = address.parse().map_err(|_| invalid())?;
+    if Family::of(address) != family || length > family.bits() {
+        return Err(invalid());
+    }
+    Ok(NodeAddress { address, length })
+}
+
+/// Takes `64512` and `1.10` (RFC 5396 asdot).
+fn as_number(text: &str) -> Result<u32, String> {
+    let invalid = || format!("{text:?} is not an AS number");
+    let number = match text.split_once('.') {
+        Some((high, low)) => {
+            let high: u16 = high.parse().map_err(|_| invalid())?;
+            let low: u16 = low.parse().map_err(|_| invalid())?;
+            u32::from(high) << 16 | u32::from(low)
+        }
+        None => text.parse().map_err(|_| invalid())?,
+    };
+    if number == 0 { Err(invalid()) } else { Ok(number) }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn convert(annotations: serde_json::Value, addresses: serde_json::Value) -> (Node, Problems) {
+        let object = json!({
+            "metadata": {"name": "n1", "uid": "u", "labels": {"zone": "a"}, "annotations": annotations},
+            "status": {"addresses": addresses, "nodeInfo": {}},
+        });
+        let mut problems = Problems::default();
+        let node = node(&serde_json::from_value(object).unwrap(), &mut problems).unwrap();
+        (node, problems)
+    }
+
+    #[test]
+    fn annotations_say_where_peers_reach_the_node() {
+        let (node, problems) = convert(
+            json!({
+                IPV4_ADDRESS: "192.0.2.11/24", IPV6_ADDRESS: "2001:db8::1/64", IPIP_TUNNEL_ADDRESS: "10.65.0.1",
+                "projectcalico.org/ASNumber": "1.10", "projectcalico.org/RouteReflectorClusterID": "244.0.0.1",
+            }),
+            json!([{"type": "InternalIP", "address": "198.51.100.1"}, {"type": "Hostname", "address": "n1"}]),
+        );
+
+        assert_eq!(problems, Problems::default());
+        let v4 = NodeAddress { address: "192.0.2.11".parse().unwrap(), length: 24 };
+        assert_eq!(node.ipv4, Some(v4));
+        assert_eq!(node.ipv6.unwrap().subnet().to_string(), "2001:db8::/64");
+        assert_eq!(node.as_number, Some(65546));
+        assert_eq!(node.route_reflector_cluster_id, Some("244.0.0.1".parse().unwrap()));
+        assert_eq!(node.ipip_tunnel_address, Some("10.65.0.1".parse().unwrap()));
+        assert_eq!(node.internal_ips, ["198.51.100.1".parse::<IpAddr>().unwrap()]);
+    }
+
+    #[test]
+    fn without_annotation_the_internal_address_counts() {
+        let (node, _) = convert(json!({}), json!([{"type": "InternalIP", "address": "198.51.100.1"}]));
+
+        assert_eq!(node.ipv4, Some(NodeAddress { address: "198.51.100.1".parse().unwrap(), length: 32 }));
+        assert_eq!(node.ipv6, None);
+    }
+
+    #[test]
+    fn an_annotation_that_cannot_be_read_is_named_and_ignored() {
+        for (annotation, text) in [
+            (IPV4_ADDRESS, "2001:db8::1/64"),
+            (IPV4_ADDRESS, "192.0.2.1/33"),
+            (IPIP_TUNNEL_ADDRESS, "x"),
+            ("projectcalico.org/ASNumber", "4294967296"),
+            ("projectcalico.org/ASNumber", "1.65536"),
+        ] {
+            let (_, problems) = convert(json!({annotation: text}), json!([]));
+
+            assert_eq!(problems.0.len(), 1, "{annotation}={text}");
+            assert_eq!(problems.0[0].field, format!("metadata.annotations[{annotation}]"));
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Custom resources of `projectcalico.org/v3`: field names, defaults and validation.
+//!
+//! `manifests/crds.yaml` is written from these types by a test. Fields that this release does not act upon say
+//! "not acted upon yet"; they are here because people's YAML has them.
+#![allow(clippy::duplicated_attributes, reason = "every printcolumn has a name and a type")]
+
+mod bgp;
+mod felix;
+mod int_or_string;
+mod ipam;
+mod policy;
+mod pool;
+mod text;
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::CustomResourceExt;
+use serde_json::{Map, Value, json};
+
+pub use bgp::{
+    BGPConfiguration, BGPConfigurationSpec, BGPPeer, BGPPeerSpec, BindMode, NextHopMode, SourceAddress,
+};
+pub use felix::{ChainInsertMode, EndpointToHostAction, FelixConfiguration, FelixConfigurationSpec};
+pub use int_or_string::{PortValue, ProtocolValue};
+pub use ipam::{
+    AffinityState, AllocationAttribute, BlockAffinity, BlockAffinitySpec, IPAMBlock, IPAMBlockSpec,
+    IPAMConfiguration, IPAMConfigurationSpec, IPAMHandle, IPAMHandleSpec,
+};
+pub use policy::{
+    EntityRuleSpec, GlobalNetworkPolicy, GlobalNetworkPolicySpec, IcmpSpec, NetworkPolicy, NetworkPolicySpec,
+    PolicyType, RuleAction, RuleSpec, ServiceAccountMatch, Tier, TierAction, TierSpec,
+};
+pub use pool::{AssignmentMode, EncapMode, IPPool, IPPoolAllowedUse, IPPoolSpec};
+
+/// Group and version of all of them.
+pub const API_VERSION: &str = "projectcalico.org/v3";
+
+/// Every custom resource definition as JSON, sorted by name, ready to be applied.
+pub fn definitions() -> Vec<Value> {
+    let mut definitions: Vec<Value> = [
+        BGPConfiguration::crd(),
+        BGPPeer::crd(),
+        BlockAffinity::crd(),
+        FelixConfiguration::crd(),
+        GlobalNetworkPolicy::crd(),
+        IPAMBlock::crd(),
+        IPAMConfiguration::crd(),
+        IPAMHandle::crd(),
+        IPPool::crd(),
+        NetworkPolicy::crd(),
+        Tier::crd(),
+    ]
+    .iter()
+    .map(definition)
+    .collect();
+    definitions.sort_by(|a, b| a["metadata"]["name"].as_str().cmp(&b["metadata"]["name"].as_str()));
+    definitions
+}
+
+/// Rules about the name, which the spec cannot express.
+const NAME_RULES: [(&str, &str, &str); 4] = [
+    (
+        "BGPConfiguration",
+        "self.metadata.name == 'default' || self.metadata.name.startsWith('node.')",
+        "the name must be default, or node. and the name of a node",
+    ),
+    (
+        "BGPConfiguration",
+        "self.metadata.name == 'default' || !(has(self.spec.nodeToNodeMeshEnabled) || has(self.spec.asNumber))",
+        "asNumber and nodeToNodeMeshEnabled are for the configuration named default only",
+    ),
+    ("IPAMConfiguration", "self.metadata.name == 'default'", "the name must be default"),
+    ("Tier", "!self.metadata.name.contains('.')", "the name of a tier has no dot"),
+];
+
+fn definition(crd: &CustomResourceDefinition) -> Value {
+    let mut value = serde_json::to_value(crd).expect("a definition is plain data");
+    let kind = crd.spec.names.kind.clone();
+    let version = &mut value["spec"]["versions"][0];
+    let schema = &mut version["schema"]["openAPIV3Schema"];
+    tidy(schema, false);
+    // The same sentence stands above it.
+    if let Some(Value::Object(spec)) = schema.pointer_mut("/properties/spec") {
+        spec.remove("description");
+    }
+    let rules: Vec<Value> = NAME_RULES
+        .iter()
+        .filter(|(of, _, _)| *of == kind)
+        .map(|(_, rule, message)| json!({"rule": rule, "message": message}))
+        .collect();
+    if !rules.is_empty() {
+        schema["x-kubernetes-validations"] = Value::Array(rules);
+    }
+    value
+}
+
+/// Takes out what Rust's types put into a schema and Kubernetes does not want: `nullable` of optional fields
+/// (absent is enough; null would be another way to say it), formats that it does not know, titles.
+fn tidy(schema: &mut Value, keep_nullable: bool) {
+    let Value::Object(schema) = schema else { return };
+    if !keep_nullable {
+        schema.remove("nullable");
+    }
+    schema.remove("title");
+    for key in ["minimum", "maximum"] {
+        if let Some(limit) = schema.get(key).and_then(Value::as_f64) {
+            schema.insert(key.to_owned(), json!(limit as i64));
+        }
+    }
+    let known = |format: &str| matches!(format, "int32" | "int64" | "double" | "date-time");
+    let bounded = schema.contains_key("minimum") && schema.contains_key("maximum");
+    if schema.get("format").and_then(Value::as_str).is_some_and(|format| bounded || !known(format)) {
+        schema.remove("format");
+    }
+    if let Some(Value::Object(properties)) = schema.get_mut("properties") {
+        tidy_all(properties);
+    }
+    for key in ["items", "additionalProperties"] {
+        if let Some(inner) = schema.get_mut(key) {
+            tidy(inner, true);
+        }
+    }
+}
+
+fn tidy_all(properties: &mut Map<String, Value>) {
+    for property in properties.values_mut() {
+        tidy(property, false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checked_in_definitions_are_those_of_the_types() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../manifests/crds.yaml");
+        let mut text = String::from(
+            "# Written from the types in crates/datastore/src/crd by: UPDATE=1 cargo test -p datastore definitions\n",
+        );
+        for definition in definitions() {
+            text.push_str("---\n");
+            text.push_str(&serde_saphyr::to_string(&definition).unwrap());
+        }
+        if std::env::var_os("UPDATE").is_some() {
+            std::fs::write(path, &text).unwrap();
+        }
+
+        let checked_in = std::fs::read_to_string(path).unwrap_or_default();
+
+        assert!(text.len() < 110_000, "{} bytes", text.len());
+        assert!(
+            checked_in == text,
+            "manifests/crds.yaml is stale: run UPDATE=1 cargo test -p datastore definitions"
+        );
+    }
+}

@@ -1,0 +1,32 @@
+//! The door to the cluster: custom resources, list and watch, writes by compare-and-swap.
+//!
+//! Owns how the cluster's objects are spelled in the Kubernetes API and turns every change into a
+//! [`model::Update`]. Never decides what an update means: that is felix's and the speakers' own.
+//!
+//! ```no_run
+//! # async fn example() -> datastore::Result<()> {
+//! use datastore::{Datastore, Interest};
+//!
+//! let datastore = Datastore::connect(None).await?;
+//! let mut updates = datastore.watch(Interest::speaker("node-1".into()));
+//! while let Some(update) = updates.recv().await {
+//!     // `Update::InSync` comes once, after every kind was listed.
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+mod client;
+pub mod convert;
+pub mod crd;
+mod error;
+pub mod ipam;
+mod objects;
+pub mod watch;
+mod write;
+
+pub use client::Datastore;
+pub use error::{Error, Result};
+pub use ipam::{AssignError, AssignRequest, IpamClient, IpamError};
+pub use watch::{Interest, Kind};
+pub use write::NetworkState;

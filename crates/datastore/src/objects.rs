@@ -1,0 +1,232 @@
+//! Objects as they are read: only what is used is kept, the rest is skipped while parsing.
+//!
+//! A Pod is several kilobytes on the wire and a few hundred bytes here; managed fields are never built.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::networking::v1::NetworkPolicySpec;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use kube::Resource;
+use serde::{Deserialize, Deserializer};
+
+/// A Node.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct NodeObject {
+    #[serde(deserialize_with = "lean")]
+    pub metadata: ObjectMeta,
+    #[serde(default)]
+    pub status: NodeStatus,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct NodeStatus {
+    #[serde(default)]
+    pub addresses: Option<Vec<NodeStatusAddress>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct NodeStatusAddress {
+    #[serde(rename = "type")]
+    pub type_: String,
+    pub address: String,
+}
+
+/// A Pod.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct PodObject {
+    #[serde(deserialize_with = "lean")]
+    pub metadata: ObjectMeta,
+    #[serde(default)]
+    pub spec: PodSpec,
+    #[serde(default)]
+    pub status: PodStatus,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodSpec {
+    pub node_name: Option<String>,
+    pub host_network: Option<bool>,
+    pub service_account_name: Option<String>,
+    pub containers: Option<Vec<Container>>,
+    pub init_containers: Option<Vec<Container>>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Container {
+    #[serde(default)]
+    pub ports: Option<Vec<ContainerPort>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ContainerPort {
+    pub name: Option<String>,
+    pub container_port: i64,
+    pub protocol: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct PodStatus {
+    pub phase: Option<String>,
+    #[serde(rename = "podIP")]
+    pub pod_ip: Option<String>,
+    #[serde(rename = "podIPs")]
+    pub pod_ips: Option<Vec<PodIp>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct PodIp {
+    #[serde(default)]
+    pub ip: Option<String>,
+}
+
+/// A Namespace.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct NamespaceObject {
+    #[serde(deserialize_with = "lean")]
+    pub metadata: ObjectMeta,
+}
+
+/// A ServiceAccount.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct ServiceAccountObject {
+    #[serde(deserialize_with = "lean")]
+    pub metadata: ObjectMeta,
+}
+
+/// A NetworkPolicy of `networking.k8s.io/v1`.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct NetworkPolicyObject {
+    #[serde(deserialize_with = "lean")]
+    pub metadata: ObjectMeta,
+    #[serde(default)]
+    pub spec: Option<NetworkPolicySpec>,
+}
+
+/// A custom resource of type `K` whose spec is not understood yet, so that one that cannot be read does not
+/// hide the others.
+#[derive(Debug, Deserialize)]
+#[serde(bound = "")]
+pub struct Custom<K> {
+    #[serde(deserialize_with = "lean")]
+    pub metadata: ObjectMeta,
+    #[serde(default)]
+    pub spec: serde_json::Value,
+    #[serde(skip)]
+    kind: PhantomData<fn() -> K>,
+}
+
+impl<K> Clone for Custom<K> {
+    fn clone(&self) -> Self {
+        Self { metadata: self.metadata.clone(), spec: self.spec.clone(), kind: PhantomData }
+    }
+}
+
+impl<K: Resource<DynamicType = ()>> Resource for Custom<K> {
+    type DynamicType = ();
+    type Scope = K::Scope;
+
+    fn kind(_: &()) -> Cow<'_, str> {
+        K::kind(&())
+    }
+
+    fn group(_: &()) -> Cow<'_, str> {
+        K::group(&())
+    }
+
+    fn version(_: &()) -> Cow<'_, str> {
+        K::version(&())
+    }
+
+    fn plural(_: &()) -> Cow<'_, str> {
+        K::plural(&())
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
+
+macro_rules! built_in {
+    ($type:ty, $scope:ty, $group:literal, $kind:literal, $plural:literal) => {
+        impl Resource for $type {
+            type DynamicType = ();
+            type Scope = $scope;
+
+            fn kind(_: &()) -> Cow<'_, str> {
+                $kind.into()
+            }
+
+            fn group(_: &()) -> Cow<'_, str> {
+                $group.into()
+            }
+
+            fn version(_: &()) -> Cow<'_, str> {
+                "v1".into()
+            }
+
+            fn plural(_: &()) -> Cow<'_, str> {
+                $plural.into()
+            }
+
+            fn meta(&self) -> &ObjectMeta {
+                &self.metadata
+            }
+
+            fn meta_mut(&mut self) -> &mut ObjectMeta {
+                &mut self.metadata
+            }
+        }
+    };
+}
+
+built_in!(NodeObject, k8s_openapi::ClusterResourceScope, "", "Node", "nodes");
+built_in!(PodObject, NamespaceResourceScope, "", "Pod", "pods");
+built_in!(NamespaceObject, k8s_openapi::ClusterResourceScope, "", "Namespace", "namespaces");
+built_in!(ServiceAccountObject, NamespaceResourceScope, "", "ServiceAccount", "serviceaccounts");
+built_in!(
+    NetworkPolicyObject,
+    NamespaceResourceScope,
+    "networking.k8s.io",
+    "NetworkPolicy",
+    "networkpolicies"
+);
+
+/// Metadata without managed fields, owners and finalizers.
+fn lean<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Lean {
+        name: Option<String>,
+        namespace: Option<String>,
+        uid: Option<String>,
+        resource_version: Option<String>,
+        deletion_timestamp: Option<Time>,
+        labels: Option<BTreeMap<String, String>>,
+        annotations: Option<BTreeMap<String, String>>,
+    }
+    let lean = Lean::deserialize(deserializer)?;
+    let annotations = lean.annotations.map(|mut annotations| {
+        annotations.retain(|key, _| key.contains("projectcalico.org/"));
+        annotations
+    });
+    Ok(ObjectMeta {
+        name: lean.name,
+        namespace: lean.namespace,
+        uid: lean.uid,
+        resource_version: lean.resource_version,
+        deletion_timestamp: lean.deletion_timestamp,
+        labels: lean.labels,
+        annotations,
+        ..ObjectMeta::default()
+    })
+}

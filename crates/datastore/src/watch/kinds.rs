@@ -1,0 +1,211 @@
+//! One stream of events for each kind.
+
+use std::fmt::Debug;
+use std::pin::Pin;
+
+use futures_util::{Stream, StreamExt, stream};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, watcher};
+use kube::{Api, Client, Resource};
+use model::Update;
+use serde::de::DeserializeOwned;
+
+use super::tracker::{Event, Item, ObjectName};
+use super::{Kind, Retry};
+use crate::convert::{self, Problems};
+use crate::crd;
+use crate::objects::{
+    Custom, NamespaceObject, NetworkPolicyObject, NodeObject, PodObject, ServiceAccountObject,
+};
+
+/// Events of one kind.
+pub(super) type EventStream = Pin<Box<dyn Stream<Item = (Kind, Event)> + Send>>;
+
+/// Lists and watches one kind for ever.
+pub(super) fn watch(client: Client, kind: Kind) -> EventStream {
+    match kind {
+        Kind::Node => built_in(client, kind, |object: &NodeObject, problems| {
+            convert::node(object, problems).map(|node| Update::Node(node.name.clone(), Some(node)))
+        }),
+        Kind::Pod => built_in(client, kind, |object: &PodObject, problems| {
+            convert::pod(object, problems).map(|pod| Update::Pod(pod.key.clone(), Some(pod)))
+        }),
+        Kind::Namespace => built_in(client, kind, |object: &NamespaceObject, _| {
+            let labels = object.metadata.labels.clone().unwrap_or_default();
+            Some(Update::Namespace(object.metadata.name.clone()?, Some(labels)))
+        }),
+        Kind::ServiceAccount => built_in(client, kind, |object: &ServiceAccountObject, _| {
+            let meta = &object.metadata;
+            let labels = meta.labels.clone().unwrap_or_default();
+            Some(Update::ServiceAccount(meta.namespace.clone()?, meta.name.clone()?, Some(labels)))
+        }),
+        Kind::KubernetesNetworkPolicy => built_in(client, kind, |object: &NetworkPolicyObject, problems| {
+            let policy = convert::kubernetes_policy(object, problems)?;
+            Some(Update::Policy(policy.key.clone(), Some(Box::new(policy))))
+        }),
+        Kind::NetworkPolicy => custom::<crd::NetworkPolicy, _>(client, kind, |key, spec, problems| {
+            let policy = convert::network_policy(&key.namespace, &key.name, &spec, problems)?;
+            Some(Item::Update(Update::Policy(policy.key.clone(), Some(Box::new(policy)))))
+        }),
+        Kind::GlobalNetworkPolicy => {
+            custom::<crd::GlobalNetworkPolicy, _>(client, kind, |key, spec, problems| {
+                let policy = convert::global_network_policy(&key.name, &spec, problems)?;
+                Some(Item::Update(Update::Policy(policy.key.clone(), Some(Box::new(policy)))))
+            })
+        }
+        Kind::Tier => custom::<crd::Tier, _>(client, kind, |key, spec, _| {
+            Some(Item::Update(Update::Tier(key.name.to_string(), Some(convert::tier(&key.name, &spec)))))
+        }),
+        _ => network(client, kind),
+    }
+}
+
+/// Kinds about addresses, routes and settings.
+fn network(client: Client, kind: Kind) -> EventStream {
+    match kind {
+        Kind::IpamBlock => custom::<crd::IPAMBlock, _>(client, kind, |_, spec, problems| {
+            let block = convert::block(&spec, problems).filter(|block| !block.deleted)?;
+            Some(Item::Update(Update::Block(block.cidr, Some(Box::new(block)))))
+        }),
+        Kind::BlockAffinity => custom::<crd::BlockAffinity, _>(client, kind, |_, spec, problems| {
+            let affinity = convert::affinity(&spec, problems).filter(|affinity| !affinity.deleted)?;
+            Some(Item::Update(Update::BlockAffinity(affinity.node.clone(), affinity.cidr, Some(affinity))))
+        }),
+        Kind::IpamConfiguration => custom::<crd::IPAMConfiguration, _>(client, kind, |key, spec, _| {
+            let settings = convert::ipam_configuration(&spec);
+            (&*key.name == "default").then_some(Item::Update(Update::IpamConfiguration(Some(settings))))
+        }),
+        Kind::BgpConfiguration => {
+            custom::<crd::BGPConfiguration, _>(client, kind, |_, spec, _| Some(Item::Bgp(Box::new(spec))))
+        }
+        Kind::BgpPeer => custom::<crd::BGPPeer, _>(client, kind, |key, spec, problems| {
+            let peer = convert::bgp_peer(&key.name, &spec, problems)?;
+            Some(Item::Update(Update::BgpPeer(peer.name.clone(), Some(peer))))
+        }),
+        Kind::FelixConfiguration => {
+            custom::<crd::FelixConfiguration, _>(client, kind, |_, spec, _| Some(Item::Felix(Box::new(spec))))
+        }
+        _ => custom::<crd::IPPool, _>(client, kind, |key, spec, problems| {
+            let pool = convert::pool(&key.name, &spec, problems)?;
+            Some(Item::Update(Update::Pool(pool.name.clone(), Some(pool))))
+        }),
+    }
+}
+
+/// A kind of Kubernetes' own, which is always well-formed.
+fn built_in<K>(client: Client, kind: Kind, convert: fn(&K, &mut Problems) -> Option<Update>) -> EventStream
+where
+    K: Watched,
+{
+    events(client, kind, move |_, object: &K, problems| convert(object, problems).map(Item::Update))
+}
+
+/// A custom resource; one whose spec cannot be read is named and counts as gone.
+fn custom<K, S>(
+    client: Client,
+    kind: Kind,
+    convert: fn(&ObjectName, S, &mut Problems) -> Option<Item>,
+) -> EventStream
+where
+    K: Resource<DynamicType = ()> + kube::core::object::HasSpec<Spec = S> + 'static,
+    K::Scope: 'static,
+    S: DeserializeOwned + 'static,
+    Custom<K>: Watched,
+{
+    events(client, kind, move |name, object: &Custom<K>, problems| {
+        let spec = if object.spec.is_null() { serde_json::json!({}) } else { object.spec.clone() };
+        let spec = problems.take("spec", serde_json::from_value(spec))?;
+        convert(name, spec, problems)
+    })
+}
+
+/// What [`watcher`] asks of an object.
+trait Watched: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static {}
+
+impl<K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static> Watched for K {}
+
+fn events<K: Watched>(
+    client: Client,
+    kind: Kind,
+    convert: impl Fn(&ObjectName, &K, &mut Problems) -> Option<Item> + Send + 'static,
+) -> EventStream {
+    let config = watcher::Config::default().page_size(PAGE);
+    let mut begins = false;
+    let mut failures = 0_u32;
+    // The watcher says `Init` before every attempt, also one that fails: it is held back until something came
+    // of it, or every failure would look like a success to the back-off.
+    watcher(Api::<K>::all(client), config)
+        .filter_map(move |result| {
+            std::future::ready(match result {
+                Ok(watcher::Event::Init) => {
+                    begins = true;
+                    None
+                }
+                Ok(event) => Some(Ok((std::mem::take(&mut begins), event))),
+                Err(error) => Some(Err(error)),
+            })
+        })
+        .backoff(Retry::new())
+        .flat_map(move |result| {
+            let (first, second) = match result {
+                Ok((begins, event)) => {
+                    failures = 0;
+                    (begins.then_some(Event::ListBegins), translate(kind, event, &convert))
+                }
+                Err(error) => {
+                    failures += 1;
+                    (None, report(kind, failures, &error))
+                }
+            };
+            stream::iter([first, second].into_iter().flatten().map(move |event| (kind, event)))
+        })
+        .boxed()
+}
+
+/// Objects a page: a list is never whole in memory.
+const PAGE: u32 = 250;
+
+fn translate<K: Watched>(
+    kind: Kind,
+    event: watcher::Event<K>,
+    convert: &impl Fn(&ObjectName, &K, &mut Problems) -> Option<Item>,
+) -> Option<Event> {
+    match event {
+        watcher::Event::Init => None,
+        watcher::Event::InitDone => Some(Event::Listed),
+        watcher::Event::Delete(object) => Some(Event::Gone(name_of(&object)?)),
+        watcher::Event::Apply(object) | watcher::Event::InitApply(object) => {
+            let name = name_of(&object)?;
+            let mut problems = Problems::default();
+            let item = convert(&name, &object, &mut problems);
+            for problem in problems.0 {
+                let (field, reason) = (problem.field, problem.reason);
+                tracing::warn!(?kind, object = %name, field, reason, "not understood");
+            }
+            Some(Event::Put(name, item))
+        }
+    }
+}
+
+fn name_of<K: Resource>(object: &K) -> Option<ObjectName> {
+    let meta = object.meta();
+    Some(ObjectName {
+        namespace: meta.namespace.as_deref().unwrap_or_default().into(),
+        name: meta.name.as_deref()?.into(),
+    })
+}
+
+/// Logs a failure, the first of a row and then every now and then.
+///
+/// A kind that the API server does not know, three times in a row, counts as empty.
+fn report(kind: Kind, failures: u32, error: &watcher::Error) -> Option<Event> {
+    let missing = is_missing(error);
+    if failures == 1 || failures.is_multiple_of(20) {
+        tracing::warn!(?kind, %error, failures, "watch interrupted, it is retried");
+    }
+    (missing && failures >= 3).then_some(Event::Missing)
+}
+
+fn is_missing(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 404)
+}

@@ -1,0 +1,169 @@
+//! List and watch of every kind as one stream of [`Update`]s.
+
+mod kinds;
+mod tracker;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::{SelectAll, select_all};
+use kube::Client;
+use kube::runtime::utils::Backoff;
+use model::{NodeName, Update};
+use tokio::sync::mpsc;
+
+use tracker::{Event, Tracker, Viewer};
+
+/// A kind of object that is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    Node,
+    Pod,
+    Namespace,
+    ServiceAccount,
+    KubernetesNetworkPolicy,
+    NetworkPolicy,
+    GlobalNetworkPolicy,
+    Tier,
+    IpPool,
+    IpamBlock,
+    BlockAffinity,
+    IpamConfiguration,
+    BgpConfiguration,
+    BgpPeer,
+    FelixConfiguration,
+}
+
+impl Kind {
+    /// What felix needs: everything but who peers with whom.
+    pub const FELIX: [Kind; 13] = [
+        Kind::Node,
+        Kind::Pod,
+        Kind::Namespace,
+        Kind::ServiceAccount,
+        Kind::KubernetesNetworkPolicy,
+        Kind::NetworkPolicy,
+        Kind::GlobalNetworkPolicy,
+        Kind::Tier,
+        Kind::IpPool,
+        Kind::IpamBlock,
+        Kind::BlockAffinity,
+        Kind::IpamConfiguration,
+        Kind::FelixConfiguration,
+    ];
+
+    /// What a speaker needs.
+    pub const SPEAKER: [Kind; 6] = [
+        Kind::Node,
+        Kind::IpPool,
+        Kind::IpamBlock,
+        Kind::BlockAffinity,
+        Kind::BgpConfiguration,
+        Kind::BgpPeer,
+    ];
+}
+
+/// What a watcher wants to hear of, and who it is.
+#[derive(Clone, Debug)]
+pub struct Interest {
+    pub kinds: Vec<Kind>,
+    /// Settings named `node.<this>` count besides those named `default`.
+    pub node: NodeName,
+    /// `FELIX_*` variables, which win over every FelixConfiguration.
+    pub overrides: BTreeMap<String, String>,
+}
+
+impl Interest {
+    /// What felix on `node` needs; `overrides` are its `FELIX_*` variables.
+    pub fn felix(node: NodeName, overrides: BTreeMap<String, String>) -> Self {
+        Self { kinds: Kind::FELIX.to_vec(), node, overrides }
+    }
+
+    /// What bird-lite on `node` needs.
+    pub fn speaker(node: NodeName) -> Self {
+        Self { kinds: Kind::SPEAKER.to_vec(), node, overrides: BTreeMap::new() }
+    }
+}
+
+/// Starts to watch; the task ends when the receiver is dropped.
+///
+/// Connection losses, restarts of the API server and expired revisions are dealt with inside: the stream has no
+/// end and no error. A slow receiver slows the watch down instead of filling memory.
+pub(crate) fn spawn(client: Client, interest: Interest) -> mpsc::Receiver<Update> {
+    let (sender, receiver) = mpsc::channel(CHANNEL);
+    tokio::spawn(async move {
+        let Interest { mut kinds, node, overrides } = interest;
+        kinds.sort();
+        kinds.dedup();
+        let mut tracker = Tracker::new(Viewer { node, overrides }, kinds.iter().copied());
+        let mut events = select_all(kinds.iter().map(|kind| kinds::watch(client.clone(), *kind)));
+        run(&mut tracker, &mut events, &sender).await;
+    });
+    receiver
+}
+
+/// Updates that wait for the receiver.
+const CHANNEL: usize = 256;
+
+async fn run(
+    tracker: &mut Tracker,
+    events: &mut SelectAll<kinds::EventStream>,
+    sender: &mpsc::Sender<Update>,
+) {
+    let mut updates = Vec::new();
+    loop {
+        let next = tokio::select! {
+            next = events.next() => next,
+            () = sender.closed() => return,
+        };
+        let Some((kind, event)) = next else { return };
+        if matches!(event, Event::Missing) && !tracker.is_in_sync() {
+            tracing::warn!(
+                ?kind,
+                "the API server does not know this kind, it counts as empty: apply manifests/crds.yaml"
+            );
+        }
+        tracker.handle(kind, event, &mut updates);
+        for update in updates.drain(..) {
+            if sender.send(update).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Waits between attempts: a tenth of a second at first, doubled up to five seconds, with some spread so that a
+/// thousand nodes do not come back at once.
+#[derive(Clone, Debug)]
+pub(crate) struct Retry {
+    next: Duration,
+    spread: u32,
+}
+
+impl Retry {
+    const FIRST: Duration = Duration::from_millis(100);
+    const LAST: Duration = Duration::from_secs(5);
+
+    pub(crate) fn new() -> Self {
+        // The process number differs between nodes well enough.
+        Self { next: Self::FIRST, spread: std::process::id() }
+    }
+}
+
+impl Iterator for Retry {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let wait = self.next;
+        self.next = (wait * 2).min(Self::LAST);
+        self.spread = self.spread.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        Some(wait + wait * (self.spread >> 24) / 512)
+    }
+}
+
+impl Backoff for Retry {
+    fn reset(&mut self) {
+        self.next = Self::FIRST;
+    }
+}

@@ -1,0 +1,449 @@
+//! What has been told of each object, so that only differences are told.
+//!
+//! Pure: events of all kinds go in, [`Update`]s come out. After a list, objects that vanished meanwhile are told
+//! as gone, and those that did not change are not told again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Write};
+use std::hash::{DefaultHasher, Hasher};
+use std::sync::Arc;
+
+use model::{NodeName, Update};
+
+use super::Kind;
+use crate::convert::{self, Problems};
+use crate::crd;
+
+/// Namespace (empty for cluster-wide objects) and name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ObjectName {
+    pub(crate) namespace: Arc<str>,
+    pub(crate) name: Arc<str>,
+}
+
+impl fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.namespace.is_empty() {
+            write!(f, "{}/", self.namespace)?;
+        }
+        f.write_str(&self.name)
+    }
+}
+
+/// What one object says.
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "lives for one turn of the loop, and most are the large one")]
+pub(crate) enum Item {
+    /// The whole of an update.
+    Update(Update),
+    /// A part of the settings, which are merged by precedence.
+    Felix(Box<crd::FelixConfigurationSpec>),
+    Bgp(Box<crd::BGPConfigurationSpec>),
+}
+
+/// What a watch of one kind tells.
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "lives for one turn of the loop, and most are the large one")]
+pub(crate) enum Event {
+    /// A list begins.
+    ListBegins,
+    /// An object is there. `None`: it cannot be understood and counts as gone.
+    Put(ObjectName, Option<Item>),
+    Gone(ObjectName),
+    /// The list is complete.
+    Listed,
+    /// The API server does not know this kind.
+    Missing,
+}
+
+/// Who watches, which decides how settings merge.
+#[derive(Clone, Debug)]
+pub(crate) struct Viewer {
+    pub(crate) node: NodeName,
+    /// `FELIX_*` variables.
+    pub(crate) overrides: BTreeMap<String, String>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Tracker {
+    viewer: Viewer,
+    kinds: BTreeMap<Kind, KindState>,
+    in_sync: bool,
+    felix: Settings<crd::FelixConfigurationSpec>,
+    bgp: Settings<crd::BGPConfigurationSpec>,
+}
+
+#[derive(Debug, Default)]
+struct KindState {
+    listed_once: bool,
+    /// Objects seen since a list began.
+    listing: Option<BTreeSet<ObjectName>>,
+    told: BTreeMap<ObjectName, Told>,
+}
+
+#[derive(Debug)]
+struct Told {
+    /// Of the last update; equal objects are not told again.
+    fingerprint: u64,
+    /// The update that takes it back.
+    gone: Box<Update>,
+}
+
+/// Objects that are merged into one.
+#[derive(Debug)]
+struct Settings<S> {
+    default: Option<Box<S>>,
+    node: Option<Box<S>>,
+    told: Option<u64>,
+}
+
+impl<S> Settings<S> {
+    fn new() -> Self {
+        Self { default: None, node: None, told: None }
+    }
+
+    /// The place of an object that counts for this node.
+    fn slot(&mut self, name: &str, node: &NodeName) -> Option<&mut Option<Box<S>>> {
+        if name == "default" {
+            Some(&mut self.default)
+        } else if name.strip_prefix("node.") == Some(node.as_str()) {
+            Some(&mut self.node)
+        } else {
+            None
+        }
+    }
+}
+
+impl Tracker {
+    pub(crate) fn new(viewer: Viewer, kinds: impl IntoIterator<Item = Kind>) -> Self {
+        let kinds = kinds.into_iter().map(|kind| (kind, KindState::default())).collect();
+        Self { viewer, kinds, in_sync: false, felix: Settings::new(), bgp: Settings::new() }
+    }
+
+    /// Has every kind been listed once?
+    pub(crate) fn is_in_sync(&self) -> bool {
+        self.in_sync
+    }
+
+    /// Takes one event and appends what follows from it.
+    pub(crate) fn handle(&mut self, kind: Kind, event: Event, out: &mut Vec<Update>) {
+        let Some(state) = self.kinds.get_mut(&kind) else { return };
+        match event {
+            Event::ListBegins => state.listing = Some(BTreeSet::new()),
+            Event::Put(name, item) => {
+                if let Some(listing) = &mut state.listing {
+                    listing.insert(name.clone());
+                }
+                match item {
+                    Some(item) => self.put(kind, name, item, out),
+                    None => self.gone(kind, &name, out),
+                }
+            }
+            Event::Gone(name) => self.gone(kind, &name, out),
+            Event::Listed => self.listed(kind, out),
+            Event::Missing => {
+                // What was known stays: the kind may be back in a moment, when an API server restarts.
+                state.listed_once = true;
+                state.listing = None;
+                self.settle(kind, out);
+            }
+        }
+    }
+
+    fn put(&mut self, kind: Kind, name: ObjectName, item: Item, out: &mut Vec<Update>) {
+        match item {
+            Item::Felix(spec) => {
+                if let Some(slot) = self.felix.slot(&name.name, &self.viewer.node) {
+                    *slot = Some(spec);
+                }
+                self.settle_unless_listing(kind, out);
+            }
+            Item::Bgp(spec) => {
+                if let Some(slot) = self.bgp.slot(&name.name, &self.viewer.node) {
+                    *slot = Some(spec);
+                }
+                self.settle_unless_listing(kind, out);
+            }
+            Item::Update(update) => {
+                let state = self.kinds.entry(kind).or_default();
+                let fingerprint = fingerprint(&update);
+                let gone = gone_of(&update);
+                match state.told.get_mut(&name) {
+                    Some(told) if told.fingerprint == fingerprint => return,
+                    Some(told) => {
+                        if *told.gone != gone {
+                            out.push((*told.gone).clone());
+                        }
+                        *told = Told { fingerprint, gone: Box::new(gone) };
+                    }
+                    None => {
+                        state.told.insert(name, Told { fingerprint, gone: Box::new(gone) });
+                    }
+                }
+                out.push(update);
+            }
+        }
+    }
+
+    fn gone(&mut self, kind: Kind, name: &ObjectName, out: &mut Vec<Update>) {
+        let is_setting = match kind {
+            Kind::FelixConfiguration => {
+                self.felix.slot(&name.name, &self.viewer.node).is_some_and(|slot| slot.take().is_some())
+            }
+            Kind::BgpConfiguration => {
+                self.bgp.slot(&name.name, &self.viewer.node).is_some_and(|slot| slot.take().is_some())
+            }
+            _ => false,
+        };
+        if is_setting {
+            self.settle_unless_listing(kind, out);
+        }
+        if let Some(told) = self.kinds.get_mut(&kind).and_then(|state| state.told.remove(name)) {
+            out.push(*told.gone);
+        }
+    }
+
+    fn listed(&mut self, kind: Kind, out: &mut Vec<Update>) {
+        let Some(state) = self.kinds.get_mut(&kind) else { return };
+        let Some(seen) = state.listing.take() else { return };
+        state.listed_once = true;
+        let vanished: Vec<ObjectName> =
+            state.told.keys().filter(|name| !seen.contains(*name)).cloned().collect();
+        for name in vanished {
+            self.gone(kind, &name, out);
+        }
+        let is_seen = |name: &str| seen.iter().any(|object| &*object.name == name);
+        let own = format!("node.{}", self.viewer.node);
+        match kind {
+            Kind::FelixConfiguration => self.felix.keep(is_seen("default"), is_seen(&own)),
+            Kind::BgpConfiguration => self.bgp.keep(is_seen("default"), is_seen(&own)),
+            _ => {}
+        }
+        self.settle(kind, out);
+    }
+
+    /// Tells merged settings, and that everything is in sync when it just became so.
+    fn settle(&mut self, kind: Kind, out: &mut Vec<Update>) {
+        self.settle_unless_listing(kind, out);
+        if !self.in_sync && self.kinds.values().all(|state| state.listed_once) {
+            self.in_sync = true;
+            out.push(Update::InSync);
+        }
+    }
+
+    fn settle_unless_listing(&mut self, kind: Kind, out: &mut Vec<Update>) {
+        if self.kinds.get(&kind).is_some_and(|state| state.listing.is_some()) {
+            return;
+        }
+        let mut problems = Problems::default();
+        let (update, told) = match kind {
+            Kind::FelixConfiguration => {
+                let (default, node) = (self.felix.default.as_deref(), self.felix.node.as_deref());
+                let merged =
+                    convert::felix_configuration(default, node, &self.viewer.overrides, &mut problems);
+                (Update::FelixConfiguration(Some(merged)), &mut self.felix.told)
+            }
+            Kind::BgpConfiguration => {
+                let (default, node) = (self.bgp.default.as_deref(), self.bgp.node.as_deref());
+                let merged = convert::bgp_configuration(default, node, &mut problems);
+                (Update::BgpConfiguration(Some(merged)), &mut self.bgp.told)
+            }
+            _ => return,
+        };
+        let fingerprint = fingerprint(&update);
+        if *told == Some(fingerprint) {
+            return;
+        }
+        *told = Some(fingerprint);
+        for problem in problems.0 {
+            tracing::warn!(?kind, field = problem.field, reason = problem.reason, "setting is not used");
+        }
+        out.push(update);
+    }
+}
+
+impl<S> Settings<S> {
+    /// Forgets what a list did not have.
+    fn keep(&mut self, default: bool, node: bool) {
+        if !default {
+            self.default = None;
+        }
+        if !node {
+            self.node = None;
+        }
+    }
+}
+
+/// The same key, with nothing.
+fn gone_of(update: &Update) -> Update {
+    match update {
+        Update::Node(name, _) => Update::Node(name.clone(), None),
+        Update::Pod(key, _) => Update::Pod(key.clone(), None),
+        Update::Namespace(name, _) => Update::Namespace(name.clone(), None),
+        Update::ServiceAccount(namespace, name, _) => {
+            Update::ServiceAccount(namespace.clone(), name.clone(), None)
+        }
+        Update::Policy(key, _) => Update::Policy(key.clone(), None),
+        Update::Tier(name, _) => Update::Tier(name.clone(), None),
+        Update::Pool(name, _) => Update::Pool(name.clone(), None),
+        Update::Block(cidr, _) => Update::Block(*cidr, None),
+        Update::BlockAffinity(node, cidr, _) => Update::BlockAffinity(node.clone(), *cidr, None),
+        Update::BgpConfiguration(_) => Update::BgpConfiguration(None),
+        Update::BgpPeer(name, _) => Update::BgpPeer(name.clone(), None),
+        Update::IpamConfiguration(_) => Update::IpamConfiguration(None),
+        Update::FelixConfiguration(_) => Update::FelixConfiguration(None),
+        Update::InSync => Update::InSync,
+    }
+}
+
+/// A hash over the whole of an update, without building its text.
+fn fingerprint(update: &Update) -> u64 {
+    struct Sink(DefaultHasher);
+    impl Write for Sink {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            self.0.write(text.as_bytes());
+            Ok(())
+        }
+    }
+    let mut sink = Sink(DefaultHasher::new());
+    write!(sink, "{update:?}").expect("hashing never fails");
+    sink.0.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use model::Labels;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const KINDS: [Kind; 2] = [Kind::Namespace, Kind::FelixConfiguration];
+
+    fn tracker() -> Tracker {
+        let overrides = BTreeMap::from([("FELIX_MTU".to_owned(), "1400".to_owned())]);
+        Tracker::new(Viewer { node: "n1".into(), overrides }, KINDS)
+    }
+
+    fn name(name: &str) -> ObjectName {
+        ObjectName { namespace: "".into(), name: name.into() }
+    }
+
+    fn namespace(name: &str, label: &str) -> Update {
+        let labels = Labels::from([("a".to_owned(), label.to_owned())]);
+        Update::Namespace(name.to_owned(), Some(labels))
+    }
+
+    fn put(object: &str, label: &str) -> Event {
+        Event::Put(name(object), Some(Item::Update(namespace(object, label))))
+    }
+
+    fn felix(object: &str, spec: Value) -> Event {
+        Event::Put(name(object), Some(Item::Felix(Box::new(serde_json::from_value(spec).unwrap()))))
+    }
+
+    fn run(tracker: &mut Tracker, kind: Kind, events: impl IntoIterator<Item = Event>) -> Vec<Update> {
+        let mut out = Vec::new();
+        for event in events {
+            tracker.handle(kind, event, &mut out);
+        }
+        out
+    }
+
+    fn is_felix(update: &Update) -> bool {
+        matches!(update, Update::FelixConfiguration(Some(_)))
+    }
+
+    #[test]
+    fn in_sync_comes_once_after_every_kind_was_listed() {
+        let mut tracker = tracker();
+
+        let first = run(&mut tracker, Kind::Namespace, [Event::ListBegins, put("a", "1"), Event::Listed]);
+        assert_eq!(first, [namespace("a", "1")]);
+        let second = run(&mut tracker, Kind::FelixConfiguration, [Event::ListBegins, Event::Listed]);
+        assert!(is_felix(&second[0]) && second[1..] == [Update::InSync], "{second:?}");
+        let again = run(&mut tracker, Kind::Namespace, [Event::ListBegins, put("a", "1"), Event::Listed]);
+        assert_eq!(again, []);
+    }
+
+    #[test]
+    fn a_relist_tells_what_vanished_and_what_changed_only() {
+        let mut tracker = tracker();
+        run(
+            &mut tracker,
+            Kind::Namespace,
+            [Event::ListBegins, put("a", "1"), put("b", "1"), put("c", "1"), Event::Listed],
+        );
+
+        let out = run(
+            &mut tracker,
+            Kind::Namespace,
+            [Event::ListBegins, put("a", "1"), put("c", "2"), Event::Listed],
+        );
+
+        assert_eq!(out, [namespace("c", "2"), Update::Namespace("b".to_owned(), None)]);
+    }
+
+    #[test]
+    fn what_cannot_be_understood_counts_as_gone() {
+        let mut tracker = tracker();
+        run(&mut tracker, Kind::Namespace, [put("a", "1")]);
+
+        let out = run(
+            &mut tracker,
+            Kind::Namespace,
+            [Event::Put(name("a"), None), Event::Put(name("a"), None), put("a", "1")],
+        );
+
+        assert_eq!(out, [Update::Namespace("a".to_owned(), None), namespace("a", "1")]);
+    }
+
+    #[test]
+    fn an_object_whose_key_changes_takes_the_old_key_back() {
+        let mut tracker = tracker();
+        run(&mut tracker, Kind::Namespace, [put("a", "1")]);
+
+        let moved = Event::Put(name("a"), Some(Item::Update(namespace("b", "1"))));
+
+        assert_eq!(
+            run(&mut tracker, Kind::Namespace, [moved]),
+            [Update::Namespace("a".to_owned(), None), namespace("b", "1")]
+        );
+    }
+
+    #[test]
+    fn a_missing_kind_blocks_nothing_and_forgets_nothing() {
+        let mut tracker = tracker();
+        run(&mut tracker, Kind::Namespace, [Event::ListBegins, put("a", "1"), Event::Listed]);
+
+        let missing =
+            run(&mut tracker, Kind::FelixConfiguration, [Event::ListBegins, Event::Missing, Event::Missing]);
+        assert!(is_felix(&missing[0]) && missing[1..] == [Update::InSync], "{missing:?}");
+        assert_eq!(run(&mut tracker, Kind::Namespace, [Event::Missing]), []);
+    }
+
+    #[test]
+    fn settings_merge_once_a_list_is_complete() {
+        let mut tracker = tracker();
+        let mtu = |out: &[Update]| match out {
+            [Update::FelixConfiguration(Some(found))] => (found.route_refresh_interval.as_secs(), found.mtu),
+            other => panic!("{other:?}"),
+        };
+        let list = [
+            Event::ListBegins,
+            felix("default", json!({"routeRefreshInterval": "10s"})),
+            felix("node.n1", json!({"routeRefreshInterval": "20s"})),
+            felix("node.n2", json!({"routeRefreshInterval": "30s"})),
+            Event::Listed,
+        ];
+
+        assert_eq!(mtu(&run(&mut tracker, Kind::FelixConfiguration, list)), (20, Some(1400)));
+        assert_eq!(
+            mtu(&run(&mut tracker, Kind::FelixConfiguration, [Event::Gone(name("node.n1"))])),
+            (10, Some(1400))
+        );
+        assert_eq!(run(&mut tracker, Kind::FelixConfiguration, [Event::Gone(name("node.n2"))]), []);
+        let relist = [Event::ListBegins, Event::Listed];
+        assert_eq!(mtu(&run(&mut tracker, Kind::FelixConfiguration, relist)), (90, Some(1400)));
+    }
+}

@@ -1,0 +1,392 @@
+//! Against a real API server over TLS: what it refuses, how a watch survives it, how writers meet.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::time::Duration;
+
+use apiserver::{ApiServer, Handle};
+use datastore::{AssignRequest, Datastore, Error, Interest, IpamClient, IpamError, NetworkState};
+use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::core::{ApiResource, GroupVersionKind};
+use model::{AllowedUse, Update};
+use serde_json::{Value, json};
+use tokio::sync::mpsc::Receiver;
+
+struct Cluster {
+    server: ApiServer,
+    handle: Option<Handle>,
+    client: kube::Client,
+}
+
+impl Cluster {
+    async fn empty() -> Self {
+        let server = ApiServer::builder().build().unwrap();
+        let handle = server.serve(vec![TcpListener::bind("127.0.0.1:0").unwrap()]).unwrap();
+        let client = client(&server, &handle).await;
+        Self { server, handle: Some(handle), client }
+    }
+
+    async fn with_definitions() -> Self {
+        let cluster = Self::empty().await;
+        for definition in datastore::crd::definitions() {
+            cluster.create("apiextensions.k8s.io/v1", "CustomResourceDefinition", definition).await.unwrap();
+        }
+        cluster
+    }
+
+    fn datastore(&self) -> Datastore {
+        Datastore::from_client(self.client.clone())
+    }
+
+    fn api(&self, version: &str, kind: &str, namespace: Option<&str>) -> Api<DynamicObject> {
+        let (group, version) = version.split_once('/').unwrap_or(("", version));
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
+        match namespace {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
+            None => Api::all_with(self.client.clone(), &resource),
+        }
+    }
+
+    async fn create(&self, version: &str, kind: &str, mut object: Value) -> kube::Result<DynamicObject> {
+        object["apiVersion"] = json!(version);
+        object["kind"] = json!(kind);
+        let namespace = object["metadata"]["namespace"].as_str().map(str::to_owned);
+        let api = self.api(version, kind, namespace.as_deref());
+        let object: DynamicObject = serde_json::from_value(object).unwrap();
+        let params = PostParams { field_manager: Some("test".to_owned()), ..PostParams::default() };
+        api.create(&params, &object).await
+    }
+
+    /// Creates one of our kinds.
+    async fn make(&self, kind: &str, name: &str, spec: Value) -> kube::Result<DynamicObject> {
+        let mut object = json!({"metadata": {"name": name}, "spec": spec});
+        if kind == "NetworkPolicy" {
+            object["metadata"]["namespace"] = json!("default");
+        }
+        self.create("projectcalico.org/v3", kind, object).await
+    }
+
+    async fn stop(&mut self) -> SocketAddr {
+        let handle = self.handle.take().unwrap();
+        let address = handle.addresses()[0];
+        handle.stop().await;
+        address
+    }
+}
+
+async fn client(server: &ApiServer, handle: &Handle) -> kube::Client {
+    let kubeconfig = Kubeconfig::from_yaml(&server.kubeconfig(&handle.url())).unwrap();
+    let options = KubeConfigOptions::default();
+    kube::Client::try_from(kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.unwrap()).unwrap()
+}
+
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// The next update for which `wanted` holds; all on the way are put into `seen`.
+async fn until(updates: &mut Receiver<Update>, seen: &mut Vec<Update>, wanted: impl Fn(&Update) -> bool) {
+    let wait = async {
+        loop {
+            let update = updates.recv().await.expect("the stream has no end");
+            seen.push(update);
+            if wanted(seen.last().unwrap()) {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, wait).await.unwrap_or_else(|_| panic!("not told in time; seen {seen:#?}"));
+}
+
+fn felix() -> Interest {
+    Interest::felix("n1".into(), BTreeMap::new())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_wrong_is_refused_and_the_field_is_named() {
+    let cluster = Cluster::with_definitions().await;
+    let pool = |extra: Value| merged(json!({"cidr": "10.65.0.0/16"}), extra);
+    let peer = |extra: Value| merged(json!({"peerIP": "192.0.2.1", "asNumber": 64512}), extra);
+    let rule = |rule: Value| json!({"ingress": [merged(json!({"action": "Allow"}), rule)]});
+    let refused = [
+        ("IPPool", json!({}), "cidr"),
+        ("IPPool", json!({"cidr": "10.65.0.0"}), "spec.cidr"),
+        ("IPPool", json!({"cidr": "10.65.0.0/33"}), "spec.cidr"),
+        ("IPPool", json!({"cidr": "169.254.0.0/16"}), "spec.cidr"),
+        ("IPPool", json!({"cidr": "10.65.0.0/27"}), "cidr"),
+        ("IPPool", pool(json!({"ipipMode": "Sometimes"})), "spec.ipipMode"),
+        ("IPPool", pool(json!({"ipipMode": "Always", "vxlanMode": "Always"})), "exclude each other"),
+        ("IPPool", json!({"cidr": "fd00::/48", "ipipMode": "Always"}), "ipipMode"),
+        ("IPPool", pool(json!({"blockSize": 19})), "spec.blockSize"),
+        ("IPPool", pool(json!({"blockSize": 33})), "blockSize"),
+        ("IPPool", json!({"cidr": "fd00::/48", "blockSize": 26}), "blockSize"),
+        ("IPPool", pool(json!({"nodeSelector": "a = 'b'"})), "spec.nodeSelector"),
+        ("IPPool", pool(json!({"natOutgoing": "yes"})), "spec.natOutgoing"),
+        ("IPPool", pool(json!({"allowedUses": ["LoadBalancer", "Workload"]})), "allowedUses"),
+        ("BGPPeer", peer(json!({"asNumber": 4294967296i64})), "spec.asNumber"),
+        ("BGPPeer", peer(json!({"asNumber": "one"})), "spec.asNumber"),
+        ("BGPPeer", peer(json!({"peerIP": "1.2.3.4:70000"})), "spec.peerIP"),
+        ("BGPPeer", peer(json!({"peerIP": "router"})), "spec.peerIP"),
+        ("BGPPeer", peer(json!({"node": "a", "nodeSelector": "all()"})), "nodeSelector"),
+        ("BGPPeer", peer(json!({"peerSelector": "all()"})), "peerSelector"),
+        ("BGPPeer", json!({"peerIP": "192.0.2.1"}), "asNumber"),
+        ("BGPPeer", json!({"asNumber": 1}), "peerIP"),
+        ("BGPPeer", peer(json!({"reachableBy": "fd00::1"})), "reachableBy"),
+        ("BGPConfiguration", json!({}), "name"),
+        ("FelixConfiguration", json!({"routeRefreshInterval": "soon"}), "spec.routeRefreshInterval"),
+        (
+            "FelixConfiguration",
+            json!({"defaultEndpointToHostAction": "Bounce"}),
+            "spec.defaultEndpointToHostAction",
+        ),
+        ("IPAMConfiguration", json!({}), "name"),
+        ("GlobalNetworkPolicy", json!({"selector": "a == b"}), "spec.selector"),
+        ("GlobalNetworkPolicy", json!({"doNotTrack": true}), "applyOnForward"),
+        ("GlobalNetworkPolicy", rule(json!({"action": "allow"})), "spec.ingress[0].action"),
+        ("GlobalNetworkPolicy", rule(json!({"protocol": "TCPP"})), "spec.ingress[0].protocol"),
+        (
+            "NetworkPolicy",
+            rule(json!({"source": {"nets": ["10.0.0.0/40"]}})),
+            "spec.ingress[0].source.nets[0]",
+        ),
+        (
+            "NetworkPolicy",
+            rule(json!({"destination": {"ports": [70000]}})),
+            "spec.ingress[0].destination.ports[0]",
+        ),
+        ("NetworkPolicy", json!({"types": ["Ingress", "Ingress"]}), "spec.types"),
+    ];
+    for (index, (kind, spec, field)) in refused.into_iter().enumerate() {
+        let error = match cluster.make(kind, &format!("bad-{index}"), spec.clone()).await {
+            Ok(_) => panic!("{kind} {spec} was accepted"),
+            Err(error) => error.to_string(),
+        };
+        assert!(error.contains(field), "{kind} {spec}: {error}");
+    }
+}
+
+fn merged(mut base: Value, extra: Value) -> Value {
+    for (key, value) in extra.as_object().unwrap() {
+        base[key] = value.clone();
+    }
+    base
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_people_write_is_accepted_and_some_of_it_never_changes() {
+    let cluster = Cluster::with_definitions().await;
+    let accepted = [
+        (
+            "IPPool",
+            "a",
+            json!({"cidr": "10.65.0.0/16", "ipipMode": "CrossSubnet", "natOutgoing": true, "blockSize": 26}),
+        ),
+        ("IPPool", "b", json!({"cidr": "fd00::/48", "nodeSelector": "zone in {'a', 'b'} && !has(x)"})),
+        ("IPPool", "c", json!({"cidr": "10.66.0.0/27", "disabled": true})),
+        (
+            "BGPPeer",
+            "a",
+            json!({"peerIP": "192.0.2.1:1790", "asNumber": 4294967295u32, "nodeSelector": "rack == 'r1'", "password": {"secretKeyRef": {"name": "s", "key": "k"}}, "filters": ["f"], "keepaliveTime": "20s"}),
+        ),
+        ("BGPPeer", "b", json!({"peerSelector": "has(rr)", "nodeSelector": "!has(rr)"})),
+        (
+            "BGPConfiguration",
+            "default",
+            json!({"asNumber": 65000, "nodeToNodeMeshEnabled": false, "serviceClusterIPs": [{"cidr": "10.96.0.0/12"}]}),
+        ),
+        ("BGPConfiguration", "node.n1", json!({"listenPort": 1790})),
+        (
+            "FelixConfiguration",
+            "default",
+            json!({"logSeverityScreen": "Info", "ipipEnabled": true, "reportingInterval": "0s", "bpfEnabled": false, "mtuIfacePattern": "eth.*"}),
+        ),
+        ("IPAMConfiguration", "default", json!({"strictAffinity": true, "autoAllocateBlocks": true})),
+        ("Tier", "platform", json!({"order": 100})),
+        (
+            "GlobalNetworkPolicy",
+            "a",
+            json!({"tier": "platform", "order": 1.5, "selector": "all()", "types": ["Ingress", "Egress"], "ingress": [{"action": "Deny", "protocol": 6, "source": {"nets": ["10.0.0.0/8", "192.0.2.1"]}, "destination": {"ports": [80, "81:82", "http"]}}]}),
+        ),
+        (
+            "NetworkPolicy",
+            "a",
+            json!({"egress": [{"action": "Allow", "destination": {"services": {"name": "web"}}}]}),
+        ),
+    ];
+    for (kind, name, spec) in accepted {
+        let created = cluster.make(kind, name, spec.clone()).await;
+        created.unwrap_or_else(|error| panic!("{kind} {spec}: {error}"));
+    }
+    let api = cluster.api("projectcalico.org/v3", "IPPool", None);
+    let defaulted = api.get("b").await.unwrap().data["spec"].clone();
+    assert_eq!(defaulted["ipipMode"], "Never");
+    assert_eq!(defaulted["allowedUses"], json!(["Workload", "Tunnel"]));
+    for (pool, spec, field) in [
+        ("a", json!({"cidr": "10.67.0.0/16"}), "cidr cannot change"),
+        ("a", json!({"blockSize": 27}), "blockSize cannot change"),
+        ("b", json!({"blockSize": 123}), "blockSize cannot change"),
+    ] {
+        let patch = Patch::Merge(json!({"spec": spec}));
+        let error = api.patch(pool, &PatchParams::default(), &patch).await.unwrap_err().to_string();
+        assert!(error.contains(field), "{error}");
+    }
+    api.patch("a", &PatchParams::default(), &Patch::Merge(json!({"spec": {"ipipMode": "Always"}})))
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unknown_fields_are_refused_when_asked_to_be_strict() {
+    let cluster = Cluster::with_definitions().await;
+    let body = json!({"apiVersion": "projectcalico.org/v3", "kind": "BGPPeer", "metadata": {"name": "p"},
+        "spec": {"peerIP": "192.0.2.1", "asNumber": 1, "asNumer": 2}});
+    let request = http::Request::post("/apis/projectcalico.org/v3/bgppeers?fieldValidation=Strict")
+        .header("content-type", "application/json")
+        .body(serde_json::to_vec(&body).unwrap())
+        .unwrap();
+
+    let error = cluster.client.request::<Value>(request).await.unwrap_err().to_string();
+
+    assert!(error.contains("spec.asNumer"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_survives_the_api_server_and_tells_only_what_differs() {
+    let mut cluster = Cluster::with_definitions().await;
+    cluster.make("IPPool", "stays", json!({"cidr": "10.65.0.0/16"})).await.unwrap();
+    cluster.make("IPPool", "goes", json!({"cidr": "10.66.0.0/16"})).await.unwrap();
+    let mut updates = cluster.datastore().watch(felix());
+    let mut seen = Vec::new();
+    until(&mut updates, &mut seen, |update| *update == Update::InSync).await;
+    let pools = |seen: &[Update]| -> BTreeSet<String> {
+        let name = |update: &Update| match update {
+            Update::Pool(name, Some(_)) => Some(name.clone()),
+            _ => None,
+        };
+        seen.iter().filter_map(name).collect()
+    };
+    assert_eq!(pools(&seen), ["goes".to_owned(), "stays".to_owned()].into());
+
+    // While nobody answers at the old address, somebody else changes the cluster through another door.
+    let address = cluster.stop().await;
+    let door = cluster.server.serve(vec![TcpListener::bind("127.0.0.1:0").unwrap()]).unwrap();
+    cluster.client = client(&cluster.server, &door).await;
+    let api = cluster.api("projectcalico.org/v3", "IPPool", None);
+    api.delete("goes", &Default::default()).await.unwrap();
+    cluster.make("IPPool", "comes", json!({"cidr": "10.67.0.0/16"})).await.unwrap();
+    cluster.handle = Some(cluster.server.serve(vec![TcpListener::bind(address).unwrap()]).unwrap());
+
+    let mut after = Vec::new();
+    until(
+        &mut updates,
+        &mut after,
+        |update| matches!(update, Update::Pool(name, Some(_)) if name == "comes"),
+    )
+    .await;
+    let gone = Update::Pool("goes".to_owned(), None);
+    if !after.contains(&gone) {
+        until(&mut updates, &mut after, |update| *update == gone).await;
+    }
+    assert_eq!(pools(&after), ["comes".to_owned()].into(), "{after:#?}");
+    assert!(!after.contains(&Update::InSync));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_without_our_kinds_is_in_sync_and_learns_of_them_later() {
+    let cluster = Cluster::empty().await;
+    let mut updates = cluster.datastore().watch(Interest::speaker("n1".into()));
+    let mut seen = Vec::new();
+    until(&mut updates, &mut seen, |update| *update == Update::InSync).await;
+
+    for definition in datastore::crd::definitions() {
+        cluster.create("apiextensions.k8s.io/v1", "CustomResourceDefinition", definition).await.unwrap();
+    }
+    cluster.make("IPPool", "late", json!({"cidr": "10.65.0.0/16"})).await.unwrap();
+
+    until(&mut updates, &mut seen, |update| matches!(update, Update::Pool(name, Some(_)) if name == "late"))
+        .await;
+}
+
+fn one(handle: String) -> AssignRequest {
+    AssignRequest { ipv4: 1, ..AssignRequest::new(handle, AllowedUse::Workload) }
+}
+
+async fn node(cluster: &Cluster, name: &str) -> IpamClient {
+    cluster.create("v1", "Node", json!({"metadata": {"name": name}})).await.unwrap();
+    IpamClient::new(&cluster.datastore(), name.into())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_ask_at_once_never_get_one_address_twice() {
+    let cluster = Cluster::with_definitions().await;
+    // Four blocks of four for three nodes that want five each: they claim, collide and borrow.
+    cluster.make("IPPool", "small", json!({"cidr": "10.65.0.0/28", "blockSize": 30})).await.unwrap();
+    let mut tasks = tokio::task::JoinSet::new();
+    for index in 0..3 {
+        let client = node(&cluster, &format!("n{index}")).await;
+        for pod in 0..5 {
+            let client = client.clone();
+            let handle = format!("k8s-pod-network.{index}-{pod}");
+            tasks.spawn(async move {
+                let first = client.assign(&one(handle.clone())).await.unwrap();
+                let again = client.assign(&one(handle.clone())).await.unwrap();
+                assert_eq!(first, again, "{handle}");
+                (client, handle, first[0])
+            });
+        }
+    }
+    let given = tasks.join_all().await;
+    let addresses: BTreeSet<IpAddr> = given.iter().map(|(_, _, address)| *address).collect();
+    assert_eq!(addresses.len(), 15);
+
+    let (client, _, _) = &given[0];
+    client.assign(&one("last".to_owned())).await.unwrap();
+    let error = client.assign(&one("too-many".to_owned())).await.unwrap_err().to_string();
+    assert!(error.contains("pool small") && error.contains("no free address"), "{error}");
+    for (client, handle, address) in &given {
+        assert_eq!(client.release_by_handle(handle).await.unwrap(), [*address], "{handle}");
+        assert_eq!(client.release_by_handle(handle).await.unwrap(), [] as [IpAddr; 0]);
+    }
+    client.release_by_handle("last").await.unwrap();
+    let handles =
+        cluster.api("projectcalico.org/v3", "IPAMHandle", None).list(&Default::default()).await.unwrap();
+    assert_eq!(handles.items.len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_one_family_has_none_the_other_is_taken_back() {
+    let cluster = Cluster::with_definitions().await;
+    cluster.make("IPPool", "four", json!({"cidr": "10.65.0.0/24"})).await.unwrap();
+    let client = node(&cluster, "n1").await;
+
+    let error = client.assign(&AssignRequest { ipv6: 1, ..one("dual".to_owned()) }).await.unwrap_err();
+
+    assert!(matches!(error, IpamError::Assign(_)), "{error}");
+    assert_eq!(client.release_by_handle("dual").await.unwrap(), [] as [IpAddr; 0]);
+    let blocks =
+        cluster.api("projectcalico.org/v3", "IPAMBlock", None).list(&Default::default()).await.unwrap();
+    assert_eq!(blocks.items[0].data["spec"]["attributes"], json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_says_its_address_and_that_its_network_is_up() {
+    let cluster = Cluster::with_definitions().await;
+    node(&cluster, "n1").await;
+    let datastore = cluster.datastore();
+    let annotations = BTreeMap::from([
+        (datastore::convert::IPV4_ADDRESS, Some("192.0.2.11/24".to_owned())),
+        (datastore::convert::IPIP_TUNNEL_ADDRESS, Some("10.65.0.1".to_owned())),
+    ]);
+
+    datastore.annotate_node(&"n1".into(), &annotations).await.unwrap();
+    datastore.set_network_state(&"n1".into(), &NetworkState::Up, "2026-01-01T00:00:00Z").await.unwrap();
+
+    let found = datastore.node(&"n1".into()).await.unwrap().unwrap();
+    assert_eq!(found.ipv4.map(|address| address.length), Some(24));
+    assert_eq!(found.ipip_tunnel_address, Some("10.65.0.1".parse().unwrap()));
+    let object = cluster.api("v1", "Node", None).get("n1").await.unwrap();
+    assert_eq!(object.data["status"]["conditions"][0]["reason"], "CalicoIsUp");
+    let missing = datastore.annotate_node(&"n2".into(), &annotations).await.unwrap_err();
+    assert!(matches!(missing, Error::NotFound { .. }), "{missing}");
+}

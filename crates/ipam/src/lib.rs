@@ -1,0 +1,38 @@
+//! Who gets which address: blocks, affinities, handles.
+//!
+//! Owns the rules by which addresses are given out and taken back, in Calico's own objects, as pure functions:
+//! a request and a [`Snapshot`] of what is known give the next [`Step`], a read or one compare-and-swap write.
+//! Whoever executes it tells the snapshot what came of it and asks again. Nothing is remembered between two
+//! steps, so that a crash after any write leaves a state that the next step carries on from. Never calls an API,
+//! reads a clock or throws dice.
+
+mod affinity;
+mod assign;
+mod block;
+mod candidates;
+mod pools;
+mod release;
+mod request;
+mod snapshot;
+
+pub use affinity::{BlockInUse, release_affinity};
+pub use assign::assign;
+pub use block::{
+    NotReleased, allocate, allocate_address, held_by, holder, is_empty, new_block, release_address,
+    release_handle,
+};
+pub use pools::{Reason, Refusal};
+pub use release::release;
+pub use request::{AssignError, Request};
+pub use snapshot::{Key, Known, Object, Read, Snapshot, Step, Stored, Version, Write};
+
+/// A result, or the step that has to come before it.
+pub(crate) type Next<T, E, D = Vec<std::net::IpAddr>> = Result<T, Box<Step<D, E>>>;
+
+pub(crate) fn next_write<T, E>(write: Write) -> Next<T, E> {
+    Err(Box::new(Step::Write(write)))
+}
+
+pub(crate) fn next_read<T, E>(key: Key) -> Next<T, E> {
+    Err(Box::new(Step::Read(Read::One(key))))
+}

@@ -1,0 +1,41 @@
+//! Taking addresses back, one step at a time.
+
+use crate::block::{held_by, is_empty, release_handle};
+use crate::snapshot::{Key, Known, Object, Read, Snapshot, Step, Write};
+
+/// The next step to take back all that a handle holds. Blocks first, the handle last, so that whoever dies in
+/// between leaves a handle by which the rest is found. Nothing held is no error.
+pub fn release(handle: &str, snapshot: &Snapshot) -> Step<(), std::convert::Infallible> {
+    let found = match snapshot.handle() {
+        Known::Unknown => return Step::Read(Read::One(Key::Handle(handle.to_owned()))),
+        Known::Absent => None,
+        // The name stands for another handle: it is not ours to touch.
+        Known::Present(stored) if stored.value.id != handle => None,
+        Known::Present(stored) => Some(stored),
+    };
+    for block in snapshot.blocks() {
+        if held_by(&block.value, handle).is_empty() {
+            continue;
+        }
+        let after = release_handle(&block.value, handle);
+        let version = block.version.clone();
+        return Step::Write(if is_empty(&after) && after.affinity.is_none() {
+            Write::Delete(Key::Block(after.cidr), version)
+        } else {
+            Write::Update(Object::Block(after), version)
+        });
+    }
+    let Some(found) = found else { return Step::Done(()) };
+    for cidr in found.value.blocks.keys() {
+        let is_known = match snapshot.block(*cidr) {
+            Known::Unknown => false,
+            Known::Absent => true,
+            // An old view that shows nothing proves nothing.
+            Known::Present(block) => block.is_fresh,
+        };
+        if !is_known {
+            return Step::Read(Read::One(Key::Block(*cidr)));
+        }
+    }
+    Step::Write(Write::Delete(Key::Handle(handle.to_owned()), found.version.clone()))
+}

@@ -1,0 +1,254 @@
+//! `iptables-save` and `iptables-restore`: one process for all tables of a family.
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::thread;
+
+use kernel::{IptablesDriver, RestoreSection};
+use model::Family;
+
+use crate::nftables;
+use crate::nl::named;
+
+/// Which of the kernel's two rule engines the tools talk to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Backend {
+    Legacy,
+    Nft,
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Backend::Legacy => "legacy",
+            Backend::Nft => "nft",
+        })
+    }
+}
+
+/// Chains by which the kubelet and kube-proxy show which backend the cluster uses.
+const HINTS: [&str; 2] = ["KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY"];
+/// Seconds for which `iptables-restore` waits for the lock of iptables-legacy.
+const LOCK_WAIT: &str = "10";
+
+impl Backend {
+    /// The backend that others on this node use (`spec/felix.md` §1.12): the one that has the kubelet's marks,
+    /// else the one with more rules, else the one that plain `iptables` talks to, so that an operator who types
+    /// it sees our rules.
+    ///
+    /// Where only one works, that one. Fails when none does, with what each said.
+    pub fn detect() -> io::Result<Self> {
+        let nft = nftables::probe(Family::V4).and_then(|()| save(Backend::Nft, Family::V4));
+        // Looking at legacy tables loads their modules, which then slow every packet: only when they are there.
+        if nft.is_ok() && !Path::new("/proc/thread-self/net/ip_tables_names").exists() {
+            return Ok(Backend::Nft);
+        }
+        match (save(Backend::Legacy, Family::V4), nft) {
+            (Ok(legacy), Ok(nft)) => Ok(choose(&legacy, &nft, Self::of_plain_iptables())),
+            (Ok(_), Err(_)) => Ok(Backend::Legacy),
+            (Err(_), Ok(_)) => Ok(Backend::Nft),
+            (Err(legacy), Err(nft)) => Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                format!("no iptables backend works: {legacy}; {nft}"),
+            )),
+        }
+    }
+
+    /// What `iptables` without a suffix is on this machine; legacy where there is none that says.
+    fn of_plain_iptables() -> Self {
+        let output = Command::new("iptables").arg("--version").stdin(Stdio::null()).output();
+        let is_nft = output.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("nf_tables"));
+        if is_nft { Backend::Nft } else { Backend::Legacy }
+    }
+}
+
+fn choose(legacy: &str, nft: &str, plain: Backend) -> Backend {
+    let has_hint = |text: &str| {
+        let mangle = text.split("*mangle\n").nth(1).and_then(|rest| rest.split("COMMIT").next());
+        mangle.is_some_and(|mangle| HINTS.iter().any(|hint| mangle.contains(&format!(":{hint} "))))
+    };
+    let rules = |text: &str| text.lines().filter(|line| line.starts_with("-A ")).count();
+    match (has_hint(nft), has_hint(legacy), rules(legacy).cmp(&rules(nft))) {
+        (true, _, _) => Backend::Nft,
+        (false, true, _) | (false, false, Ordering::Greater) => Backend::Legacy,
+        (false, false, Ordering::Less) => Backend::Nft,
+        (false, false, Ordering::Equal) => plain,
+    }
+}
+
+fn save(backend: Backend, family: Family) -> io::Result<String> {
+    Tools { backend, family }.save()
+}
+
+/// The programs of one backend and family.
+#[derive(Clone, Copy, Debug)]
+struct Tools {
+    backend: Backend,
+    family: Family,
+}
+
+impl Tools {
+    fn name(self, action: &str) -> String {
+        let family = match self.family {
+            Family::V4 => "iptables",
+            Family::V6 => "ip6tables",
+        };
+        format!("{family}-{}-{action}", self.backend)
+    }
+
+    fn save(self) -> io::Result<String> {
+        let name = self.name("save");
+        let output = Command::new(&name)
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|e| named(format!("run {name} (Debian package iptables)"), e))?;
+        check(&name, &output, "")?;
+        String::from_utf8(output.stdout)
+            .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("{name} printed no UTF-8")))
+    }
+
+    /// An error comes with the number of the line that failed, when the tool named it.
+    fn restore(self, input: &str) -> Result<(), (io::Error, Option<usize>)> {
+        let output = self.run_restore(input).map_err(|error| (error, None))?;
+        let line = failed_line(&String::from_utf8_lossy(&output.stderr));
+        check(&self.name("restore"), &output, input).map_err(|error| (error, line))
+    }
+
+    fn run_restore(self, input: &str) -> io::Result<Output> {
+        let name = self.name("restore");
+        let mut child = Command::new(&name)
+            .args(["--noflush", "--wait", LOCK_WAIT])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|e| named(format!("run {name} (Debian package iptables)"), e))?;
+        let stdin = child.stdin.take();
+        // Writing beside reading, so that neither pipe can fill up and block both sides.
+        let output = thread::scope(|scope| {
+            scope.spawn(move || {
+                // A process that stops reading says why on its stderr.
+                let _ = stdin.map(|mut stdin| stdin.write_all(input.as_bytes()));
+            });
+            child.wait_with_output()
+        });
+        output.map_err(|e| named(format!("wait for {name}"), e))
+    }
+}
+
+/// Turns a failed run into an error with what it printed and the line that it stumbled over.
+fn check(name: &str, output: &Output, input: &str) -> io::Result<()> {
+    if output.status.success() {
+        return Ok(());
+    }
+    let printed = String::from_utf8_lossy(&output.stderr);
+    let printed = printed.trim();
+    let mut text = format!("{name} failed ({}): {printed}", output.status);
+    if let Some(line) = failed_line(printed).and_then(|number| input.lines().nth(number - 1)) {
+        text.push_str(&format!(" [{line}]"));
+    }
+    Err(io::Error::other(text))
+}
+
+/// The number in `line 3 failed`, `line: 3` or `Error occurred at line: 3`; counted from 1.
+fn failed_line(printed: &str) -> Option<usize> {
+    printed.match_indices("line").find_map(|(at, _)| {
+        let rest = printed[at + 4..].trim_start_matches([':', ' ']);
+        let digits = rest.split(|c: char| !c.is_ascii_digit()).next()?;
+        digits.parse().ok().filter(|number| *number > 0)
+    })
+}
+
+/// Reads and writes the tables of one family through one backend.
+#[derive(Debug)]
+pub struct IptablesTools {
+    tools: Tools,
+}
+
+impl IptablesTools {
+    /// Checks that the family works with this backend; the error says why not (`Unsupported` for IPv6 on a
+    /// kernel without it).
+    pub fn new(backend: Backend, family: Family) -> io::Result<Self> {
+        if family == Family::V6 && !Path::new("/proc/thread-self/net/if_inet6").exists() {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "this kernel has no IPv6"));
+        }
+        if backend == Backend::Nft {
+            nftables::probe(family)?;
+        }
+        let tools = Tools { backend, family };
+        tools.save()?;
+        Ok(Self { tools })
+    }
+
+    pub fn backend(&self) -> Backend {
+        self.tools.backend
+    }
+}
+
+impl IptablesDriver for IptablesTools {
+    fn save(&mut self) -> io::Result<String> {
+        self.tools.save()
+    }
+
+    /// All sections in one process. When one fails, those before it are committed, and those behind it go into
+    /// another process, so that one bad table stops no other.
+    fn restore(&mut self, sections: &[RestoreSection]) -> Vec<(usize, io::Error)> {
+        let mut failures = Vec::new();
+        let mut first = 0;
+        while first < sections.len() {
+            let rest = &sections[first..];
+            let input: String = rest.iter().map(|section| section.text.as_str()).collect();
+            let Err((error, line)) = self.tools.restore(&input) else { break };
+            let Some(bad) = line.and_then(|line| section_of(rest, line)) else {
+                // Nothing says how far it came: all count as failed, and the caller looks before it goes on.
+                let text = error.to_string();
+                failures.extend((first..sections.len()).map(|i| (i, io::Error::other(text.clone()))));
+                break;
+            };
+            failures.push((first + bad, error));
+            first += bad + 1;
+        }
+        failures
+    }
+}
+
+/// The section in which a line of the joined input stands.
+fn section_of(sections: &[RestoreSection], line: usize) -> Option<usize> {
+    let mut end = 0;
+    sections.iter().position(|section| {
+        end += section.text.lines().count();
+        line <= end
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_backend_with_the_kubelets_mark_is_chosen() {
+        let marked = "*mangle\n:KUBE-KUBELET-CANARY - [0:0]\nCOMMIT\n";
+        let elsewhere = "*nat\n:KUBE-KUBELET-CANARY - [0:0]\nCOMMIT\n*mangle\nCOMMIT\n";
+        let rules = "*filter\n-A INPUT -j DROP\nCOMMIT\n";
+
+        for plain in [Backend::Legacy, Backend::Nft] {
+            assert_eq!(choose(rules, marked, plain), Backend::Nft);
+            assert_eq!(choose(marked, rules, plain), Backend::Legacy);
+            assert_eq!(choose("", rules, plain), Backend::Nft);
+            assert_eq!(choose(rules, "", plain), Backend::Legacy);
+            assert_eq!(choose("", elsewhere, plain), plain);
+            assert_eq!(choose(rules, rules, plain), plain);
+        }
+    }
+
+    #[test]
+    fn the_line_that_failed_is_found() {
+        assert_eq!(failed_line("iptables-restore: line 3 failed"), Some(3));
+        assert_eq!(failed_line("Error occurred at line: 12\nTry `x' for more"), Some(12));
+        assert_eq!(failed_line("unknown option on the command line"), None);
+        assert_eq!(failed_line("line 0 failed"), None);
+    }
+}

@@ -1,0 +1,33 @@
+//! The Linux kernel behind `kernel`'s ports: netlink sockets, `iptables-restore`, sysctls, namespaces.
+//!
+//! Blocking and without a runtime, so that the static CNI binary can use it as it is. Decides nothing: what is
+//! wanted comes in, what the kernel says goes out.
+
+pub mod events;
+pub mod netns;
+pub mod nl;
+pub mod pod;
+pub mod pod_state;
+pub mod sysctl;
+
+mod aside;
+mod conntrack;
+mod ipset;
+mod iptables;
+mod link;
+mod neighbour;
+mod nftables;
+mod route;
+mod rtnl;
+mod tunnel;
+
+pub use conntrack::Conntrack;
+pub use ipset::IpSetDriver;
+pub use iptables::{Backend, IptablesTools};
+pub use link::RETIRED_GROUP;
+pub use neighbour::NeighbourDriver;
+pub use netns::Netns;
+pub use route::{FibLookup, RouteDriver, RouteOwner};
+pub use rtnl::Rtnl;
+pub use sysctl::SysctlDriver;
+pub use tunnel::TunnelDriver;

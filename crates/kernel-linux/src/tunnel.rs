@@ -1,0 +1,109 @@
+//! The IPIP tunnel link as an entry of a table.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+
+use kernel::{Driver, Failures, Tunnel};
+
+use crate::nl::named;
+use crate::rtnl::Rtnl;
+use crate::sysctl;
+
+/// `rp_filter` in loose mode (RFC 3704 §2.4): while a pool's mode changes, the two directions of a flow take
+/// different ways, and strict mode would drop one.
+const LOOSE: &str = "2";
+
+/// Writes `tunl0`: makes the link, its MTU, its only IPv4 address, loose `rp_filter`, and sets it up.
+///
+/// Deleting takes the addresses away and sets the link down; the link itself belongs to the kernel's module.
+pub struct TunnelDriver {
+    rtnl: Rtnl,
+    name: String,
+}
+
+impl TunnelDriver {
+    /// For the link of this name, as `tunl0`.
+    pub fn new(name: &str) -> io::Result<Self> {
+        Ok(Self { rtnl: Rtnl::open()?, name: name.to_owned() })
+    }
+
+    fn put(&mut self, name: &str, tunnel: &Tunnel) -> io::Result<()> {
+        let link = self.rtnl.ensure_ipip(name)?;
+        if let Some(mtu) = tunnel.mtu
+            && mtu != link.mtu
+        {
+            self.rtnl.set_mtu(link.index, mtu)?;
+        }
+        self.rtnl.set_only_ipv4(link.index, tunnel.address)?;
+        if !is_loose(name) {
+            sysctl::write(&rp_filter(name), LOOSE)?;
+        }
+        if !link.up {
+            self.rtnl.set_up(link.index, true)?;
+        }
+        Ok(())
+    }
+
+    fn delete(&mut self, name: &str) -> io::Result<()> {
+        let Some(link) = self.rtnl.link_by_name(name)? else { return Ok(()) };
+        self.rtnl.set_only_ipv4(link.index, None)?;
+        self.rtnl.set_up(link.index, false)
+    }
+}
+
+impl Driver for TunnelDriver {
+    type Key = String;
+    type Value = Tunnel;
+
+    /// A link that is down, strict, or has more than one address, counts as one to be written again.
+    fn list(&mut self) -> io::Result<BTreeMap<String, Tunnel>> {
+        let Some(link) = self.rtnl.link_by_name(&self.name)? else { return Ok(BTreeMap::new()) };
+        let all = self.rtnl.addresses()?;
+        let mine: Vec<(Ipv4Addr, u8)> = all
+            .into_iter()
+            .filter(|(index, _, _)| *index == link.index)
+            .filter_map(|(_, address, length)| match address {
+                IpAddr::V4(address) => Some((address, length)),
+                IpAddr::V6(_) => None,
+            })
+            .collect();
+        let tunnel = match mine.as_slice() {
+            [] if !link.up => return Ok(BTreeMap::new()),
+            [] if is_loose(&self.name) => Tunnel { address: None, mtu: Some(link.mtu) },
+            [(address, 32)] if link.up && is_loose(&self.name) => {
+                Tunnel { address: Some(*address), mtu: Some(link.mtu) }
+            }
+            // Nobody wishes for this address, so it differs from whatever is wanted.
+            _ => Tunnel { address: Some(Ipv4Addr::UNSPECIFIED), mtu: None },
+        };
+        Ok(BTreeMap::from([(self.name.clone(), tunnel)]))
+    }
+
+    fn apply(&mut self, puts: &[(String, Tunnel)], deletes: &[String]) -> Failures<String> {
+        let mut failures = Vec::new();
+        for (name, tunnel) in puts {
+            if let Err(error) = self.put(name, tunnel) {
+                failures.push((name.clone(), named(format!("tunnel {name}"), error)));
+            }
+        }
+        for name in deletes {
+            if let Err(error) = self.delete(name) {
+                failures.push((name.clone(), named(format!("tunnel {name}"), error)));
+            }
+        }
+        failures
+    }
+
+    fn matches(desired: &Tunnel, actual: &Tunnel) -> bool {
+        desired.is_realised_by(actual)
+    }
+}
+
+fn rp_filter(name: &str) -> String {
+    format!("net/ipv4/conf/{name}/rp_filter")
+}
+
+fn is_loose(name: &str) -> bool {
+    sysctl::read(&rp_filter(name)).is_ok_and(|value| value == LOOSE)
+}

@@ -1,0 +1,340 @@
+//! iptables against the real kernel with both backends, as root; `iptables-*-save` is the witness.
+
+mod common;
+
+use std::time::Instant;
+
+use common::{attempt, in_new_netns, run};
+use kernel::{Chain, ChainName, Hook, Iptables, IptablesTable, Rule};
+use kernel_linux::{Backend, IptablesTools};
+use model::{ChainInsertMode, Family};
+
+const FILTER: IptablesTable = IptablesTable::Filter;
+const NAT: IptablesTable = IptablesTable::Nat;
+
+fn clock() -> Instant {
+    Instant::now()
+}
+
+fn chain(name: &str, rules: &[(&str, &str)]) -> Chain {
+    let rules = rules.iter().map(|(matches, action)| Rule::new(&[], matches, action)).collect();
+    Chain { name: ChainName::fixed(name), rules }
+}
+
+fn jump(to: &str) -> Rule {
+    Rule::new(&[], "", &format!("--jump {to}"))
+}
+
+fn wants(tables: &mut Iptables<IptablesTools>) {
+    set(tables, FILTER, chain("cali-FORWARD", &[("--in-interface cali+", "--jump cali-from")]));
+    set(tables, FILTER, chain("cali-from", &[("-p tcp", "--jump RETURN"), ("", "--jump DROP")]));
+    let hook = Hook { inserts: vec![jump("cali-FORWARD")], appends: vec![accept()] };
+    tables.set_hook(FILTER, "FORWARD", hook);
+    set(tables, NAT, chain("cali-POSTROUTING", &[("--out-interface up0", "--jump MASQUERADE")]));
+    let hook = Hook { inserts: vec![], appends: vec![jump("cali-POSTROUTING")] };
+    tables.set_hook(NAT, "POSTROUTING", hook);
+}
+
+fn accept() -> Rule {
+    Rule::new(&["Policy explicitly accepted packet."], "-m mark --mark 0x10000/0x10000", "--jump ACCEPT")
+}
+
+fn set(tables: &mut Iptables<IptablesTools>, table: IptablesTable, chain: Chain) {
+    tables.set_chain(table, chain.name.clone(), Some(chain));
+}
+
+fn saved(backend: Backend, table: &str) -> Vec<String> {
+    let text = run(&format!("iptables-{backend}-save"), &["-t", table]);
+    text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
+}
+
+/// `chain` as rules without hash comments.
+fn rules(backend: Backend, table: &str, chain: &str) -> Vec<String> {
+    let prefix = format!("-A {chain} ");
+    let all = saved(backend, table);
+    let rules = all.iter().filter_map(|line| line.strip_prefix(&prefix)).map(|rule| {
+        let Some((front, rest)) = rule.split_once("-m comment --comment \"cali:") else {
+            return rule.to_owned();
+        };
+        format!("{front}{}", rest.split_once("\" ").unwrap_or_default().1)
+    });
+    rules.collect()
+}
+
+fn edit(backend: Backend, arguments: &[&str]) {
+    run(&format!("iptables-{backend}"), arguments);
+}
+
+fn on_both_backends(test: fn(Backend)) {
+    for backend in [Backend::Legacy, Backend::Nft] {
+        in_new_netns(|| {
+            if works(backend) {
+                test(backend);
+            }
+        });
+    }
+}
+
+/// Where the kernel lacks what a backend needs, that is what must be said, and the other one taken.
+fn works(backend: Backend) -> bool {
+    let name = format!("iptables-{backend}");
+    if attempt(&name, &["-N", "probe"]).0 {
+        edit(backend, &["-X", "probe"]);
+        return true;
+    }
+    let error = IptablesTools::new(backend, Family::V4).expect_err("it cannot work");
+    assert_eq!(error.kind(), std::io::ErrorKind::Unsupported, "{error}");
+    assert_ne!(Backend::detect().expect("one works"), backend);
+    false
+}
+
+fn open(backend: Backend) -> Iptables<IptablesTools> {
+    let tools = IptablesTools::new(backend, Family::V4).expect("Debian package iptables, and root");
+    Iptables::new(tools, ChainInsertMode::Insert)
+}
+
+fn apply(tables: &mut Iptables<IptablesTools>) -> usize {
+    let applied = tables.apply(clock()).expect("the tables can be read");
+    assert!(applied.failed.is_empty(), "{:?}", applied.failed);
+    applied.lines
+}
+
+#[test]
+fn chains_and_jumps_are_written_once() {
+    on_both_backends(|backend| {
+        let mut tables = open(backend);
+        wants(&mut tables);
+
+        assert!(apply(&mut tables) > 0);
+
+        assert_eq!(rules(backend, "filter", "cali-from"), ["-p tcp -j RETURN", "-j DROP"]);
+        assert_eq!(rules(backend, "filter", "cali-FORWARD"), ["-i cali+ -j cali-from"]);
+        let forward = rules(backend, "filter", "FORWARD");
+        assert_eq!(forward[0], "-j cali-FORWARD");
+        assert!(forward[1].ends_with("-m mark --mark 0x10000/0x10000 -j ACCEPT"), "{forward:?}");
+        assert_eq!(rules(backend, "nat", "POSTROUTING"), ["-j cali-POSTROUTING"]);
+        assert_eq!(apply(&mut tables), 0);
+        // After a restart everything is found in order.
+        let mut again = open(backend);
+        wants(&mut again);
+        assert_eq!(apply(&mut again), 0);
+    });
+}
+
+#[test]
+fn foreign_rules_stay_and_stay_where_they_are() {
+    on_both_backends(|backend| {
+        edit(backend, &["-A", "FORWARD", "-s", "192.0.2.7", "-j", "DROP"]);
+        edit(backend, &["-N", "KUBE-FORWARD"]);
+        edit(backend, &["-A", "FORWARD", "-j", "KUBE-FORWARD"]);
+        let mut tables = open(backend);
+        wants(&mut tables);
+
+        apply(&mut tables);
+
+        let forward = rules(backend, "filter", "FORWARD");
+        assert_eq!(forward[..3], ["-j cali-FORWARD", "-s 192.0.2.7/32 -j DROP", "-j KUBE-FORWARD"]);
+        assert!(forward[3].ends_with("-j ACCEPT"), "{forward:?}");
+        assert!(saved(backend, "filter").iter().any(|line| line.starts_with(":KUBE-FORWARD")));
+    });
+}
+
+#[test]
+fn what_others_break_is_repaired_at_the_next_look() {
+    let breaks: [&[&[&str]]; 5] = [
+        &[&["-F", "cali-FORWARD"]],
+        &[&["-F"], &["-X"]],
+        &[&["-I", "FORWARD", "-s", "192.0.2.7", "-j", "DROP"]],
+        &[&["-D", "cali-from", "1"]],
+        &[&["-A", "FORWARD", "-s", "192.0.2.7", "-j", "DROP"], &["-I", "cali-from", "-j", "ACCEPT"]],
+    ];
+    for (at, commands) in breaks.into_iter().enumerate() {
+        for backend in [Backend::Legacy, Backend::Nft] {
+            in_new_netns(move || {
+                if !works(backend) {
+                    return;
+                }
+                let mut tables = open(backend);
+                wants(&mut tables);
+                apply(&mut tables);
+                let whole = saved(backend, "filter");
+                commands.iter().for_each(|arguments| edit(backend, arguments));
+
+                assert!(tables.resync().unwrap() > 0, "break {at}");
+                apply(&mut tables);
+
+                let mut repaired = saved(backend, "filter");
+                repaired.retain(|line| !line.contains("192.0.2.7"));
+                let ours = |lines: &[String]| -> Vec<String> {
+                    lines.iter().filter(|line| line.starts_with("-A")).cloned().collect()
+                };
+                assert_eq!(ours(&repaired), ours(&whole), "{backend} after break {at}");
+                assert_eq!(rules(backend, "filter", "FORWARD")[0], "-j cali-FORWARD");
+                assert_eq!(tables.resync().unwrap(), 0);
+            });
+        }
+    }
+}
+
+#[test]
+fn leftovers_of_an_earlier_run_are_swept() {
+    on_both_backends(|backend| {
+        for name in ["cali-old", "cali-old-2", "felix-x", "DOCKER"] {
+            edit(backend, &["-N", name]);
+        }
+        edit(backend, &["-A", "cali-old", "-j", "cali-old-2"]);
+        let comment = "cali:AAAAAAAAAAAAAAAA";
+        edit(backend, &["-A", "INPUT", "-m", "comment", "--comment", comment, "-j", "cali-old"]);
+        edit(backend, &["-A", "INPUT", "-p", "tcp", "-m", "comment", "--comment", comment, "-j", "DROP"]);
+        edit(backend, &["-A", "INPUT", "-j", "felix-x"]);
+        edit(backend, &["-A", "INPUT", "-j", "DOCKER"]);
+        let mut tables = open(backend);
+        wants(&mut tables);
+
+        apply(&mut tables);
+
+        assert_eq!(rules(backend, "filter", "INPUT"), ["-j DOCKER"]);
+        let chains: Vec<_> = saved(backend, "filter").into_iter().filter(|l| l.starts_with(":")).collect();
+        let has = |name: &str| chains.iter().any(|line| line.starts_with(&format!(":{name} ")));
+        assert!(has("DOCKER") && has("cali-from"), "{chains:?}");
+        assert!(!has("cali-old") && !has("cali-old-2") && !has("felix-x"), "{chains:?}");
+    });
+}
+
+#[test]
+fn a_change_writes_only_its_chain() {
+    on_both_backends(|backend| {
+        let mut tables = open(backend);
+        wants(&mut tables);
+        apply(&mut tables);
+
+        set(&mut tables, FILTER, chain("cali-from", &[("", "--jump cali-new")]));
+        set(&mut tables, FILTER, chain("cali-new", &[("-p udp", "--jump DROP")]));
+        let lines = apply(&mut tables);
+
+        // Table, two declarations, two rules, commit.
+        assert_eq!(lines, 6);
+        assert_eq!(rules(backend, "filter", "cali-from"), ["-j cali-new"]);
+        set(&mut tables, FILTER, chain("cali-from", &[("", "--jump DROP")]));
+        tables.set_chain(FILTER, ChainName::fixed("cali-new"), None);
+        apply(&mut tables);
+        assert!(!saved(backend, "filter").iter().any(|line| line.contains("cali-new")));
+        assert_eq!(tables.resync().unwrap(), 0);
+    });
+}
+
+#[test]
+fn a_table_that_fails_names_its_line_and_stops_no_other() {
+    on_both_backends(|backend| {
+        let mut tables = open(backend);
+        wants(&mut tables);
+        let bad = chain("cali-bad", &[("-p tcp", "--jump RETURN"), ("--no-such-option 1", "--jump DROP")]);
+        set(&mut tables, IptablesTable::Mangle, bad);
+        set(&mut tables, IptablesTable::Mangle, chain("cali-good", &[("", "--jump RETURN")]));
+        set(&mut tables, IptablesTable::Raw, chain("cali-PREROUTING", &[("", "--jump cali-missing")]));
+
+        let start = clock();
+        let applied = tables.apply(start).unwrap();
+
+        let failed: Vec<_> = applied.failed.iter().map(|refused| refused.table).collect();
+        assert_eq!(failed, [IptablesTable::Raw, IptablesTable::Mangle], "{:?}", applied.failed);
+        let text = applied.failed[1].error.to_string();
+        assert!(text.contains("--no-such-option 1 --jump DROP]"), "{text}");
+        assert!(applied.failed[0].error.to_string().contains("cali-missing"), "{}", applied.failed[0].error);
+        assert_eq!(rules(backend, "mangle", "cali-good"), ["-j RETURN"], "beside a bad chain");
+        assert_eq!(rules(backend, "filter", "FORWARD").len(), 2);
+        assert_eq!(rules(backend, "nat", "POSTROUTING").len(), 1);
+        let due = tables.poll_timeout().unwrap();
+        assert_eq!(tables.apply(start).unwrap().lines, 0, "not before its time");
+
+        set(&mut tables, IptablesTable::Mangle, chain("cali-bad", &[("-p tcp", "--jump RETURN")]));
+        set(&mut tables, IptablesTable::Raw, chain("cali-PREROUTING", &[]));
+        let applied = tables.apply(due).unwrap();
+
+        assert!(applied.failed.is_empty(), "{:?}", applied.failed);
+        assert_eq!(rules(backend, "filter", "FORWARD").len(), 2);
+        assert!(tables.is_settled());
+    });
+}
+
+#[test]
+fn appended_jumps_come_behind_the_users_rules() {
+    on_both_backends(|backend| {
+        edit(backend, &["-A", "FORWARD", "-s", "192.0.2.7", "-j", "DROP"]);
+        let mut tables = open(backend);
+        tables.set_insert_mode(ChainInsertMode::Append);
+        wants(&mut tables);
+
+        apply(&mut tables);
+        let forward = rules(backend, "filter", "FORWARD");
+        assert_eq!(forward[..2], ["-s 192.0.2.7/32 -j DROP", "-j cali-FORWARD"]);
+        assert_eq!(tables.resync().unwrap(), 0);
+
+        tables.set_insert_mode(ChainInsertMode::Insert);
+        apply(&mut tables);
+        assert_eq!(rules(backend, "filter", "FORWARD")[0], "-j cali-FORWARD");
+    });
+}
+
+#[test]
+fn nothing_wanted_leaves_nothing_behind() {
+    on_both_backends(|backend| {
+        let mut tables = open(backend);
+        wants(&mut tables);
+        apply(&mut tables);
+        edit(backend, &["-A", "FORWARD", "-s", "192.0.2.7", "-j", "DROP"]);
+
+        // As when another backend has taken over.
+        apply(&mut open(backend));
+
+        let left: Vec<_> = saved(backend, "filter").into_iter().filter(|l| l.contains("cali")).collect();
+        assert_eq!(left, Vec::<String>::new());
+        assert_eq!(rules(backend, "filter", "FORWARD"), ["-s 192.0.2.7/32 -j DROP"]);
+    });
+}
+
+#[test]
+fn ipv6_has_tables_of_its_own() {
+    for backend in [Backend::Legacy, Backend::Nft] {
+        in_new_netns(|| {
+            if !works(backend) {
+                return;
+            }
+            let tools = IptablesTools::new(backend, Family::V6).unwrap();
+            let mut tables = Iptables::new(tools, ChainInsertMode::Insert);
+            wants(&mut tables);
+
+            apply(&mut tables);
+
+            let six = run(&format!("ip6tables-{backend}-save"), &[]);
+            assert!(six.contains(":cali-FORWARD "), "{six}");
+            assert!(!run(&format!("iptables-{backend}-save"), &[]).contains("cali"));
+        });
+    }
+}
+
+#[test]
+fn the_backend_in_use_is_detected() {
+    in_new_netns(|| {
+        if !works(Backend::Nft) {
+            return;
+        }
+        run("iptables-nft", &["-t", "mangle", "-N", "KUBE-KUBELET-CANARY"]);
+        assert_eq!(Backend::detect().unwrap(), Backend::Nft);
+        run("iptables-nft", &["-t", "mangle", "-X", "KUBE-KUBELET-CANARY"]);
+        let (ok, text) = attempt("iptables-legacy", &["-t", "mangle", "-N", "KUBE-IPTABLES-HINT"]);
+        assert!(ok, "{text}");
+        assert_eq!(Backend::detect().unwrap(), Backend::Legacy);
+    });
+}
+
+#[test]
+fn looking_for_the_backend_leaves_nothing_behind() {
+    in_new_netns(|| {
+        if works(Backend::Nft) {
+            // A table that was left would be in the way of the second look.
+            IptablesTools::new(Backend::Nft, Family::V4).unwrap();
+            IptablesTools::new(Backend::Nft, Family::V4).unwrap();
+        }
+    });
+}

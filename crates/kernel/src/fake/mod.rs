@@ -1,0 +1,360 @@
+//! A kernel in memory, for the tests of whoever writes kernel state.
+//!
+//! It refuses what the real one refuses: a rule that jumps to a chain or looks up a set that does not exist,
+//! destroying a chain or set that is referred to, a route or neighbour on a link that does not exist. And it
+//! refuses what it is told to refuse. Clones share one state.
+
+mod iptables;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use model::Family;
+
+use crate::iptables::IptablesTable;
+use crate::{
+    Driver, Failures, IpSet, IpSetName, Neighbour, NeighbourKey, NextHop, Route, RouteKey, RouteKind, Tunnel,
+};
+
+pub use iptables::FakeIptables;
+
+/// Something that can be told to fail.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Entry {
+    Route(RouteKey),
+    Neighbour(NeighbourKey),
+    IpSet(IpSetName),
+    Sysctl(String),
+    Tunnel(String),
+    /// Every `iptables-restore` of a table.
+    Table(Family, IptablesTable),
+    /// Every listing.
+    Lists,
+}
+
+/// The shared state; fields are public so that a test can look, and disturb.
+#[derive(Debug, Default)]
+pub struct State {
+    pub links: BTreeSet<String>,
+    pub routes: BTreeMap<RouteKey, Route>,
+    pub neighbours: BTreeMap<NeighbourKey, Neighbour>,
+    pub ip_sets: BTreeMap<IpSetName, IpSet>,
+    pub sysctls: BTreeMap<String, String>,
+    pub tunnels: BTreeMap<String, Tunnel>,
+    pub chains: BTreeMap<(Family, IptablesTable), iptables::Chains>,
+    /// What is refused, as by [`FakeKernel::refuse`].
+    pub refused: BTreeSet<Entry>,
+    /// How many entries (or restores) were written or deleted so far.
+    pub writes: usize,
+    /// Every `iptables-restore` input so far.
+    pub restores: Vec<String>,
+}
+
+/// A kernel in memory.
+#[derive(Clone, Debug, Default)]
+pub struct FakeKernel(Arc<Mutex<State>>);
+
+impl FakeKernel {
+    pub fn new() -> Self {
+        let kernel = Self::default();
+        kernel.state().links.insert("lo".to_owned());
+        for family in Family::ALL {
+            for table in IptablesTable::ALL {
+                kernel.state().chains.insert((family, table), iptables::Chains::of_table(table));
+            }
+        }
+        kernel
+    }
+
+    /// Looks into the state, or changes it behind everyone's back. Drop the guard before calling a driver.
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    pub fn add_link(&self, name: &str) {
+        self.state().links.insert(name.to_owned());
+    }
+
+    /// Removes a link, and with it its routes and neighbours, as the real kernel does.
+    pub fn remove_link(&self, name: &str) {
+        let mut state = self.state();
+        state.links.remove(name);
+        state.neighbours.retain(|key, _| key.interface != name);
+        state.routes.retain(|_, route| !hops(route).iter().any(|hop| hop.interface.as_deref() == Some(name)));
+    }
+
+    /// Makes every write of `entry` fail until `heal`.
+    pub fn refuse(&self, entry: Entry) {
+        self.state().refused.insert(entry);
+    }
+
+    /// Stops refusing anything.
+    pub fn heal(&self) {
+        self.state().refused.clear();
+    }
+
+    pub fn routes(&self) -> FakeRoutes {
+        FakeRoutes(self.clone())
+    }
+
+    pub fn neighbours(&self) -> FakeNeighbours {
+        FakeNeighbours(self.clone())
+    }
+
+    pub fn ip_sets(&self) -> FakeIpSets {
+        FakeIpSets(self.clone())
+    }
+
+    pub fn sysctls(&self) -> FakeSysctls {
+        FakeSysctls(self.clone())
+    }
+
+    pub fn tunnels(&self) -> FakeTunnels {
+        FakeTunnels(self.clone())
+    }
+
+    pub fn iptables(&self, family: Family) -> FakeIptables {
+        FakeIptables::new(self.clone(), family)
+    }
+
+    /// The rules of one chain as `iptables-save` would print them behind `-A CHAIN `; `None`: no such chain.
+    pub fn chain(&self, family: Family, table: IptablesTable, name: &str) -> Option<Vec<String>> {
+        self.state().chains.get(&(family, table))?.rules.get(name).cloned()
+    }
+
+    fn list<T>(&self, read: impl FnOnce(&State) -> T) -> io::Result<T> {
+        let state = self.state();
+        if state.refused.contains(&Entry::Lists) {
+            return Err(io::Error::other("told to refuse lists"));
+        }
+        Ok(read(&state))
+    }
+
+    /// Applies one after another what `put` and `delete` do, unless told to refuse it.
+    fn apply<K: Clone, V>(
+        &self,
+        puts: &[(K, V)],
+        deletes: &[K],
+        entry: impl Fn(&K) -> Entry,
+        put: impl Fn(&mut State, &K, &V) -> io::Result<()>,
+        delete: impl Fn(&mut State, &K) -> io::Result<()>,
+    ) -> Failures<K> {
+        let mut state = self.state();
+        let mut failures = Vec::new();
+        let puts = puts.iter().map(|(key, value)| (key, Some(value)));
+        for (key, value) in puts.chain(deletes.iter().map(|key| (key, None))) {
+            let result = match value {
+                _ if state.refused.contains(&entry(key)) => Err(io::Error::other("told to refuse this")),
+                Some(value) => put(&mut state, key, value),
+                None => delete(&mut state, key),
+            };
+            match result {
+                Ok(()) => state.writes += 1,
+                Err(error) => failures.push((key.clone(), error)),
+            }
+        }
+        failures
+    }
+}
+
+fn hops(route: &Route) -> &[NextHop] {
+    match &route.kind {
+        RouteKind::Unicast(hops) => hops,
+        RouteKind::Blackhole => &[],
+    }
+}
+
+fn no_link(name: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, format!("there is no link {name}"))
+}
+
+/// All routes count as ours.
+#[derive(Clone, Debug)]
+pub struct FakeRoutes(FakeKernel);
+
+impl Driver for FakeRoutes {
+    type Key = RouteKey;
+    type Value = Route;
+
+    fn list(&mut self) -> io::Result<BTreeMap<RouteKey, Route>> {
+        self.0.list(|state| state.routes.clone())
+    }
+
+    fn apply(&mut self, puts: &[(RouteKey, Route)], deletes: &[RouteKey]) -> Failures<RouteKey> {
+        let put = |state: &mut State, key: &RouteKey, route: &Route| {
+            let links = hops(route).iter().filter_map(|hop| hop.interface.as_ref());
+            if let Some(missing) = links.into_iter().find(|name| !state.links.contains(*name)) {
+                return Err(no_link(missing));
+            }
+            state.routes.insert(*key, route.clone());
+            Ok(())
+        };
+        self.0.apply(
+            puts,
+            deletes,
+            |key| Entry::Route(*key),
+            put,
+            |state, key| {
+                state.routes.remove(key);
+                Ok(())
+            },
+        )
+    }
+
+    fn matches(desired: &Route, actual: &Route) -> bool {
+        desired.is_realised_by(actual)
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct FakeNeighbours(FakeKernel);
+
+impl Driver for FakeNeighbours {
+    type Key = NeighbourKey;
+    type Value = Neighbour;
+
+    fn list(&mut self) -> io::Result<BTreeMap<NeighbourKey, Neighbour>> {
+        self.0.list(|state| state.neighbours.clone())
+    }
+
+    fn apply(
+        &mut self,
+        puts: &[(NeighbourKey, Neighbour)],
+        deletes: &[NeighbourKey],
+    ) -> Failures<NeighbourKey> {
+        let put = |state: &mut State, key: &NeighbourKey, neighbour: &Neighbour| {
+            if !state.links.contains(&key.interface) {
+                return Err(no_link(&key.interface));
+            }
+            state.neighbours.insert(key.clone(), *neighbour);
+            Ok(())
+        };
+        self.0.apply(
+            puts,
+            deletes,
+            |key| Entry::Neighbour(key.clone()),
+            put,
+            |state, key| {
+                state.neighbours.remove(key);
+                Ok(())
+            },
+        )
+    }
+}
+
+/// Sets whose name is ours.
+#[derive(Clone, Debug)]
+pub struct FakeIpSets(FakeKernel);
+
+impl Driver for FakeIpSets {
+    type Key = IpSetName;
+    type Value = IpSet;
+
+    fn list(&mut self) -> io::Result<BTreeMap<IpSetName, IpSet>> {
+        let ours = |state: &State| {
+            let sets = state.ip_sets.iter().filter(|(name, _)| IpSetName::is_ours(name.as_str()));
+            sets.map(|(name, set)| (name.clone(), set.clone())).collect()
+        };
+        self.0.list(ours)
+    }
+
+    fn apply(&mut self, puts: &[(IpSetName, IpSet)], deletes: &[IpSetName]) -> Failures<IpSetName> {
+        let put = |state: &mut State, key: &IpSetName, set: &IpSet| {
+            let is_whole = |member: &crate::IpSetMember| match member {
+                crate::IpSetMember::Net(cidr) => cidr.length() > 0,
+                crate::IpSetMember::IpPort(..) => true,
+            };
+            if !set.members.iter().all(is_whole) {
+                return Err(io::Error::other("a set cannot hold a prefix of length 0"));
+            }
+            state.ip_sets.insert(key.clone(), set.clone());
+            Ok(())
+        };
+        self.0.apply(
+            puts,
+            deletes,
+            |key| Entry::IpSet(key.clone()),
+            put,
+            |state, key| {
+                if state.chains.values().any(|chains| chains.refers_to_set(key.as_str())) {
+                    return Err(io::Error::other(format!("set {key} is in use by a rule")));
+                }
+                state.ip_sets.remove(key);
+                Ok(())
+            },
+        )
+    }
+}
+
+/// Files below /proc/sys, as `net/ipv4/ip_forward`; those of a link need the link.
+#[derive(Clone, Debug)]
+pub struct FakeSysctls(FakeKernel);
+
+impl Driver for FakeSysctls {
+    type Key = String;
+    type Value = String;
+
+    fn list(&mut self) -> io::Result<BTreeMap<String, String>> {
+        self.0.list(|state| state.sysctls.clone())
+    }
+
+    fn apply(&mut self, puts: &[(String, String)], deletes: &[String]) -> Failures<String> {
+        let put = |state: &mut State, path: &String, value: &String| {
+            let parts: Vec<&str> = path.split('/').collect();
+            if let ["net", "ipv4" | "ipv6", "conf" | "neigh", link, _] = parts.as_slice()
+                && !matches!(*link, "all" | "default")
+                && !state.links.contains(*link)
+            {
+                return Err(no_link(link));
+            }
+            state.sysctls.insert(path.clone(), value.clone());
+            Ok(())
+        };
+        self.0.apply(
+            puts,
+            deletes,
+            |path| Entry::Sysctl(path.clone()),
+            put,
+            |state, path| {
+                state.sysctls.remove(path);
+                Ok(())
+            },
+        )
+    }
+}
+
+/// IPIP links; putting one makes the link.
+#[derive(Clone, Debug)]
+pub struct FakeTunnels(FakeKernel);
+
+impl Driver for FakeTunnels {
+    type Key = String;
+    type Value = Tunnel;
+
+    fn list(&mut self) -> io::Result<BTreeMap<String, Tunnel>> {
+        self.0.list(|state| state.tunnels.clone())
+    }
+
+    fn apply(&mut self, puts: &[(String, Tunnel)], deletes: &[String]) -> Failures<String> {
+        let put = |state: &mut State, name: &String, tunnel: &Tunnel| {
+            state.links.insert(name.clone());
+            state.tunnels.insert(name.clone(), tunnel.clone());
+            Ok(())
+        };
+        self.0.apply(
+            puts,
+            deletes,
+            |name| Entry::Tunnel(name.clone()),
+            put,
+            |state, name| {
+                state.tunnels.remove(name);
+                Ok(())
+            },
+        )
+    }
+
+    fn matches(desired: &Tunnel, actual: &Tunnel) -> bool {
+        desired.is_realised_by(actual)
+    }
+}

@@ -1,0 +1,209 @@
+//! iptables chains and how ours are told from others' (`spec/felix.md` §1.2, §1.3).
+
+use std::fmt;
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sha2::{Digest, Sha224, Sha256};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum IptablesTable {
+    Raw,
+    Mangle,
+    Nat,
+    Filter,
+}
+
+impl IptablesTable {
+    pub const ALL: [IptablesTable; 4] =
+        [IptablesTable::Raw, IptablesTable::Mangle, IptablesTable::Nat, IptablesTable::Filter];
+
+    /// As `iptables -t` takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            IptablesTable::Raw => "raw",
+            IptablesTable::Mangle => "mangle",
+            IptablesTable::Nat => "nat",
+            IptablesTable::Filter => "filter",
+        }
+    }
+}
+
+/// Name of a chain of ours: begins with `cali-`, at most 28 bytes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ChainName(Arc<str>);
+
+impl ChainName {
+    /// Longest name that iptables takes, in bytes.
+    pub const MAX: usize = 28;
+    const PREFIXES: [&'static str; 8] =
+        ["cali-", "califw-", "calitw-", "califh-", "calith-", "calipi-", "calipo-", "felix-"];
+
+    /// A fixed name such as `cali-FORWARD`.
+    pub fn fixed(name: &str) -> Self {
+        debug_assert!(name.len() <= Self::MAX, "{name} is too long for a chain");
+        Self(name.into())
+    }
+
+    /// `prefix` and `suffix`, or `prefix`, `_` and a hash of the suffix where that would be too long.
+    pub fn limited(prefix: &str, suffix: &str) -> Self {
+        if suffix.is_empty() {
+            return Self(format!("{prefix}_").into());
+        }
+        let length = prefix.len() + suffix.len();
+        if length < Self::MAX || (length == Self::MAX && !suffix.starts_with('_')) {
+            return Self(format!("{prefix}{suffix}").into());
+        }
+        let hash = URL_SAFE_NO_PAD.encode(Sha256::digest(suffix));
+        Self(format!("{prefix}_{}", &hash[..Self::MAX - 1 - prefix.len()]).into())
+    }
+
+    /// Takes a name that iptables reported.
+    pub fn from_kernel(name: &str) -> Self {
+        Self(name.into())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Was a chain of this name made by us (or an earlier release or Calico)?
+    pub fn is_ours(name: &str) -> bool {
+        Self::PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+    }
+}
+
+impl fmt::Display for ChainName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One rule: everything that stands behind the chain's name and our hash comment.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Rule {
+    /// Matches and action in Calico's spelling, as `-m mark --mark 0x1/0x1 --jump ACCEPT`; comments included.
+    pub text: Arc<str>,
+}
+
+impl Rule {
+    /// Joins comments, matches and action with single spaces, leaving out empty parts.
+    ///
+    /// Characters of a comment outside `[\w @%+=:,./-]` become `_`, and it is cut at 256 bytes, so that no
+    /// name or annotation can break out of its quotes.
+    pub fn new(comments: &[&str], matches: &str, action: &str) -> Self {
+        let mut parts = Vec::with_capacity(comments.len() + 2);
+        for comment in comments {
+            parts.push(format!("-m comment --comment \"{}\"", sanitise(comment)));
+        }
+        parts.extend([matches, action].iter().filter(|part| !part.is_empty()).map(|part| (*part).to_owned()));
+        Self { text: parts.join(" ").into() }
+    }
+
+    /// The chain that it jumps or goes to, when that is one of ours.
+    pub fn target(&self) -> Option<&str> {
+        let mut words = self.text.split(' ').skip_while(|word| !matches!(*word, "--jump" | "--goto"));
+        words.next()?;
+        words.next().filter(|target| ChainName::is_ours(target))
+    }
+
+    /// The IP sets that it looks up.
+    pub fn sets(&self) -> impl Iterator<Item = &str> {
+        let mut words = self.text.split(' ');
+        std::iter::from_fn(move || words.find(|word| *word == "--match-set").and_then(|_| words.next()))
+    }
+}
+
+fn sanitise(comment: &str) -> String {
+    let is_safe = |c: char| c.is_ascii_alphanumeric() || "_ @%+=:,./-".contains(c);
+    comment.chars().map(|c| if is_safe(c) { c } else { '_' }).take(256).collect()
+}
+
+/// A chain of ours: every rule, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chain {
+    pub name: ChainName,
+    pub rules: Arc<[Rule]>,
+}
+
+/// A chain of the kernel, as `FORWARD`.
+pub type HookName = &'static str;
+
+/// What we put into one of the kernel's chains.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hook {
+    /// At the front (or the end, by ChainInsertMode).
+    pub inserts: Vec<Rule>,
+    /// Always at the end.
+    pub appends: Vec<Rule>,
+}
+
+/// The hash comment of each rule: 16 characters that cover the chain's name, the rule's place and all rules
+/// before it, so that equal hashes mean an equal chain. For rules that are always appended to a kernel chain,
+/// `chain` is `<CHAIN>*appends*`.
+pub fn chain_hashes(chain: &str, rules: &[Rule]) -> Vec<String> {
+    let mut hash = Sha224::digest(chain);
+    let mut hashes = Vec::with_capacity(rules.len());
+    for rule in rules {
+        let mut next = Sha224::new();
+        next.update(hash);
+        next.update(format!("-A {chain} HASH {}", rule.text));
+        hash = next.finalize();
+        let mut text = URL_SAFE_NO_PAD.encode(hash);
+        text.truncate(16);
+        hashes.push(text);
+    }
+    hashes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hashes_are_calicos() {
+        let jump = |to: &str| vec![Rule::new(&[], "", &format!("--jump {to}"))];
+
+        assert_eq!(chain_hashes("PREROUTING", &jump("cali-PREROUTING")), ["6gwbT8clXdHdC1b1"]);
+        assert_eq!(chain_hashes("FORWARD", &jump("cali-FORWARD")), ["wUHhoiAYhphO9Mso"]);
+        assert_eq!(chain_hashes("POSTROUTING*appends*", &jump("cali-POSTROUTING")), ["0i8pjzKKPyA34aQD"]);
+    }
+
+    #[test]
+    fn long_names_are_hashed_as_calico_does() {
+        assert_eq!(ChainName::limited("cali-pri-", "kns.default").as_str(), "cali-pri-kns.default");
+        assert_eq!(
+            ChainName::limited("cali-pri-", "ksa.kube-system.coredns").as_str(),
+            "cali-pri-_u2Tn2rSoAPffvE7JO6"
+        );
+        assert_eq!(
+            ChainName::limited("cali-pi-", "knp/default/allow-web").as_str(),
+            "cali-pi-_l7X9Omtz7dibbh9L3Lp"
+        );
+        assert_eq!(
+            ChainName::limited("cali-pi-", "gnp/default.deny-all").as_str(),
+            "cali-pi-gnp/default.deny-all"
+        );
+    }
+
+    #[test]
+    fn a_comment_cannot_leave_its_quotes() {
+        let rule = Rule::new(&["a\" --jump ACCEPT\n-A X"], "-p tcp", "--jump DROP");
+
+        assert_eq!(&*rule.text, "-m comment --comment \"a_ --jump ACCEPT_-A X\" -p tcp --jump DROP");
+    }
+
+    #[test]
+    fn references_are_found() {
+        let rule = Rule::new(
+            &[],
+            "-m set --match-set cali40s:a src -m set ! --match-set cali40s:b dst",
+            "--goto cali-fw-x",
+        );
+
+        assert_eq!(rule.target(), Some("cali-fw-x"));
+        assert_eq!(rule.sets().collect::<Vec<_>>(), ["cali40s:a", "cali40s:b"]);
+        assert_eq!(Rule::new(&[], "", "--jump DROP").target(), None);
+    }
+}

@@ -1,0 +1,218 @@
+//! From what a table holds and what it should hold to the input of `iptables-restore --noflush`.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use model::ChainInsertMode;
+
+use crate::iptables::{Chain, ChainName, Hook, HookName, IptablesTable, Rule, chain_hashes};
+use crate::iptables_save::{SavedRule, SavedTable};
+
+/// A chain with its hashes, computed once.
+#[derive(Clone, Debug)]
+pub(crate) struct HashedChain {
+    pub(crate) chain: Chain,
+    pub(crate) hashes: Vec<Box<str>>,
+}
+
+impl HashedChain {
+    pub(crate) fn new(chain: Chain) -> Self {
+        let hashes = chain_hashes(chain.name.as_str(), &chain.rules);
+        Self { hashes: hashes.into_iter().map(String::into_boxed_str).collect(), chain }
+    }
+}
+
+/// What one table should hold.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct DesiredTable {
+    pub(crate) chains: BTreeMap<ChainName, HashedChain>,
+    pub(crate) hooks: BTreeMap<HookName, Hook>,
+}
+
+/// Chains and hooks to be written, chains to be deleted: one table's difference.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Plan {
+    pub(crate) write: Vec<ChainName>,
+    pub(crate) delete: Vec<ChainName>,
+    /// Chains that are not ours and in which our rules are to be changed.
+    pub(crate) hooks: Vec<Box<str>>,
+}
+
+impl Plan {
+    /// Compares everything.
+    pub(crate) fn new(desired: &DesiredTable, saved: &SavedTable, mode: ChainInsertMode) -> Self {
+        let is_wrong = |hashed: &&HashedChain| saved.ours.get(&hashed.chain.name) != Some(&hashed.hashes);
+        let write = desired.chains.values().filter(is_wrong).map(|h| h.chain.name.clone()).collect();
+        let is_unwanted = |name: &&ChainName| !desired.chains.contains_key(*name);
+        let delete = saved.ours.keys().filter(is_unwanted).cloned().collect();
+        let mut hooks: Vec<Box<str>> = Vec::new();
+        let none = Hook::default();
+        for (name, rules) in &saved.foreign {
+            let hook = desired.hooks.get(&**name).unwrap_or(&none);
+            if !layout_is_right(name, hook, rules, mode) {
+                hooks.push(name.clone());
+            }
+        }
+        // The kernel's chains are always printed, unless the table was never used.
+        let is_missing =
+            |(name, hook): &(&HookName, &Hook)| !saved.foreign.contains_key(**name) && **hook != none;
+        hooks.extend(desired.hooks.iter().filter(is_missing).map(|(name, _)| Box::from(*name)));
+        Self { write, delete, hooks }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.write.is_empty() && self.delete.is_empty() && self.hooks.is_empty()
+    }
+
+    /// The transaction that writes chains and hooks, and takes every reference from what is to be deleted.
+    pub(crate) fn write_section(
+        &self,
+        table: IptablesTable,
+        desired: &DesiredTable,
+        saved: &SavedTable,
+        mode: ChainInsertMode,
+    ) -> String {
+        transaction(table, |text| {
+            // Declaring a chain makes it, or empties it.
+            self.write.iter().chain(&self.delete).for_each(|name| push_declaration(text, name));
+            self.write.iter().for_each(|name| push_chain(text, &desired.chains[name]));
+            self.push_hooks(text, desired, saved, mode);
+        })
+    }
+
+    /// For a table that was refused as a whole: a transaction that makes the chains which do not exist yet, so
+    /// that any other may refer to them. In the filter table they drop everything until they are written, but
+    /// for those that hooks lead to: these see the node's own traffic too, and must not lock it out.
+    pub(crate) fn declare_section(
+        &self,
+        table: IptablesTable,
+        desired: &DesiredTable,
+        saved: &SavedTable,
+    ) -> String {
+        let hooked = |rule: &Rule, name: &ChainName| rule.target() == Some(name.as_str());
+        let rules = || desired.hooks.values().flat_map(|hook| hook.inserts.iter().chain(&hook.appends));
+        transaction(table, |text| {
+            for name in self.write.iter().filter(|name| !saved.ours.contains_key(*name)) {
+                push_declaration(text, name);
+                if table == IptablesTable::Filter && !rules().any(|rule| hooked(rule, name)) {
+                    let _ = writeln!(text, "-A {name} --jump DROP");
+                }
+            }
+        })
+    }
+
+    /// Each chain in a transaction of its own, then the hooks: what is refused stops nothing else.
+    pub(crate) fn sections_apart(
+        &self,
+        table: IptablesTable,
+        desired: &DesiredTable,
+        saved: &SavedTable,
+        mode: ChainInsertMode,
+    ) -> Vec<String> {
+        let chain = |name: &ChainName| {
+            transaction(table, |text| {
+                push_declaration(text, name);
+                push_chain(text, &desired.chains[name]);
+            })
+        };
+        let mut sections: Vec<String> = self.write.iter().map(chain).collect();
+        sections.push(transaction(table, |text| {
+            self.delete.iter().for_each(|name| push_declaration(text, name));
+            self.push_hooks(text, desired, saved, mode);
+        }));
+        sections
+    }
+
+    fn push_hooks(
+        &self,
+        text: &mut String,
+        desired: &DesiredTable,
+        saved: &SavedTable,
+        mode: ChainInsertMode,
+    ) {
+        let none = Hook::default();
+        for name in &self.hooks {
+            for rule in saved.foreign.get(name).into_iter().flatten() {
+                if let SavedRule::Ours { text: rule, .. } = rule {
+                    let _ = writeln!(text, "-D {name} {rule}");
+                }
+            }
+            push_hook(text, name, desired.hooks.get(&**name).unwrap_or(&none), mode);
+        }
+    }
+
+    /// The transaction that deletes chains, which nobody refers to any more. Separate, because nftables refuses
+    /// to delete a chain in the transaction that takes away the last reference, and so that a foreign
+    /// reference does not undo the rest.
+    pub(crate) fn delete_section(&self, table: IptablesTable) -> Option<String> {
+        if self.delete.is_empty() {
+            return None;
+        }
+        Some(transaction(table, |text| {
+            self.delete.iter().for_each(|name| {
+                let _ = writeln!(text, "-X {name}");
+            });
+        }))
+    }
+}
+
+/// Hashes of what a hook puts into a chain: at the front or end, and always at the end.
+pub(crate) fn hook_hashes(name: &str, hook: &Hook) -> (Vec<String>, Vec<String>) {
+    (chain_hashes(name, &hook.inserts), chain_hashes(&format!("{name}*appends*"), &hook.appends))
+}
+
+/// Are our rules where they belong, with nothing of ours elsewhere?
+fn layout_is_right(name: &str, hook: &Hook, rules: &[SavedRule], mode: ChainInsertMode) -> bool {
+    let (inserts, appends) = hook_hashes(name, hook);
+    let (first, last) = match mode {
+        ChainInsertMode::Insert => (inserts, appends),
+        ChainInsertMode::Append => (Vec::new(), [inserts, appends].concat()),
+    };
+    let Some(foreign) = rules.len().checked_sub(first.len() + last.len()) else { return false };
+    let (front, rest) = rules.split_at(first.len());
+    let (middle, end) = rest.split_at(foreign);
+    holds(front, &first) && middle.iter().all(|rule| *rule == SavedRule::Foreign) && holds(end, &last)
+}
+
+fn holds(rules: &[SavedRule], hashes: &[String]) -> bool {
+    rules.iter().zip(hashes).all(|(rule, hash)| match rule {
+        SavedRule::Ours { hash: has, .. } => **has == **hash,
+        SavedRule::Foreign => false,
+    })
+}
+
+fn push_hook(text: &mut String, name: &str, hook: &Hook, mode: ChainInsertMode) {
+    let (inserts, appends) = hook_hashes(name, hook);
+    let pairs = hook.inserts.iter().zip(&inserts);
+    match mode {
+        // Each goes to the front, so the first comes last.
+        ChainInsertMode::Insert => pairs.rev().for_each(|(r, hash)| push_rule(text, "-I", name, hash, r)),
+        ChainInsertMode::Append => pairs.for_each(|(r, hash)| push_rule(text, "-A", name, hash, r)),
+    }
+    hook.appends.iter().zip(&appends).for_each(|(rule, hash)| push_rule(text, "-A", name, hash, rule));
+}
+
+fn transaction(table: IptablesTable, body: impl FnOnce(&mut String)) -> String {
+    let mut text = format!("*{}\n", table.name());
+    body(&mut text);
+    text.push_str("COMMIT\n");
+    text
+}
+
+fn push_declaration(text: &mut String, name: &ChainName) {
+    let _ = writeln!(text, ":{name} - [0:0]");
+}
+
+fn push_chain(text: &mut String, hashed: &HashedChain) {
+    for (rule, hash) in hashed.chain.rules.iter().zip(&hashed.hashes) {
+        push_rule(text, "-A", hashed.chain.name.as_str(), hash, rule);
+    }
+}
+
+fn push_rule(text: &mut String, command: &str, chain: &str, hash: &str, rule: &Rule) {
+    let _ = write!(text, "{command} {chain} -m comment --comment \"cali:{hash}\"");
+    if !rule.text.is_empty() {
+        let _ = write!(text, " {}", rule.text);
+    }
+    text.push('\n');
+}

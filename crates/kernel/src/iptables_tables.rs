@@ -1,0 +1,316 @@
+//! The four tables of one family: what they should hold, and how they get there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::time::Instant;
+
+use model::ChainInsertMode;
+
+use crate::iptables::{Chain, ChainName, Hook, HookName, IptablesTable};
+use crate::iptables_plan::{DesiredTable, HashedChain, Plan, hook_hashes};
+use crate::iptables_retries::{Part, Refused, Retries, pause};
+use crate::iptables_save::{Saved, SavedRule, SavedTable, parse_save};
+
+/// Input for one transaction: from `*table` to `COMMIT`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestoreSection {
+    pub table: IptablesTable,
+    pub text: String,
+}
+
+/// The port to `iptables-save` and `iptables-restore` of one family and backend.
+pub trait IptablesDriver {
+    /// All tables in the format of `iptables-save`.
+    fn save(&mut self) -> io::Result<String>;
+
+    /// Commits the sections in order; returns those that failed by index. One that fails stops no other.
+    fn restore(&mut self, sections: &[RestoreSection]) -> Vec<(usize, io::Error)>;
+}
+
+/// What one `apply` did.
+#[derive(Debug, Default)]
+pub struct IptablesApplied {
+    pub chains_written: usize,
+    pub chains_deleted: usize,
+    /// Kernel chains whose jumps were put right.
+    pub hooks_written: usize,
+    /// Lines given to `iptables-restore`; 0 when it did not run.
+    pub lines: usize,
+    /// What was refused; everything else is written.
+    pub failed: Vec<Refused>,
+}
+
+/// Chains and hooks of one family.
+///
+/// What the kernel holds is read once, and again at `resync`, after a failure, and before hooks are changed
+/// (others write to those chains too). The first `apply` also sweeps what an earlier run left behind, so it must
+/// wait until everything wanted has been set.
+pub struct Iptables<D> {
+    driver: D,
+    mode: ChainInsertMode,
+    desired: BTreeMap<IptablesTable, DesiredTable>,
+    saved: Option<Saved>,
+    retries: Retries,
+    /// How often in a row nothing could be read, and when that is tried again.
+    unreadable: Option<(u32, Instant)>,
+}
+
+impl<D: IptablesDriver> Iptables<D> {
+    pub fn new(driver: D, mode: ChainInsertMode) -> Self {
+        let desired = IptablesTable::ALL.into_iter().map(|table| (table, DesiredTable::default())).collect();
+        Self { driver, mode, desired, saved: None, retries: Retries::default(), unreadable: None }
+    }
+
+    /// Where jumps go in the kernel's chains.
+    pub fn set_insert_mode(&mut self, mode: ChainInsertMode) {
+        if mode != self.mode {
+            self.mode = mode;
+            IptablesTable::ALL.into_iter().for_each(|table| self.retries.wish_changed(table, Part::Hooks));
+        }
+    }
+
+    /// Wants a chain, or wants it gone.
+    pub fn set_chain(&mut self, table: IptablesTable, name: ChainName, chain: Option<Chain>) {
+        let chains = &mut self.desired.entry(table).or_default().chains;
+        match chain {
+            Some(chain) if chains.get(&name).is_some_and(|has| has.chain == chain) => {}
+            Some(chain) => {
+                debug_assert_eq!(chain.name, name);
+                self.retries.wish_changed(table, Part::Chain(name.clone()));
+                chains.insert(name, HashedChain::new(chain));
+            }
+            None => {
+                if chains.remove(&name).is_some() {
+                    self.retries.wish_changed(table, Part::Stale);
+                }
+            }
+        }
+    }
+
+    /// Wants these rules of ours in a chain of the kernel; the default takes all away.
+    pub fn set_hook(&mut self, table: IptablesTable, name: HookName, hook: Hook) {
+        let hooks = &mut self.desired.entry(table).or_default().hooks;
+        if hooks.get(name) != Some(&hook) {
+            hooks.insert(name, hook);
+            self.retries.wish_changed(table, Part::Hooks);
+        }
+    }
+
+    /// Reads the kernel's state again. Returns how many chains and hooks differ from what is wanted.
+    pub fn resync(&mut self) -> io::Result<usize> {
+        self.saved = Some(parse_save(&self.driver.save()?));
+        Ok(self.pending())
+    }
+
+    /// Makes the next `apply` read the kernel's state first.
+    pub fn invalidate(&mut self) {
+        self.saved = None;
+    }
+
+    /// Writes what differs, but for what was refused and has to wait until after `now`; a new wish for it is
+    /// written at once. Fails only when nothing could be read; then everything waits.
+    pub fn apply(&mut self, now: Instant) -> io::Result<IptablesApplied> {
+        if self.unreadable.is_some_and(|(_, at)| now < at) {
+            return Ok(IptablesApplied::default());
+        }
+        let result = self.apply_now(now);
+        match &result {
+            Ok(applied) => {
+                self.unreadable = None;
+                if !applied.failed.is_empty() {
+                    self.saved = None;
+                }
+            }
+            Err(_) => {
+                let failures = self.unreadable.map_or(0, |(failures, _)| failures);
+                self.unreadable = Some((failures.saturating_add(1), now + pause(failures)));
+                self.saved = None;
+            }
+        }
+        result
+    }
+
+    /// When the next try after a failure is due.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let unreadable = self.unreadable.map(|(_, at)| at);
+        unreadable.or_else(|| self.retries.poll_timeout())
+    }
+
+    /// Does everything wait because nothing could be read?
+    pub fn is_unreadable(&self) -> bool {
+        self.unreadable.is_some()
+    }
+
+    /// What was refused and is still wanted, with the reason.
+    pub fn refused(&self) -> impl Iterator<Item = (IptablesTable, &Part, &str)> {
+        self.retries.iter()
+    }
+
+    /// Does the kernel hold what is wanted, as far as is known?
+    pub fn is_settled(&self) -> bool {
+        self.saved.is_some() && self.pending() == 0
+    }
+
+    /// How many chains and hooks differ from what is wanted.
+    pub fn pending(&self) -> usize {
+        let plans = self.plans();
+        plans.values().map(|plan| plan.write.len() + plan.delete.len() + plan.hooks.len()).sum()
+    }
+
+    pub fn driver(&self) -> &D {
+        &self.driver
+    }
+
+    pub fn driver_mut(&mut self) -> &mut D {
+        &mut self.driver
+    }
+
+    fn plans(&self) -> BTreeMap<IptablesTable, Plan> {
+        let none = SavedTable::default();
+        let mut plans = BTreeMap::new();
+        for (table, desired) in &self.desired {
+            let saved = self.saved.as_ref().and_then(|saved| saved.get(table)).unwrap_or(&none);
+            let plan = Plan::new(desired, saved, self.mode);
+            if !plan.is_empty() {
+                plans.insert(*table, plan);
+            }
+        }
+        plans
+    }
+
+    /// The plans without what has to wait, and what that is.
+    fn due_plans(&self, now: Instant) -> (BTreeMap<IptablesTable, Plan>, BTreeSet<(IptablesTable, Part)>) {
+        let none = SavedTable::default();
+        let mut plans = self.plans();
+        let mut held = BTreeSet::new();
+        plans.retain(|table, plan| {
+            let saved = self.saved.as_ref().and_then(|saved| saved.get(table)).unwrap_or(&none);
+            held.append(&mut self.retries.hold_back(*table, plan, saved, now));
+            !plan.is_empty()
+        });
+        (plans, held)
+    }
+
+    fn apply_now(&mut self, now: Instant) -> io::Result<IptablesApplied> {
+        let mut fresh = self.saved.is_none();
+        if fresh {
+            self.resync()?;
+        }
+        let (mut plans, mut held) = self.due_plans(now);
+        if !fresh && plans.values().any(|plan| !plan.hooks.is_empty()) {
+            fresh = true;
+            self.resync()?;
+            (plans, held) = self.due_plans(now);
+        }
+        let mut applied = self.restore(&plans);
+        if !applied.failed.is_empty() && !fresh {
+            // Perhaps somebody had taken away what the plan relied on: look and try once more.
+            self.resync()?;
+            (plans, held) = self.due_plans(now);
+            applied = self.restore(&plans);
+        }
+        for whole in std::mem::take(&mut applied.failed) {
+            let apart = match whole.part {
+                Part::Table => self.restore_apart(whole.table, &plans[&whole.table], &mut applied),
+                _ => None,
+            };
+            match apart {
+                Some(refused) => applied.failed.extend(refused),
+                None => applied.failed.push(whole),
+            }
+        }
+        self.retries.note(&applied.failed, &held, now);
+        Ok(applied)
+    }
+
+    /// Writes a refused table chain by chain, so that one bad chain stops no other: it stays as it was, and one
+    /// that is new drops what it gets (unless a hook leads to it). Returns what is still refused; `None` when
+    /// not even a chain can be made.
+    fn restore_apart(
+        &mut self,
+        table: IptablesTable,
+        plan: &Plan,
+        applied: &mut IptablesApplied,
+    ) -> Option<Vec<Refused>> {
+        let none = SavedTable::default();
+        let saved = self.saved.as_ref().and_then(|saved| saved.get(&table)).unwrap_or(&none);
+        let declare =
+            RestoreSection { table, text: plan.declare_section(table, &self.desired[&table], saved) };
+        let mut texts = plan.sections_apart(table, &self.desired[&table], saved, self.mode);
+        texts.extend(plan.delete_section(table));
+        if !self.driver.restore(&[declare]).is_empty() {
+            return None;
+        }
+        let sections: Vec<_> = texts.into_iter().map(|text| RestoreSection { table, text }).collect();
+        let failed = self.driver.restore(&sections);
+        let part = |index: usize| match plan.write.get(index) {
+            Some(name) => Part::Chain(name.clone()),
+            None if index == plan.write.len() => Part::Hooks,
+            None => Part::Stale,
+        };
+        let refused = failed.into_iter().map(|(index, error)| Refused { table, part: part(index), error });
+        let refused: Vec<_> = refused.collect();
+        let chains = refused.iter().filter(|refused| matches!(refused.part, Part::Chain(_))).count();
+        applied.chains_written += plan.write.len() - chains;
+        Some(refused)
+    }
+
+    fn restore(&mut self, plans: &BTreeMap<IptablesTable, Plan>) -> IptablesApplied {
+        let none = SavedTable::default();
+        let mut applied = IptablesApplied::default();
+        let mut sections = Vec::new();
+        for (table, plan) in plans {
+            let saved = self.saved.as_ref().and_then(|saved| saved.get(table)).unwrap_or(&none);
+            let text = plan.write_section(*table, &self.desired[table], saved, self.mode);
+            sections.push(RestoreSection { table: *table, text });
+        }
+        let deletes = plans.iter().filter_map(|(table, plan)| {
+            plan.delete_section(*table).map(|text| RestoreSection { table: *table, text })
+        });
+        sections.extend(deletes);
+        if sections.is_empty() {
+            return applied;
+        }
+        applied.lines = sections.iter().map(|section| section.text.lines().count()).sum();
+        // Behind the tables' writes stand the deletions. Where both are refused, the write's reason counts.
+        for (index, error) in self.driver.restore(&sections) {
+            let table = sections[index].table;
+            let part = if index < plans.len() { Part::Table } else { Part::Stale };
+            if !applied.failed.iter().any(|refused| refused.table == table) {
+                applied.failed.push(Refused { table, part, error });
+            }
+        }
+        for (table, plan) in plans {
+            if !applied.failed.iter().any(|refused| refused.table == *table) {
+                applied.chains_written += plan.write.len();
+                applied.chains_deleted += plan.delete.len();
+                applied.hooks_written += plan.hooks.len();
+                self.note(*table, plan);
+            }
+        }
+        applied
+    }
+
+    /// Notes that the kernel now holds what the plan said.
+    fn note(&mut self, table: IptablesTable, plan: &Plan) {
+        let desired = &self.desired[&table];
+        let Some(saved) = self.saved.as_mut() else { return };
+        let saved = saved.entry(table).or_default();
+        for name in &plan.write {
+            saved.ours.insert(name.clone(), desired.chains[name].hashes.clone());
+        }
+        for name in &plan.delete {
+            saved.ours.remove(name);
+        }
+        let none = Hook::default();
+        for name in &plan.hooks {
+            let (inserts, appends) = hook_hashes(name, desired.hooks.get(&**name).unwrap_or(&none));
+            let ours = |hash: String| SavedRule::Ours { hash: hash.into(), text: "".into() };
+            let rules = saved.foreign.entry(name.clone()).or_default();
+            rules.retain(|rule| *rule == SavedRule::Foreign);
+            let at = if self.mode == ChainInsertMode::Insert { 0 } else { rules.len() };
+            rules.splice(at..at, inserts.into_iter().map(ours));
+            rules.extend(appends.into_iter().map(ours));
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! Kernel state as tables: one kind of state per file, the port through which it is written, tables that
+//! retry what failed, and fakes that refuse what the kernel would refuse.
+//!
+//! Pure: the netlink sockets and processes behind the ports are `crates/kernel-linux`.
+
+pub mod fake;
+
+mod driver;
+mod ipset;
+mod iptables;
+mod iptables_plan;
+mod iptables_retries;
+mod iptables_save;
+mod iptables_tables;
+mod link;
+mod neighbour;
+mod route;
+mod table;
+mod tunnel;
+
+pub use driver::{Driver, Failures};
+pub use ipset::{IpSet, IpSetKind, IpSetMember, IpSetName};
+pub use iptables::{Chain, ChainName, Hook, HookName, IptablesTable, Rule, chain_hashes};
+pub use iptables_retries::{Part, Refused};
+pub use iptables_save::{Saved, SavedRule, SavedTable, parse_save};
+pub use iptables_tables::{Iptables, IptablesApplied, IptablesDriver, RestoreSection};
+pub use link::{Link, LinkEvent};
+pub use neighbour::{Neighbour, NeighbourKey};
+pub use route::{Encapsulation, NextHop, PROTO_BIRD, PROTO_BOOT, PROTO_FELIX, Route, RouteKey, RouteKind};
+pub use table::{Applied, Table};
+pub use tunnel::Tunnel;

@@ -1,0 +1,33 @@
+//! The cluster's own words: what endpoints, policies, pools, nodes and BGP settings mean, apart from how any
+//! API spells them.
+//!
+//! Owns the types that more than one part speaks about, and the stream of [`Update`]s that the datastore
+//! door turns every change into. Never talks to an API, never serialises a custom resource: that is
+//! `crates/datastore`.
+
+mod bgp;
+mod block;
+mod cidr;
+mod endpoint;
+mod felix_configuration;
+mod names;
+mod node;
+mod policy;
+mod pool;
+mod selector;
+mod update;
+
+pub use bgp::{BgpConfiguration, BgpPeer, NextHopMode, PeerSelection};
+pub use block::{AffinityState, AllocationAttributes, Block, BlockAffinity, Handle, IpamConfiguration};
+pub use cidr::{Cidr, Family, InvalidCidr};
+pub use endpoint::{EndpointPort, HostInterface, LocalEndpoint, Pod, host_interface_name};
+pub use felix_configuration::{ChainInsertMode, EndpointToHostAction, FelixConfiguration, LogSeverity};
+pub use names::{Labels, NodeName, PodKey};
+pub use node::{Node, NodeAddress};
+pub use policy::{
+    Action, Direction, EntityRule, IcmpMatch, InvalidPort, Policy, PolicyKey, PolicyKind, PortMatch,
+    PortRange, Protocol, Rule, Tier,
+};
+pub use pool::{AllowedUse, AssignmentMode, EncapMode, IpPool};
+pub use selector::{InvalidSelector, LabelLookup, Restriction, Selector};
+pub use update::Update;

@@ -1,0 +1,49 @@
+//! Nodes as routers.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use crate::{Cidr, Family, Labels, NodeName};
+
+/// A node's address and the length of the subnet that it is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeAddress {
+    pub address: IpAddr,
+    /// Prefix length of the subnet on the node's own interface.
+    pub length: u8,
+}
+
+impl NodeAddress {
+    /// The subnet; another node's address inside it is on-link.
+    pub fn subnet(self) -> Cidr {
+        Cidr::truncated(self.address, self.length).unwrap_or_else(|| Cidr::host(self.address))
+    }
+}
+
+/// A Kubernetes Node with what Calico's annotations add to it (`projectcalico.org/IPv4Address` ...).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    pub name: NodeName,
+    pub uid: String,
+    pub labels: Labels,
+    /// Where BGP peers reach it; from the annotation, else the InternalIP as a host address.
+    pub ipv4: Option<NodeAddress>,
+    pub ipv6: Option<NodeAddress>,
+    /// `status.addresses` of type InternalIP.
+    pub internal_ips: Vec<IpAddr>,
+    /// `projectcalico.org/ASNumber`; `None` takes the cluster's.
+    pub as_number: Option<u32>,
+    /// `projectcalico.org/RouteReflectorClusterID`: this node is a route reflector.
+    pub route_reflector_cluster_id: Option<Ipv4Addr>,
+    /// `projectcalico.org/IPv4IPIPTunnelAddr`: address of `tunl0`.
+    pub ipip_tunnel_address: Option<Ipv4Addr>,
+}
+
+impl Node {
+    /// The address of one family that peers and tunnels use.
+    pub fn address(&self, family: Family) -> Option<NodeAddress> {
+        match family {
+            Family::V4 => self.ipv4,
+            Family::V6 => self.ipv6,
+        }
+    }
+}

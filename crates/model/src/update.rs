@@ -1,0 +1,31 @@
+//! What the datastore tells: one object's present state, or that it is gone.
+
+use crate::{
+    BgpConfiguration, BgpPeer, Block, BlockAffinity, Cidr, FelixConfiguration, IpPool, IpamConfiguration,
+    Labels, Node, NodeName, Pod, PodKey, Policy, PolicyKey, Tier,
+};
+
+/// One change. `None` means that the object is gone (or invalid, which counts as gone and is logged).
+///
+/// Updates are levels, not edges: applying one twice changes nothing, and only the last of a key counts.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Update {
+    Node(NodeName, Option<Node>),
+    Pod(PodKey, Option<Pod>),
+    /// Labels of a namespace.
+    Namespace(String, Option<Labels>),
+    /// Labels of a service account, by namespace and name.
+    ServiceAccount(String, String, Option<Labels>),
+    Policy(PolicyKey, Option<Box<Policy>>),
+    Tier(String, Option<Tier>),
+    Pool(String, Option<IpPool>),
+    Block(Cidr, Option<Box<Block>>),
+    /// By node and block.
+    BlockAffinity(NodeName, Cidr, Option<BlockAffinity>),
+    BgpConfiguration(Option<BgpConfiguration>),
+    BgpPeer(String, Option<BgpPeer>),
+    IpamConfiguration(Option<IpamConfiguration>),
+    FelixConfiguration(Option<FelixConfiguration>),
+    /// Every kind has been listed once; sent once, and only then may the kernel be touched.
+    InSync,
+}

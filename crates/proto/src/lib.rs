@@ -1,0 +1,10 @@
+//! The messages that processes of a node exchange over unix sockets, and how they are framed.
+//!
+//! Every message is protobuf (prost) behind a four-byte big-endian length: the CNI plugin then needs no HTTP/2
+//! stack and starts within a millisecond. Owns contracts only, never what happens behind them.
+
+mod frame;
+pub mod node;
+pub mod speaker;
+
+pub use frame::{FrameError, MAX_FRAME, decode_frame, encode_frame, read_frame, write_frame};

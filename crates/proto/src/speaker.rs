@@ -1,0 +1,223 @@
+//! What a BGP speaker tells about itself over its unix socket (`ocicat bgp …`), the same for bird-lite and the
+//! route reflector. A client sends one [`Request`] and gets one [`Response`], as often as it likes.
+
+use prost::{Message, Oneof};
+
+/// What a client asks.
+#[derive(Clone, PartialEq, Message)]
+pub struct Request {
+    #[prost(oneof = "request::Call", tags = "1, 2, 3")]
+    pub call: Option<request::Call>,
+}
+
+/// Calls of [`Request`].
+pub mod request {
+    use super::{Message, Oneof};
+
+    #[derive(Clone, PartialEq, Oneof)]
+    pub enum Call {
+        /// The speaker and its peers.
+        #[prost(message, tag = "1")]
+        Summary(Summary),
+        /// Paths of the table.
+        #[prost(message, tag = "2")]
+        Routes(Routes),
+        /// Ends a peer's session and begins a new one.
+        #[prost(message, tag = "3")]
+        Reset(Reset),
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub struct Summary {}
+
+    #[derive(Clone, PartialEq, Message)]
+    pub struct Routes {
+        /// Only paths to this prefix; empty means all.
+        #[prost(string, tag = "1")]
+        pub prefix: String,
+        /// Only what this peer has from us; empty means the table itself.
+        #[prost(string, tag = "2")]
+        pub advertised_to: String,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub struct Reset {
+        /// Address of the peer.
+        #[prost(string, tag = "1")]
+        pub peer: String,
+    }
+}
+
+/// What the speaker answers.
+#[derive(Clone, PartialEq, Message)]
+pub struct Response {
+    #[prost(oneof = "response::Answer", tags = "1, 2, 3, 15")]
+    pub answer: Option<response::Answer>,
+}
+
+/// Answers of [`Response`].
+pub mod response {
+    use super::{Message, Oneof};
+
+    #[derive(Clone, PartialEq, Oneof)]
+    pub enum Answer {
+        #[prost(message, tag = "1")]
+        Summary(super::Summary),
+        #[prost(message, tag = "2")]
+        Routes(super::Routes),
+        #[prost(message, tag = "3")]
+        Done(Done),
+        /// Why the call failed, in words.
+        #[prost(string, tag = "15")]
+        Error(String),
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub struct Done {}
+}
+
+/// A speaker and its peers.
+#[derive(Clone, PartialEq, Message)]
+pub struct Summary {
+    /// Node name; empty for a reflector outside the cluster.
+    #[prost(string, tag = "1")]
+    pub node: String,
+    #[prost(uint32, tag = "2")]
+    pub asn: u32,
+    /// BGP Identifier; empty before the speaker runs.
+    #[prost(string, tag = "3")]
+    pub router_id: String,
+    /// Addresses and ports that are listened on.
+    #[prost(string, repeated, tag = "4")]
+    pub listening: Vec<String>,
+    /// A graceful restart is under way: peers are waited for.
+    #[prost(bool, tag = "5")]
+    pub restarting: bool,
+    #[prost(message, repeated, tag = "6")]
+    pub peers: Vec<Peer>,
+    /// Prefixes in the table that have a usable route.
+    #[prost(uint64, tag = "7")]
+    pub routes: u64,
+    /// Routes of ours in the kernel.
+    #[prost(uint64, tag = "8")]
+    pub kernel_routes: u64,
+    /// Routes that should be in the kernel and are not.
+    #[prost(message, repeated, tag = "9")]
+    pub pending: Vec<PendingRoute>,
+    /// What keeps the speaker as a whole from working, in words; empty when nothing does.
+    #[prost(string, repeated, tag = "10")]
+    pub problems: Vec<String>,
+    /// Set on a route reflector.
+    #[prost(string, tag = "11")]
+    pub cluster_id: String,
+}
+
+/// One peer.
+#[derive(Clone, PartialEq, Message)]
+pub struct Peer {
+    #[prost(string, tag = "1")]
+    pub address: String,
+    /// What the configuration calls it: `mesh node-2`, `BGPPeer tor`.
+    #[prost(string, tag = "2")]
+    pub description: String,
+    /// 0 while any AS is taken and none was seen.
+    #[prost(uint32, tag = "3")]
+    pub asn: u32,
+    #[prost(string, tag = "4")]
+    pub router_id: String,
+    /// `Idle`, `Connect`, `Active`, `OpenSent`, `OpenConfirm` or `Established` (RFC 4271 §8.2.2).
+    #[prost(string, tag = "5")]
+    pub state: String,
+    /// Seconds since it became Established, or ceased to be.
+    #[prost(uint64, tag = "6")]
+    pub seconds: u64,
+    /// Prefixes received, of these accepted, advertised, and kept over a restart of the peer.
+    #[prost(uint64, tag = "7")]
+    pub received: u64,
+    #[prost(uint64, tag = "8")]
+    pub accepted: u64,
+    #[prost(uint64, tag = "9")]
+    pub advertised: u64,
+    #[prost(uint64, tag = "10")]
+    pub stale: u64,
+    /// Why it is not Established; or, when it is, why the session before ended. Empty when there is nothing to say.
+    #[prost(string, tag = "11")]
+    pub cause: String,
+    /// Sessions so far.
+    #[prost(uint64, tag = "12")]
+    pub sessions: u64,
+    /// Same AS as ours.
+    #[prost(bool, tag = "13")]
+    pub internal: bool,
+    /// It is a client of this reflector.
+    #[prost(bool, tag = "14")]
+    pub reflector_client: bool,
+    /// It connected out of a range and is not configured by itself.
+    #[prost(bool, tag = "15")]
+    pub dynamic: bool,
+    /// `ipv4-unicast`, `ipv6-unicast`: negotiated when Established, else configured.
+    #[prost(string, repeated, tag = "16")]
+    pub families: Vec<String>,
+    /// Hold time in seconds.
+    #[prost(uint32, tag = "17")]
+    pub hold_time: u32,
+    /// Graceful restart was negotiated.
+    #[prost(bool, tag = "18")]
+    pub graceful_restart: bool,
+    /// Own address of the session.
+    #[prost(string, tag = "19")]
+    pub local_address: String,
+    /// Malformed messages that did not end the session (RFC 7606), and the last one in words.
+    #[prost(uint64, tag = "20")]
+    pub malformed: u64,
+    #[prost(string, tag = "21")]
+    pub last_malformed: String,
+}
+
+/// A route that should be in the kernel and is not.
+#[derive(Clone, PartialEq, Message)]
+pub struct PendingRoute {
+    #[prost(string, tag = "1")]
+    pub prefix: String,
+    /// Why not, and what can be done.
+    #[prost(string, tag = "2")]
+    pub reason: String,
+}
+
+/// Paths of the table, or of one peer's Adj-RIB-Out.
+#[derive(Clone, PartialEq, Message)]
+pub struct Routes {
+    #[prost(message, repeated, tag = "1")]
+    pub routes: Vec<Route>,
+}
+
+/// One path.
+#[derive(Clone, PartialEq, Message)]
+pub struct Route {
+    #[prost(string, tag = "1")]
+    pub prefix: String,
+    #[prost(string, tag = "2")]
+    pub next_hop: String,
+    /// Address of the peer that it came from; `local` when originated here.
+    #[prost(string, tag = "3")]
+    pub source: String,
+    #[prost(string, tag = "4")]
+    pub as_path: String,
+    #[prost(uint32, optional, tag = "5")]
+    pub local_pref: Option<u32>,
+    #[prost(uint32, optional, tag = "6")]
+    pub med: Option<u32>,
+    #[prost(bool, tag = "7")]
+    pub best: bool,
+    /// The step of the decision process that made it best.
+    #[prost(string, tag = "8")]
+    pub reason: String,
+    /// Why it is not used at all; empty when it may be.
+    #[prost(string, tag = "9")]
+    pub rejected: String,
+    /// Kept from before its peer went away.
+    #[prost(bool, tag = "10")]
+    pub stale: bool,
+    #[prost(string, repeated, tag = "11")]
+    pub communities: Vec<String>,
+}

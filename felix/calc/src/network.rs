@@ -1,0 +1,110 @@
+//! Nodes, pools and configuration: what the node must know whatever pods it has.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use model::{EncapMode, Family, FelixConfiguration, IpPool, Node, NodeName};
+
+use crate::{Change, Pools};
+
+/// Keeps the present state and what was told of it; telling costs nothing where nothing was marked.
+pub(crate) struct Network {
+    node: NodeName,
+    hosts: BTreeMap<NodeName, Vec<IpAddr>>,
+    tunnel: Option<Ipv4Addr>,
+    pools: BTreeMap<String, IpPool>,
+    configuration: FelixConfiguration,
+    dirty: bool,
+    told: Option<Told>,
+}
+
+#[derive(PartialEq)]
+struct Told {
+    hosts: Arc<BTreeSet<IpAddr>>,
+    tunnel: Option<Ipv4Addr>,
+    pools: Arc<Pools>,
+    configuration: FelixConfiguration,
+}
+
+impl Network {
+    pub(crate) fn new(node: NodeName) -> Self {
+        Self {
+            node,
+            hosts: BTreeMap::new(),
+            tunnel: None,
+            pools: BTreeMap::new(),
+            configuration: FelixConfiguration::default(),
+            dirty: true,
+            told: None,
+        }
+    }
+
+    pub(crate) fn set_node(&mut self, name: NodeName, node: Option<Node>) {
+        if name == self.node {
+            self.tunnel = node.as_ref().and_then(|node| node.ipip_tunnel_address);
+        }
+        match node {
+            Some(node) => _ = self.hosts.insert(name, addresses(&node)),
+            None => _ = self.hosts.remove(&name),
+        }
+        self.dirty = true;
+    }
+
+    pub(crate) fn set_pool(&mut self, name: String, pool: Option<IpPool>) {
+        match pool {
+            Some(pool) => _ = self.pools.insert(name, pool),
+            None => _ = self.pools.remove(&name),
+        }
+        self.dirty = true;
+    }
+
+    pub(crate) fn set_configuration(&mut self, configuration: Option<FelixConfiguration>) {
+        self.configuration = configuration.unwrap_or_default();
+        self.dirty = true;
+    }
+
+    pub(crate) fn tell(&mut self) -> Vec<Change> {
+        if !std::mem::take(&mut self.dirty) {
+            return Vec::new();
+        }
+        let present = Told {
+            hosts: Arc::new(self.hosts.values().flatten().copied().collect()),
+            tunnel: self.tunnel,
+            pools: Arc::new(self.resolve_pools()),
+            configuration: self.configuration.clone(),
+        };
+        let differs =
+            |same: fn(&Told, &Told) -> bool| self.told.as_ref().is_none_or(|old| !same(old, &present));
+        let mut changes = Vec::new();
+        if differs(|a, b| a.configuration == b.configuration) {
+            changes.push(Change::Configuration(present.configuration.clone()));
+        }
+        if differs(|a, b| a.hosts == b.hosts) {
+            changes.push(Change::Hosts(present.hosts.clone()));
+        }
+        if differs(|a, b| a.pools == b.pools) {
+            changes.push(Change::Pools(present.pools.clone()));
+        }
+        if differs(|a, b| a.tunnel == b.tunnel) {
+            changes.push(Change::TunnelAddress(present.tunnel));
+        }
+        self.told = Some(present);
+        changes
+    }
+
+    fn resolve_pools(&self) -> Pools {
+        let cidrs = |wanted: fn(&IpPool) -> bool| {
+            self.pools.values().filter(|pool| wanted(pool)).map(|pool| pool.cidr).collect()
+        };
+        Pools {
+            network: cidrs(IpPool::is_network),
+            masquerade: cidrs(|pool| pool.nat_outgoing),
+            ipip: self.pools.values().any(|pool| pool.ipip_mode != EncapMode::Never),
+        }
+    }
+}
+
+fn addresses(node: &Node) -> Vec<IpAddr> {
+    Family::ALL.iter().filter_map(|family| Some(node.address(*family)?.address)).collect()
+}

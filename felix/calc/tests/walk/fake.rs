@@ -1,0 +1,125 @@
+//! A dataplane that refuses references to what is not there, and the removal of what is referred to.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use felix_calc::{
+    ActiveEndpoint, ActiveEntity, ActivePolicy, ActiveTier, Change, EndpointPolicies, Pools, SetId,
+};
+use kernel::{IpSetKind, IpSetMember};
+use model::{FelixConfiguration, HostInterface, PolicyKey};
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Fake {
+    sets: BTreeMap<SetId, (IpSetKind, BTreeSet<IpSetMember>)>,
+    policies: BTreeMap<PolicyKey, Arc<ActivePolicy>>,
+    profiles: BTreeSet<Arc<str>>,
+    endpoints: BTreeMap<HostInterface, Arc<ActiveEndpoint>>,
+    configuration: Option<FelixConfiguration>,
+    hosts: Arc<BTreeSet<IpAddr>>,
+    pools: Arc<Pools>,
+    tunnel: Option<Ipv4Addr>,
+}
+
+impl Fake {
+    pub fn apply(&mut self, changes: Vec<Change>) {
+        for change in changes {
+            self.apply_one(change);
+            self.check_references();
+        }
+    }
+
+    fn apply_one(&mut self, change: Change) {
+        match change {
+            Change::Configuration(configuration) => self.configuration = Some(configuration),
+            Change::IpSet(id, Some(set)) => {
+                let members: BTreeSet<_> = set.members.iter().copied().collect();
+                assert_eq!(members.len(), set.members.len(), "{id} has a member twice");
+                assert!(
+                    self.sets.insert(id.clone(), (set.kind, members)).is_none(),
+                    "{id} is told whole again"
+                );
+            }
+            Change::IpSet(id, None) => assert!(self.sets.remove(&id).is_some(), "{id} was not there"),
+            Change::IpSetDelta { id, added, removed } => {
+                assert!(!added.is_empty() || !removed.is_empty(), "an empty delta of {id}");
+                let (_, members) = self.sets.get_mut(&id).unwrap_or_else(|| panic!("{id} is not there"));
+                removed.iter().for_each(|m| assert!(members.remove(m), "{m:?} was not in {id}"));
+                added.iter().for_each(|m| assert!(members.insert(*m), "{m:?} was in {id}"));
+            }
+            Change::Policy(key, Some(policy)) => {
+                let old = self.policies.insert(key, policy.clone());
+                assert_ne!(old, Some(policy), "a policy is told twice");
+            }
+            Change::Policy(key, None) => assert!(self.policies.remove(&key).is_some(), "{key} was not there"),
+            Change::Profile { namespace, active: true } => assert!(self.profiles.insert(namespace)),
+            Change::Profile { namespace, active: false } => assert!(self.profiles.remove(&namespace)),
+            Change::Endpoint(interface, Some(endpoint)) => {
+                let old = self.endpoints.insert(interface, endpoint.clone());
+                assert_ne!(old, Some(endpoint), "an endpoint is told twice");
+            }
+            Change::Endpoint(interface, None) => assert!(self.endpoints.remove(&interface).is_some()),
+            Change::Hosts(hosts) => self.hosts = hosts,
+            Change::Pools(pools) => self.pools = pools,
+            Change::TunnelAddress(address) => self.tunnel = address,
+        }
+    }
+
+    fn check_references(&self) {
+        for policy in self.policies.values() {
+            let entities =
+                policy.ingress.iter().chain(&policy.egress).flat_map(|r| [&r.source, &r.destination]);
+            for set in entities.flat_map(sets_of) {
+                assert!(self.sets.contains_key(set), "{} refers to {set}, which is not there", policy.key);
+            }
+        }
+        for (interface, endpoint) in &self.endpoints {
+            let EndpointPolicies::Open { namespace, tiers } = &endpoint.policies else { continue };
+            assert!(self.profiles.contains(namespace), "{interface} needs the profile of {namespace}");
+            for key in tiers.iter().flat_map(|tier| tier.ingress.iter().chain(&tier.egress)) {
+                assert!(self.policies.contains_key(key), "{interface} refers to {key}, which is not there");
+            }
+        }
+    }
+
+    /// The members of every set.
+    pub fn members(&self) -> Vec<Vec<IpSetMember>> {
+        self.sets.values().map(|(_, members)| members.iter().copied().collect()).collect()
+    }
+
+    /// What is active, one thing a line.
+    pub fn lines(&self) -> Vec<String> {
+        let sets = self.sets.iter().map(|(id, (_, members))| {
+            let members: Vec<_> = members.iter().map(member).collect();
+            format!("set {id}: {}", members.join(" "))
+        });
+        let policies = self.policies.keys().map(|key| format!("policy {key}"));
+        let endpoints = self.endpoints.values().map(|endpoint| {
+            let what = match &endpoint.policies {
+                EndpointPolicies::Closed(reason) => format!("closed, {reason}"),
+                EndpointPolicies::Open { tiers, .. } => tiers.iter().map(tier).collect::<Vec<_>>().join("; "),
+            };
+            format!("endpoint {}: {what}", endpoint.local.pod).trim_end().to_owned()
+        });
+        sets.chain(policies).chain(endpoints).collect()
+    }
+}
+
+fn sets_of(entity: &ActiveEntity) -> impl Iterator<Item = &SetId> {
+    let single = entity.set.iter().chain(&entity.not_set);
+    single.chain(&entity.named_ports).chain(&entity.not_named_ports)
+}
+
+fn member(member: &IpSetMember) -> String {
+    match member {
+        IpSetMember::Net(cidr) => cidr.address().to_string(),
+        IpSetMember::IpPort(address, protocol, port) => format!("{address},{protocol}:{port}"),
+    }
+}
+
+fn tier(tier: &ActiveTier) -> String {
+    let keys = |keys: &[PolicyKey]| keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    let end = if tier.default_action_is_pass { "pass" } else { "deny" };
+    format!("{} in [{}] out [{}] {end}", tier.name, keys(&tier.ingress), keys(&tier.egress))
+}

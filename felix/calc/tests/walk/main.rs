@@ -1,0 +1,9 @@
+//! Lists of datastore states, each with what it must lead to, walked in every way: forth, back, through
+//! nothing, several at once, with everything said twice and in any order.
+
+#![allow(clippy::unwrap_used, reason = "clippy exempts only the test functions themselves")]
+
+mod fake;
+mod random;
+mod scenarios;
+mod state;

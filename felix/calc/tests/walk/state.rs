@@ -1,0 +1,242 @@
+//! Datastore states, and the walk over them.
+
+use std::collections::BTreeMap;
+
+use felix_calc::Calc;
+use kernel::IpSetMember;
+use model::{
+    Action, EntityRule, Labels, LocalEndpoint, NodeName, Pod, PodKey, Policy, PolicyKey, PolicyKind, Rule,
+    Tier, Update,
+};
+
+use crate::fake::Fake;
+use crate::random::Random;
+
+/// One thing that is there.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Thing {
+    Stored(Update),
+    Local(LocalEndpoint),
+}
+
+/// All that is there, by a key of its own.
+#[derive(Clone, Debug, Default)]
+pub struct State {
+    things: BTreeMap<String, Thing>,
+    expected: Option<Vec<String>>,
+}
+
+impl State {
+    pub fn with(mut self, update: Update) -> Self {
+        let key = match &update {
+            Update::Node(name, _) => format!("node {name}"),
+            Update::Pod(key, _) => format!("pod {key}"),
+            Update::Namespace(name, _) => format!("namespace {name}"),
+            Update::ServiceAccount(namespace, name, _) => format!("account {namespace}/{name}"),
+            Update::Policy(key, _) => format!("policy {key}"),
+            Update::Tier(name, _) => format!("tier {name}"),
+            Update::Pool(name, _) => format!("pool {name}"),
+            other => panic!("{other:?} has no place in a state"),
+        };
+        self.things.insert(key, Thing::Stored(update));
+        self
+    }
+
+    pub fn with_local(mut self, pod: &Pod) -> Self {
+        let endpoint = LocalEndpoint {
+            container_id: "c".to_owned(),
+            pod: pod.key.clone(),
+            interface: interface(&pod.key),
+            addresses: pod.addresses.clone(),
+            mac: [1; 6],
+        };
+        self.things.insert(format!("local {}", endpoint.interface), Thing::Local(endpoint));
+        self
+    }
+
+    pub fn without(mut self, key: &str) -> Self {
+        self.things.remove(key).unwrap_or_else(|| panic!("there is no {key}"));
+        self
+    }
+
+    /// What must be active, as [`Fake::lines`] says it.
+    pub fn leads_to(mut self, lines: &[&str]) -> Self {
+        self.expected = Some(lines.iter().map(|line| (*line).to_owned()).collect());
+        self
+    }
+
+    /// The members of the only set that it leads to.
+    pub fn members(&self) -> Vec<IpSetMember> {
+        let sets = reached_directly(self).members();
+        assert_eq!(sets.len(), 1, "{sets:?}");
+        sets.into_iter().next().expect("there is one")
+    }
+
+    /// What takes another state here.
+    fn from(&self, other: &State) -> Vec<Thing> {
+        let gone = other.things.iter().filter(|(key, _)| !self.things.contains_key(*key));
+        let come = self.things.iter().filter(|(key, thing)| other.things.get(*key) != Some(thing));
+        gone.map(|(_, thing)| without(thing)).chain(come.map(|(_, thing)| thing.clone())).collect()
+    }
+}
+
+fn interface(key: &PodKey) -> String {
+    format!("cali-{}", key.name)
+}
+
+/// The thing as it is when it is gone.
+fn without(thing: &Thing) -> Thing {
+    Thing::Stored(match thing {
+        // An empty container ID stands for "no endpoint" below.
+        Thing::Local(endpoint) => {
+            return Thing::Local(LocalEndpoint { container_id: String::new(), ..endpoint.clone() });
+        }
+        Thing::Stored(Update::Node(name, _)) => Update::Node(name.clone(), None),
+        Thing::Stored(Update::Pod(key, _)) => Update::Pod(key.clone(), None),
+        Thing::Stored(Update::Namespace(name, _)) => Update::Namespace(name.clone(), None),
+        Thing::Stored(Update::ServiceAccount(namespace, name, _)) => {
+            Update::ServiceAccount(namespace.clone(), name.clone(), None)
+        }
+        Thing::Stored(Update::Policy(key, _)) => Update::Policy(key.clone(), None),
+        Thing::Stored(Update::Tier(name, _)) => Update::Tier(name.clone(), None),
+        Thing::Stored(Update::Pool(name, _)) => Update::Pool(name.clone(), None),
+        Thing::Stored(other) => panic!("{other:?} has no place in a state"),
+    })
+}
+
+/// A calc with the dataplane behind it and the state that it was brought to.
+struct Walker {
+    calc: Calc,
+    fake: Fake,
+    at: State,
+}
+
+impl Walker {
+    fn new() -> Self {
+        let mut calc = Calc::new(NodeName::from("n1"));
+        calc.apply(Update::InSync);
+        Self { calc, fake: Fake::default(), at: State::default() }
+    }
+
+    fn tell(&mut self, thing: Thing) {
+        match thing {
+            Thing::Stored(update) => self.calc.apply(update),
+            Thing::Local(endpoint) => {
+                let interface = endpoint.interface.clone();
+                let endpoint = Some(endpoint).filter(|endpoint| !endpoint.container_id.is_empty());
+                self.calc.set_local_endpoint(interface, endpoint);
+            }
+        }
+    }
+
+    /// Tells what differs, without a flush.
+    fn head_for(&mut self, state: &State, random: &mut Random, twice: bool) {
+        let mut things = state.from(&self.at);
+        random.shuffle(&mut things);
+        for thing in things {
+            if twice {
+                self.tell(thing.clone());
+            }
+            self.tell(thing);
+        }
+        self.at = state.clone();
+    }
+
+    fn arrive(&mut self, how: &str) {
+        self.fake.apply(self.calc.flush());
+        assert_eq!(self.calc.flush(), [], "{how}: a second flush says something");
+        let fresh = reached_directly(&self.at);
+        assert_eq!(self.fake.lines(), fresh.lines(), "{how}");
+        assert_eq!(self.fake, fresh, "{how}");
+    }
+}
+
+fn reached_directly(state: &State) -> Fake {
+    let mut walker = Walker::new();
+    // In the order of keys, not shuffled: the reference for all orders.
+    for thing in state.things.values() {
+        walker.tell(thing.clone());
+    }
+    walker.fake.apply(walker.calc.flush());
+    walker.fake
+}
+
+/// Checks each state's own expectation, then walks over all of them in every way.
+pub fn check_walk(states: &[State]) {
+    for (number, state) in states.iter().enumerate() {
+        if let Some(expected) = &state.expected {
+            assert_eq!(reached_directly(state).lines(), *expected, "state {number}");
+        }
+    }
+    let empty = State::default();
+    let forth: Vec<&State> = states.iter().collect();
+    let back: Vec<&State> = states.iter().rev().collect();
+    let through_empty: Vec<&State> = states.iter().flat_map(|state| [state, &empty]).collect();
+    for (seed, way) in [forth, back, through_empty].into_iter().enumerate() {
+        let random = &mut Random(seed as u64);
+        for twice in [false, true] {
+            let mut walker = Walker::new();
+            for (number, state) in way.iter().chain([&&empty]).enumerate() {
+                walker.head_for(state, random, twice);
+                walker.arrive(&format!("way {seed}, step {number}, twice {twice}"));
+            }
+        }
+        // Several states between two flushes.
+        let mut walker = Walker::new();
+        for (number, state) in way.iter().enumerate() {
+            walker.head_for(state, random, false);
+            if number % 3 == 2 || number + 1 == way.len() {
+                walker.arrive(&format!("way {seed}, squashed up to step {number}"));
+            }
+        }
+    }
+}
+
+pub fn labels(pairs: &[(&str, &str)]) -> Labels {
+    pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+}
+
+pub fn namespace(pairs: &[(&str, &str)]) -> Update {
+    Update::Namespace("default".to_owned(), Some(labels(pairs)))
+}
+
+pub fn pod(name: &str, address: &str, pairs: &[(&str, &str)]) -> Pod {
+    Pod {
+        key: PodKey::new("default", name),
+        uid: String::new(),
+        node: None,
+        addresses: vec![address.parse().unwrap()],
+        labels: labels(pairs),
+        ports: Vec::new(),
+        service_account: Some("robot".to_owned()),
+        host_network: false,
+        annotations: Labels::new(),
+    }
+}
+
+pub fn stored(pod: &Pod) -> Update {
+    Update::Pod(pod.key.clone(), Some(pod.clone()))
+}
+
+/// A policy for `selector` that allows what `from` selects.
+pub fn policy(name: &str, selector: &str, from: &str) -> Policy {
+    let source = EntityRule { selector: Some(from.parse().unwrap()), ..EntityRule::default() };
+    Policy {
+        key: PolicyKey { kind: PolicyKind::GlobalNetworkPolicy, namespace: None, name: name.into() },
+        tier: "default".into(),
+        order: None,
+        selector: selector.parse().unwrap(),
+        applies_to_ingress: true,
+        applies_to_egress: false,
+        ingress: vec![Rule { source, ..Rule::any(Action::Allow) }],
+        egress: Vec::new(),
+    }
+}
+
+pub fn applied(policy: &Policy) -> Update {
+    Update::Policy(policy.key.clone(), Some(Box::new(policy.clone())))
+}
+
+pub fn tier(name: &str, order: Option<f64>) -> Update {
+    Update::Tier(name.to_owned(), Some(Tier { name: name.into(), order, default_action_is_pass: true }))
+}

@@ -1,0 +1,254 @@
+//! Chains and hooks of one family, and what becomes of a chain whose IP sets are not there.
+//!
+//! A rule that looks up a set which does not exist would make the kernel refuse its whole table. So such a
+//! chain stays as it was last written; one that never was is written closed. The rest of the table goes on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use kernel::{Chain, ChainName, Hook, HookName, Iptables, IptablesDriver, IptablesTable, Part, Rule};
+use model::{ChainInsertMode, Family};
+
+use crate::status::{Failed, Kind, Report, Status};
+
+/// How long after a write the tables are read back: somebody may have written at the same time.
+const CHECK_AFTER_WRITE: Duration = Duration::from_secs(2);
+/// Chains in which nothing may pass when they are not what they should be.
+const CLOSED_PREFIXES: [&str; 4] = ["cali-pi-", "cali-po-", "cali-tw-", "cali-fw-"];
+
+pub(crate) type Key = (IptablesTable, ChainName);
+
+pub(crate) struct Chains<D> {
+    pub(crate) family: Family,
+    iptables: Iptables<D>,
+    wanted: BTreeMap<Key, Chain>,
+    /// Changed since they were last handed over.
+    changed: BTreeSet<Key>,
+    /// Not handed over as wanted, with the reason.
+    blocked: BTreeMap<Key, String>,
+    /// Handed over as wanted once, so that the kernel holds the present or an earlier wish.
+    handed: BTreeSet<Key>,
+    /// Tables with changes that are not in the kernel yet.
+    unwritten: BTreeSet<IptablesTable>,
+    list_error: Option<String>,
+    resync_at: Option<Instant>,
+    refresh: Option<Duration>,
+    was_read: bool,
+}
+
+impl<D: IptablesDriver> Chains<D> {
+    pub(crate) fn new(family: Family, driver: D) -> Self {
+        Self {
+            family,
+            iptables: Iptables::new(driver, ChainInsertMode::default()),
+            wanted: BTreeMap::new(),
+            changed: BTreeSet::new(),
+            blocked: BTreeMap::new(),
+            handed: BTreeSet::new(),
+            unwritten: BTreeSet::new(),
+            list_error: None,
+            resync_at: None,
+            refresh: None,
+            was_read: false,
+        }
+    }
+
+    pub(crate) fn kind(&self) -> Kind {
+        Kind::Chains(self.family)
+    }
+
+    pub(crate) fn want_chain(&mut self, table: IptablesTable, name: ChainName, chain: Option<Chain>) {
+        let key = (table, name);
+        match chain {
+            Some(chain) => self.wanted.insert(key.clone(), chain),
+            None => self.wanted.remove(&key),
+        };
+        self.changed.insert(key);
+    }
+
+    pub(crate) fn want_hook(&mut self, table: IptablesTable, name: HookName, hook: Hook) {
+        self.iptables.set_hook(table, name, hook);
+        self.unwritten.insert(table);
+    }
+
+    pub(crate) fn set_insert_mode(&mut self, mode: ChainInsertMode) {
+        self.iptables.set_insert_mode(mode);
+        self.unwritten.extend(IptablesTable::ALL);
+    }
+
+    pub(crate) fn resync_at(&mut self, at: Instant) {
+        self.resync_at = Some(self.resync_at.map_or(at, |other| other.min(at)));
+    }
+
+    /// Reads back regularly from now on; zero means never.
+    pub(crate) fn set_refresh(&mut self, interval: Duration, now: Instant) {
+        let interval = (!interval.is_zero()).then_some(interval);
+        if interval != self.refresh {
+            self.refresh = interval;
+            interval.into_iter().for_each(|interval| self.resync_at(now + interval));
+        }
+    }
+
+    /// Reads back if that is due, and writes what differs and can be written.
+    pub(crate) fn apply(
+        &mut self,
+        now: Instant,
+        report: &mut Report,
+        missing_set: impl Fn(&str) -> Option<String>,
+    ) {
+        self.hand_over(missing_set);
+        let is_due = self.resync_at.is_some_and(|at| at <= now);
+        if is_due {
+            self.read_back(now, report);
+        }
+        let is_retry = self.iptables.poll_timeout().is_some_and(|at| at <= now);
+        if is_due || is_retry || !self.unwritten.is_empty() {
+            self.write(now, report);
+        }
+    }
+
+    fn hand_over(&mut self, missing_set: impl Fn(&str) -> Option<String>) {
+        let open: BTreeSet<Key> =
+            self.blocked.keys().cloned().chain(std::mem::take(&mut self.changed)).collect();
+        for key in open {
+            let (table, name) = &key;
+            let Some(chain) = self.wanted.get(&key) else {
+                self.iptables.set_chain(*table, name.clone(), None);
+                self.unwritten.insert(*table);
+                self.blocked.remove(&key);
+                self.handed.remove(&key);
+                continue;
+            };
+            match chain.rules.iter().flat_map(Rule::sets).find_map(&missing_set) {
+                None => {
+                    self.iptables.set_chain(*table, name.clone(), Some(chain.clone()));
+                    self.unwritten.insert(*table);
+                    self.blocked.remove(&key);
+                    self.handed.insert(key);
+                }
+                Some(reason) => {
+                    if !self.handed.contains(&key) {
+                        let closed = closed(chain, &missing_set);
+                        self.iptables.set_chain(*table, name.clone(), Some(closed));
+                        self.unwritten.insert(*table);
+                    }
+                    self.blocked.insert(key, reason);
+                }
+            }
+        }
+    }
+
+    fn read_back(&mut self, now: Instant, report: &mut Report) {
+        self.resync_at = self.refresh.map(|interval| now + interval);
+        match self.iptables.resync() {
+            Ok(different) => {
+                let is_news =
+                    self.was_read && self.unwritten.is_empty() && self.iptables.refused().next().is_none();
+                report.resynced.insert(self.kind(), if is_news { different } else { 0 });
+                self.was_read = true;
+            }
+            // `write` reads again, and reports what happens.
+            Err(_) => self.iptables.invalidate(),
+        }
+    }
+
+    fn write(&mut self, now: Instant, report: &mut Report) {
+        if self.iptables.is_unreadable() && self.iptables.poll_timeout().is_some_and(|at| at > now) {
+            return;
+        }
+        match self.iptables.apply(now) {
+            Ok(applied) => {
+                self.was_read = true;
+                self.list_error = None;
+                self.unwritten.clear();
+                for refused in &applied.failed {
+                    let error = refused.error.to_string();
+                    report.failed.push(self.failed(Some((refused.table, &refused.part)), &error));
+                }
+                let changed = applied.chains_written + applied.chains_deleted + applied.hooks_written;
+                if changed > 0 {
+                    *report.changed.entry(self.kind()).or_default() += changed;
+                    self.resync_at(now + CHECK_AFTER_WRITE);
+                }
+            }
+            Err(error) => {
+                let error = error.to_string();
+                report.failed.push(self.failed(None, &error));
+                self.list_error = Some(error);
+            }
+        }
+    }
+
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        [self.iptables.poll_timeout(), self.resync_at].into_iter().flatten().min()
+    }
+
+    pub(crate) fn add_to(&self, status: &mut Status) {
+        let pending = if self.was_read { self.iptables.pending() } else { self.wanted.len() };
+        status.wanted.insert(self.kind(), self.wanted.len());
+        status.pending.insert(self.kind(), pending + self.blocked.len() + self.changed.len());
+        let refused = self.iptables.refused();
+        let refused = refused.map(|(table, part, error)| self.failed(Some((table, part)), error));
+        status.failing.extend(refused);
+        status.failing.extend(self.list_error.iter().map(|error| self.failed(None, error)));
+        for ((table, name), reason) in &self.blocked {
+            let what = format!("chain {} {name}", table.name());
+            status.failing.push(Failed { kind: self.kind(), what, error: reason.clone() });
+        }
+    }
+
+    fn failed(&self, what: Option<(IptablesTable, &Part)>, error: &str) -> Failed {
+        let what = match what {
+            Some((table, part)) => format!("table {}: {part}", table.name()),
+            None => "all tables (cannot be read back)".to_owned(),
+        };
+        Failed { kind: self.kind(), what, error: error.to_owned() }
+    }
+
+    /// The rules that are wanted in a chain of the filter table.
+    pub(crate) fn filter_rules(&self, name: &ChainName) -> Option<&[Rule]> {
+        self.wanted.get(&(IptablesTable::Filter, name.clone())).map(|chain| &*chain.rules)
+    }
+
+    /// Why a chain of the filter table is not in the kernel as wanted; `None` when it is.
+    pub(crate) fn missing(&self, name: &ChainName) -> Option<String> {
+        let key = (IptablesTable::Filter, name.clone());
+        let kind = self.kind();
+        if let Some(reason) = self.blocked.get(&key) {
+            return Some(format!("{kind} chain {name}: {reason}"));
+        }
+        // Without its jumps no chain is reached; one that is to go harms nobody.
+        let concerns = |part: &Part| match part {
+            Part::Table | Part::Hooks => true,
+            Part::Chain(refused) => refused == name,
+            Part::Stale => false,
+        };
+        let mut refused = self.iptables.refused();
+        let refused = refused.find(|(table, part, _)| *table == IptablesTable::Filter && concerns(part));
+        if let Some(error) = refused.map(|(_, _, error)| error).or(self.list_error.as_deref()) {
+            return Some(format!("{kind} chain {name}: {error}"));
+        }
+        let is_unwritten = self.changed.contains(&key) || self.unwritten.contains(&IptablesTable::Filter);
+        is_unwritten.then(|| format!("{kind} chain {name} is not written yet"))
+    }
+
+    /// Does some chain of the filter table that is in the kernel lead to this one?
+    pub(crate) fn is_referred_to(&self, name: &ChainName) -> bool {
+        self.wanted.iter().any(|((table, chain), content)| {
+            *table == IptablesTable::Filter
+                && content.rules.iter().any(|rule| rule.target() == Some(name.as_str()))
+                && self.missing(chain).is_none()
+        })
+    }
+}
+
+/// A chain without the rules that look up missing sets; where policy is decided, nothing passes at all.
+fn closed(chain: &Chain, missing_set: &impl Fn(&str) -> Option<String>) -> Chain {
+    let name = chain.name.as_str();
+    if CLOSED_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) {
+        let drop = Rule::new(&["IP set missing"], "", "--jump DROP");
+        return Chain { name: chain.name.clone(), rules: [drop].into() };
+    }
+    let is_whole = |rule: &&Rule| rule.sets().all(|set| missing_set(set).is_none());
+    Chain { name: chain.name.clone(), rules: chain.rules.iter().filter(is_whole).cloned().collect() }
+}

@@ -1,0 +1,307 @@
+//! The dataplane: every kind of kernel state, and the order among them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use felix_render::{Output, Sysctl, TunnelDevice};
+use kernel::{Driver, IpSet, IpSetName, Tunnel};
+use model::{ChainInsertMode, Family, FelixConfiguration, HostInterface};
+
+use crate::chains::Chains;
+use crate::endpoint::{EndpointState, missing_chains};
+use crate::ip_sets;
+use crate::local::{LocalFact, of_neighbour, of_route};
+use crate::ports::{Drivers, Ports};
+use crate::stage::Stage;
+use crate::status::{Kind, Report, Status};
+
+/// How long after a write of ours the same kind is read back: somebody may have written at the same time.
+const CHECK_AFTER_WRITE: Duration = Duration::from_secs(2);
+/// The fallback device of the kernel's IPIP module.
+const TUNNEL: &str = "tunl0";
+
+/// How often each kind is read back when nothing else gives reason to; zero means never.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refresh {
+    pub iptables: Duration,
+    pub ip_sets: Duration,
+    pub routes: Duration,
+}
+
+impl From<&FelixConfiguration> for Refresh {
+    fn from(configuration: &FelixConfiguration) -> Self {
+        Self {
+            iptables: configuration.iptables_refresh_interval,
+            ip_sets: configuration.ipsets_refresh_interval,
+            routes: configuration.route_refresh_interval,
+        }
+    }
+}
+
+/// See the crate's description.
+pub struct Dataplane<P: Ports> {
+    ip_sets: Stage<P::IpSets>,
+    chains: Vec<Chains<P::Iptables>>,
+    routes: Stage<LocalFact<P::Routes>>,
+    neighbours: Stage<LocalFact<P::Neighbours>>,
+    sysctls: Stage<P::Sysctls>,
+    interface_sysctls: BTreeMap<HostInterface, Arc<[Sysctl]>>,
+    tunnels: Stage<P::Tunnels>,
+    tunnel_wish: TunnelDevice,
+    /// MTU of `tunl0` unless the wish names one.
+    tunnel_mtu: Option<u32>,
+}
+
+impl<P: Ports> Dataplane<P> {
+    /// Wants nothing, and will read everything back at the first apply.
+    pub fn new(drivers: Drivers<P>, now: Instant) -> Self {
+        let routes = LocalFact::new(drivers.routes, of_route);
+        let neighbours = LocalFact::new(drivers.neighbours, of_neighbour);
+        let mut chains = vec![Chains::new(Family::V4, drivers.iptables)];
+        chains.extend(drivers.ip6tables.map(|driver| Chains::new(Family::V6, driver)));
+        let mut dataplane = Self {
+            ip_sets: Stage::new(Kind::IpSets, drivers.ip_sets, IpSetName::to_string),
+            chains,
+            routes: Stage::new(Kind::Routes, routes, |key| key.destination.to_string()),
+            neighbours: Stage::new(Kind::Neighbours, neighbours, |key| {
+                format!("{} on {}", key.address, key.interface)
+            }),
+            sysctls: Stage::new(Kind::Sysctls, drivers.sysctls, String::clone),
+            interface_sysctls: BTreeMap::new(),
+            tunnels: Stage::new(Kind::Tunnels, drivers.tunnels, String::clone),
+            tunnel_wish: TunnelDevice::default(),
+            tunnel_mtu: None,
+        };
+        dataplane.resync(now);
+        dataplane
+    }
+
+    /// Takes the renderer's differences; nothing is written before `apply`.
+    pub fn want(&mut self, output: Output) {
+        for (name, change) in output.ip_sets {
+            ip_sets::want(&mut self.ip_sets.table, name, change);
+        }
+        for ((family, table, name), chain) in output.chains {
+            self.of_family(family).into_iter().for_each(|c| c.want_chain(table, name.clone(), chain.clone()));
+        }
+        for ((family, table, name), hook) in output.hooks {
+            self.of_family(family).into_iter().for_each(|c| c.want_hook(table, name, hook.clone()));
+        }
+        for (key, route) in output.routes {
+            if let Some(route) = &route {
+                let interfaces = of_route(&key, route);
+                interfaces.into_iter().for_each(|name| self.routes.table.driver_mut().know(name));
+            }
+            self.routes.table.set(key, route);
+        }
+        for (key, neighbour) in output.neighbours {
+            if neighbour.is_some() {
+                self.neighbours.table.driver_mut().know(&key.interface);
+            }
+            self.neighbours.table.set(key, neighbour);
+        }
+        for (interface, sysctls) in output.sysctls {
+            self.want_sysctls(interface, sysctls);
+        }
+        if let Some(tunnel) = output.tunnel {
+            self.tunnel_wish = tunnel;
+            self.want_tunnel();
+        }
+    }
+
+    fn of_family(&mut self, family: Family) -> Option<&mut Chains<P::Iptables>> {
+        self.chains.iter_mut().find(|chains| chains.family == family)
+    }
+
+    /// Sysctls that are no longer wanted are forgotten: they go with their interface.
+    fn want_sysctls(&mut self, interface: HostInterface, sysctls: Option<Arc<[Sysctl]>>) {
+        let new = sysctls.as_deref().unwrap_or_default();
+        for old in self.interface_sysctls.remove(&interface).iter().flat_map(|old| old.iter()) {
+            if !new.iter().any(|sysctl| sysctl.path == old.path) {
+                self.sysctls.table.forget(&old.path);
+                self.sysctls.table.set(old.path.clone(), None);
+            }
+        }
+        for sysctl in new {
+            self.sysctls.table.set(sysctl.path.clone(), Some(sysctl.value.to_owned()));
+        }
+        sysctls.into_iter().for_each(|sysctls| {
+            self.interface_sysctls.insert(interface.clone(), sysctls);
+        });
+    }
+
+    /// Says what MTU `tunl0` gets unless the configuration names one, bytes.
+    pub fn set_tunnel_mtu(&mut self, mtu: u32) {
+        self.tunnel_mtu = Some(mtu);
+        self.want_tunnel();
+    }
+
+    /// The device is kept when no pool needs it any more: only its address goes.
+    fn want_tunnel(&mut self) {
+        let TunnelDevice { wanted, address, mtu } = self.tunnel_wish;
+        let tunnel = Tunnel { address, mtu: mtu.or(self.tunnel_mtu) };
+        self.tunnels.table.set(TUNNEL.to_owned(), wanted.then_some(tunnel));
+    }
+
+    /// Reads everything back at the next apply.
+    pub fn resync(&mut self, now: Instant) {
+        self.ip_sets.resync_at(now);
+        self.chains.iter_mut().for_each(|chains| chains.resync_at(now));
+        self.resync_routes(now);
+        self.neighbours.resync_at(now);
+        self.tunnels.resync_at(now);
+    }
+
+    /// Reads routes back at the first apply at or after `at`.
+    pub fn resync_routes(&mut self, at: Instant) {
+        self.routes.resync_at(at);
+    }
+
+    /// Reads neighbours back at the first apply at or after `at`.
+    pub fn resync_neighbours(&mut self, at: Instant) {
+        self.neighbours.resync_at(at);
+    }
+
+    /// Reads `tunl0` back at the first apply at or after `at`.
+    pub fn resync_tunnel(&mut self, at: Instant) {
+        self.tunnels.resync_at(at);
+    }
+
+    /// Where jumps to our chains go in the kernel's.
+    pub fn set_insert_mode(&mut self, mode: ChainInsertMode) {
+        self.chains.iter_mut().for_each(|chains| chains.set_insert_mode(mode));
+    }
+
+    /// Reads everything back this often from now on.
+    pub fn set_refresh(&mut self, refresh: Refresh, now: Instant) {
+        self.ip_sets.set_refresh(refresh.ip_sets, now);
+        self.chains.iter_mut().for_each(|chains| chains.set_refresh(refresh.iptables, now));
+        self.routes.set_refresh(refresh.routes, now);
+        self.neighbours.set_refresh(refresh.routes, now);
+        self.tunnels.set_refresh(refresh.routes, now);
+    }
+
+    /// An interface came, went up or down, or changed: the kernel may have dropped what was on it.
+    pub fn link_changed(&mut self, interface: &str) {
+        let routes = self.routes.table.desired().iter();
+        let routes: Vec<_> = routes
+            .filter(|(key, route)| of_route(key, route).contains(&interface))
+            .map(|(key, _)| *key)
+            .collect();
+        routes.iter().for_each(|key| self.routes.table.forget(key));
+        let neighbours = self.neighbours.table.desired().keys();
+        let neighbours: Vec<_> = neighbours.filter(|key| key.interface == interface).cloned().collect();
+        neighbours.iter().for_each(|key| self.neighbours.table.forget(key));
+        for sysctl in self.interface_sysctls.get(interface).iter().flat_map(|sysctls| sysctls.iter()) {
+            self.sysctls.table.forget(&sysctl.path);
+        }
+    }
+
+    /// An interface is gone, with everything on it.
+    pub fn link_gone(&mut self, interface: &str) {
+        self.link_changed(interface);
+        if !self.interface_sysctls.contains_key(interface) {
+            self.routes.table.driver_mut().forget(interface);
+            self.neighbours.table.driver_mut().forget(interface);
+        }
+    }
+
+    /// Brings the kernel to what is wanted, as far as it lets us. `progress` is called between steps.
+    pub fn apply(&mut self, now: Instant, mut progress: impl FnMut()) -> Report {
+        let mut report = Report::default();
+        self.read_back(now, &mut report, &mut progress);
+        if self.ip_sets.apply_puts(now, &mut report) {
+            self.ip_sets.resync_at(now + CHECK_AFTER_WRITE);
+        }
+        progress();
+        for chains in &mut self.chains {
+            chains.apply(now, &mut report, |set| missing_set(&self.ip_sets, set));
+            progress();
+        }
+        self.routes.apply(now, &mut report);
+        self.neighbours.apply(now, &mut report);
+        progress();
+        self.sysctls.apply(now, &mut report);
+        self.tunnels.apply(now, &mut report);
+        progress();
+        if self.ip_sets.apply_deletes(now, &mut report) {
+            self.ip_sets.resync_at(now + CHECK_AFTER_WRITE);
+        }
+        progress();
+        report
+    }
+
+    fn read_back(&mut self, now: Instant, report: &mut Report, progress: &mut impl FnMut()) {
+        self.ip_sets.resync_if_due(now, report);
+        progress();
+        self.routes.resync_if_due(now, report);
+        self.neighbours.resync_if_due(now, report);
+        self.tunnels.resync_if_due(now, report);
+        progress();
+    }
+
+    /// When `apply` has something to do without being told anything new.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let chains = self.chains.iter().filter_map(Chains::poll_timeout);
+        let others = [
+            self.ip_sets.poll_timeout(),
+            self.routes.poll_timeout(),
+            self.neighbours.poll_timeout(),
+            self.sysctls.poll_timeout(),
+            self.tunnels.poll_timeout(),
+        ];
+        chains.chain(others.into_iter().flatten()).min()
+    }
+
+    /// What is in the kernel for a pod's interface.
+    pub fn endpoint(&self, interface: &str) -> EndpointState {
+        let mut missing = Vec::new();
+        let mut is_known = false;
+        for (key, route) in self.routes.table.desired() {
+            if of_route(key, route).contains(&interface) {
+                is_known = true;
+                missing.extend(self.routes.missing(key));
+            }
+        }
+        let neighbours = self.neighbours.table.desired().keys().filter(|key| key.interface == interface);
+        missing.extend(neighbours.filter_map(|key| self.neighbours.missing(key)));
+        let sysctls = self.interface_sysctls.get(interface).into_iter().flat_map(|sysctls| sysctls.iter());
+        let required = sysctls.filter(|sysctl| sysctl.required);
+        missing.extend(required.filter_map(|sysctl| self.sysctls.missing(&sysctl.path)));
+        for chains in &self.chains {
+            let lost = missing_chains(interface, chains, |set| missing_set(&self.ip_sets, set));
+            is_known |= lost.is_some();
+            missing.extend(lost.unwrap_or_default());
+        }
+        match (is_known, missing.is_empty()) {
+            (false, _) => EndpointState::Unknown,
+            (true, true) => EndpointState::Programmed,
+            (true, false) => EndpointState::Missing(missing),
+        }
+    }
+
+    /// Everything that is wanted, pending and failing, by kind.
+    pub fn status(&self) -> Status {
+        let mut status = Status::default();
+        self.ip_sets.add_to(&mut status);
+        self.chains.iter().for_each(|chains| chains.add_to(&mut status));
+        self.routes.add_to(&mut status);
+        self.neighbours.add_to(&mut status);
+        self.sysctls.add_to(&mut status);
+        self.tunnels.add_to(&mut status);
+        status
+    }
+}
+
+/// Why a set cannot be referred to; `None` when it is in the kernel as wanted.
+fn missing_set<D>(stage: &Stage<D>, name: &str) -> Option<String>
+where
+    D: Driver<Key = IpSetName, Value = IpSet>,
+{
+    let name = IpSetName::from_kernel(name);
+    if !stage.table.desired().contains_key(&name) {
+        return Some(format!("IP set {name} is not known"));
+    }
+    stage.missing(&name)
+}

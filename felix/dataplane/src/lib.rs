@@ -1,0 +1,27 @@
+//! In which order the kernel is written, what blocks what, and what is put right when somebody else changed it.
+//!
+//! [`Dataplane::want`] takes the renderer's differences, [`Dataplane::apply`] brings the kernel there:
+//!
+//! 1. read back what may have changed (the first time: everything, so that an earlier run's state is adopted);
+//! 2. IP sets that come or change;
+//! 3. chains with their hooks, all tables of a family in one batch, and then chains that nothing refers to any
+//!    more; a chain whose sets could not be written stays as it was, or closed if it is new;
+//! 4. routes, neighbours, sysctls and `tunl0`;
+//! 5. IP sets that nothing looks up any more.
+//!
+//! An entry that fails stops no other, stays pending, is named in [`Status`] and tried again. Pure: the kernel is
+//! behind `kernel`'s ports, the time is an argument. Never decides what a rule says: that is `felix-render`.
+
+mod chains;
+mod dataplane;
+mod endpoint;
+mod ip_sets;
+mod local;
+mod ports;
+mod stage;
+mod status;
+
+pub use dataplane::{Dataplane, Refresh};
+pub use endpoint::EndpointState;
+pub use ports::{Drivers, Ports};
+pub use status::{Failed, Kind, Report, Status};

@@ -1,0 +1,28 @@
+//! The kernel as the dataplane needs it: one driver a kind of state.
+
+use kernel::{Driver, IpSet, IpSetName, IptablesDriver, Neighbour, NeighbourKey, Route, RouteKey, Tunnel};
+
+/// The types of the drivers.
+pub trait Ports {
+    type IpSets: Driver<Key = IpSetName, Value = IpSet>;
+    /// One family.
+    type Iptables: IptablesDriver;
+    type Routes: Driver<Key = RouteKey, Value = Route>;
+    type Neighbours: Driver<Key = NeighbourKey, Value = Neighbour>;
+    /// By path below `/proc/sys`. Neither read back nor deleted: an interface takes its sysctls with it.
+    type Sysctls: Driver<Key = String, Value = String>;
+    /// By name of the link. Deleting one means taking its address away.
+    type Tunnels: Driver<Key = String, Value = Tunnel>;
+}
+
+/// The drivers themselves.
+pub struct Drivers<P: Ports> {
+    pub ip_sets: P::IpSets,
+    pub iptables: P::Iptables,
+    /// `None` when the kernel has no IPv6.
+    pub ip6tables: Option<P::Iptables>,
+    pub routes: P::Routes,
+    pub neighbours: P::Neighbours,
+    pub sysctls: P::Sysctls,
+    pub tunnels: P::Tunnels,
+}

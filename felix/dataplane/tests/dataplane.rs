@@ -1,0 +1,451 @@
+//! A whole node in memory: calculation and renderer on one side, a fake kernel that refuses what the real one
+//! refuses on the other.
+
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+use std::time::{Duration, Instant};
+
+use felix_calc::Calc;
+use felix_dataplane::{Dataplane, Drivers, EndpointState, Kind, Ports, Refresh, Report};
+use felix_render::{RenderSettings, Renderer};
+use kernel::fake::{
+    Entry, FakeIpSets, FakeIptables, FakeKernel, FakeNeighbours, FakeRoutes, FakeSysctls, FakeTunnels,
+};
+use kernel::{IpSetName, IptablesTable, NextHop, PROTO_BOOT, Route, RouteKey, RouteKind};
+use model::{
+    Action, Cidr, Family, Labels, LocalEndpoint, NodeName, Pod, PodKey, Policy, PolicyKey, PolicyKind, Rule,
+    Selector, Update,
+};
+
+const WEB: &str = "cali00000000web";
+const DB: &str = "cali000000000db";
+
+#[test]
+fn a_pod_is_programmed_when_everything_is_in_the_kernel() {
+    let mut node = Node::new();
+    node.add_pod("web", WEB, "10.65.0.1");
+    node.sync();
+
+    node.apply();
+
+    assert_eq!(node.dataplane.endpoint(WEB), EndpointState::Programmed);
+    assert_eq!(node.dataplane.endpoint("cali-other"), EndpointState::Unknown);
+    assert!(node.has_route("10.65.0.1/32", WEB));
+    assert!(node.kernel.chain(Family::V4, IptablesTable::Filter, &format!("cali-tw-{WEB}")).is_some());
+    assert_eq!(node.dataplane.status().failing, []);
+}
+
+#[test]
+fn a_restart_adopts_what_is_there_and_writes_nothing() {
+    let mut before = Node::new();
+    before.add_pod("web", WEB, "10.65.0.1");
+    before.deny_to("web", "db");
+    before.sync();
+    before.apply();
+    before.apply();
+    let written = before.kernel.state().writes;
+
+    let mut after = Node::over(before.kernel.clone());
+    after.add_pod("web", WEB, "10.65.0.1");
+    after.deny_to("web", "db");
+    after.sync();
+    let report = after.apply();
+
+    // Sysctls cannot be told apart from what they were, and writing them again harms nobody.
+    let changed: Vec<_> = report.changed.keys().filter(|kind| **kind != Kind::Sysctls).collect();
+    assert!(changed.is_empty(), "{changed:?} were written again");
+    let sysctls = report.changed.get(&Kind::Sysctls).copied().unwrap_or_default();
+    assert_eq!(after.kernel.state().writes, written + sysctls);
+    assert_eq!(after.dataplane.endpoint(WEB), EndpointState::Programmed);
+}
+
+#[test]
+fn what_an_earlier_run_left_and_nobody_wants_is_swept() {
+    let mut before = Node::new();
+    before.add_pod("web", WEB, "10.65.0.1");
+    before.add_pod("db", DB, "10.65.0.2");
+    before.deny_to("web", "db");
+    before.sync();
+    before.apply();
+
+    let mut after = Node::over(before.kernel.clone());
+    after.kernel.remove_link(DB);
+    after.add_pod("web", WEB, "10.65.0.1");
+    after.sync();
+    after.apply();
+
+    assert_eq!(after.kernel.chain(Family::V4, IptablesTable::Filter, &format!("cali-tw-{DB}")), None);
+    let state = after.kernel.state();
+    assert!(state.ip_sets.keys().all(|name| !name.as_str().contains("s:")), "selector sets are still there");
+}
+
+#[test]
+fn a_route_to_a_pod_that_nobody_took_down_stays() {
+    let kernel = FakeKernel::new();
+    kernel.add_link("cali0000unknown");
+    let (key, route) = route_to("10.65.0.9/32", "cali0000unknown");
+    kernel.state().routes.insert(key, route);
+    let mut node = Node::over(kernel);
+    node.add_pod("web", WEB, "10.65.0.1");
+    let (foreign, route) = route_to("10.99.0.1/32", WEB);
+    node.kernel.state().routes.insert(foreign, route);
+    node.sync();
+
+    node.apply();
+
+    assert!(node.has_route("10.65.0.9/32", "cali0000unknown"), "the pod may be alive");
+    assert!(!node.has_route("10.99.0.1/32", WEB), "all routes of a pod of ours are known");
+}
+
+#[test]
+fn what_others_delete_is_put_back() {
+    let mut node = Node::new();
+    node.add_pod("web", WEB, "10.65.0.1");
+    node.deny_to("web", "db");
+    node.sync();
+    node.apply();
+    {
+        let mut state = node.kernel.state();
+        state.routes.clear();
+        state.neighbours.clear();
+        let filter = state.chains.get_mut(&(Family::V4, IptablesTable::Filter)).unwrap();
+        filter.rules.get_mut("cali-FORWARD").unwrap().clear();
+    }
+
+    node.dataplane.resync(node.now);
+    let report = node.apply();
+
+    assert!(report.resynced[&Kind::Chains(Family::V4)] > 0, "{report:?}");
+    assert!(report.resynced[&Kind::Routes] > 0, "{report:?}");
+    assert!(node.has_route("10.65.0.1/32", WEB));
+    assert!(
+        !node.kernel.chain(Family::V4, IptablesTable::Filter, "cali-FORWARD").unwrap().is_empty(),
+        "the chain is still empty"
+    );
+    assert_eq!(node.dataplane.endpoint(WEB), EndpointState::Programmed);
+}
+
+#[test]
+fn everything_is_read_back_when_its_refresh_is_due() {
+    let minute = Duration::from_secs(60);
+    let mut node = Node::new();
+    let refresh = Refresh { iptables: minute, ip_sets: minute, routes: minute };
+    node.dataplane.set_refresh(refresh, node.now);
+    node.add_pod("web", WEB, "10.65.0.1");
+    node.sync();
+    node.settle();
+    node.kernel.state().routes.clear();
+
+    let due = node.dataplane.poll_timeout().expect("a refresh is planned");
+    assert!(due > node.now && due <= node.now + minute);
+    node.now += minute;
+    node.apply();
+
+    assert!(node.has_route("10.65.0.1/32", WEB));
+}
+
+#[test]
+fn a_link_that_comes_back_gets_its_routes_at_once() {
+    let mut node = Node::new();
+    node.add_pod("web", WEB, "10.65.0.1");
+    node.sync();
+    node.settle();
+    node.kernel.remove_link(WEB);
+    node.kernel.add_link(WEB);
+
+    node.dataplane.link_changed(WEB);
+    node.apply();
+
+    assert!(node.has_route("10.65.0.1/32", WEB));
+    assert_eq!(node.dataplane.endpoint(WEB), EndpointState::Programmed);
+}
+
+#[test]
+fn one_entry_that_fails_stops_no_other_and_is_named() {
+    let mut node = Node::new();
+    node.add_pod("web", WEB, "10.65.0.1");
+    node.add_pod("db", DB, "10.65.0.2");
+    let (key, _) = route_to("10.65.0.1/32", WEB);
+    node.kernel.refuse(Entry::Route(key));
+    node.sync();
+
+    node.apply();
+
+    assert_eq!(node.dataplane.endpoint(DB), EndpointState::Programmed);
+    let missing = node.missing(WEB);
+    assert!(missing.iter().any(|what| what.contains("10.65.0.1/32")), "{missing:?}");
+    let status = node.dataplane.status();
+    assert_eq!(status.pending[&Kind::Routes], 1);
+    assert_eq!(status.failing.len(), 1, "{:?}", status.failing);
+
+    node.kernel.heal();
+    node.now = node.dataplane.poll_timeout().expect("it will be tried again");
+    node.apply();
+    assert_eq!(node.dataplane.endpoint(WEB), EndpointState::Programmed);
+}
+
+#[test]
+fn a_pod_whose_set_cannot_be_written_is_closed_and_the_others_work() {
+    let mut node = Node::new();
+    node.add_pod("web", WEB, "10.65.0.1");
+    node.add_pod("db", DB, "10.65.0.2");
+    node.deny_to("web", "db");
+    node.sync();
+    let set = node.wanted_selector_set();
+    node.kernel.refuse(Entry::IpSet(set.clone()));
+
+    node.apply();
+
+    assert_eq!(node.dataplane.endpoint(DB), EndpointState::Programmed);
+    let missing = node.missing(WEB);
+    assert!(missing.iter().any(|what| what.contains(set.as_str())), "{missing:?}");
+    let chains = node.kernel.state();
+    let filter = &chains.chains[&(Family::V4, IptablesTable::Filter)].rules;
+    let policy: Vec<_> = filter.iter().filter(|(name, _)| name.starts_with("cali-pi-")).collect();
+    assert!(
+        policy.iter().all(|(_, rules)| rules.len() == 1 && rules[0].contains("DROP")),
+        "not closed: {policy:?}"
+    );
+    drop(chains);
+
+    node.kernel.heal();
+    node.now += Duration::from_secs(11);
+    node.apply();
+    assert_eq!(node.dataplane.endpoint(WEB), EndpointState::Programmed);
+}
+
+#[test]
+fn a_pod_waits_for_its_link_and_says_so() {
+    let mut node = Node::new();
+    node.add_pod("web", WEB, "10.65.0.1");
+    node.kernel.remove_link(WEB);
+    node.sync();
+
+    node.apply();
+    let missing = node.missing(WEB);
+    node.kernel.add_link(WEB);
+    node.dataplane.link_changed(WEB);
+    node.apply();
+
+    assert!(missing.iter().any(|what| what.contains(WEB)), "{missing:?}");
+    assert_eq!(node.dataplane.endpoint(WEB), EndpointState::Programmed);
+}
+
+#[test]
+fn a_deleted_pod_leaves_nothing() {
+    let mut node = Node::new();
+    node.sync();
+    node.apply();
+    let routes = node.kernel.state().routes.clone();
+    let chains = node.filter_chains();
+    node.add_pod("web", WEB, "10.65.0.1");
+    node.deny_to("web", "db");
+    node.apply();
+    assert_ne!(node.filter_chains(), chains);
+
+    node.remove_pod("web", WEB);
+    node.apply();
+
+    assert_eq!(node.kernel.state().routes, routes);
+    assert_eq!(node.filter_chains(), chains);
+    assert_eq!(node.dataplane.endpoint(WEB), EndpointState::Unknown);
+}
+
+#[test]
+fn when_nothing_can_be_read_back_nothing_is_lost_and_it_is_tried_again() {
+    let mut node = Node::new();
+    node.kernel.refuse(Entry::Lists);
+    node.add_pod("web", WEB, "10.65.0.1");
+    node.sync();
+
+    let report = node.apply();
+    assert!(!report.failed.is_empty());
+    assert_ne!(node.dataplane.endpoint(WEB), EndpointState::Programmed);
+
+    node.kernel.heal();
+    node.settle();
+    assert_eq!(node.dataplane.endpoint(WEB), EndpointState::Programmed);
+    assert_eq!(node.dataplane.status().failing, []);
+}
+
+#[test]
+fn an_idle_node_has_nothing_to_do_but_its_refreshes() {
+    let mut node = Node::new();
+    node.add_pod("web", WEB, "10.65.0.1");
+    node.sync();
+    node.settle();
+    let written = node.kernel.state().writes;
+
+    assert_eq!(node.dataplane.poll_timeout(), None);
+    let report = node.apply();
+
+    assert_eq!(report, Report::default());
+    assert_eq!(node.kernel.state().writes, written);
+}
+
+struct Fake;
+
+impl Ports for Fake {
+    type IpSets = FakeIpSets;
+    type Iptables = FakeIptables;
+    type Routes = FakeRoutes;
+    type Neighbours = FakeNeighbours;
+    type Sysctls = FakeSysctls;
+    type Tunnels = FakeTunnels;
+}
+
+/// One node over a fake kernel.
+struct Node {
+    kernel: FakeKernel,
+    calc: Calc,
+    renderer: Renderer,
+    dataplane: Dataplane<Fake>,
+    now: Instant,
+}
+
+impl Node {
+    fn new() -> Self {
+        Self::over(FakeKernel::new())
+    }
+
+    fn over(kernel: FakeKernel) -> Self {
+        let now = Instant::now();
+        let drivers = Drivers {
+            ip_sets: kernel.ip_sets(),
+            iptables: kernel.iptables(Family::V4),
+            ip6tables: Some(kernel.iptables(Family::V6)),
+            routes: kernel.routes(),
+            neighbours: kernel.neighbours(),
+            sysctls: kernel.sysctls(),
+            tunnels: kernel.tunnels(),
+        };
+        let mut calc = Calc::new(NodeName::from("n1"));
+        calc.apply(Update::Namespace("default".to_owned(), Some(Labels::new())));
+        let renderer = Renderer::new(RenderSettings::default());
+        Self { kernel, calc, renderer, dataplane: Dataplane::new(drivers, now), now }
+    }
+
+    fn add_pod(&mut self, name: &str, interface: &str, address: &str) {
+        self.kernel.add_link(interface);
+        let key = PodKey::new("default", name);
+        let address = address.parse().unwrap();
+        self.calc.apply(Update::Pod(
+            key.clone(),
+            Some(Pod {
+                key: key.clone(),
+                uid: name.to_owned(),
+                node: Some(NodeName::from("n1")),
+                addresses: vec![address],
+                labels: Labels::from([("app".to_owned(), name.to_owned())]),
+                ports: Vec::new(),
+                service_account: None,
+                host_network: false,
+                annotations: Labels::new(),
+            }),
+        ));
+        let endpoint = LocalEndpoint {
+            container_id: name.to_owned(),
+            pod: key,
+            interface: interface.to_owned(),
+            addresses: vec![address],
+            mac: [2, 0, 0, 0, 0, 1],
+        };
+        self.calc.set_local_endpoint(interface.to_owned(), Some(endpoint));
+    }
+
+    fn remove_pod(&mut self, name: &str, interface: &str) {
+        self.calc.set_local_endpoint(interface.to_owned(), None);
+        self.calc.apply(Update::Pod(PodKey::new("default", name), None));
+        let kind = PolicyKind::KubernetesNetworkPolicy;
+        let key = PolicyKey { kind, namespace: Some("default".into()), name: "deny".into() };
+        self.calc.apply(Update::Policy(key, None));
+    }
+
+    /// Pods with app=`to` take nothing from pods with app=`from`.
+    fn deny_to(&mut self, to: &str, from: &str) {
+        let kind = PolicyKind::KubernetesNetworkPolicy;
+        let key = PolicyKey { kind, namespace: Some("default".into()), name: "deny".into() };
+        let selector = |app: &str| format!("app == \"{app}\"").parse::<Selector>().unwrap();
+        let mut rule = Rule::any(Action::Deny);
+        rule.source.selector = Some(selector(from));
+        let policy = Policy {
+            key: key.clone(),
+            tier: "default".into(),
+            order: Some(1000.0),
+            selector: selector(to),
+            applies_to_ingress: true,
+            applies_to_egress: false,
+            ingress: vec![rule, Rule::any(Action::Allow)],
+            egress: Vec::new(),
+        };
+        self.calc.apply(Update::Policy(key, Some(Box::new(policy))));
+    }
+
+    fn sync(&mut self) {
+        self.calc.apply(Update::InSync);
+    }
+
+    fn apply(&mut self) -> Report {
+        for change in self.calc.flush() {
+            self.renderer.apply(change);
+        }
+        self.dataplane.want(self.renderer.flush());
+        self.dataplane.apply(self.now, || {})
+    }
+
+    /// Applies until nothing is due within the next ten seconds.
+    fn settle(&mut self) {
+        self.apply();
+        for _ in 0..20 {
+            let Some(due) = self.dataplane.poll_timeout() else { return };
+            if due > self.now + Duration::from_secs(10) {
+                return;
+            }
+            self.now = self.now.max(due);
+            self.apply();
+        }
+        panic!("it never comes to rest: {:?}", self.dataplane.status());
+    }
+
+    fn missing(&self, interface: &str) -> Vec<String> {
+        match self.dataplane.endpoint(interface) {
+            EndpointState::Missing(what) => what,
+            state => panic!("{interface} is {state:?}"),
+        }
+    }
+
+    fn has_route(&self, destination: &str, interface: &str) -> bool {
+        let destination: Cidr = destination.parse().unwrap();
+        let state = self.kernel.state();
+        state.routes.iter().any(|(key, route)| {
+            let RouteKind::Unicast(hops) = &route.kind else { return false };
+            key.destination == destination
+                && hops.iter().any(|hop| hop.interface.as_deref() == Some(interface))
+        })
+    }
+
+    fn filter_chains(&self) -> Vec<String> {
+        let state = self.kernel.state();
+        state.chains[&(Family::V4, IptablesTable::Filter)].rules.keys().cloned().collect()
+    }
+
+    /// The set of the policy's selector, found by a run on another kernel.
+    fn wanted_selector_set(&self) -> IpSetName {
+        let mut other = Node::new();
+        other.add_pod("web", WEB, "10.65.0.1");
+        other.add_pod("db", DB, "10.65.0.2");
+        other.deny_to("web", "db");
+        other.sync();
+        other.apply();
+        let state = other.kernel.state();
+        let mut sets = state.ip_sets.keys().filter(|name| name.as_str().starts_with("cali40s:"));
+        sets.next().expect("the policy's selector has a set").clone()
+    }
+}
+
+fn route_to(destination: &str, interface: &str) -> (RouteKey, Route) {
+    let hop = NextHop { gateway: None, interface: Some(interface.to_owned()), onlink: false };
+    let kind = RouteKind::Unicast(vec![hop]);
+    let key = RouteKey::new(destination.parse().unwrap(), 1024);
+    (key, Route { kind, protocol: PROTO_BOOT, source: None, mtu: None })
+}

@@ -1,0 +1,46 @@
+//! Chains of policies and of the namespaces' profiles (`spec/felix.md` §1.9).
+
+use felix_calc::{ActivePolicy, ActiveRule};
+use kernel::{Chain, Rule};
+use model::{Direction, Family, PolicyKind};
+
+use crate::names::{ACCEPT, direction_word, namespace_profile, policy_chain, profile_chain, set_mark};
+use crate::rules::render_rule;
+
+/// The chain of one direction. It marks what it decides and returns; what it does not decide returns unmarked.
+pub(crate) fn render_policy(policy: &ActivePolicy, direction: Direction, family: Family) -> Chain {
+    let rules: &[ActiveRule] = match direction {
+        Direction::Ingress => &policy.ingress,
+        Direction::Egress => &policy.egress,
+    };
+    let mut rendered: Vec<Rule> = rules.iter().flat_map(|rule| render_rule(rule, family)).collect();
+    while rendered.last().is_some_and(|rule| rule.text.ends_with("--jump RETURN")) {
+        rendered.pop();
+    }
+    let kind = match policy.key.kind {
+        PolicyKind::KubernetesNetworkPolicy => "KubernetesNetworkPolicy",
+        PolicyKind::NetworkPolicy => "NetworkPolicy",
+        PolicyKind::GlobalNetworkPolicy => "GlobalNetworkPolicy",
+    };
+    let namespace =
+        policy.key.namespace.as_ref().map(|namespace| format!("{namespace}/")).unwrap_or_default();
+    let comment = format!("{kind} {namespace}{} {}", policy.key.name, direction_word(direction));
+    Chain { name: policy_chain(direction, &policy.key), rules: commented(&comment, rendered) }
+}
+
+/// Pods that no policy selects may do everything.
+pub(crate) fn render_profile(namespace: &str, direction: Direction) -> Chain {
+    let profile = namespace_profile(namespace);
+    let comment = format!("Profile {profile} {}", direction_word(direction));
+    let rules = commented(&comment, vec![Rule::new(&[], "", &set_mark(ACCEPT))]);
+    Chain { name: profile_chain(direction, &profile), rules }
+}
+
+/// Puts the comment on the first rule; an empty chain gets a rule that does nothing else.
+fn commented(comment: &str, mut rules: Vec<Rule>) -> std::sync::Arc<[Rule]> {
+    match rules.first_mut() {
+        Some(first) => *first = Rule::new(&[comment], &first.text, ""),
+        None => rules.push(Rule::new(&[comment], "", "")),
+    }
+    rules.into()
+}

@@ -1,0 +1,15 @@
+//! From the datastore to the verdict on a packet: calc and renderer together, into a fake dataplane.
+
+#![allow(clippy::unwrap_used, reason = "clippy exempts only the test functions themselves")]
+
+mod calico;
+mod cases;
+mod cluster;
+mod convert;
+mod dataplane;
+mod golden;
+mod interpreter;
+mod kubernetes;
+mod matrix;
+mod node;
+mod random;

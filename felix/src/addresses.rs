@@ -1,0 +1,46 @@
+//! The port to IPAM, as far as pods need it.
+
+use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr};
+
+/// Which addresses a pod wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddressRequest {
+    /// Who holds them: `<network>.<container ID>`.
+    pub handle: String,
+    pub namespace: String,
+    pub pod: String,
+    pub ipv4: bool,
+    pub ipv6: bool,
+    /// Exactly these, instead of any.
+    pub exact: Vec<IpAddr>,
+    /// Names or CIDRs of pools; none means any.
+    pub ipv4_pools: Vec<String>,
+    pub ipv6_pools: Vec<String>,
+}
+
+/// Why there is no address.
+#[derive(Debug, thiserror::Error)]
+pub enum AddressError {
+    /// What was asked for cannot be given, now or later: an address outside every pool, an unknown pool.
+    #[error("{0}")]
+    Invalid(String),
+    /// Later it may be possible: pools are full, the API server is away.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// Gives out and takes back addresses.
+pub trait Addresses: Send + Sync + 'static {
+    /// Gives addresses to a handle; asking again for the same handle gives the same ones.
+    fn allocate(
+        &self,
+        request: AddressRequest,
+    ) -> impl Future<Output = Result<Vec<IpAddr>, AddressError>> + Send;
+
+    /// Gives this node's tunnel an IPv4 address from a pool that allows it; the same one when asked again.
+    fn allocate_tunnel(&self, handle: &str) -> impl Future<Output = Result<Ipv4Addr, AddressError>> + Send;
+
+    /// Takes back all that a handle holds; nothing held is success.
+    fn release(&self, handle: &str) -> impl Future<Output = Result<(), AddressError>> + Send;
+}

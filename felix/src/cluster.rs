@@ -1,0 +1,132 @@
+//! What the datastore says, on its way to the dataplane's thread; keeps the little that ADD and the node's own
+//! addresses need.
+
+use std::collections::BTreeMap;
+
+use model::{IpPool, Labels, Node, NodeName, PodKey, Update};
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, watch};
+
+use crate::command::{Command, Dataplane};
+use crate::mtu::uses_ipip;
+
+/// Updates that are handed on at once.
+const BATCH: usize = 1024;
+
+/// What concerns this node itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OwnNode {
+    /// Every kind has been listed.
+    pub in_sync: bool,
+    pub node: Option<Node>,
+    /// Some pool uses IPIP.
+    pub uses_ipip: bool,
+}
+
+/// The part of the cluster that is remembered here.
+pub struct Cluster {
+    node: NodeName,
+    pods: Mutex<BTreeMap<PodKey, LocalPod>>,
+    pools: Mutex<BTreeMap<String, IpPool>>,
+    own: watch::Sender<OwnNode>,
+    /// Changes whenever a pod of this node came, changed or went.
+    pods_changed: watch::Sender<u64>,
+}
+
+struct LocalPod {
+    uid: String,
+    annotations: Labels,
+}
+
+impl Cluster {
+    pub fn new(node: NodeName) -> Self {
+        Self {
+            node,
+            pods: Mutex::default(),
+            pools: Mutex::default(),
+            own: watch::Sender::default(),
+            pods_changed: watch::Sender::default(),
+        }
+    }
+
+    /// Follows this node's own Node object and whether pools use IPIP.
+    pub fn own(&self) -> watch::Receiver<OwnNode> {
+        self.own.subscribe()
+    }
+
+    /// Is a Pod with this UID on this node? An empty UID means any.
+    pub fn has_pod(&self, pod: &PodKey, uid: &str) -> bool {
+        self.pods.lock().get(pod).is_some_and(|local| uid.is_empty() || local.uid == uid)
+    }
+
+    /// Hands every update to the dataplane, many at a time; ends when the datastore does.
+    pub async fn follow(
+        &self,
+        mut updates: mpsc::Receiver<Update>,
+        dataplane: &Dataplane,
+        also: impl Fn(&Update),
+    ) {
+        let mut batch = Vec::new();
+        while updates.recv_many(&mut batch, BATCH).await > 0 {
+            for update in &batch {
+                self.observe(update);
+                also(update);
+            }
+            dataplane.send(Command::Updates(std::mem::take(&mut batch)));
+        }
+    }
+
+    /// Remembers what an update says.
+    pub fn observe(&self, update: &Update) {
+        match update {
+            Update::Pod(key, pod) => {
+                let local = pod.as_ref().filter(|pod| pod.node.as_ref() == Some(&self.node));
+                let mut pods = self.pods.lock();
+                let changed = match local {
+                    Some(pod) => {
+                        let (uid, annotations) = (pod.uid.clone(), pod.annotations.clone());
+                        pods.insert(key.clone(), LocalPod { uid, annotations });
+                        true
+                    }
+                    None => pods.remove(key).is_some(),
+                };
+                drop(pods);
+                if changed {
+                    self.pods_changed.send_modify(|count| *count += 1);
+                }
+            }
+            Update::Node(name, node) if *name == self.node => {
+                self.own.send_modify(|own| own.node = node.clone());
+            }
+            Update::Pool(name, pool) => {
+                let mut pools = self.pools.lock();
+                match pool {
+                    Some(pool) => pools.insert(name.clone(), pool.clone()),
+                    None => pools.remove(name),
+                };
+                let uses_ipip = uses_ipip(pools.values());
+                self.own
+                    .send_if_modified(|own| std::mem::replace(&mut own.uses_ipip, uses_ipip) != uses_ipip);
+            }
+            Update::InSync => self.own.send_modify(|own| own.in_sync = true),
+            _ => {}
+        }
+    }
+
+    fn annotations_of(&self, pod: &PodKey, uid: &str) -> Option<Labels> {
+        let pods = self.pods.lock();
+        let local = pods.get(pod).filter(|local| uid.is_empty() || local.uid == uid)?;
+        Some(local.annotations.clone())
+    }
+
+    /// Waits until the watch has told of a Pod of this node with this UID, and returns its annotations.
+    pub async fn wait_for_pod(&self, pod: &PodKey, uid: &str) -> Labels {
+        let mut changes = self.pods_changed.subscribe();
+        loop {
+            if let Some(annotations) = self.annotations_of(pod, uid) {
+                return annotations;
+            }
+            changes.changed().await.expect("the sender lives as long as self");
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! What the other parts of the agent tell the dataplane's thread, and how they wait for it.
+
+use std::sync::mpsc;
+use std::time::Duration;
+
+use kernel::LinkEvent;
+use model::{HostInterface, LocalEndpoint, Update};
+use tokio::sync::oneshot;
+
+use felix_dataplane::EndpointState;
+
+/// One message to the dataplane's thread.
+#[derive(Debug)]
+pub enum Command {
+    /// News from the datastore.
+    Updates(Vec<Update>),
+    /// A pod's interface exists; `programmed` is told when route and policy are in the kernel.
+    EndpointUp { endpoint: LocalEndpoint, programmed: Option<oneshot::Sender<()>> },
+    /// A pod's interface is gone or about to go.
+    EndpointDown(HostInterface),
+    /// What is in the kernel for a pod, after reading back from the kernel if asked to.
+    Inspect { interface: HostInterface, reread: bool, reply: oneshot::Sender<EndpointState> },
+    /// Something changed in the kernel.
+    Links(Vec<LinkEvent>),
+    /// End the thread and leave everything as it is.
+    Stop,
+}
+
+/// Sends to the dataplane's thread; cheap to clone.
+#[derive(Clone)]
+pub struct Dataplane(mpsc::Sender<Command>);
+
+/// The dataplane did not answer in time; it is busy or has stopped.
+#[derive(Debug, thiserror::Error)]
+#[error("the dataplane is busy and did not answer within {0:?}")]
+pub struct Silent(Duration);
+
+impl Dataplane {
+    /// The sending side, and what the thread receives from.
+    pub fn channel() -> (Self, mpsc::Receiver<Command>) {
+        let (sender, receiver) = mpsc::channel();
+        (Self(sender), receiver)
+    }
+
+    /// Sends one message. After the thread has ended messages are lost, and liveness says so.
+    pub fn send(&self, command: Command) {
+        let _ = self.0.send(command);
+    }
+
+    /// Announces an endpoint; the receiver resolves when it is programmed.
+    pub fn endpoint_up(&self, endpoint: LocalEndpoint) -> oneshot::Receiver<()> {
+        let (programmed, receiver) = oneshot::channel();
+        self.send(Command::EndpointUp { endpoint, programmed: Some(programmed) });
+        receiver
+    }
+
+    /// What is in the kernel for a pod.
+    pub async fn inspect(
+        &self,
+        interface: &str,
+        reread: bool,
+        patience: Duration,
+    ) -> Result<EndpointState, Silent> {
+        let (reply, receiver) = oneshot::channel();
+        self.send(Command::Inspect { interface: interface.to_owned(), reread, reply });
+        match tokio::time::timeout(patience, receiver).await {
+            Ok(Ok(state)) => Ok(state),
+            _ => Err(Silent(patience)),
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! Node agent of Ocicat: routes, policy and addresses of the pods of one node.
+//!
+//! Owns settings, wiring, the CNI plugin's socket, health and metrics. Decides nothing about policy, addresses or
+//! rules: that is `felix-calc`, `ipam`, `felix-render` and `felix-dataplane`. It never flushes anything: not when
+//! it starts, not when it ends, and a SIGKILL at any moment is safe.
+
+mod addresses;
+mod annotations;
+mod autodetect;
+mod checks;
+mod cluster;
+mod command;
+mod connections;
+mod del_queue;
+mod drivers;
+mod endpoint_store;
+mod health;
+mod http;
+mod ipam;
+mod journal;
+mod kernel_doors;
+mod logging;
+mod metrics;
+mod mtu;
+mod node_address;
+mod pods;
+#[cfg(test)]
+mod scratch;
+mod server;
+mod service;
+mod settings;
+mod steps;
+mod tunnel_address;
+mod worker;
+
+use anyhow::Result;
+use clap::Parser;
+
+use settings::{Arguments, Settings};
+
+fn main() -> Result<()> {
+    let host_name = steps::host_name();
+    let (settings, ignored) = Settings::new(Arguments::parse(), environment(), &host_name);
+    let log_level = logging::start(settings.log_format, settings.overrides.log_severity())?;
+    ignored.iter().for_each(|setting| tracing::warn!(%setting, "environment"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(steps::run(settings, log_level))
+}
+
+/// Variables that are text; others cannot be ours.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    let text = |(key, value): (std::ffi::OsString, std::ffi::OsString)| {
+        Some((key.into_string().ok()?, value.into_string().ok()?))
+    };
+    std::env::vars_os().filter_map(text)
+}

@@ -1,0 +1,187 @@
+//! Figures about the agent in Prometheus' text format; names are Calico's where the meaning is the same.
+
+use std::sync::atomic::AtomicI64;
+
+use parking_lot::Mutex;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+use crate::http::{Response, Status};
+
+/// Every figure; updating one costs an atomic operation.
+pub struct Metrics {
+    registry: Mutex<Registry>,
+    /// Time of one apply, seconds.
+    pub apply_time: Histogram,
+    /// Applies that left something to be retried.
+    pub apply_failures: Counter,
+    /// Entries that wait for a retry, by kind of kernel state.
+    pub pending: Family<Kind, Level>,
+    /// Comparisons with what the kernel really holds, by kind of kernel state.
+    pub resyncs: Family<Kind, Counter>,
+    /// Entries that somebody else had changed or deleted and that were put right, by kind.
+    pub repairs: Family<Kind, Counter>,
+    pub local_endpoints: Level,
+    pub local_policies: Level,
+    pub ip_sets: Level,
+    pub chains: Level,
+    pub routes: Level,
+    /// 1 waiting for the datastore, 2 listing it, 3 in sync.
+    pub resync_state: Level,
+    /// Calls of the CNI plugin, by call and outcome.
+    pub cni_calls: Family<Call, Counter>,
+    /// From the plugin's word that a pod's interface exists to its route and policy in the kernel, seconds.
+    pub time_to_policy: Histogram,
+    /// DELs whose addresses are still to be released.
+    pub releases_pending: Level,
+    /// MTU of pods, bytes.
+    pub mtu: Level,
+}
+
+/// A figure that goes up and down.
+pub type Level = Gauge<i64, AtomicI64>;
+
+/// Which kind of kernel state.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Kind {
+    pub kind: String,
+}
+
+/// Which call of the CNI plugin, and how it ended.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Call {
+    pub call: String,
+    pub outcome: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Host {
+    host: String,
+}
+
+impl Kind {
+    pub fn new(kind: impl Into<String>) -> Self {
+        Self { kind: kind.into() }
+    }
+}
+
+impl Metrics {
+    pub fn new(node: &str) -> Self {
+        let metrics = Self {
+            registry: Mutex::new(Registry::default()),
+            apply_time: Histogram::new(exponential_buckets(0.000_5, 2.0, 16)),
+            apply_failures: Counter::default(),
+            pending: Family::default(),
+            resyncs: Family::default(),
+            repairs: Family::default(),
+            local_endpoints: Level::default(),
+            local_policies: Level::default(),
+            ip_sets: Level::default(),
+            chains: Level::default(),
+            routes: Level::default(),
+            resync_state: Level::default(),
+            cni_calls: Family::default(),
+            time_to_policy: Histogram::new(exponential_buckets(0.001, 2.0, 15)),
+            releases_pending: Level::default(),
+            mtu: Level::default(),
+        };
+        metrics.register(node);
+        metrics
+    }
+
+    fn register(&self, node: &str) {
+        let host: Family<Host, Level> = Family::default();
+        host.get_or_create(&Host { host: node.to_owned() }).set(1);
+        self.resync_state.set(1);
+        let r = &mut *self.registry.lock();
+        r.register("felix_host", "Constant 1 with the node's name", host);
+        r.register(
+            "felix_int_dataplane_apply_time_seconds",
+            "Time of one apply to the kernel",
+            self.apply_time.clone(),
+        );
+        r.register(
+            "felix_int_dataplane_failures",
+            "Applies that left something to be retried",
+            self.apply_failures.clone(),
+        );
+        r.register(
+            "felix_int_dataplane_pending",
+            "Kernel entries that wait for a retry, by kind",
+            self.pending.clone(),
+        );
+        r.register("felix_dataplane_resyncs", "Comparisons with the kernel, by kind", self.resyncs.clone());
+        r.register(
+            "felix_dataplane_repairs",
+            "Entries put right after somebody else changed them, by kind",
+            self.repairs.clone(),
+        );
+        r.register("felix_active_local_endpoints", "Pods of this node", self.local_endpoints.clone());
+        r.register(
+            "felix_active_local_policies",
+            "Policies that apply to a pod of this node",
+            self.local_policies.clone(),
+        );
+        r.register("felix_ipsets_calico", "IP sets of ours", self.ip_sets.clone());
+        r.register("felix_iptables_chains", "Chains of ours, all tables", self.chains.clone());
+        r.register("felix_route_table_num_routes", "Routes to pods of this node", self.routes.clone());
+        r.register(
+            "felix_resync_state",
+            "1 waiting for the datastore, 2 listing, 3 in sync",
+            self.resync_state.clone(),
+        );
+        r.register("felix_cni_calls", "Calls of the CNI plugin, by call and outcome", self.cni_calls.clone());
+        r.register(
+            "felix_time_to_policy_seconds",
+            "From a pod's interface to its route and policy in the kernel",
+            self.time_to_policy.clone(),
+        );
+        r.register(
+            "felix_releases_pending",
+            "Deleted containers whose addresses are still to be released",
+            self.releases_pending.clone(),
+        );
+        r.register("felix_pod_mtu_bytes", "MTU of pods", self.mtu.clone());
+    }
+
+    /// `/metrics`
+    pub fn scrape(&self) -> Response {
+        let mut body = String::new();
+        match encode(&mut body, &self.registry.lock()) {
+            Ok(()) => Response {
+                status: Status::Ok,
+                content_type: "application/openmetrics-text; version=1.0.0; charset=utf-8",
+                body,
+            },
+            Err(error) => Response::text(Status::ServiceUnavailable, error.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scrape_shows_what_was_counted() {
+        let metrics = Metrics::new("n1");
+        metrics.pending.get_or_create(&Kind::new("route")).set(2);
+        metrics.apply_failures.inc();
+
+        let body = metrics.scrape().body;
+
+        for line in [
+            r#"felix_host{host="n1"} 1"#,
+            r#"felix_int_dataplane_pending{kind="route"} 2"#,
+            "felix_int_dataplane_failures_total 1",
+            "felix_resync_state 1",
+        ] {
+            assert!(body.lines().any(|l| l == line), "{line} is missing in:\n{body}");
+        }
+    }
+}

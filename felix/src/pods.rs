@@ -1,0 +1,119 @@
+//! Finds the Pod that an ADD is about: what has been watched, else one request to the API server.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use datastore::Datastore;
+use model::{Labels, Pod, PodKey};
+use tokio::time::sleep;
+
+use crate::cluster::Cluster;
+use crate::service::Pods;
+
+/// How long ADD waits for the watch before it asks: the kubelet often knows a Pod a moment earlier.
+const WATCH_PATIENCE: Duration = Duration::from_millis(100);
+
+/// Reads one Pod from the API server.
+pub trait FetchPod: Send + Sync + 'static {
+    fn fetch(&self, pod: &PodKey) -> impl Future<Output = Result<Option<Pod>>> + Send;
+}
+
+impl FetchPod for Datastore {
+    async fn fetch(&self, pod: &PodKey) -> Result<Option<Pod>> {
+        Ok(self.pod(pod).await?)
+    }
+}
+
+/// See the module's description.
+pub struct KnownPods<F> {
+    pub cluster: Arc<Cluster>,
+    pub fetch: F,
+}
+
+impl<F: FetchPod> Pods for KnownPods<F> {
+    async fn annotations(&self, pod: &PodKey, uid: &str) -> Result<Option<Labels>> {
+        let ask = async {
+            sleep(WATCH_PATIENCE).await;
+            let found = self.fetch.fetch(pod).await?;
+            let found = found.filter(|found| uid.is_empty() || found.uid == uid);
+            Ok(found.map(|found| found.annotations))
+        };
+        tokio::select! {
+            biased;
+            annotations = self.cluster.wait_for_pod(pod, uid) => Ok(Some(annotations)),
+            answer = ask => answer,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use model::{NodeName, Update};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_pod_that_is_not_watched_yet_is_asked_for_once() {
+        let pods = known(Some(web("u1")));
+
+        let found = pods.annotations(&key(), "u1").await.unwrap();
+
+        assert_eq!(found, Some(web("u1").annotations));
+        assert_eq!(pods.fetch.asked.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn a_watched_pod_costs_no_request() {
+        let pods = known(None);
+        pods.cluster.observe(&Update::Pod(key(), Some(web("u1"))));
+
+        assert!(pods.annotations(&key(), "u1").await.unwrap().is_some());
+        assert_eq!(pods.fetch.asked.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn an_earlier_pod_of_the_same_name_is_another() {
+        let pods = known(Some(web("u1")));
+        pods.cluster.observe(&Update::Pod(key(), Some(web("u1"))));
+
+        assert_eq!(pods.annotations(&key(), "u2").await.unwrap(), None);
+    }
+
+    struct Server {
+        pod: Option<Pod>,
+        asked: AtomicUsize,
+    }
+
+    impl FetchPod for Server {
+        async fn fetch(&self, _: &PodKey) -> Result<Option<Pod>> {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            Ok(self.pod.clone())
+        }
+    }
+
+    fn known(pod: Option<Pod>) -> KnownPods<Server> {
+        let cluster = Arc::new(Cluster::new(NodeName::from("n1")));
+        KnownPods { cluster, fetch: Server { pod, asked: AtomicUsize::new(0) } }
+    }
+
+    fn key() -> PodKey {
+        PodKey::new("default", "web")
+    }
+
+    fn web(uid: &str) -> Pod {
+        Pod {
+            key: key(),
+            uid: uid.to_owned(),
+            node: Some(NodeName::from("n1")),
+            addresses: Vec::new(),
+            labels: Labels::new(),
+            ports: Vec::new(),
+            service_account: None,
+            host_network: false,
+            annotations: Labels::from([("a".to_owned(), "b".to_owned())]),
+        }
+    }
+}

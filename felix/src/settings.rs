@@ -1,0 +1,429 @@
+//! What the agent is told when it starts: command line, then environment (`FELIX_*` and calico-node's own).
+//!
+//! Owns names, defaults and precedence. Never reads the datastore: what can change while the agent runs is
+//! [`model::FelixConfiguration`], over which [`Overrides`] from the environment win.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use model::{ChainInsertMode, EndpointToHostAction, Family, FelixConfiguration, LogSeverity, NodeName};
+use proto::node::DEL_QUEUE;
+
+use crate::autodetect::Method;
+
+/// The command line.
+#[derive(Clone, Debug, clap::Parser)]
+#[command(
+    name = "felix",
+    version,
+    about = "Node agent of Ocicat: pod routes, policy and addresses of one node"
+)]
+pub struct Arguments {
+    /// Name of this node in Kubernetes [env: NODENAME, FELIX_FELIXHOSTNAME; default: the host's name].
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// Kubeconfig of the API server [env: KUBECONFIG; default: the pod's service account].
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Where the CNI plugin reaches the agent.
+    #[arg(long, value_name = "PATH", default_value = "/var/run/calico/felix.sock")]
+    pub socket: PathBuf,
+    /// Where endpoints are kept from one run to the next.
+    #[arg(long, value_name = "DIR", default_value = "/var/run/calico/felix")]
+    pub state_dir: PathBuf,
+    /// Address of /liveness and /readiness [env: FELIX_HEALTHHOST, FELIX_HEALTHPORT; default: 127.0.0.1:9099].
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub health_listen: Option<SocketAddr>,
+    /// Address of /metrics besides the health address [env: FELIX_PROMETHEUSMETRICSENABLED and ...PORT, ...HOST].
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub metrics_listen: Option<SocketAddr>,
+    /// trace, debug, info, warning or error [env: FELIX_LOGSEVERITYSCREEN; default: the cluster's, else info].
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<LogSeverity>,
+    /// How log lines look.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+/// One line of text, or one JSON object, a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Everything that stays as it is until the process ends.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub node: NodeName,
+    pub kubeconfig: Option<PathBuf>,
+    pub socket: PathBuf,
+    pub state_dir: PathBuf,
+    pub health_listen: SocketAddr,
+    pub metrics_listen: Option<SocketAddr>,
+    pub log_format: LogFormat,
+    pub ipv4: AddressSetting,
+    pub ipv6: AddressSetting,
+    pub overrides: Overrides,
+}
+
+/// Where the node's address of one family comes from (`IP`, `IP6` and their `_AUTODETECTION_METHOD`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AddressSetting {
+    Detect {
+        method: Method,
+        /// Somebody asked for it, so that failing is an error even when the other family has an address.
+        is_required: bool,
+    },
+    /// This address; the prefix length is that of the link which has it unless given.
+    Fixed(IpAddr, Option<u8>),
+    /// Leave the annotation alone.
+    None,
+}
+
+/// Settings from the environment that win over every `FelixConfiguration`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overrides {
+    interface_prefix: Option<String>,
+    chain_insert_mode: Option<ChainInsertMode>,
+    endpoint_to_host_action: Option<EndpointToHostAction>,
+    iptables_refresh: Option<Duration>,
+    ipsets_refresh: Option<Duration>,
+    route_refresh: Option<Duration>,
+    mtu: Option<u32>,
+    ipv6: Option<bool>,
+    route_priority: Option<u32>,
+    log_severity: Option<LogSeverity>,
+    mtu_iface_pattern: Option<String>,
+}
+
+/// A setting that could not be understood; its default is in force.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{key}={value:?} is ignored: {reason}")]
+pub struct IgnoredSetting {
+    pub key: String,
+    pub value: String,
+    pub reason: String,
+}
+
+impl Settings {
+    /// Joins command line and environment; what cannot be understood is named in the second part.
+    pub fn new(
+        arguments: Arguments,
+        environment: impl IntoIterator<Item = (String, String)>,
+        host_name: &str,
+    ) -> (Self, Vec<IgnoredSetting>) {
+        let mut env = Environment::new(environment);
+        let node = arguments
+            .node_name
+            .or_else(|| env.text("NODENAME"))
+            .or_else(|| env.text("FELIX_FELIXHOSTNAME"))
+            .unwrap_or_else(|| host_name.to_lowercase());
+        let health_host = env.parse_with("FELIX_HEALTHHOST", host);
+        let health_port = env.parse("FELIX_HEALTHPORT").unwrap_or(DEFAULT_HEALTH_PORT);
+        let health = SocketAddr::new(health_host.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)), health_port);
+        let metrics = metrics_listen(&mut env);
+        let mut overrides = Overrides::from_environment(&mut env);
+        overrides.log_severity = arguments.log_level.or(overrides.log_severity);
+        let settings = Self {
+            node: NodeName::from(node.as_str()),
+            kubeconfig: arguments.kubeconfig.or_else(|| env.text("KUBECONFIG").map(PathBuf::from)),
+            socket: arguments.socket,
+            state_dir: arguments.state_dir,
+            health_listen: arguments.health_listen.unwrap_or(health),
+            metrics_listen: arguments.metrics_listen.or(metrics),
+            log_format: arguments.log_format,
+            ipv4: address_setting(&mut env, Family::V4),
+            ipv6: address_setting(&mut env, Family::V6),
+            overrides,
+        };
+        (settings, env.ignored)
+    }
+
+    /// Where the CNI plugin leaves the DELs that it could not tell the agent: [`DEL_QUEUE`].
+    pub fn del_queue(&self) -> PathBuf {
+        self.socket.with_file_name(DEL_QUEUE)
+    }
+}
+
+impl Overrides {
+    fn from_environment(env: &mut Environment) -> Self {
+        Self {
+            interface_prefix: env.parse_with("FELIX_INTERFACEPREFIX", interface_prefix),
+            chain_insert_mode: env.parse_with("FELIX_CHAININSERTMODE", chain_insert_mode),
+            endpoint_to_host_action: env
+                .parse_with("FELIX_DEFAULTENDPOINTTOHOSTACTION", endpoint_to_host_action),
+            iptables_refresh: env.parse_with("FELIX_IPTABLESREFRESHINTERVAL", seconds),
+            ipsets_refresh: env.parse_with("FELIX_IPSETSREFRESHINTERVAL", seconds),
+            route_refresh: env.parse_with("FELIX_ROUTEREFRESHINTERVAL", seconds),
+            mtu: env.parse_with("FELIX_IPINIPMTU", mtu).flatten(),
+            ipv6: env.parse_with("FELIX_IPV6SUPPORT", boolean),
+            route_priority: env.parse("FELIX_IPV4NORMALROUTEPRIORITY"),
+            log_severity: env.parse_with("FELIX_LOGSEVERITYSCREEN", LogSeverity::from_str),
+            mtu_iface_pattern: env.parse_with("FELIX_MTUIFACEPATTERN", pattern),
+        }
+    }
+
+    /// The log level, when the environment or the command line says one.
+    pub fn log_severity(&self) -> Option<LogSeverity> {
+        self.log_severity
+    }
+
+    /// The configuration in force, given what the cluster says.
+    pub fn apply(&self, mut cluster: FelixConfiguration) -> FelixConfiguration {
+        fn set<T: Clone>(field: &mut T, value: &Option<T>) {
+            if let Some(value) = value {
+                *field = value.clone();
+            }
+        }
+        set(&mut cluster.interface_prefix, &self.interface_prefix);
+        set(&mut cluster.chain_insert_mode, &self.chain_insert_mode);
+        set(&mut cluster.endpoint_to_host_action, &self.endpoint_to_host_action);
+        set(&mut cluster.iptables_refresh_interval, &self.iptables_refresh);
+        set(&mut cluster.ipsets_refresh_interval, &self.ipsets_refresh);
+        set(&mut cluster.route_refresh_interval, &self.route_refresh);
+        set(&mut cluster.ipv6, &self.ipv6);
+        set(&mut cluster.route_priority, &self.route_priority);
+        cluster.mtu = self.mtu.or(cluster.mtu);
+        cluster.log_severity = self.log_severity.or(cluster.log_severity);
+        cluster.mtu_iface_pattern = self.mtu_iface_pattern.clone().or(cluster.mtu_iface_pattern);
+        cluster
+    }
+}
+
+/// The environment, and what of it made no sense.
+struct Environment {
+    values: BTreeMap<String, String>,
+    ignored: Vec<IgnoredSetting>,
+}
+
+impl Environment {
+    /// Names are told apart without regard to case, as Calico does; an empty value counts as absent.
+    fn new(values: impl IntoIterator<Item = (String, String)>) -> Self {
+        let values = values.into_iter().filter(|(_, value)| !value.is_empty());
+        Self {
+            values: values.map(|(key, value)| (key.to_ascii_uppercase(), value)).collect(),
+            ignored: Vec::new(),
+        }
+    }
+
+    fn text(&self, key: &str) -> Option<String> {
+        self.values.get(key).cloned()
+    }
+
+    fn parse<T: FromStr<Err: std::fmt::Display>>(&mut self, key: &str) -> Option<T> {
+        self.parse_with(key, |text| text.parse().map_err(|error: T::Err| error.to_string()))
+    }
+
+    fn parse_with<T>(&mut self, key: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        let value = self.text(key)?;
+        match parse(&value) {
+            Ok(parsed) => Some(parsed),
+            Err(reason) => {
+                self.ignored.push(IgnoredSetting { key: key.to_owned(), value, reason });
+                None
+            }
+        }
+    }
+}
+
+fn metrics_listen(env: &mut Environment) -> Option<SocketAddr> {
+    let enabled = env.parse_with("FELIX_PROMETHEUSMETRICSENABLED", boolean).unwrap_or(false);
+    let host = env.parse_with("FELIX_PROMETHEUSMETRICSHOST", host);
+    let port = env.parse("FELIX_PROMETHEUSMETRICSPORT").unwrap_or(DEFAULT_METRICS_PORT);
+    enabled.then(|| SocketAddr::new(host.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), port))
+}
+
+/// Both families are detected unless told otherwise (Calico: IPv6 only when `IP6=autodetect`), because a node
+/// without an IPv6 InternalIP then simply has none.
+fn address_setting(env: &mut Environment, family: Family) -> AddressSetting {
+    let (address_key, method_key) = match family {
+        Family::V4 => ("IP", "IP_AUTODETECTION_METHOD"),
+        Family::V6 => ("IP6", "IP6_AUTODETECTION_METHOD"),
+    };
+    let method: Option<Method> = env.parse(method_key);
+    let text = env.text(address_key).unwrap_or_default().to_ascii_lowercase();
+    let is_required = method.is_some() || text == "autodetect";
+    let detect = AddressSetting::Detect { method: method.unwrap_or_default(), is_required };
+    match text.as_str() {
+        "" | "autodetect" => detect,
+        "none" => AddressSetting::None,
+        _ => env.parse_with(address_key, |text| fixed_address(text, family)).unwrap_or(detect),
+    }
+}
+
+fn fixed_address(text: &str, family: Family) -> Result<AddressSetting, String> {
+    let (address, length) = match text.split_once('/') {
+        Some((address, length)) => (address, Some(length.parse::<u8>().map_err(|e| e.to_string())?)),
+        None => (text, None),
+    };
+    let address: IpAddr =
+        address.parse().map_err(|_| "neither an address, a CIDR, autodetect nor none".to_owned())?;
+    if Family::of(address) != family {
+        return Err(format!("not an {family} address"));
+    }
+    if length.is_some_and(|length| length > family.bits()) {
+        return Err(format!("an {family} prefix has at most {} bits", family.bits()));
+    }
+    Ok(AddressSetting::Fixed(address, length))
+}
+
+fn host(text: &str) -> Result<IpAddr, String> {
+    if text.eq_ignore_ascii_case("localhost") {
+        return Ok(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    }
+    text.parse().map_err(|_| "neither an address nor localhost".to_owned())
+}
+
+fn boolean(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" | "y" | "t" => Ok(true),
+        "false" | "0" | "no" | "n" | "f" => Ok(false),
+        _ => Err("neither true nor false".to_owned()),
+    }
+}
+
+fn interface_prefix(text: &str) -> Result<String, String> {
+    let is_short = (1..=4).contains(&text.len());
+    let is_plain = text.chars().all(|c| c.is_ascii_alphanumeric());
+    if is_short && is_plain {
+        Ok(text.to_owned())
+    } else {
+        Err("one prefix of one to four letters or digits is understood".to_owned())
+    }
+}
+
+fn chain_insert_mode(text: &str) -> Result<ChainInsertMode, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "insert" => Ok(ChainInsertMode::Insert),
+        "append" => Ok(ChainInsertMode::Append),
+        _ => Err("neither insert nor append".to_owned()),
+    }
+}
+
+fn endpoint_to_host_action(text: &str) -> Result<EndpointToHostAction, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "drop" => Ok(EndpointToHostAction::Drop),
+        "accept" => Ok(EndpointToHostAction::Accept),
+        "return" => Ok(EndpointToHostAction::Return),
+        _ => Err("none of DROP, ACCEPT, RETURN".to_owned()),
+    }
+}
+
+/// Seconds as a decimal number; 0 switches the refresh off.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+/// Bytes; 0 means automatic.
+fn mtu(text: &str) -> Result<Option<u32>, String> {
+    match text.parse::<u32>() {
+        Ok(0) => Ok(None),
+        Ok(mtu @ 68..=65535) => Ok(Some(mtu)),
+        _ => Err("not an MTU from 68 to 65535, or 0 for automatic".to_owned()),
+    }
+}
+
+fn pattern(text: &str) -> Result<String, String> {
+    regex::Regex::new(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
+}
+
+const DEFAULT_HEALTH_PORT: u16 = 9099;
+const DEFAULT_METRICS_PORT: u16 = 9091;
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_wins_over_the_environment() {
+        let (settings, ignored) = settings(
+            &["--node-name", "a", "--health-listen", "127.0.0.1:1", "--log-level", "debug"],
+            &[("NODENAME", "b"), ("FELIX_HEALTHPORT", "2"), ("FELIX_LOGSEVERITYSCREEN", "Error")],
+        );
+
+        assert_eq!(ignored, []);
+        assert_eq!(settings.node.as_str(), "a");
+        assert_eq!(settings.health_listen.port(), 1);
+        let configuration = settings.overrides.apply(FelixConfiguration::default());
+        assert_eq!(configuration.log_severity, Some(LogSeverity::Debug));
+    }
+
+    #[test]
+    fn the_node_is_named_by_nodename_then_felixhostname_then_the_host() {
+        let name = |env: &[(&str, &str)]| settings(&[], env).0.node.to_string();
+
+        assert_eq!(name(&[("NODENAME", "a"), ("FELIX_FELIXHOSTNAME", "b")]), "a");
+        assert_eq!(name(&[("Felix_FelixHostname", "b")]), "b");
+        assert_eq!(name(&[("NODENAME", "")]), "host");
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_cluster() {
+        let env = [
+            ("FELIX_DEFAULTENDPOINTTOHOSTACTION", "DROP"),
+            ("FELIX_IPINIPMTU", "1380"),
+            ("FELIX_ROUTEREFRESHINTERVAL", "1.5"),
+            ("FELIX_IPV6SUPPORT", "false"),
+        ];
+
+        let configuration = settings(&[], &env).0.overrides.apply(FelixConfiguration::default());
+
+        assert_eq!(configuration.endpoint_to_host_action, EndpointToHostAction::Drop);
+        assert_eq!(configuration.mtu, Some(1380));
+        assert_eq!(configuration.route_refresh_interval, Duration::from_millis(1500));
+        assert!(!configuration.ipv6);
+        assert_eq!(configuration.interface_prefix, "cali");
+    }
+
+    #[test]
+    fn nonsense_is_named_and_its_default_stays() {
+        let env = [
+            ("FELIX_HEALTHPORT", "70000"),
+            ("FELIX_ROUTEREFRESHINTERVAL", "-1"),
+            ("FELIX_IPINIPMTU", "12"),
+            ("IP", "fd00::1"),
+            ("IP_AUTODETECTION_METHOD", "guess"),
+            ("FELIX_MTUIFACEPATTERN", "("),
+            ("FELIX_INTERFACEPREFIX", "cali,tap"),
+        ];
+
+        let (settings, ignored) = settings(&[], &env);
+
+        let keys: Vec<_> = ignored.iter().map(|i| i.key.as_str()).collect();
+        assert_eq!(ignored.len(), env.len(), "{keys:?}");
+        assert!(env.iter().all(|(key, _)| keys.contains(key)), "{keys:?}");
+        assert_eq!(settings.health_listen.to_string(), "127.0.0.1:9099");
+        assert_eq!(settings.overrides, Overrides::default());
+        let method = Method::KubernetesInternalIp;
+        assert_eq!(settings.ipv4, AddressSetting::Detect { method, is_required: false });
+    }
+
+    #[test]
+    fn addresses_may_be_given() {
+        let (settings, _) = settings(&[], &[("IP", "10.0.0.1/24"), ("IP6", "none")]);
+
+        assert_eq!(settings.ipv4, AddressSetting::Fixed("10.0.0.1".parse().unwrap(), Some(24)));
+        assert_eq!(settings.ipv6, AddressSetting::None);
+    }
+
+    #[test]
+    fn metrics_have_a_listener_of_their_own_only_when_asked_for() {
+        let listen = |env: &[(&str, &str)]| settings(&[], env).0.metrics_listen.map(|a| a.to_string());
+
+        assert_eq!(listen(&[("FELIX_PROMETHEUSMETRICSPORT", "1")]), None);
+        assert_eq!(listen(&[("FELIX_PROMETHEUSMETRICSENABLED", "true")]).as_deref(), Some("0.0.0.0:9091"));
+    }
+
+    fn settings(arguments: &[&str], env: &[(&str, &str)]) -> (Settings, Vec<IgnoredSetting>) {
+        let arguments = Arguments::parse_from([&["felix"], arguments].concat());
+        let env = env.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        Settings::new(arguments, env, "Host")
+    }
+}

@@ -1,0 +1,313 @@
+//! The agent's life as a list of steps.
+
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use datastore::{Datastore, Interest};
+use felix_dataplane::{Dataplane as KernelDataplane, Drivers};
+use felix_render::{RenderSettings, Renderer};
+use kernel::Link;
+use kernel_linux::events::Events;
+use kernel_linux::{Conntrack, Rtnl};
+use model::FelixConfiguration;
+use parking_lot::{Mutex, RwLock};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, watch};
+
+use crate::checks::{self, Features};
+use crate::cluster::Cluster;
+use crate::command::{Command, Dataplane};
+use crate::connections::Connections;
+use crate::del_queue::DelQueue;
+use crate::drivers::Linux;
+use crate::endpoint_store::EndpointStore;
+use crate::health::{Component, Health};
+use crate::http::{self, Response, Status};
+use crate::ipam::ClusterAddresses;
+use crate::journal::Journal;
+use crate::kernel_doors;
+use crate::logging::LogLevel;
+use crate::metrics::Metrics;
+use crate::node_address::NodeAddresses;
+use crate::pods::KnownPods;
+use crate::server;
+use crate::service::{NodeService, PodSettings};
+use crate::settings::Settings;
+use crate::tunnel_address::TunnelAddress;
+use crate::worker::{Parts, Published, Worker};
+
+/// How often the DEL queue is looked at without being told: the CNI plugin writes to it while the agent starts.
+const QUEUE_CHECK: Duration = Duration::from_secs(30);
+/// First pause before releasing addresses is tried again.
+const RELEASE_RETRY: Duration = Duration::from_secs(1);
+
+type Service = NodeService<Arc<ClusterAddresses>, KnownPods<Datastore>>;
+
+/// Runs until SIGTERM or SIGINT, then leaves everything as it is.
+pub async fn run(settings: Settings, log_level: LogLevel) -> Result<()> {
+    tracing::info!(node = %settings.node, version = env!("CARGO_PKG_VERSION"), "felix starts");
+    let mut terminated = signal(SignalKind::terminate())?;
+    let mut interrupted = signal(SignalKind::interrupt())?;
+    let health = Health::new();
+    let metrics = Arc::new(Metrics::new(settings.node.as_str()));
+    serve_health(&settings, &health, &metrics).await?;
+
+    let features = checks::features();
+    checks::enable_forwarding(features.ipv6);
+    let drivers = tokio::select! {
+        drivers = open_kernel(&settings, features, &health) => drivers,
+        _ = terminated.recv() => return Ok(()),
+        _ = interrupted.recv() => return Ok(()),
+    };
+    let (store, unreadable) = EndpointStore::open(&settings.state_dir)
+        .with_context(|| format!("open state directory {}", settings.state_dir.display()))?;
+    unreadable.iter().for_each(|file| tracing::error!(%file, "endpoint"));
+
+    let datastore = Datastore::connect(settings.kubeconfig.as_deref()).await?;
+    let updates = datastore.watch(Interest::felix(settings.node.clone(), Default::default()));
+    let cluster = Arc::new(Cluster::new(settings.node.clone()));
+    let addresses = Arc::new(ClusterAddresses::new(&datastore, settings.node.clone()));
+
+    let (dataplane, commands) = Dataplane::channel();
+    let pods = KnownPods { cluster: cluster.clone(), fetch: datastore.clone() };
+    let service = Arc::new(service(&settings, store, &dataplane, pods, &addresses, &metrics, &health)?);
+    let published = start_worker(&settings, features, drivers, &service, commands, &health, &metrics)?;
+    watch_kernel(&dataplane)?;
+    follow_configuration(published.configuration, log_level);
+
+    tokio::spawn({
+        let (cluster, dataplane, addresses) = (cluster.clone(), dataplane.clone(), addresses.clone());
+        async move { cluster.follow(updates, &dataplane, |update| addresses.observe(update)).await }
+    });
+    let annotate = addresses.clone();
+    tokio::spawn(
+        NodeAddresses {
+            ipv4: settings.ipv4.clone(),
+            ipv6: settings.ipv6.clone(),
+            own: cluster.own(),
+            links: published.links,
+            annotate: annotate.clone(),
+            health: health.clone(),
+        }
+        .run(),
+    );
+    let node = settings.node.clone();
+    tokio::spawn(TunnelAddress { node, own: cluster.own(), addresses, annotate, is_released: false }.run());
+    tokio::spawn(release_addresses(service.clone(), cluster));
+    serve_plugin(&settings, service, &health)?;
+
+    tokio::select! {
+        _ = terminated.recv() => {}
+        _ = interrupted.recv() => {}
+    }
+    tracing::info!("felix ends; what is in the kernel stays");
+    dataplane.send(Command::Stop);
+    Ok(())
+}
+
+async fn open_kernel(settings: &Settings, features: Features, health: &Health) -> Drivers<Linux> {
+    let prefix = settings.overrides.apply(FelixConfiguration::default()).interface_prefix;
+    let open = move || kernel_doors::open(features, &prefix);
+    kernel_doors::wait(health, kernel_doors::FIRST_PAUSE, open).await
+}
+
+/// Name of this host.
+pub fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
+}
+
+async fn serve_health(settings: &Settings, health: &Health, metrics: &Arc<Metrics>) -> Result<()> {
+    let listen = |address| async move {
+        TcpListener::bind(address)
+            .await
+            .with_context(|| format!("listen on {address}; another agent may run, or choose --health-listen"))
+    };
+    let (health, figures) = (health.clone(), metrics.clone());
+    let listener = listen(settings.health_listen).await?;
+    tokio::spawn(http::serve(listener, move |path| match path {
+        "/liveness" => health.liveness(Instant::now()),
+        "/readiness" => health.readiness(),
+        "/metrics" => figures.scrape(),
+        _ => not_found("/liveness, /readiness and /metrics"),
+    }));
+    if let Some(address) = settings.metrics_listen {
+        let (listener, figures) = (listen(address).await?, metrics.clone());
+        tokio::spawn(http::serve(listener, move |path| match path {
+            "/metrics" => figures.scrape(),
+            _ => not_found("/metrics"),
+        }));
+    }
+    Ok(())
+}
+
+fn not_found(known: &str) -> Response {
+    Response::text(Status::NotFound, format!("there is nothing here but {known}\n"))
+}
+
+fn service(
+    settings: &Settings,
+    store: EndpointStore,
+    dataplane: &Dataplane,
+    pods: KnownPods<Datastore>,
+    addresses: &Arc<ClusterAddresses>,
+    metrics: &Arc<Metrics>,
+    health: &Health,
+) -> Result<Service> {
+    let configuration = settings.overrides.apply(FelixConfiguration::default());
+    let directory = settings.del_queue();
+    let health = health.clone();
+    Ok(NodeService {
+        store: Mutex::new(store),
+        queue: DelQueue::open(&directory)
+            .with_context(|| format!("open DEL queue {}", directory.display()))?,
+        queued: Notify::new(),
+        addresses: addresses.clone(),
+        pods,
+        dataplane: dataplane.clone(),
+        settings: RwLock::new(PodSettings { interface_prefix: configuration.interface_prefix, mtu: None }),
+        metrics: metrics.clone(),
+        not_ready: Box::new(move || health.reason_against(&[Component::Datastore, Component::Dataplane])),
+        release_lock: tokio::sync::Mutex::new(()),
+    })
+}
+
+/// What the dataplane's thread publishes.
+struct Subscriptions {
+    links: watch::Receiver<Arc<Vec<Link>>>,
+    configuration: watch::Receiver<Arc<FelixConfiguration>>,
+}
+
+fn start_worker(
+    settings: &Settings,
+    features: Features,
+    drivers: Drivers<Linux>,
+    service: &Arc<Service>,
+    commands: Receiver<Command>,
+    health: &Health,
+    metrics: &Arc<Metrics>,
+) -> Result<Subscriptions> {
+    let configuration = settings.overrides.apply(FelixConfiguration::default());
+    let mut rtnl = Rtnl::open()?;
+    let (links, link_changes) = watch::channel(Arc::default());
+    let (configurations, configuration_changes) = watch::channel(Arc::new(configuration));
+    let render =
+        RenderSettings { ipv6: drivers.ip6tables.is_some(), random_fully: true, ipip: features.ipip };
+    let pod_settings = {
+        let (service, metrics) = (service.clone(), metrics.clone());
+        move |settings: PodSettings| {
+            metrics.mtu.set(settings.mtu.unwrap_or_default().into());
+            *service.settings.write() = settings;
+        }
+    };
+    let (connections, flusher) = Connections::new();
+    std::thread::Builder::new()
+        .name("connections".to_owned())
+        .spawn(move || flusher.run(|addresses| Conntrack::open()?.flush(addresses)))?;
+    let worker = Worker::<Linux>::new(Parts {
+        node: settings.node.clone(),
+        renderer: Renderer::new(render),
+        dataplane: KernelDataplane::new(drivers, Instant::now()),
+        overrides: settings.overrides.clone(),
+        endpoints: service.store.lock().iter().map(|endpoint| endpoint.local()).collect(),
+        links: Box::new(move || rtnl.links()),
+        connections,
+        health: health.clone(),
+        journal: Journal::new(metrics.clone()),
+        published: Published { links, configuration: configurations, pod_settings: Box::new(pod_settings) },
+    });
+    let health = health.clone();
+    std::thread::Builder::new().name("dataplane".to_owned()).spawn(move || {
+        // Runs also when the thread panics: liveness must tell.
+        let _guard = DeadOnDrop(health);
+        worker.run(&commands);
+    })?;
+    Ok(Subscriptions { links: link_changes, configuration: configuration_changes })
+}
+
+struct DeadOnDrop(Health);
+
+impl Drop for DeadOnDrop {
+    fn drop(&mut self) {
+        self.0.dataplane_dead();
+    }
+}
+
+/// Tells the dataplane of everything that changes in the kernel.
+fn watch_kernel(dataplane: &Dataplane) -> Result<()> {
+    let dataplane = dataplane.clone();
+    Events::open()?.spawn(move |event| {
+        dataplane.send(Command::Links(vec![event]));
+        true
+    })?;
+    Ok(())
+}
+
+fn follow_configuration(mut configuration: watch::Receiver<Arc<FelixConfiguration>>, log_level: LogLevel) {
+    tokio::spawn(async move {
+        let mut present = None;
+        loop {
+            let severity = configuration.borrow_and_update().log_severity;
+            if present != Some(severity) {
+                log_level.set(severity);
+                present = Some(severity);
+            }
+            if configuration.changed().await.is_err() {
+                return;
+            }
+        }
+    });
+}
+
+/// Drains the DEL queue when something comes, when something failed, and now and then.
+async fn release_addresses(service: Arc<Service>, cluster: Arc<Cluster>) {
+    let mut own = cluster.own();
+    if own.wait_for(|own| own.in_sync).await.is_err() {
+        return;
+    }
+    drop_stale(&service, &cluster);
+    let mut pause = RELEASE_RETRY;
+    loop {
+        let left = service.drain().await;
+        let _ = tokio::task::spawn_blocking(reap_links).await;
+        pause = if left > 0 { (pause * 2).min(QUEUE_CHECK) } else { RELEASE_RETRY };
+        let wait = if left > 0 { pause } else { QUEUE_CHECK };
+        tokio::select! {
+            () = service.queued.notified() => {}
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+/// Endpoints whose pod and whose interface are both gone: their DEL was lost while nobody was there to take it.
+fn drop_stale(service: &Service, cluster: &Cluster) {
+    let Ok(mut rtnl) = Rtnl::open() else { return };
+    let stored: Vec<_> = service.store.lock().iter().cloned().collect();
+    for endpoint in stored {
+        let is_there = rtnl.link_by_name(&endpoint.host_interface).map_or(true, |link| link.is_some());
+        if !is_there && !cluster.has_pod(&endpoint.pod_key(), &endpoint.uid) {
+            tracing::info!(pod = %endpoint.pod_key(), "pod and interface are gone; endpoint dropped");
+            service.take_down(&endpoint);
+        }
+    }
+}
+
+/// Deletes the links that DELs took out of service, in the background: each costs milliseconds.
+fn reap_links() {
+    if let Err(error) = Rtnl::open().and_then(|mut rtnl| rtnl.reap_retired()) {
+        tracing::warn!(%error, "cannot delete the links of deleted pods");
+    }
+}
+
+fn serve_plugin(settings: &Settings, service: Arc<Service>, health: &Health) -> Result<()> {
+    let listener = server::bind(&settings.socket)?;
+    tokio::spawn(server::serve(listener, move |request| {
+        let service = service.clone();
+        async move { service.answer(request).await }
+    }));
+    health.set_ready(Component::Socket);
+    tracing::info!(socket = %settings.socket.display(), "CNI socket open");
+    Ok(())
+}

@@ -1,0 +1,392 @@
+//! The dataplane's own thread: carries what the datastore, the CNI plugin and the kernel say to the calculation,
+//! the renderer and the dataplane, and their outcome to whoever waits for it. Decides nothing itself.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use felix_calc::{Calc, Change, ClosedReason, EndpointPolicies};
+use felix_dataplane::{Dataplane, EndpointState, Ports, Refresh};
+use felix_render::Renderer;
+use kernel::{Link, LinkEvent, PROTO_BOOT, PROTO_FELIX};
+use model::{FelixConfiguration, HostInterface, LocalEndpoint, NodeName, Update};
+use tokio::sync::{oneshot, watch};
+
+use crate::command::Command;
+use crate::connections::Connections;
+use crate::health::{Component, Health};
+use crate::journal::Journal;
+use crate::mtu::{pod_mtu, uplink_mtu};
+use crate::service::PodSettings;
+use crate::settings::Overrides;
+
+/// How long to wait for more news from the datastore before writing what came so far.
+const COALESCE: Duration = Duration::from_millis(3);
+/// How long to wait for more events before looking at the kernel: one change makes several.
+const SETTLE: Duration = Duration::from_millis(30);
+const TUNNEL: &str = "tunl0";
+
+/// Everything that the thread starts with.
+pub struct Parts<P: Ports> {
+    pub node: NodeName,
+    pub renderer: Renderer,
+    pub dataplane: Dataplane<P>,
+    pub overrides: Overrides,
+    /// Endpoints of an earlier run.
+    pub endpoints: Vec<LocalEndpoint>,
+    /// Reads all links with their addresses.
+    pub links: Box<dyn FnMut() -> io::Result<Vec<Link>> + Send>,
+    pub connections: Connections,
+    pub health: Health,
+    pub journal: Journal,
+    /// Where the other parts of the agent learn what the thread finds out.
+    pub published: Published,
+}
+
+/// What the thread finds out for the other parts of the agent.
+pub struct Published {
+    /// The node's own links, without those of pods.
+    pub links: watch::Sender<Arc<Vec<Link>>>,
+    pub configuration: watch::Sender<Arc<FelixConfiguration>>,
+    pub pod_settings: Box<dyn Fn(PodSettings) + Send>,
+}
+
+/// The thread's state.
+pub struct Worker<P: Ports> {
+    calc: Calc,
+    renderer: Renderer,
+    dataplane: Dataplane<P>,
+    overrides: Overrides,
+    read_links: Box<dyn FnMut() -> io::Result<Vec<Link>> + Send>,
+    connections: Connections,
+    health: Health,
+    journal: Journal,
+    published: Published,
+    node: NodeName,
+    configuration: Arc<FelixConfiguration>,
+    node_addresses: Vec<IpAddr>,
+    host_links: Arc<Vec<Link>>,
+    pod_link_indexes: HashSet<u32>,
+    /// When the links are to be looked at again.
+    links_at: Option<Instant>,
+    uses_ipip: bool,
+    in_sync: bool,
+    is_first: bool,
+    closed: BTreeMap<HostInterface, ClosedReason>,
+    waiting: BTreeMap<HostInterface, Vec<oneshot::Sender<()>>>,
+    inspections: Vec<(HostInterface, oneshot::Sender<EndpointState>)>,
+}
+
+impl<P: Ports> Worker<P> {
+    pub fn new(parts: Parts<P>) -> Self {
+        let configuration = Arc::new(parts.overrides.apply(FelixConfiguration::default()));
+        let mut worker = Self {
+            calc: Calc::new(parts.node.clone()),
+            renderer: parts.renderer,
+            dataplane: parts.dataplane,
+            overrides: parts.overrides,
+            read_links: parts.links,
+            connections: parts.connections,
+            health: parts.health,
+            journal: parts.journal,
+            published: parts.published,
+            node: parts.node,
+            configuration,
+            node_addresses: Vec::new(),
+            host_links: Arc::default(),
+            pod_link_indexes: HashSet::new(),
+            links_at: Some(Instant::now()),
+            uses_ipip: false,
+            in_sync: false,
+            is_first: true,
+            closed: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            inspections: Vec::new(),
+        };
+        for endpoint in parts.endpoints {
+            worker.connections.up(&endpoint);
+            worker.calc.set_local_endpoint(endpoint.interface.clone(), Some(endpoint));
+        }
+        worker.configure(None);
+        worker
+    }
+
+    /// Works until told to stop; the kernel is left as it is.
+    pub fn run(mut self, commands: &Receiver<Command>) {
+        loop {
+            if !self.in_sync {
+                self.look_at_links(Instant::now());
+            }
+            let Some(batch) = receive(commands, self.poll_timeout()) else { return };
+            self.health.dataplane_busy(Instant::now());
+            for command in batch {
+                if matches!(command, Command::Stop) {
+                    self.health.dataplane_idle();
+                    return;
+                }
+                self.handle(command, Instant::now());
+            }
+            self.look_at_links(Instant::now());
+            if self.in_sync {
+                self.apply();
+            }
+            self.answer();
+            self.health.dataplane_idle();
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        let dataplane = self.dataplane.poll_timeout().filter(|_| self.in_sync);
+        [dataplane, self.links_at].into_iter().flatten().min()
+    }
+
+    fn handle(&mut self, command: Command, now: Instant) {
+        match command {
+            Command::Updates(updates) => updates.into_iter().for_each(|update| self.update(update)),
+            Command::EndpointUp { endpoint, programmed } => {
+                let interface = endpoint.interface.clone();
+                self.dataplane.link_changed(&interface);
+                self.connections.up(&endpoint);
+                self.calc.set_local_endpoint(interface.clone(), Some(endpoint));
+                if let Some(programmed) = programmed {
+                    self.waiting.entry(interface).or_default().push(programmed);
+                }
+            }
+            Command::EndpointDown(interface) => {
+                self.waiting.remove(&interface);
+                self.connections.down(&interface);
+                self.calc.set_local_endpoint(interface, None);
+            }
+            Command::Inspect { interface, reread, reply } => {
+                if reread {
+                    self.dataplane.resync(now);
+                }
+                self.inspections.push((interface, reply));
+            }
+            Command::Links(events) => events.into_iter().for_each(|event| self.event(event, now)),
+            Command::Stop => {}
+        }
+    }
+
+    fn update(&mut self, update: Update) {
+        match update {
+            Update::FelixConfiguration(cluster) => self.configure(cluster),
+            Update::InSync => {
+                self.in_sync = true;
+                self.calc.apply(Update::InSync);
+                self.health.set_ready(Component::Datastore);
+                self.journal.in_sync();
+            }
+            Update::Node(name, node) => {
+                if name == self.node {
+                    let addresses = node.iter().flat_map(|node| [node.ipv4, node.ipv6]);
+                    self.node_addresses = addresses.flatten().map(|address| address.address).collect();
+                    self.publish_pod_settings();
+                }
+                self.calc.apply(Update::Node(name, node));
+            }
+            update => self.calc.apply(update),
+        }
+    }
+
+    /// Puts the configuration in force: what the cluster says, and the environment over it.
+    fn configure(&mut self, cluster: Option<FelixConfiguration>) {
+        let configuration = self.overrides.apply(cluster.unwrap_or_default());
+        let now = Instant::now();
+        self.dataplane.set_refresh(Refresh::from(&configuration), now);
+        if configuration.chain_insert_mode != self.configuration.chain_insert_mode || !self.in_sync {
+            self.dataplane.set_insert_mode(configuration.chain_insert_mode);
+        }
+        self.calc.apply(Update::FelixConfiguration(Some(configuration.clone())));
+        self.configuration = Arc::new(configuration);
+        self.published.configuration.send_replace(self.configuration.clone());
+        self.publish_pod_settings();
+    }
+
+    fn event(&mut self, event: LinkEvent, now: Instant) {
+        let soon = now + SETTLE;
+        match event {
+            LinkEvent::Link { name, .. } if self.is_pod_link(&name) => {
+                self.dataplane.link_changed(&name);
+                self.look_soon(soon);
+            }
+            LinkEvent::LinkGone { name, .. } if self.is_pod_link(&name) => self.dataplane.link_gone(&name),
+            LinkEvent::Link { name, .. } | LinkEvent::LinkGone { name, .. } => {
+                if name == TUNNEL {
+                    self.dataplane.resync_tunnel(soon);
+                }
+                self.look_soon(soon);
+            }
+            LinkEvent::Address { index } => {
+                if !self.pod_link_indexes.contains(&index) {
+                    self.look_soon(soon);
+                    self.dataplane.resync_tunnel(soon);
+                }
+            }
+            LinkEvent::Route { protocol: PROTO_BOOT | PROTO_FELIX } => self.dataplane.resync_routes(soon),
+            LinkEvent::Route { .. } => {}
+            LinkEvent::Neighbour { index } => {
+                if self.pod_link_indexes.contains(&index) {
+                    self.dataplane.resync_neighbours(soon);
+                }
+            }
+            LinkEvent::Overrun => {
+                self.dataplane.resync(now);
+                self.look_soon(now);
+            }
+        }
+    }
+
+    fn is_pod_link(&self, name: &str) -> bool {
+        name.starts_with(&self.configuration.interface_prefix)
+    }
+
+    fn look_soon(&mut self, at: Instant) {
+        self.links_at = Some(self.links_at.map_or(at, |other| other.min(at)));
+    }
+
+    /// Reads the links if that is due: the node's own addresses, the MTU of its uplinks.
+    fn look_at_links(&mut self, now: Instant) {
+        if self.links_at.is_none_or(|at| at > now) {
+            return;
+        }
+        match (self.read_links)() {
+            Ok(links) => {
+                self.links_at = None;
+                let (pods, host): (Vec<_>, Vec<_>) =
+                    links.into_iter().partition(|link| self.is_pod_link(&link.name));
+                self.pod_link_indexes = pods.iter().map(|link| link.index).collect();
+                if *self.host_links != host {
+                    self.host_links = Arc::new(host);
+                    self.renderer.set_host_addresses(host_addresses(&self.host_links));
+                    self.published.links.send_replace(self.host_links.clone());
+                    self.publish_pod_settings();
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot read the links");
+                self.links_at = Some(now + Duration::from_secs(1));
+            }
+        }
+    }
+
+    fn publish_pod_settings(&mut self) {
+        let mtu = (!self.host_links.is_empty()).then(|| {
+            let pattern = self.configuration.mtu_iface_pattern.as_deref();
+            let uplink = uplink_mtu(&self.host_links, pattern, &self.node_addresses);
+            self.dataplane.set_tunnel_mtu(pod_mtu(&self.configuration, uplink, true));
+            pod_mtu(&self.configuration, uplink, self.uses_ipip)
+        });
+        let interface_prefix = self.configuration.interface_prefix.clone();
+        (self.published.pod_settings)(PodSettings { interface_prefix, mtu });
+    }
+
+    fn apply(&mut self) {
+        for change in self.calc.flush() {
+            self.note(&change);
+            self.renderer.apply(change);
+        }
+        self.dataplane.want(self.renderer.flush());
+        let started = Instant::now();
+        let health = &self.health;
+        let report = self.dataplane.apply(started, || health.dataplane_busy(Instant::now()));
+        self.connections.routes_gone();
+        self.journal.applied(&report, &self.dataplane, started.elapsed(), self.is_first);
+        if self.is_first {
+            self.is_first = false;
+            self.health.set_ready(Component::Dataplane);
+        }
+    }
+
+    fn note(&mut self, change: &Change) {
+        match change {
+            Change::Endpoint(interface, endpoint) => {
+                let closed = endpoint.as_ref().and_then(|endpoint| match endpoint.policies {
+                    EndpointPolicies::Closed(reason) => Some(reason),
+                    EndpointPolicies::Open { .. } => None,
+                });
+                match closed {
+                    Some(reason) => self.closed.insert(interface.clone(), reason),
+                    None => self.closed.remove(interface),
+                };
+            }
+            Change::Pools(pools) if pools.ipip != self.uses_ipip => {
+                self.uses_ipip = pools.ipip;
+                self.publish_pod_settings();
+            }
+            _ => {}
+        }
+        self.journal.change(change);
+    }
+
+    /// Tells those who wait for endpoints how these have come.
+    fn answer(&mut self) {
+        let mut waiting = std::mem::take(&mut self.waiting);
+        waiting.retain(|interface, waiters| {
+            if self.state(interface) != EndpointState::Programmed {
+                waiters.retain(|waiter| !waiter.is_closed());
+                return !waiters.is_empty();
+            }
+            for waiter in waiters.drain(..) {
+                // Whoever waited may have given up.
+                let _ = waiter.send(());
+            }
+            false
+        });
+        self.waiting = waiting;
+        for (interface, reply) in std::mem::take(&mut self.inspections) {
+            let _ = reply.send(self.state(&interface));
+        }
+    }
+
+    fn state(&self, interface: &str) -> EndpointState {
+        if !self.in_sync {
+            return EndpointState::Missing(vec!["the datastore is not in sync yet".to_owned()]);
+        }
+        match (self.closed.get(interface), self.dataplane.endpoint(interface)) {
+            (Some(reason), EndpointState::Missing(mut what)) => {
+                what.insert(0, reason.to_string());
+                EndpointState::Missing(what)
+            }
+            (Some(reason), EndpointState::Programmed) => EndpointState::Missing(vec![reason.to_string()]),
+            (_, state) => state,
+        }
+    }
+}
+
+/// What waits, and what follows within the time in which news from the datastore is gathered. `None`: nobody
+/// will ever send again.
+fn receive(commands: &Receiver<Command>, deadline: Option<Instant>) -> Option<Vec<Command>> {
+    let first = match deadline {
+        None => Some(commands.recv().ok()?),
+        Some(at) => match commands.recv_timeout(at.saturating_duration_since(Instant::now())) {
+            Ok(command) => Some(command),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => return None,
+        },
+    };
+    let mut batch: Vec<Command> = first.into_iter().collect();
+    let gather_until = Instant::now() + COALESCE;
+    while !batch.is_empty() {
+        let can_wait = batch.iter().all(|command| matches!(command, Command::Updates(_)));
+        let patience =
+            if can_wait { gather_until.saturating_duration_since(Instant::now()) } else { Duration::ZERO };
+        match commands.recv_timeout(patience) {
+            Ok(command) => batch.push(command),
+            Err(_) => break,
+        }
+    }
+    Some(batch)
+}
+
+/// Addresses on the node's own links; link-local ones of IPv6 mean nothing without their link.
+fn host_addresses(links: &[Link]) -> BTreeSet<IpAddr> {
+    let addresses = links.iter().flat_map(|link| link.addresses.iter().map(|(address, _)| *address));
+    addresses.filter(|address| !matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())).collect()
+}
+
+#[cfg(test)]
+mod tests;

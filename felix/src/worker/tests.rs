@@ -1,0 +1,130 @@
+//! The dataplane's thread over a kernel in memory: what it takes from the cluster while it runs.
+
+use clap::Parser;
+use felix_dataplane::Drivers;
+use felix_render::RenderSettings;
+use kernel::IptablesTable;
+use kernel::fake::{
+    FakeIpSets, FakeIptables, FakeKernel, FakeNeighbours, FakeRoutes, FakeSysctls, FakeTunnels,
+};
+use model::{ChainInsertMode, EndpointToHostAction, Family};
+
+use super::*;
+use crate::metrics::Metrics;
+use crate::settings::{Arguments, Settings};
+
+#[test]
+fn a_changed_configuration_is_in_force_at_once() {
+    let mut node = Node::new(Overrides::default());
+    node.update(Update::InSync);
+    assert_eq!(node.at_front("FORWARD"), "--jump cali-FORWARD");
+    assert_eq!(node.to_host(), "--jump ACCEPT");
+
+    node.update(Update::FelixConfiguration(Some(FelixConfiguration {
+        chain_insert_mode: ChainInsertMode::Append,
+        endpoint_to_host_action: EndpointToHostAction::Drop,
+        ..FelixConfiguration::default()
+    })));
+
+    assert_eq!(node.at_front("FORWARD"), "-s 192.0.2.7 -j DROP");
+    assert_eq!(node.to_host(), "--jump DROP");
+    assert_eq!(node.configurations.borrow().chain_insert_mode, ChainInsertMode::Append);
+
+    node.update(Update::FelixConfiguration(None));
+    assert_eq!(node.at_front("FORWARD"), "--jump cali-FORWARD");
+    assert_eq!(node.to_host(), "--jump ACCEPT");
+}
+
+#[test]
+fn the_environment_stays_above_a_changed_configuration() {
+    let environment = [("FELIX_CHAININSERTMODE".to_owned(), "append".to_owned())];
+    let (settings, _) = Settings::new(Arguments::parse_from(["felix"]), environment, "n1");
+    let mut node = Node::new(settings.overrides);
+    node.update(Update::InSync);
+
+    node.update(Update::FelixConfiguration(Some(FelixConfiguration {
+        chain_insert_mode: ChainInsertMode::Insert,
+        ..FelixConfiguration::default()
+    })));
+
+    assert_eq!(node.at_front("FORWARD"), "-s 192.0.2.7 -j DROP");
+}
+
+struct Fake;
+
+impl Ports for Fake {
+    type IpSets = FakeIpSets;
+    type Iptables = FakeIptables;
+    type Routes = FakeRoutes;
+    type Neighbours = FakeNeighbours;
+    type Sysctls = FakeSysctls;
+    type Tunnels = FakeTunnels;
+}
+
+/// A node on which somebody else has a rule in FORWARD.
+struct Node {
+    kernel: FakeKernel,
+    worker: Worker<Fake>,
+    configurations: watch::Receiver<Arc<FelixConfiguration>>,
+}
+
+impl Node {
+    fn new(overrides: Overrides) -> Self {
+        let kernel = FakeKernel::new();
+        let foreign = "-s 192.0.2.7 -j DROP".to_owned();
+        let filter = (Family::V4, IptablesTable::Filter);
+        let mut state = kernel.state();
+        let rules = &mut state.chains.get_mut(&filter).unwrap().rules;
+        rules.entry("FORWARD".to_owned()).or_default().push(foreign);
+        drop(state);
+        let drivers = Drivers {
+            ip_sets: kernel.ip_sets(),
+            iptables: kernel.iptables(Family::V4),
+            ip6tables: None,
+            routes: kernel.routes(),
+            neighbours: kernel.neighbours(),
+            sysctls: kernel.sysctls(),
+            tunnels: kernel.tunnels(),
+        };
+        let (configuration, configurations) = watch::channel(Arc::default());
+        let settings = RenderSettings { ipv6: false, random_fully: true, ipip: false };
+        let worker = Worker::new(Parts {
+            node: NodeName::from("n1"),
+            renderer: Renderer::new(settings),
+            dataplane: Dataplane::new(drivers, Instant::now()),
+            overrides,
+            endpoints: Vec::new(),
+            links: Box::new(|| Ok(Vec::new())),
+            connections: Connections::new().0,
+            health: Health::new(),
+            journal: Journal::new(Arc::new(Metrics::new("n1"))),
+            published: Published {
+                links: watch::Sender::default(),
+                configuration,
+                pod_settings: Box::new(|_| {}),
+            },
+        });
+        Self { kernel, worker, configurations }
+    }
+
+    fn update(&mut self, update: Update) {
+        self.worker.handle(Command::Updates(vec![update]), Instant::now());
+        if self.worker.in_sync {
+            self.worker.apply();
+        }
+    }
+
+    /// The first rule of a chain of the filter table, without our hash.
+    fn at_front(&self, chain: &str) -> String {
+        let rules = self.kernel.chain(Family::V4, IptablesTable::Filter, chain).unwrap();
+        rules[0].rsplit_once("\" ").map_or(rules[0].clone(), |(_, rule)| rule.to_owned())
+    }
+
+    /// What becomes of a packet from a pod to this node that policy lets pass.
+    fn to_host(&self) -> String {
+        let chain = "cali-wl-to-host";
+        let rules = self.kernel.chain(Family::V4, IptablesTable::Filter, chain).unwrap();
+        let last = rules.last().unwrap();
+        last.rsplit_once("\" ").map_or(last.clone(), |(_, rule)| rule.to_owned())
+    }
+}

@@ -1,0 +1,121 @@
+//! The built binary against pretended agents.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+
+use proto::node::{self, reply};
+use proto::speaker::{self, response};
+use proto::{read_frame, write_frame};
+
+/// A socket on which one call is answered; goes away with the value.
+struct Agent(PathBuf);
+
+impl Agent {
+    fn answering<Request, Answer>(answer: Answer) -> Self
+    where
+        Request: prost::Message + Default,
+        Answer: prost::Message + 'static,
+    {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("ocicat-cli-{}-{}.sock", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        let listener = UnixListener::bind(&path).unwrap();
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            read_frame::<Request>(&mut stream).unwrap();
+            write_frame(&mut stream, &answer).unwrap();
+        });
+        Self(path)
+    }
+
+    fn ocicat(&self, arguments: &[&str]) -> Output {
+        ocicat(&[arguments, &["--socket", self.0.to_str().unwrap()]].concat())
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+fn ocicat(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_ocicat")).args(arguments).output().unwrap()
+}
+
+fn speaker(answer: response::Answer) -> Agent {
+    Agent::answering::<speaker::Request, _>(speaker::Response { answer: Some(answer) })
+}
+
+fn felix(outcome: reply::Outcome) -> Agent {
+    Agent::answering::<node::Request, _>(node::Reply { outcome: Some(outcome) })
+}
+
+#[test]
+fn a_summary_comes_as_table_and_as_json() {
+    let summary = speaker::Summary { node: "node-1".into(), asn: 64512, ..speaker::Summary::default() };
+
+    let table = speaker(response::Answer::Summary(summary.clone())).ocicat(&["bgp", "summary"]);
+    let json = speaker(response::Answer::Summary(summary)).ocicat(&["bgp", "summary", "-o", "json"]);
+
+    assert_eq!((table.status.code(), json.status.code()), (Some(0), Some(0)));
+    assert!(String::from_utf8_lossy(&table.stdout).starts_with("node-1  AS 64512"));
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(json["asn"], 64512);
+}
+
+#[test]
+fn a_peer_that_is_down_shows_in_the_exit_status_of_a_check() {
+    let peer =
+        speaker::Peer { address: "192.0.2.2".into(), state: "Active".into(), ..speaker::Peer::default() };
+    let summary = speaker::Summary { peers: vec![peer], ..speaker::Summary::default() };
+
+    let plain = speaker(response::Answer::Summary(summary.clone())).ocicat(&["bgp", "summary"]);
+    let check = speaker(response::Answer::Summary(summary)).ocicat(&["bgp", "summary", "--check"]);
+
+    assert_eq!((plain.status.code(), check.status.code()), (Some(0), Some(1)));
+}
+
+#[test]
+fn what_the_speaker_refuses_is_said() {
+    let output =
+        speaker(response::Answer::Error("no peer 192.0.2.9".into())).ocicat(&["bgp", "reset", "192.0.2.9"]);
+
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no peer 192.0.2.9"));
+}
+
+#[test]
+fn an_agent_that_is_not_ready_says_why() {
+    let failed = reply::Failed { failure: node::Failure::Retry.into(), message: "no MTU yet".into() };
+
+    let ready = felix(reply::Outcome::Done(reply::Done {})).ocicat(&["node", "status"]);
+    let unready = felix(reply::Outcome::Failed(failed)).ocicat(&["node", "status", "-o", "json"]);
+
+    assert_eq!((ready.status.code(), unready.status.code()), (Some(0), Some(1)));
+    let json: serde_json::Value = serde_json::from_slice(&unready.stdout).unwrap();
+    assert_eq!((&json["ready"], &json["reason"]), (&false.into(), &"no MTU yet".into()));
+}
+
+#[test]
+fn a_socket_where_nobody_listens_is_named_with_a_remedy() {
+    for command in [["bgp", "summary"], ["node", "status"]] {
+        let output = ocicat(&[command[0], command[1], "--socket", "/nonexistent/x.sock"]);
+
+        assert_eq!(output.status.code(), Some(3));
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(text.contains("/nonexistent/x.sock") && text.contains("calico-node"), "{text}");
+    }
+}
+
+#[test]
+fn a_wrong_command_line_is_status_2_and_help_is_0() {
+    assert_eq!(ocicat(&["bgp", "sumary"]).status.code(), Some(2));
+    assert_eq!(ocicat(&["--help"]).status.code(), Some(0));
+    assert_eq!(ocicat(&["version"]).status.code(), Some(0));
+}
