@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bgp::ConnId;
+use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
@@ -25,7 +26,7 @@ pub(crate) struct Connection {
     resume: Arc<Notify>,
     /// The beginning of a message whose rest has not come.
     pub(crate) partial: Vec<u8>,
-    queue: VecDeque<Vec<u8>>,
+    queue: VecDeque<Bytes>,
     /// How much of the first element is written.
     written: usize,
     waiting: bool,
@@ -86,7 +87,7 @@ impl Connection {
     }
 
     /// Queues bytes; [`Self::write`] carries them on.
-    pub(crate) fn push(&mut self, bytes: Vec<u8>) {
+    pub(crate) fn push(&mut self, bytes: Bytes) {
         self.queue.push_back(bytes);
     }
 
@@ -150,7 +151,7 @@ impl Connection {
     }
 }
 
-async fn farewell(stream: Arc<TcpStream>, queue: VecDeque<Vec<u8>>, mut written: usize) -> io::Result<()> {
+async fn farewell(stream: Arc<TcpStream>, queue: VecDeque<Bytes>, mut written: usize) -> io::Result<()> {
     // The reading task may hold its share until it notices that it was aborted.
     let mut stream = loop_until_sole(stream).await?;
     for bytes in queue {

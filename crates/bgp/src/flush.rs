@@ -88,7 +88,7 @@ impl Speaker {
         session.in_flight += bytes.len();
         let more = session.cursor < now;
         if !bytes.is_empty() {
-            self.outputs.push_back(Output::Send { conn, bytes });
+            self.outputs.push_back(Output::Send { conn, bytes: bytes.into() });
         }
         more
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bgp_packet::{PathAttributes, Prefix};
+use bytes::Bytes;
 
 use crate::peer::Peer;
 use crate::random::Random;
@@ -35,12 +36,13 @@ pub enum Output {
         /// Hold time that will be proposed, for `TCP_USER_TIMEOUT`.
         hold_time: u16,
     },
-    /// Write bytes; answer with `handle_sent` once the kernel has taken them.
+    /// Write bytes; answer with `handle_sent` once the kernel has taken them. Several in a row for one
+    /// connection are best written together.
     Send {
         /// Connection.
         conn: ConnId,
-        /// Whole messages.
-        bytes: Vec<u8>,
+        /// Whole messages. Peers that get the same share the same memory.
+        bytes: Bytes,
     },
     /// Close after what was sent has been written; no answer is expected.
     Close {
@@ -270,7 +272,7 @@ impl Speaker {
         {
             session.in_flight += bytes.len();
         }
-        self.outputs.push_back(Output::Send { conn, bytes });
+        self.outputs.push_back(Output::Send { conn, bytes: bytes.into() });
     }
 
     pub(crate) fn jitter(&mut self, whole: Duration) -> Duration {

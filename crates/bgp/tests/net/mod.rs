@@ -244,7 +244,7 @@ impl Net {
                     Output::Send { conn, bytes } => {
                         node.speaker.handle_sent(conn, bytes.len());
                         if let Some((to, peer_conn)) = node.ends.get(&conn) {
-                            sent.push_back((*to, Arrival::Bytes { conn: *peer_conn, bytes }));
+                            sent.push_back((*to, Arrival::Bytes { conn: *peer_conn, bytes: bytes.to_vec() }));
                         }
                     }
                     Output::Close { conn } => {
