@@ -11,6 +11,7 @@ use std::time::Duration;
 use ::http::{HeaderValue, Method, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
+use tokio::sync::mpsc;
 
 use self::body::{Response, status_response, text_response};
 use self::request::{Query, Route};
@@ -26,6 +27,8 @@ pub(crate) struct Context {
     pub(crate) token: String,
     pub(crate) address: String,
     pub(crate) bookmark_interval: Duration,
+    /// Says by its end that no connection uses the store any more.
+    pub(crate) in_use: mpsc::Sender<()>,
 }
 
 type Request = ::http::Request<Incoming>;

@@ -11,6 +11,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
@@ -24,6 +25,9 @@ use crate::store::Store;
 
 /// Time that a client has for its TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// Time that requests under way have to notice that their connection is gone.
+const FAREWELL: Duration = Duration::from_secs(30);
 
 /// How to build an [`ApiServer`].
 #[derive(Debug, Clone)]
@@ -170,6 +174,7 @@ impl ApiServer {
             addresses.push(address);
         }
         let tls = TlsAcceptor::from(Arc::new(self.pki.server_config(&names)?));
+        let (in_use, unused) = mpsc::channel(1);
         let mut tasks = Vec::new();
         for (listener, address) in listeners.into_iter().zip(&addresses) {
             let context = Arc::new(Context {
@@ -177,11 +182,12 @@ impl ApiServer {
                 token: self.pki.token.clone(),
                 address: address.to_string(),
                 bookmark_interval: self.bookmark_interval,
+                in_use: in_use.clone(),
             });
             let listener = tokio::net::TcpListener::from_std(listener).context("register a listener")?;
             tasks.push(tokio::spawn(accept(listener, tls.clone(), context)));
         }
-        Ok(Handle { addresses, tasks: Mutex::new(tasks) })
+        Ok(Handle { addresses, tasks: Mutex::new(tasks), unused: Mutex::new(Some(unused)) })
     }
 }
 
@@ -190,6 +196,8 @@ impl ApiServer {
 pub struct Handle {
     addresses: Vec<SocketAddr>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
+    /// Closes when the last request that uses the store is over.
+    unused: Mutex<Option<mpsc::Receiver<()>>>,
 }
 
 impl Handle {
@@ -203,13 +211,20 @@ impl Handle {
         self.addresses.first().map_or_else(String::new, |a| format!("https://{a}"))
     }
 
-    /// Closes listeners and connections, and waits until that is done, so that the ports are free.
+    /// Closes listeners and connections, and waits until that is done, so that the ports are free and nothing
+    /// but [`ApiServer`] holds the store.
     pub async fn stop(self) {
         let tasks = std::mem::take(&mut *self.tasks.lock());
         for task in tasks {
             task.abort();
             // Aborting is the wish: the error that says so is no news.
             let _aborted = task.await;
+        }
+        let unused = self.unused.lock().take();
+        if let Some(mut unused) = unused
+            && tokio::time::timeout(FAREWELL, unused.recv()).await.is_err()
+        {
+            tracing::warn!("requests are still under way after the listeners were closed");
         }
     }
 }
