@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use bgp::{Config, NextHopMode, PeerConfig};
+use bgp::{Config, NextHopMode, PeerConfig, PeerKey};
 use bgp_packet::Family;
 use model::{BgpPeer, Node, PeerSelection};
 use sha2::{Digest, Sha256};
@@ -60,7 +60,7 @@ struct Builder<'a> {
 
 impl Builder<'_> {
     /// Global peers come before those of this node, and these before the mesh; the first of an address wins.
-    fn peers(&self) -> BTreeMap<IpAddr, PeerConfig> {
+    fn peers(&self) -> BTreeMap<PeerKey, PeerConfig> {
         let mut peers = BTreeMap::new();
         let (global, own): (Vec<_>, Vec<_>) =
             self.cluster.peers.values().partition(|p| p.nodes == PeerSelection::AllNodes);
@@ -74,7 +74,7 @@ impl Builder<'_> {
         }
         self.add_mesh(&mut peers);
         let own = Family::ALL.iter().filter_map(|f| address(self.node, *f));
-        own.for_each(|a| drop(peers.remove(&a)));
+        own.for_each(|a| drop(peers.remove(&a.into())));
         peers
     }
 
@@ -90,7 +90,7 @@ impl Builder<'_> {
         }
     }
 
-    fn add_mesh(&self, peers: &mut BTreeMap<IpAddr, PeerConfig>) {
+    fn add_mesh(&self, peers: &mut BTreeMap<PeerKey, PeerConfig>) {
         if !self.cluster.configuration.node_to_node_mesh || self.node.route_reflector_cluster_id.is_some() {
             return;
         }
@@ -105,22 +105,22 @@ impl Builder<'_> {
         other: &Node,
         description: &str,
         peer: Option<&BgpPeer>,
-        peers: &mut BTreeMap<IpAddr, PeerConfig>,
+        peers: &mut BTreeMap<PeerKey, PeerConfig>,
     ) {
         for family in Family::ALL {
             let Some(remote) = address(other, family) else { continue };
-            if address(self.node, family).is_none() || peers.contains_key(&remote) {
+            if address(self.node, family).is_none() || peers.contains_key(&remote.into()) {
                 continue;
             }
             let mut config = self.peer(remote, asn(self.cluster, other), description, peer);
             config.port = self.cluster.configuration.listen_port;
             config.families = vec![family];
             config.reflector_client = self.is_client(&config, Some(other));
-            peers.insert(remote, config);
+            peers.insert(remote.into(), config);
         }
     }
 
-    fn add_explicit(&self, peer: &BgpPeer, peers: &mut BTreeMap<IpAddr, PeerConfig>) {
+    fn add_explicit(&self, peer: &BgpPeer, peers: &mut BTreeMap<PeerKey, PeerConfig>) {
         let description = format!("BGPPeer {}", peer.name);
         if let Some(selector) = &peer.peer_selector {
             for other in self.others().filter(|n| selector.matches(&n.labels)) {
@@ -129,7 +129,7 @@ impl Builder<'_> {
             return;
         }
         let Some(remote) = peer.peer else { return };
-        if peers.contains_key(&remote.ip()) {
+        if peers.contains_key(&remote.into()) {
             return;
         }
         let other = self.others().find(|n| Family::ALL.iter().any(|f| address(n, *f) == Some(remote.ip())));
@@ -139,11 +139,11 @@ impl Builder<'_> {
         let default_port = remote.port() == 179 && other.is_some();
         config.port = if default_port { self.cluster.configuration.listen_port } else { remote.port() };
         config.reflector_client = self.is_client(&config, other);
-        peers.insert(remote.ip(), config);
+        peers.insert(remote.into(), config);
     }
 
     /// The other half of a peering that selects nodes on both sides: a selected peer has the session too.
-    fn add_reverse(&self, peer: &BgpPeer, peers: &mut BTreeMap<IpAddr, PeerConfig>) {
+    fn add_reverse(&self, peer: &BgpPeer, peers: &mut BTreeMap<PeerKey, PeerConfig>) {
         let chosen = match (&peer.peer_selector, peer.peer) {
             (Some(selector), _) => selector.matches(&self.node.labels),
             (None, Some(remote)) => Family::ALL.iter().any(|f| address(self.node, *f) == Some(remote.ip())),

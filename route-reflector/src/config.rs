@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
-use bgp::{Config, DynamicNeighbours, Password, PeerConfig};
+use bgp::{Config, DynamicNeighbours, Password, PeerConfig, PeerKey};
 use bgp_packet::{Family, Prefix};
 use serde::Deserialize;
 
@@ -100,7 +100,7 @@ fn parse(text: &str) -> anyhow::Result<Settings> {
     for (i, client) in file.clients.iter().enumerate() {
         let prefix = range(client).with_context(|| format!("clients[{i}]"))?;
         let template = PeerConfig { description: format!("client of {prefix}"), ..file.client() };
-        speaker.dynamic.push(DynamicNeighbours { prefix, template });
+        speaker.dynamic.push(DynamicNeighbours::new(prefix, template));
     }
     speaker.peers = peers(&file)?;
     Ok(Settings { speaker, listen: file.listen })
@@ -114,10 +114,13 @@ fn range(text: &str) -> anyhow::Result<Prefix> {
     Ok(text.parse()?)
 }
 
-fn peers(file: &File) -> anyhow::Result<BTreeMap<IpAddr, PeerConfig>> {
+fn peers(file: &File) -> anyhow::Result<BTreeMap<PeerKey, PeerConfig>> {
     let mut peers = BTreeMap::new();
     for (i, peer) in file.peers.iter().enumerate() {
-        if peers.insert(peer.address, peer.config(file).with_context(|| format!("peers[{i}]"))?).is_some() {
+        if peers
+            .insert(peer.address.into(), peer.config(file).with_context(|| format!("peers[{i}]"))?)
+            .is_some()
+        {
             bail!("peers[{i}]: {} is there twice", peer.address);
         }
     }
@@ -194,9 +197,9 @@ peers:
         let ranges: Vec<String> = speaker.dynamic.iter().map(|d| d.prefix.to_string()).collect();
         assert_eq!(ranges, ["192.0.2.0/24", "2001:db8::7/128"]);
         assert!(speaker.dynamic.iter().all(|d| d.template.reflector_client && d.template.passive));
-        let tor = &speaker.peers[&"198.51.100.1".parse::<IpAddr>().unwrap()];
+        let tor = &speaker.peers[&"198.51.100.1".parse::<PeerKey>().unwrap()];
         assert_eq!((tor.asn, tor.reflector_client, tor.passive), (Some(65000), false, false));
-        assert!(speaker.peers[&"192.0.2.9".parse::<IpAddr>().unwrap()].reflector_client);
+        assert!(speaker.peers[&"192.0.2.9".parse::<PeerKey>().unwrap()].reflector_client);
     }
 
     #[test]
@@ -219,6 +222,6 @@ peers:
     fn a_password_that_cannot_be_read_keeps_the_session_down() {
         let text = GOOD.replace("name: tor", "name: tor, passwordFile: /nonexistent");
         let peers = parse(&text).unwrap().speaker.peers;
-        assert!(peers[&"198.51.100.1".parse::<IpAddr>().unwrap()].password_missing);
+        assert!(peers[&"198.51.100.1".parse::<PeerKey>().unwrap()].password_missing);
     }
 }

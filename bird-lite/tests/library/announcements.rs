@@ -30,7 +30,7 @@ fn start(cluster: &mut Cluster) -> Net {
         net.speaker(1).originate(prefix, attributes);
     }
     for (n, mut config) in [(2, config(2)), (3, config(3)), (ROUTER, config_in(ROUTER, 65000))] {
-        config.peers.insert(ip(1), peer(n, 64512));
+        config.peers.insert(ip(1).into(), peer(n, 64512));
         net.start(n, config, false);
     }
     net.until("sessions", 10, Net::all_up);

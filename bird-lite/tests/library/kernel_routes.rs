@@ -32,7 +32,7 @@ fn learned(next_hops: &[&str], local_pref: Option<u32>) -> Learned {
     let mut attributes = PathAttributes::new(BgpNextHop::from(next_hops[0]));
     attributes.local_pref = local_pref;
     Learned {
-        source: RouteSource::Peer(address("192.0.2.9")),
+        source: RouteSource::Peer(address("192.0.2.9").into()),
         attributes: Arc::new(attributes),
         next_hops,
         external: false,

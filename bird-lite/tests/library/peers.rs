@@ -1,6 +1,6 @@
 //! Whom a node peers with.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
 use bgp::{Config, NextHopMode};
 use bgp_packet::Family;
@@ -27,7 +27,7 @@ fn without_mesh(nodes: u8) -> Cluster {
 }
 
 fn peer_of<'a>(config: &'a Config, address: &str) -> &'a bgp::PeerConfig {
-    &config.peers[&address.parse::<IpAddr>().unwrap()]
+    &config.peers[&address.parse::<bgp::PeerKey>().unwrap()]
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bgp::{Cause, PeerState, PeerStatus, Rejection, RouteSource, RouteStatus, Speaker};
+use bgp::{Cause, PeerKey, PeerState, PeerStatus, Rejection, RouteSource, RouteStatus, Speaker};
 use bgp_packet::{Community, PathAttributes, Prefix};
 use proto::speaker::{Peer, Request, Response, Route, Routes, Summary, request::Call, response};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -140,7 +140,7 @@ impl Driver {
                 Ok(routes) => response::Answer::Routes(Routes { routes }),
                 Err(error) => response::Answer::Error(error),
             },
-            Some(Call::Reset(reset)) => match reset.peer.parse() {
+            Some(Call::Reset(reset)) => match reset.peer.parse::<PeerKey>() {
                 Ok(peer) if self.speaker().peer_at(peer).is_some() => {
                     self.speaker_mut().reset(peer, now);
                     response::Answer::Done(response::Done {})
@@ -169,7 +169,7 @@ impl Driver {
 fn peer(status: PeerStatus, now: Instant) -> Peer {
     let silent = status.state == PeerState::Established && status.sessions <= 1;
     Peer {
-        address: status.address.to_string(),
+        address: status.peer.to_string(),
         description: status.description,
         asn: status.asn.unwrap_or(0),
         router_id: status.router_id.map(|id| id.to_string()).unwrap_or_default(),
@@ -203,7 +203,7 @@ fn routes(speaker: &Speaker, wanted: &proto::speaker::request::Routes) -> Result
         text => Some(text.parse().map_err(|e: bgp_packet::InvalidPrefix| e.to_string())?),
     };
     if !wanted.advertised_to.is_empty() {
-        let peer =
+        let peer: PeerKey =
             wanted.advertised_to.parse().map_err(|_| format!("{:?} is no address", wanted.advertised_to))?;
         let sent = speaker.advertised(peer).into_iter();
         let sent = sent.filter(|(p, _)| prefix.is_none_or(|wanted| wanted == *p));

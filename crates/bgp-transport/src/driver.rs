@@ -5,7 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-use bgp::{Closed, ConnId, Output, Password, Speaker};
+use bgp::{Closed, ConnId, Output, Password, PeerKey, Speaker};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
@@ -76,7 +76,7 @@ impl Drop for Listener {
 pub struct Driver {
     speaker: Speaker,
     listeners: Vec<Listener>,
-    passwords: HashMap<IpAddr, Password>,
+    passwords: HashMap<PeerKey, Password>,
     connections: HashMap<ConnId, Connection>,
     events: mpsc::Sender<Io>,
     inbox: mpsc::Receiver<Io>,
@@ -145,8 +145,8 @@ impl Driver {
         socket.bind(address)?;
         let listener = std::sync::Arc::new(socket.listen(BACKLOG)?);
         for (peer, password) in &self.passwords {
-            if same_family(address, *peer) {
-                set_md5(&*listener, *peer, Some(password))?;
+            if same_family(address, peer.address()) {
+                set_md5(&*listener, peer.address(), Some(password))?;
             }
         }
         let address = if address.port() == 0 { listener.local_addr()? } else { address };
@@ -204,7 +204,7 @@ impl Driver {
             Ok(conn) => conn,
             Err(refused) => return tracing::debug!(%remote, %refused, "connection refused"),
         };
-        let config = self.speaker.peer_config(remote.ip());
+        let config = self.speaker.peer_config(remote);
         let (hold_time, hops) = config.map_or((90, None), |c| (c.hold_time, c.ttl_security));
         let set = set_session(&stream, hold_time)
             .and_then(|()| hops.map_or(Ok(()), |hops| set_ttl_security(&stream, remote.ip(), hops)));
@@ -300,9 +300,9 @@ impl Driver {
         }
     }
 
-    fn set_password(&mut self, peer: IpAddr, password: Option<Password>) {
-        for listener in self.listeners.iter().filter(|l| same_family(l.address, peer)) {
-            if let Err(error) = set_md5(&*listener.socket, peer, password.as_ref()) {
+    fn set_password(&mut self, peer: PeerKey, password: Option<Password>) {
+        for listener in self.listeners.iter().filter(|l| same_family(l.address, peer.address())) {
+            if let Err(error) = set_md5(&*listener.socket, peer.address(), password.as_ref()) {
                 tracing::warn!(%peer, %error, "cannot set the TCP MD5 key; see net.core.optmem_max");
             }
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bgp_packet::{Family, Prefix};
 
-use crate::Policy;
+use crate::{PeerKey, Policy};
 
 /// Settings of one speaker.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,8 +26,8 @@ pub struct Config {
     pub next_hop_v6: Option<Ipv6Addr>,
     /// Report every equally good route of a prefix, not only the best.
     pub multipath: bool,
-    /// Configured peers by address.
-    pub peers: BTreeMap<IpAddr, PeerConfig>,
+    /// Configured peers.
+    pub peers: BTreeMap<PeerKey, PeerConfig>,
     /// Ranges of addresses that may connect without being configured one by one.
     pub dynamic: Vec<DynamicNeighbours>,
     /// How many peers may come from `dynamic` at a time.
@@ -69,8 +69,23 @@ pub struct Start {
 pub struct DynamicNeighbours {
     /// The range.
     pub prefix: Prefix,
+    /// Index of the interface that link-local peers must come through; `None` takes any.
+    pub interface: Option<u32>,
     /// Settings of each; always passive.
     pub template: PeerConfig,
+}
+
+impl DynamicNeighbours {
+    /// All of a range, through any interface.
+    pub fn new(prefix: Prefix, template: PeerConfig) -> Self {
+        Self { prefix, interface: None, template }
+    }
+
+    /// Whether a peer may come from this range.
+    pub(crate) fn covers(&self, peer: PeerKey) -> bool {
+        let interface = !peer.is_link_local() || self.interface.is_none_or(|i| i == peer.scope());
+        interface && self.prefix.contains_address(peer.address())
+    }
 }
 
 /// Next hop of routes that are sent on.

@@ -95,7 +95,7 @@ impl Speaker {
 
     /// Says which routes no message could carry.
     fn report_lost(&mut self, index: PeerIndex, lost: &[Prefix]) {
-        let Some(peer) = self.peer(index).map(|p| p.address) else { return };
+        let Some(peer) = self.peer(index).map(|p| p.key) else { return };
         for prefix in lost {
             let detail = format!("attributes of {prefix} are too long to be sent");
             self.events.push_back(Event::Malformed { peer, detail });

@@ -10,7 +10,7 @@ use bgp_packet::{
 
 use crate::peer::{Connection, FIRST_RETRY, MAX_ERROR_WAIT, MAX_RETRY, Peer, Phase, Session};
 use crate::rib::{PeerIndex, PeerInfo};
-use crate::{Cause, Closed, ConnId, ConnectFailure, Event, Output, Refused, Speaker};
+use crate::{Cause, Closed, ConnId, ConnectFailure, Event, Output, PeerKey, Refused, Speaker};
 
 /// How long a TCP connect may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -54,10 +54,10 @@ impl Speaker {
         local: SocketAddr,
         now: Instant,
     ) -> Result<ConnId, Refused> {
-        let address = remote.ip().to_canonical();
-        let index = match self.by_address.get(&address) {
+        let key = PeerKey::from(remote);
+        let index = match self.by_key.get(&key) {
             Some(index) => *index,
-            None => self.add_dynamic(address, now)?,
+            None => self.add_dynamic(key, now)?,
         };
         let peer = self.peer(index).ok_or(Refused::NotConfigured)?;
         if !peer.config.is_enabled() {
@@ -124,8 +124,8 @@ impl Speaker {
     }
 
     /// Ends a peer's session and begins a new one, as an operator may ask.
-    pub fn reset(&mut self, peer: IpAddr, now: Instant) {
-        let Some(index) = self.by_address.get(&peer).copied() else { return };
+    pub fn reset(&mut self, peer: impl Into<PeerKey>, now: Instant) {
+        let Some(index) = self.by_key.get(&peer.into()).copied() else { return };
         let notification = Notification::cease(Cease::AdministrativeReset);
         self.end_all(index, &Cause::AdministrativeReset, Some(notification), now);
         self.arm(index);
@@ -280,7 +280,7 @@ impl Speaker {
         let local_asn = peer.local_asn(speaker_asn);
         let own_restart = peer.config.restart_time > 0;
         let (own_hold, families) = (peer.config.hold_time, peer.config.families.clone());
-        let (address, client) = (peer.address, peer.config.reflector_client);
+        let (key, client) = (peer.key, peer.config.reflector_client);
         let Some(connection) = peer.connection(conn) else { return };
         let Some(open) = connection.open.clone() else { return };
         let hold_time = own_hold.min(open.hold_time);
@@ -315,7 +315,7 @@ impl Speaker {
         peer.changed_at = now;
         peer.session = Some(session);
         let info = PeerInfo {
-            address,
+            key,
             router_id: open.router_id,
             external: !internal,
             client,
@@ -327,7 +327,7 @@ impl Speaker {
         self.begin_end_of_rib(index);
         self.drop_connecting(index);
         self.helper_resume(index, now);
-        self.events.push_back(Event::PeerUp { peer: address });
+        self.events.push_back(Event::PeerUp { peer: key });
         self.pending.push_back(index);
         self.check_deferral(now);
     }
@@ -403,8 +403,8 @@ impl Speaker {
         peer.cause = cause.clone();
         peer.changed_at = now;
         peer.retry_delay = FIRST_RETRY;
-        let address = peer.address;
-        self.events.push_back(Event::PeerDown { peer: address, cause: cause.clone(), routes_kept });
+        let key = peer.key;
+        self.events.push_back(Event::PeerDown { peer: key, cause: cause.clone(), routes_kept });
         let wait = if is_protocol(&cause) { MAX_ERROR_WAIT } else { MAX_RETRY };
         if is_protocol(&cause)
             && let Some(peer) = self.peer_mut(index)
@@ -422,10 +422,10 @@ impl Speaker {
         if peer.session.is_some() {
             return;
         }
-        let address = peer.address;
+        let key = peer.key;
         if peer.cause != cause {
             peer.cause = cause.clone();
-            self.events.push_back(Event::PeerFailed { peer: address, cause });
+            self.events.push_back(Event::PeerFailed { peer: key, cause });
         }
         self.schedule(index, max_wait, now);
         self.retire_dynamic(index);
@@ -499,7 +499,7 @@ impl Speaker {
             return;
         }
         let config = peer.config.clone();
-        let remote = SocketAddr::new(peer.address, config.port);
+        let remote = peer.key.socket(config.port);
         let conn = self.new_conn(index);
         if let Some(peer) = self.peer_mut(index) {
             peer.connections.push(Connection {
@@ -524,15 +524,15 @@ impl Speaker {
     }
 
     /// Makes a peer out of a range of dynamic neighbours.
-    fn add_dynamic(&mut self, address: IpAddr, now: Instant) -> Result<PeerIndex, Refused> {
-        let matching = self.config.dynamic.iter().filter(|d| d.prefix.contains_address(address));
+    fn add_dynamic(&mut self, key: PeerKey, now: Instant) -> Result<PeerIndex, Refused> {
+        let matching = self.config.dynamic.iter().filter(|d| d.covers(key));
         let range = matching.max_by_key(|d| d.prefix.len()).ok_or(Refused::NotConfigured)?;
         if self.peers.iter().flatten().filter(|p| p.dynamic).count() >= self.config.max_dynamic {
             return Err(Refused::TooMany);
         }
         let mut config = range.template.clone();
         config.passive = true;
-        let mut peer = Peer::new(address, config, true, now);
+        let mut peer = Peer::new(key, config, true, now);
         peer.cause = Cause::WaitingForPeer;
         Ok(self.add_peer(peer))
     }

@@ -22,8 +22,8 @@ impl Speaker {
             let detail = problem.to_string();
             if peer.last_problem.as_ref() != Some(&detail) {
                 peer.last_problem = Some(detail.clone());
-                let address = peer.address;
-                self.events.push_back(Event::Malformed { peer: address, detail });
+                let key = peer.key;
+                self.events.push_back(Event::Malformed { peer: key, detail });
             }
         }
         if let Some(family) = update.end_of_rib().filter(|f| families.contains(f)) {
@@ -116,6 +116,6 @@ fn inadmissible(config: &Config, peer: &Peer, attributes: &PathAttributes) -> Op
         IpAddr::V6(a) => a.is_unspecified() || a.is_multicast() || a.is_loopback(),
     };
     let ours = peer.session.as_ref().is_some_and(|s| s.local == next_hop);
-    let remote_is_loopback = peer.address.is_loopback();
+    let remote_is_loopback = peer.key.address().is_loopback();
     ((unusable && !(remote_is_loopback && next_hop.is_loopback())) || ours).then_some(Rejection::NextHop)
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bgp_packet::{EncodeOptions, Family, GracefulRestart, Open, PathAttributes, Prefix, UpdateContext};
 
-use crate::{Cause, ConnId, PeerConfig};
+use crate::{Cause, ConnId, PeerConfig, PeerKey};
 
 /// One TCP connection to or from a peer.
 #[derive(Debug)]
@@ -65,7 +65,7 @@ pub(crate) struct Session {
 /// One peer.
 #[derive(Debug)]
 pub(crate) struct Peer {
-    pub(crate) address: IpAddr,
+    pub(crate) key: PeerKey,
     pub(crate) config: PeerConfig,
     pub(crate) dynamic: bool,
     pub(crate) connections: Vec<Connection>,
@@ -88,9 +88,9 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    pub(crate) fn new(address: IpAddr, config: PeerConfig, dynamic: bool, now: Instant) -> Self {
+    pub(crate) fn new(key: PeerKey, config: PeerConfig, dynamic: bool, now: Instant) -> Self {
         Self {
-            address,
+            key,
             config,
             dynamic,
             connections: Vec::new(),

@@ -1,26 +1,25 @@
 //! Changes of configuration while running. Owns the difference of two configurations and how each part is
 //! applied: a change of one peer never touches the session of another.
 
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use bgp_packet::{Cease, Notification};
 
 use crate::peer::Peer;
 use crate::rib::{Keep, PeerIndex, PeerInfo};
-use crate::{Cause, Config, Output, PeerConfig, Speaker};
+use crate::{Cause, Config, Output, PeerConfig, PeerKey, Speaker};
 
 /// One difference between two configurations and what it did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
     /// The peer is new.
-    PeerAdded(IpAddr),
+    PeerAdded(PeerKey),
     /// The peer is gone; its session was ended.
-    PeerRemoved(IpAddr),
+    PeerRemoved(PeerKey),
     /// The peer's session was ended because its transport, AS or capabilities differ.
-    PeerReset(IpAddr),
+    PeerReset(PeerKey),
     /// The peer's settings were changed under its running session.
-    PeerUpdated(IpAddr),
+    PeerUpdated(PeerKey),
     /// AS or identifier of the speaker changed: all sessions were ended.
     SpeakerReset,
     /// Other settings of the speaker changed under the running sessions.
@@ -34,27 +33,23 @@ impl Speaker {
     /// Goes over to another configuration by the differences only, and gives them back.
     pub fn reconfigure(&mut self, new: Config, now: Instant) -> Vec<Change> {
         let mut changes = self.reconfigure_speaker(&new, now);
-        let gone = self.config.peers.keys().filter(|address| !new.peers.contains_key(address));
-        for address in gone.copied().collect::<Vec<_>>() {
-            self.remove_peer(address, now);
-            changes.push(Change::PeerRemoved(address));
+        let gone = self.config.peers.keys().filter(|key| !new.peers.contains_key(key));
+        for key in gone.copied().collect::<Vec<_>>() {
+            self.remove_peer(key, now);
+            changes.push(Change::PeerRemoved(key));
         }
-        for (address, config) in &new.peers {
-            let address = *address;
-            match self.config.peers.get(&address) {
+        for (key, config) in &new.peers {
+            let key = *key;
+            match self.config.peers.get(&key) {
                 Some(old) if old == config => continue,
                 Some(old) => {
                     let reset = old.needs_reset(config);
-                    self.update_peer(address, config.clone(), reset, now);
-                    changes.push(if reset {
-                        Change::PeerReset(address)
-                    } else {
-                        Change::PeerUpdated(address)
-                    });
+                    self.update_peer(key, config.clone(), reset, now);
+                    changes.push(if reset { Change::PeerReset(key) } else { Change::PeerUpdated(key) });
                 }
                 None => {
-                    self.configure_peer(address, config.clone(), now);
-                    changes.push(Change::PeerAdded(address));
+                    self.configure_peer(key, config.clone(), now);
+                    changes.push(Change::PeerAdded(key));
                 }
             }
         }
@@ -76,7 +71,7 @@ impl Speaker {
         self.config.next_hop_v4 = new.next_hop_v4;
         self.config.next_hop_v6 = new.next_hop_v6;
         self.rib.multipath = new.multipath;
-        let indices: Vec<PeerIndex> = self.by_address.values().copied().collect();
+        let indices: Vec<PeerIndex> = self.by_key.values().copied().collect();
         if identity {
             for index in indices {
                 let notification = Notification::cease(Cease::OtherConfigurationChange);
@@ -95,19 +90,19 @@ impl Speaker {
         Vec::new()
     }
 
-    fn configure_peer(&mut self, address: IpAddr, config: PeerConfig, now: Instant) {
-        if let Some(index) = self.by_address.get(&address).copied() {
+    fn configure_peer(&mut self, key: PeerKey, config: PeerConfig, now: Instant) {
+        if let Some(index) = self.by_key.get(&key).copied() {
             // It was a dynamic neighbour so far: its session stays.
             if let Some(peer) = self.peer_mut(index) {
                 peer.dynamic = false;
             }
-            return self.update_peer(address, config, false, now);
+            return self.update_peer(key, config, false, now);
         }
         if config.password.is_some() {
             let password = config.password.clone();
-            self.outputs.push_back(Output::ListenPassword { peer: address, password });
+            self.outputs.push_back(Output::ListenPassword { peer: key, password });
         }
-        let peer = Peer::new(address, config, false, now);
+        let peer = Peer::new(key, config, false, now);
         let index = self.add_peer(peer);
         self.first_attempt(index, now);
     }
@@ -122,15 +117,15 @@ impl Speaker {
                 c if c.passive => Cause::WaitingForPeer,
                 _ => Cause::Starting,
             };
-            let polite = peer.config.local_address.is_some_and(|local| local < peer.address);
+            let polite = peer.config.local_address.is_some_and(|local| local < peer.key.address());
             let active = peer.config.is_enabled() && !peer.config.passive;
             peer.retry_at = active.then(|| if polite { now + delay } else { now });
         }
         self.arm(index);
     }
 
-    fn remove_peer(&mut self, address: IpAddr, now: Instant) {
-        let Some(index) = self.by_address.get(&address).copied() else { return };
+    fn remove_peer(&mut self, key: PeerKey, now: Instant) {
+        let Some(index) = self.by_key.get(&key).copied() else { return };
         let with_restart = self
             .peer(index)
             .and_then(|p| p.session.as_ref())
@@ -139,7 +134,7 @@ impl Speaker {
         let notification = if with_restart { notification.hard_reset() } else { notification };
         self.end_all(index, &Cause::ConfigurationChanged, Some(notification), now);
         if self.peer(index).is_some_and(|p| p.config.password.is_some()) {
-            self.outputs.push_back(Output::ListenPassword { peer: address, password: None });
+            self.outputs.push_back(Output::ListenPassword { peer: key, password: None });
         }
         self.forget_peer(index);
     }
@@ -149,7 +144,7 @@ impl Speaker {
         self.rib.visit_peer(index, |_, _| Keep::Drop);
         self.rib.forget_peer(index);
         let Some(peer) = self.peers.get_mut(index as usize).and_then(Option::take) else { return };
-        self.by_address.remove(&peer.address);
+        self.by_key.remove(&peer.key);
         for connection in &peer.connections {
             self.by_conn.remove(&connection.id);
         }
@@ -158,8 +153,8 @@ impl Speaker {
         }
     }
 
-    fn update_peer(&mut self, address: IpAddr, config: PeerConfig, reset: bool, now: Instant) {
-        let Some(index) = self.by_address.get(&address).copied() else { return };
+    fn update_peer(&mut self, key: PeerKey, config: PeerConfig, reset: bool, now: Instant) {
+        let Some(index) = self.by_key.get(&key).copied() else { return };
         let Some(peer) = self.peer_mut(index) else { return };
         let old = std::mem::replace(&mut peer.config, config);
         let new = &peer.config;
@@ -171,7 +166,7 @@ impl Speaker {
         let passive_changed = old.passive != new.passive;
         if old.password != new.password {
             let password = new.password.clone();
-            self.outputs.push_back(Output::ListenPassword { peer: address, password });
+            self.outputs.push_back(Output::ListenPassword { peer: key, password });
         }
         if was_enabled && !enabled {
             let notification = Notification::cease(Cease::AdministrativeShutdown);
@@ -205,7 +200,7 @@ impl Speaker {
         if let Some(info) = self.rib.peer(index).cloned() {
             self.rib.set_peer(index, PeerInfo { client, ..info });
         }
-        let all: Vec<PeerIndex> = self.by_address.values().copied().collect();
+        let all: Vec<PeerIndex> = self.by_key.values().copied().collect();
         all.into_iter().for_each(|other| self.export_again(other));
     }
 
@@ -215,17 +210,17 @@ impl Speaker {
             return;
         }
         let dynamic = self.peers.iter().flatten().filter(|p| p.dynamic);
-        let current: Vec<(IpAddr, PeerConfig)> = dynamic.map(|p| (p.address, p.config.clone())).collect();
-        for (address, old) in current {
-            let matching = new.dynamic.iter().filter(|d| d.prefix.contains_address(address));
+        let current: Vec<(PeerKey, PeerConfig)> = dynamic.map(|p| (p.key, p.config.clone())).collect();
+        for (key, old) in current {
+            let matching = new.dynamic.iter().filter(|d| d.covers(key));
             let Some(range) = matching.max_by_key(|d| d.prefix.len()) else {
-                self.remove_peer(address, now);
+                self.remove_peer(key, now);
                 continue;
             };
             let config = PeerConfig { passive: true, ..range.template.clone() };
             if config != old {
                 let reset = old.needs_reset(&config);
-                self.update_peer(address, config, reset, now);
+                self.update_peer(key, config, reset, now);
             }
         }
     }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use bgp_packet::{Family, PathAttributes, Prefix};
 
-use crate::Reason;
 use crate::decision::{self, Candidate};
+use crate::{PeerKey, Reason};
 
 /// Index of a peer in the speaker.
 pub(crate) type PeerIndex = u32;
@@ -48,7 +48,7 @@ pub(crate) struct Path {
 /// What the table knows of a peer, for decision and counting.
 #[derive(Clone, Debug)]
 pub(crate) struct PeerInfo {
-    pub(crate) address: IpAddr,
+    pub(crate) key: PeerKey,
     pub(crate) router_id: Ipv4Addr,
     pub(crate) external: bool,
     pub(crate) client: bool,
@@ -73,7 +73,7 @@ pub enum RouteSource {
     /// Originated here.
     Local,
     /// Learned from this peer.
-    Peer(IpAddr),
+    Peer(PeerKey),
 }
 
 /// A route of the Loc-RIB.
@@ -272,7 +272,7 @@ impl Rib {
             Source::Local => (RouteSource::Local, false),
             Source::Peer(index) => {
                 let peer = self.peer(index)?;
-                (RouteSource::Peer(peer.address), peer.external)
+                (RouteSource::Peer(peer.key), peer.external)
             }
         };
         let attributes = best.attributes.clone();
@@ -332,7 +332,7 @@ fn candidates<'a>(paths: &'a [Path], peers: &[Option<PeerInfo>]) -> Vec<Candidat
                 local: path.source == Source::Local,
                 external: info.is_some_and(|p| p.external),
                 router_id: info.map_or(Ipv4Addr::UNSPECIFIED, |p| p.router_id),
-                address: info.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |p| p.address),
+                address: info.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |p| p.key.address()),
             }
         })
         .collect()

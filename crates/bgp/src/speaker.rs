@@ -12,7 +12,7 @@ use crate::peer::Peer;
 use crate::random::Random;
 use crate::restart::Deferral;
 use crate::rib::{Path, PeerIndex, Rib, Source};
-use crate::{Cause, Config, Password, Route, Start};
+use crate::{Cause, Config, Password, PeerKey, Route, Start};
 
 /// Names a TCP connection between speaker and transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -52,7 +52,7 @@ pub enum Output {
     /// Peers of this address use this password from now on (for listening sockets).
     ListenPassword {
         /// Peer.
-        peer: IpAddr,
+        peer: PeerKey,
         /// `None` removes it.
         password: Option<Password>,
     },
@@ -64,12 +64,12 @@ pub enum Event {
     /// A session is established.
     PeerUp {
         /// Peer.
-        peer: IpAddr,
+        peer: PeerKey,
     },
     /// A session ended.
     PeerDown {
         /// Peer.
-        peer: IpAddr,
+        peer: PeerKey,
         /// Why.
         cause: Cause,
         /// Its routes are kept for a while (RFC 4724).
@@ -78,14 +78,14 @@ pub enum Event {
     /// An attempt failed for another reason than the last one.
     PeerFailed {
         /// Peer.
-        peer: IpAddr,
+        peer: PeerKey,
         /// Why.
         cause: Cause,
     },
     /// A message was malformed but did not end the session (RFC 7606).
     Malformed {
         /// Peer.
-        peer: IpAddr,
+        peer: PeerKey,
         /// What was wrong.
         detail: String,
     },
@@ -99,7 +99,7 @@ pub struct Speaker {
     pub(crate) config: Config,
     pub(crate) start: Start,
     pub(crate) peers: Vec<Option<Peer>>,
-    pub(crate) by_address: HashMap<IpAddr, PeerIndex>,
+    pub(crate) by_key: HashMap<PeerKey, PeerIndex>,
     pub(crate) by_conn: HashMap<ConnId, PeerIndex>,
     pub(crate) rib: Rib,
     pub(crate) random: Random,
@@ -122,7 +122,7 @@ impl Speaker {
         let mut speaker = Self {
             start,
             peers: Vec::new(),
-            by_address: HashMap::new(),
+            by_key: HashMap::new(),
             by_conn: HashMap::new(),
             rib: Rib::default(),
             random: Random::new(start.seed),
@@ -235,14 +235,14 @@ impl Speaker {
 
     /// Makes room for a peer.
     pub(crate) fn add_peer(&mut self, peer: Peer) -> PeerIndex {
-        let address = peer.address;
+        let key = peer.key;
         let free = self.peers.iter().position(Option::is_none).unwrap_or(self.peers.len());
         if free == self.peers.len() {
             self.peers.push(None);
         }
         self.peers[free] = Some(peer);
         let index = PeerIndex::try_from(free).expect("fewer peers than addresses of IPv4");
-        self.by_address.insert(address, index);
+        self.by_key.insert(key, index);
         index
     }
 

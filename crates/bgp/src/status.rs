@@ -8,7 +8,7 @@ use bgp_packet::{Family, PathAttributes, Prefix};
 
 use crate::peer::{Peer, Phase};
 use crate::rib::{PeerIndex, Rejection, RouteSource, Source};
-use crate::{Cause, PeerConfig, Reason, Speaker};
+use crate::{Cause, PeerConfig, PeerKey, Reason, Speaker};
 
 /// States of RFC 4271 §8.2.2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,8 +30,8 @@ pub enum PeerState {
 /// One peer as it is now.
 #[derive(Clone, Debug)]
 pub struct PeerStatus {
-    /// Address.
-    pub address: IpAddr,
+    /// The peer.
+    pub peer: PeerKey,
     /// What the configuration calls it.
     pub description: String,
     /// Its AS: from the session, else the configured one; `None` when any is taken.
@@ -94,19 +94,19 @@ pub struct RouteStatus {
 impl Speaker {
     /// All peers, in order of address.
     pub fn peers(&self) -> Vec<PeerStatus> {
-        let mut addresses: Vec<(&IpAddr, &PeerIndex)> = self.by_address.iter().collect();
-        addresses.sort();
-        addresses.into_iter().filter_map(|(_, index)| self.peer_status(*index)).collect()
+        let mut keys: Vec<(&PeerKey, &PeerIndex)> = self.by_key.iter().collect();
+        keys.sort();
+        keys.into_iter().filter_map(|(_, index)| self.peer_status(*index)).collect()
     }
 
     /// One peer.
-    pub fn peer_at(&self, address: IpAddr) -> Option<PeerStatus> {
-        self.peer_status(*self.by_address.get(&address)?)
+    pub fn peer_at(&self, peer: impl Into<PeerKey>) -> Option<PeerStatus> {
+        self.peer_status(*self.by_key.get(&peer.into())?)
     }
 
     /// Settings of a peer, dynamic ones included.
-    pub fn peer_config(&self, address: IpAddr) -> Option<&PeerConfig> {
-        self.by_address.get(&address.to_canonical()).and_then(|i| self.peer(*i)).map(|p| &p.config)
+    pub fn peer_config(&self, peer: impl Into<PeerKey>) -> Option<&PeerConfig> {
+        self.by_key.get(&peer.into()).and_then(|i| self.peer(*i)).map(|p| &p.config)
     }
 
     fn peer_status(&self, index: PeerIndex) -> Option<PeerStatus> {
@@ -115,7 +115,7 @@ impl Speaker {
         let sum = |counts: Option<[usize; 2]>| counts.map_or(0, |c| c.iter().sum());
         let session = peer.session.as_ref();
         Some(PeerStatus {
-            address: peer.address,
+            peer: peer.key,
             description: peer.config.description.clone(),
             asn: session.map(|s| s.asn).or(peer.config.asn),
             router_id: peer.router_id,
@@ -158,7 +158,7 @@ impl Speaker {
         let statuses = paths.iter().enumerate().filter_map(|(i, path)| {
             let source = match path.source {
                 Source::Local => RouteSource::Local,
-                Source::Peer(index) => RouteSource::Peer(self.rib.peer(index)?.address),
+                Source::Peer(index) => RouteSource::Peer(self.rib.peer(index)?.key),
             };
             Some(RouteStatus {
                 prefix: *prefix,
@@ -173,8 +173,8 @@ impl Speaker {
     }
 
     /// What a peer has from us.
-    pub fn advertised(&self, address: IpAddr) -> Vec<(Prefix, Arc<PathAttributes>)> {
-        let session = self.by_address.get(&address).and_then(|i| self.peer(*i)?.session.as_ref());
+    pub fn advertised(&self, peer: impl Into<PeerKey>) -> Vec<(Prefix, Arc<PathAttributes>)> {
+        let session = self.by_key.get(&peer.into()).and_then(|i| self.peer(*i)?.session.as_ref());
         let mut routes: Vec<_> =
             session.into_iter().flat_map(|s| &s.advertised).map(|(p, a)| (*p, a.clone())).collect();
         routes.sort_by_key(|(prefix, _)| *prefix);

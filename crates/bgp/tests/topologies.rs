@@ -36,7 +36,7 @@ fn a_mesh_converges_in_round_trips_and_each_route_points_at_its_node() {
     net.run(2);
     assert!(net.all_up());
     let route = net.speaker(1).route(&prefix("10.0.7.0/26")).unwrap();
-    assert_eq!((route.source, route.next_hops), (RouteSource::Peer(ip(7)), vec![ip(7)]));
+    assert_eq!((route.source, route.next_hops), (RouteSource::Peer(key(7)), vec![ip(7)]));
 }
 
 #[test]
@@ -154,14 +154,14 @@ fn reflector(size: u8, restarted: bool, net: &mut Net) {
     let mut config = config(1);
     config.cluster_id = Some(Ipv4Addr::new(244, 0, 0, 1));
     let client = PeerConfig { reflector_client: true, ..peer(1, 64512) };
-    config.dynamic = vec![DynamicNeighbours { prefix: prefix("192.0.2.0/24"), template: client }];
+    config.dynamic = vec![DynamicNeighbours::new(prefix("192.0.2.0/24"), client)];
     net.start(1, config, restarted);
     if restarted {
         return;
     }
     for n in 2..=size {
         let mut config = net::config(n);
-        config.peers.insert(ip(1), peer(n, 64512));
+        config.peers.insert(key(1), peer(n, 64512));
         net.start(n, config, false);
         net.speaker(n).originate(prefix(&format!("10.0.{n}.0/26")), local());
     }
@@ -216,11 +216,11 @@ fn an_external_peer_gets_our_as_and_address_and_internal_attributes_stay_inside(
         net.start(n, mesh(n, 2), false);
     }
     let mut border = mesh(2, 2);
-    border.peers.insert(ip(3), peer(2, 65000));
+    border.peers.insert(key(3), peer(2, 65000));
     let now = net.now;
     net.speaker(2).reconfigure(border, now);
     let mut tor = config_in(3, 65000);
-    tor.peers.insert(ip(2), peer(3, 64512));
+    tor.peers.insert(key(2), peer(3, 64512));
     net.start(3, tor, false);
     net.speaker(1).originate(prefix("10.0.1.0/26"), local());
     net.speaker(3).originate(prefix("203.0.113.0/24"), local());
@@ -241,10 +241,10 @@ fn a_router_that_peers_with_every_node_of_a_mesh_takes_the_way_to_the_owner() {
     let mut router = config_in(9, 65000);
     for n in 1..=3 {
         let mut node = mesh(n, 3);
-        node.peers.insert(ip(9), peer(n, 65000));
+        node.peers.insert(key(9), peer(n, 65000));
         net.start(n, node, false);
         net.speaker(n).originate(prefix(&format!("10.0.{n}.0/26")), local());
-        router.peers.insert(ip(n), peer(9, 64512));
+        router.peers.insert(key(n), peer(9, 64512));
     }
     net.start(9, router, false);
 
@@ -263,7 +263,7 @@ fn a_router_that_peers_with_every_node_of_a_mesh_takes_the_way_to_the_owner() {
 fn a_wrong_as_is_named_on_both_sides() {
     let mut net = Net::new(5);
     let mut one = config(1);
-    one.peers.insert(ip(2), peer(1, 65001));
+    one.peers.insert(key(2), peer(1, 65001));
     net.start(1, one, false);
     net.start(2, mesh(2, 2), false);
 
@@ -287,7 +287,7 @@ fn a_peer_that_does_not_run_is_refused_and_a_stranger_is_not_let_in() {
         9,
         {
             let mut c = config(9);
-            c.peers.insert(ip(1), peer(9, 64512));
+            c.peers.insert(key(1), peer(9, 64512));
             c
         },
         false,
@@ -311,24 +311,24 @@ fn a_change_of_one_peer_touches_no_other_session() {
     };
     let mut changed = mesh(1, 4);
     let policy = Policy { rules: vec![rule], accept_by_default: true };
-    changed.peers.get_mut(&ip(3)).unwrap().import = Arc::new(policy);
+    changed.peers.get_mut(&key(3)).unwrap().import = Arc::new(policy);
     let now = net.now;
     let changes = net.speaker(1).reconfigure(changed.clone(), now);
     net.run(5);
 
-    assert_eq!(changes, [Change::PeerUpdated(ip(3))]);
+    assert_eq!(changes, [Change::PeerUpdated(key(3))]);
     assert!(!net.has(1, "10.0.3.0/26"));
     assert_eq!(net.speaker(1).peers().iter().map(|p| p.since).collect::<Vec<_>>(), since);
     assert_eq!(net.speaker(1).peer_at(ip(3)).unwrap().received, 1, "what is rejected stays visible");
 
     let now = net.now;
     let changes = net.speaker(1).reconfigure(mesh(1, 4), now);
-    assert_eq!(changes, [Change::PeerUpdated(ip(3))]);
+    assert_eq!(changes, [Change::PeerUpdated(key(3))]);
     assert!(net.has(1, "10.0.3.0/26"), "a policy that lets the route in again needs no new session");
     changed = mesh(1, 4);
-    changed.peers.remove(&ip(4));
+    changed.peers.remove(&key(4));
     let now = net.now;
-    assert_eq!(net.speaker(1).reconfigure(changed, now), [Change::PeerRemoved(ip(4))]);
+    assert_eq!(net.speaker(1).reconfigure(changed, now), [Change::PeerRemoved(key(4))]);
     net.run(1);
     assert!(!net.has(1, "10.0.4.0/26") && net.has(1, "10.0.2.0/26"));
     assert!(!net.has(4, "10.0.1.0/26"), "a peer that was removed for good keeps nothing");
@@ -339,7 +339,7 @@ fn an_export_policy_that_changes_sends_only_the_difference() {
     let mut net = mesh_of(2, 5);
     net.until("convergence", 5, |net| converged(net, 2));
     let mut silent = mesh(1, 2);
-    silent.peers.get_mut(&ip(2)).unwrap().export = Arc::new(Policy::reject());
+    silent.peers.get_mut(&key(2)).unwrap().export = Arc::new(Policy::reject());
 
     let now = net.now;
     net.speaker(1).reconfigure(silent, now);
@@ -364,7 +364,7 @@ fn going_from_mesh_to_reflector_on_the_same_sessions_loses_nothing() {
     net.run(1);
     for (n, other) in [(2, 3), (3, 2)] {
         let mut config = mesh(n, 3);
-        config.peers.remove(&ip(other));
+        config.peers.remove(&key(other));
         let now = net.now;
         net.speaker(n).reconfigure(config, now);
         assert!(converged(&mut net, 3), "the reflected route was not there before the session went");

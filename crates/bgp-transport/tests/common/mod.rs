@@ -161,7 +161,7 @@ pub async fn until(driver: &mut Driver, what: &str, mut done: impl FnMut(&Speake
             d.speaker()
                 .peers()
                 .iter()
-                .map(|p| format!("{} {:?}: {}", p.address, p.state, p.cause))
+                .map(|p| format!("{} {:?}: {}", p.peer, p.state, p.cause))
                 .collect::<Vec<_>>()
                 .join("\n")
         };

@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use bgp::{Closed, Config, ConnId, ConnectFailure, Event, Output, PeerConfig, PeerState, Speaker, Start};
+use bgp::{
+    Closed, Config, ConnId, ConnectFailure, Event, Output, PeerConfig, PeerKey, PeerState, Speaker, Start,
+};
 use bgp_packet::{NextHop, PathAttributes, Prefix};
 
 /// One way of a connection: bytes arrive after the latency, in order.
@@ -43,6 +45,10 @@ pub fn ip(n: u8) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(192, 0, 2, n))
 }
 
+pub fn key(n: u8) -> PeerKey {
+    ip(n).into()
+}
+
 pub fn prefix(s: &str) -> Prefix {
     s.parse().unwrap()
 }
@@ -67,7 +73,7 @@ pub fn peer(n: u8, asn: u32) -> PeerConfig {
 /// Configuration of node `n` in a mesh of `size`.
 pub fn mesh(n: u8, size: u8) -> Config {
     let mut config = config(n);
-    config.peers = (1..=size).filter(|m| *m != n).map(|m| (ip(m), peer(n, 64512))).collect();
+    config.peers = (1..=size).filter(|m| *m != n).map(|m| (key(m), peer(n, 64512))).collect();
     config
 }
 
@@ -271,7 +277,7 @@ impl Net {
             node.speaker
                 .peers()
                 .into_iter()
-                .map(move |p| format!("{address} -> {}: {:?}, {}\n", p.address, p.state, p.cause))
+                .map(move |p| format!("{address} -> {}: {:?}, {}\n", p.peer, p.state, p.cause))
         });
         peers.collect()
     }
