@@ -78,6 +78,7 @@ impl Speaker {
                 local: Some(local),
                 deadline: None,
                 keepalive_at: None,
+                offered: Vec::new(),
                 open: None,
                 after_established,
             });
@@ -133,7 +134,7 @@ impl Speaker {
 
     fn handle_message(&mut self, index: PeerIndex, conn: ConnId, message: Message<'_>, now: Instant) {
         let Some(peer) = self.peer_mut(index) else { return };
-        peer.messages_received += 1;
+        peer.history.received.note(&message);
         let Some(connection) = peer.connection(conn) else { return };
         let phase = connection.phase;
         match (phase, message) {
@@ -206,6 +207,7 @@ impl Speaker {
         if let Some(connection) = self.peer_mut(index).and_then(|p| p.connection(conn)) {
             connection.phase = Phase::OpenSent;
             connection.deadline = Some(now + OPEN_TIMEOUT);
+            connection.offered = open.capabilities;
         }
         self.send(conn, bytes);
         self.arm(index);
@@ -313,6 +315,7 @@ impl Speaker {
         peer.retry_delay = FIRST_RETRY;
         peer.sessions += 1;
         peer.changed_at = now;
+        peer.history.turn(now, None);
         peer.session = Some(session);
         let info = PeerInfo {
             key,
@@ -381,6 +384,7 @@ impl Speaker {
         if let Some(notification) = &notified {
             let mut bytes = Vec::new();
             notification.encode(&mut bytes);
+            peer.history.sent.notification += 1;
             self.send(conn, bytes);
         }
         self.discard(index, conn);
@@ -402,6 +406,8 @@ impl Speaker {
         peer.session = None;
         peer.cause = cause.clone();
         peer.changed_at = now;
+        peer.history.turn(now, Some(cause.clone()));
+        peer.history.flaps += 1;
         peer.retry_delay = FIRST_RETRY;
         let key = peer.key;
         self.events.push_back(Event::PeerDown { peer: key, cause: cause.clone(), routes_kept });
@@ -425,6 +431,7 @@ impl Speaker {
         let key = peer.key;
         if peer.cause != cause {
             peer.cause = cause.clone();
+            peer.history.turn(now, Some(cause.clone()));
             self.events.push_back(Event::PeerFailed { peer: key, cause });
         }
         self.schedule(index, max_wait, now);
@@ -509,6 +516,7 @@ impl Speaker {
                 local: None,
                 deadline: Some(now + CONNECT_TIMEOUT),
                 keepalive_at: None,
+                offered: Vec::new(),
                 open: None,
                 after_established: false,
             });

@@ -15,7 +15,6 @@ impl Speaker {
     /// Takes an UPDATE of an established session into the table.
     pub(crate) fn handle_update(&mut self, index: PeerIndex, update: &Update<'_>, now: Instant) {
         let Some(peer) = self.peer_mut(index) else { return };
-        peer.updates_received += 1;
         let Some(families) = peer.session.as_ref().map(|s| s.families.clone()) else { return };
         if let Some(problem) = update.problem {
             peer.problems += 1;

@@ -5,8 +5,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bgp_packet::{EncodeOptions, Family, GracefulRestart, Open, PathAttributes, Prefix, UpdateContext};
+use bgp_packet::{
+    Capability, EncodeOptions, Family, GracefulRestart, Open, PathAttributes, Prefix, UpdateContext,
+};
 
+use crate::history::History;
 use crate::{Cause, ConnId, PeerConfig, PeerKey};
 
 /// One TCP connection to or from a peer.
@@ -19,6 +22,8 @@ pub(crate) struct Connection {
     /// When to give up: connecting, OPEN missing, or hold timer.
     pub(crate) deadline: Option<Instant>,
     pub(crate) keepalive_at: Option<Instant>,
+    /// What our OPEN offered.
+    pub(crate) offered: Vec<Capability>,
     /// The peer's OPEN.
     pub(crate) open: Option<Open>,
     /// It came in while a session was up already: the peer may have restarted.
@@ -81,8 +86,7 @@ pub(crate) struct Peer {
     pub(crate) router_id: Option<std::net::Ipv4Addr>,
     /// The earliest deadline that the speaker's timer queue has for this peer.
     pub(crate) armed: Option<Instant>,
-    pub(crate) messages_received: u64,
-    pub(crate) updates_received: u64,
+    pub(crate) history: History,
     pub(crate) problems: u64,
     pub(crate) last_problem: Option<String>,
 }
@@ -103,8 +107,7 @@ impl Peer {
             sessions: 0,
             router_id: None,
             armed: None,
-            messages_received: 0,
-            updates_received: 0,
+            history: History::default(),
             problems: 0,
             last_problem: None,
         }

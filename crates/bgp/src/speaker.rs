@@ -162,7 +162,14 @@ impl Speaker {
         if self.outputs.is_empty() {
             self.flush();
         }
-        self.outputs.pop_front()
+        let output = self.outputs.pop_front()?;
+        if let Output::Send { conn, bytes } = &output
+            && let Some(index) = self.by_conn.get(conn).copied()
+            && let Some(peer) = self.peer_mut(index)
+        {
+            peer.history.sent.note_sent(bytes);
+        }
+        Some(output)
     }
 
     /// What happened, for logs and decisions of the owner.

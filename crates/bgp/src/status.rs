@@ -4,9 +4,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Instant;
 
-use bgp_packet::{Family, PathAttributes, Prefix};
+use bgp_packet::{Capability, Family, PathAttributes, Prefix};
 
-use crate::peer::{Peer, Phase};
+use crate::history::{MessageCounts, Turn};
+use crate::peer::{Connection, Peer, Phase};
 use crate::rib::{PeerIndex, Rejection, RouteSource, Source};
 use crate::{Cause, PeerConfig, PeerKey, Reason, Speaker};
 
@@ -72,6 +73,39 @@ pub struct PeerStatus {
     pub problems: u64,
     /// The last of them, in words.
     pub last_problem: Option<String>,
+    /// Messages that came in.
+    pub messages_received: MessageCounts,
+    /// Messages that went out.
+    pub messages_sent: MessageCounts,
+    /// Established sessions that ended.
+    pub flaps: u64,
+    /// What the session went through, the newest first; bounded.
+    pub history: Vec<Turn>,
+    /// What is due when.
+    pub timers: PeerTimers,
+    /// What our OPEN offered; of the connection that is furthest, empty without one.
+    pub capabilities_sent: Vec<Capability>,
+    /// What the peer's OPEN offered.
+    pub capabilities_received: Vec<Capability>,
+    /// Octets handed to the transport and not yet taken by the kernel.
+    pub in_flight: usize,
+    /// `received` and `accepted` by family: IPv4, IPv6.
+    pub received_by_family: [usize; 2],
+    /// See `received_by_family`.
+    pub accepted_by_family: [usize; 2],
+}
+
+/// When timers of a peer fire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PeerTimers {
+    /// Hold timer; before Established, the limit of the attempt.
+    pub hold: Option<Instant>,
+    /// Next KEEPALIVE.
+    pub keepalive: Option<Instant>,
+    /// Next attempt to connect.
+    pub connect_retry: Option<Instant>,
+    /// Routes kept over the peer's restart go at last (RFC 4724 §4.2).
+    pub stale: Option<Instant>,
 }
 
 /// One path to a prefix as it is now.
@@ -114,6 +148,7 @@ impl Speaker {
         let info = self.rib.peer(index);
         let sum = |counts: Option<[usize; 2]>| counts.map_or(0, |c| c.iter().sum());
         let session = peer.session.as_ref();
+        let furthest = peer.connections.iter().max_by_key(|c| c.phase);
         Some(PeerStatus {
             peer: peer.key,
             description: peer.config.description.clone(),
@@ -137,6 +172,18 @@ impl Speaker {
             local_address: session.map(|s| s.local),
             problems: peer.problems,
             last_problem: peer.last_problem.clone(),
+            messages_received: peer.history.received,
+            messages_sent: peer.history.sent,
+            flaps: peer.history.flaps,
+            history: peer.history.turns(),
+            timers: timers(peer),
+            capabilities_sent: furthest.map_or_else(Vec::new, |c| c.offered.clone()),
+            capabilities_received: furthest
+                .and_then(|c| c.open.as_ref())
+                .map_or_else(Vec::new, |open| open.capabilities.clone()),
+            in_flight: session.map_or(0, |s| s.in_flight),
+            received_by_family: info.map_or([0; 2], |i| i.received),
+            accepted_by_family: info.map_or([0; 2], |i| i.accepted),
         })
     }
 
@@ -179,6 +226,16 @@ impl Speaker {
             session.into_iter().flat_map(|s| &s.advertised).map(|(p, a)| (*p, a.clone())).collect();
         routes.sort_by_key(|(prefix, _)| *prefix);
         routes
+    }
+}
+
+fn timers(peer: &Peer) -> PeerTimers {
+    let earliest = |of: fn(&Connection) -> Option<Instant>| peer.connections.iter().filter_map(of).min();
+    PeerTimers {
+        hold: earliest(|c| c.deadline),
+        keepalive: earliest(|c| c.keepalive_at),
+        connect_retry: peer.retry_at,
+        stale: peer.stale_until,
     }
 }
 
