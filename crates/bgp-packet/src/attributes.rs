@@ -27,6 +27,7 @@ pub mod attribute_code {
     pub const AS4_PATH: u8 = 17;
     pub const AS4_AGGREGATOR: u8 = 18;
     pub const LARGE_COMMUNITY: u8 = 32;
+    pub const ONLY_TO_CUSTOMER: u8 = 35;
 }
 use attribute_code as ac;
 
@@ -53,6 +54,8 @@ pub struct Attributes<'a> {
     pub aggregator: Option<Aggregator>,
     /// ORIGINATOR_ID.
     pub originator_id: Option<Ipv4Addr>,
+    /// ONLY_TO_CUSTOMER.
+    pub only_to_customer: Option<u32>,
     as_path: Option<&'a [u8]>,
     as4: bool,
     as4_path: Option<&'a [u8]>,
@@ -184,6 +187,7 @@ impl<'a> Attributes<'a> {
             ac::LOCAL_PREF => self.local_pref = found.sized(attribute).map(u32::from_be_bytes),
             ac::ORIGINATOR_ID => self.originator_id = found.sized::<4>(attribute).map(Ipv4Addr::from),
             ac::CLUSTER_LIST => self.cluster_list = found.list(attribute, 4),
+            ac::ONLY_TO_CUSTOMER => self.only_to_customer = found.sized(attribute).map(u32::from_be_bytes),
             ac::MP_REACH_NLRI => found.mp_reach = Some(value),
             ac::MP_UNREACH_NLRI => found.mp_unreach = Some(value),
             ac::AS4_PATH | ac::AS4_AGGREGATOR if context.as4 => {
@@ -241,6 +245,7 @@ impl<'a> Attributes<'a> {
             large_communities: large_communities(self.large_communities).collect(),
             originator_id: self.originator_id,
             cluster_list: u32s(self.cluster_list).map(Ipv4Addr::from).collect(),
+            only_to_customer: self.only_to_customer,
             unknown: self.unknown_attributes(),
         }
     }
@@ -298,7 +303,8 @@ fn expected_flags(code: u8) -> Option<u8> {
         | ac::EXTENDED_COMMUNITIES
         | ac::AS4_PATH
         | ac::AS4_AGGREGATOR
-        | ac::LARGE_COMMUNITY => Some(OPTIONAL | TRANSITIVE),
+        | ac::LARGE_COMMUNITY
+        | ac::ONLY_TO_CUSTOMER => Some(OPTIONAL | TRANSITIVE),
         _ => None,
     }
 }

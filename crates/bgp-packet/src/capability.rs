@@ -14,10 +14,19 @@ pub enum Capability {
     EnhancedRouteRefresh,
     /// Messages longer than 4096 octets (RFC 8654).
     ExtendedMessage,
+    /// Next hops of another address family: each family with the AFI of a next hop that the speaker takes (RFC 8950).
+    ExtendedNextHop(Vec<(AfiSafi, u16)>),
+    /// The speaker's role towards its peer (RFC 9234).
+    Role(Role),
     /// Graceful restart (RFC 4724).
     GracefulRestart(GracefulRestart),
     /// Four-octet AS number: the speaker's own (RFC 6793).
     FourOctetAs(u32),
+    /// Several paths for a prefix: what the speaker does for each family (RFC 7911).
+    AddPath(Vec<(AfiSafi, AddPathMode)>),
+    /// Long-lived graceful restart: each family with the F bit (forwarding state was kept) and how long stale
+    /// routes may live, in seconds, up to 2^24 - 1 (RFC 9494).
+    LongLivedGracefulRestart(Vec<(AfiSafi, bool, u32)>),
     /// Anything else.
     Unknown {
         /// Capability code.
@@ -25,6 +34,68 @@ pub enum Capability {
         /// Value.
         value: Vec<u8>,
     },
+}
+
+/// What a speaker does with several paths for a prefix (RFC 7911 §4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum AddPathMode {
+    /// It can receive them.
+    Receive = 1,
+    /// It wants to send them.
+    Send = 2,
+    /// It does both.
+    Both = 3,
+}
+
+impl AddPathMode {
+    /// Whether several paths are received.
+    pub fn receives(self) -> bool {
+        self != Self::Send
+    }
+
+    /// Whether several paths are sent.
+    pub fn sends(self) -> bool {
+        self != Self::Receive
+    }
+
+    fn from_code(code: u8) -> Option<Self> {
+        [Self::Receive, Self::Send, Self::Both].into_iter().find(|mode| *mode as u8 == code)
+    }
+}
+
+/// What a speaker is to the peer of an external session (RFC 9234 §4.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Role {
+    /// It gives the peer transit.
+    Provider = 0,
+    /// It is a route server that the peer is a client of.
+    RouteServer = 1,
+    /// It is a client of the peer's route server.
+    RouteServerClient = 2,
+    /// It gets transit from the peer.
+    Customer = 3,
+    /// Both exchange their own and their customers' routes.
+    Peer = 4,
+}
+
+impl Role {
+    /// The only role that the other side may have (RFC 9234 §4.2, table 2).
+    pub fn counterpart(self) -> Self {
+        match self {
+            Self::Provider => Self::Customer,
+            Self::Customer => Self::Provider,
+            Self::RouteServer => Self::RouteServerClient,
+            Self::RouteServerClient => Self::RouteServer,
+            Self::Peer => Self::Peer,
+        }
+    }
+
+    fn from_code(code: u8) -> Option<Self> {
+        let all = [Self::Provider, Self::RouteServer, Self::RouteServerClient, Self::Customer, Self::Peer];
+        all.into_iter().find(|role| *role as u8 == code)
+    }
 }
 
 /// Value of the graceful restart capability (RFC 4724 §3, RFC 8538 §2).
@@ -62,7 +133,19 @@ impl Capability {
                 Self::Multiprotocol(AfiSafi { afi, safi: reader.u8()? })
             }
             2 => Self::RouteRefresh,
+            5 => {
+                let mut families = Vec::with_capacity(reader.0.len() / 6);
+                while !reader.is_empty() {
+                    let (afi, safi, next_hop) = (reader.u16()?, reader.u16()?, reader.u16()?);
+                    // The SAFI is 16 bits wide here alone; one above 255 is no SAFI.
+                    if let Ok(safi) = u8::try_from(safi) {
+                        families.push((AfiSafi { afi, safi }, next_hop));
+                    }
+                }
+                Self::ExtendedNextHop(families)
+            }
             6 => Self::ExtendedMessage,
+            9 => Self::Role(Role::from_code(reader.u8()?)?),
             64 => {
                 let head = reader.u16()?;
                 let mut families = Vec::with_capacity(reader.0.len() / 4);
@@ -78,7 +161,24 @@ impl Capability {
                 })
             }
             65 => Self::FourOctetAs(reader.u32()?),
+            69 => {
+                let mut families = Vec::with_capacity(reader.0.len() / 4);
+                while !reader.is_empty() {
+                    let family = AfiSafi { afi: reader.u16()?, safi: reader.u8()? };
+                    families.push((family, AddPathMode::from_code(reader.u8()?)?));
+                }
+                Self::AddPath(families)
+            }
             70 => Self::EnhancedRouteRefresh,
+            71 => {
+                let mut families = Vec::with_capacity(reader.0.len() / 7);
+                while !reader.is_empty() {
+                    let family = AfiSafi { afi: reader.u16()?, safi: reader.u8()? };
+                    let word = reader.u32()?;
+                    families.push((family, word & 0x8000_0000 != 0, word & 0x00ff_ffff));
+                }
+                Self::LongLivedGracefulRestart(families)
+            }
             _ => return None,
         };
         reader.is_empty().then_some(parsed)
@@ -92,7 +192,17 @@ impl Capability {
                 out.extend_from_slice(&[1, 4, a, b, 0, f.safi]);
             }
             Self::RouteRefresh => out.extend_from_slice(&[2, 0]),
+            Self::ExtendedNextHop(families) => {
+                let families = &families[..families.len().min(42)];
+                out.extend_from_slice(&[5, (6 * families.len()) as u8]);
+                for (family, next_hop) in families {
+                    out.extend_from_slice(&family.afi.to_be_bytes());
+                    out.extend_from_slice(&[0, family.safi]);
+                    out.extend_from_slice(&next_hop.to_be_bytes());
+                }
+            }
             Self::ExtendedMessage => out.extend_from_slice(&[6, 0]),
+            Self::Role(role) => out.extend_from_slice(&[9, 1, *role as u8]),
             Self::GracefulRestart(gr) => {
                 let head = u16::from(gr.restarting) << 15
                     | u16::from(gr.notification) << 14
@@ -109,7 +219,25 @@ impl Capability {
                 out.extend_from_slice(&[65, 4]);
                 out.extend_from_slice(&asn.to_be_bytes());
             }
+            Self::AddPath(families) => {
+                let families = &families[..families.len().min(63)];
+                out.extend_from_slice(&[69, (4 * families.len()) as u8]);
+                for (family, mode) in families {
+                    let [a, b] = family.afi.to_be_bytes();
+                    out.extend_from_slice(&[a, b, family.safi, *mode as u8]);
+                }
+            }
             Self::EnhancedRouteRefresh => out.extend_from_slice(&[70, 0]),
+            Self::LongLivedGracefulRestart(families) => {
+                let families = &families[..families.len().min(36)];
+                out.extend_from_slice(&[71, (7 * families.len()) as u8]);
+                for (family, forwarding, seconds) in families {
+                    let [a, b] = family.afi.to_be_bytes();
+                    out.extend_from_slice(&[a, b, family.safi]);
+                    let seconds = (*seconds).min(0x00ff_ffff) | u32::from(*forwarding) << 31;
+                    out.extend_from_slice(&seconds.to_be_bytes());
+                }
+            }
             Self::Unknown { code, value } => {
                 let value = &value[..value.len().min(255)];
                 out.extend_from_slice(&[*code, value.len() as u8]);

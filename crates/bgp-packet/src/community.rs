@@ -14,6 +14,12 @@ impl Community {
     pub const NO_ADVERTISE: Self = Self(0xffff_ff02);
     /// Not to be sent to an external peer, members of a confederation included.
     pub const NO_EXPORT_SUBCONFED: Self = Self(0xffff_ff03);
+    /// The route is about to go away and is to be least preferred (RFC 8326 §5).
+    pub const GRACEFUL_SHUTDOWN: Self = Self(0xffff_0000);
+    /// A stale route kept by long-lived graceful restart, least preferred (RFC 9494 §3.1).
+    pub const LLGR_STALE: Self = Self(0xffff_0006);
+    /// Not to be kept by long-lived graceful restart (RFC 9494 §3.2).
+    pub const NO_LLGR: Self = Self(0xffff_0007);
 }
 
 /// A large community, written `4200000000:1:2` (RFC 8092).

@@ -8,12 +8,43 @@ use crate::{
 };
 
 /// What of the session changes how an UPDATE is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct EncodeOptions {
     /// The peer takes four-octet AS numbers.
     pub as4: bool,
     /// The peer takes messages up to 65535 octets.
     pub extended: bool,
+    /// Routes of the family (by [`Family::index`]) go with a path identifier (RFC 7911).
+    pub add_path: [bool; 2],
+}
+
+/// A route to be written: a prefix, or a path identifier and a prefix. The identifier is written only where the
+/// session has ADD-PATH for the family, and there it is 0 for a bare prefix.
+pub trait Route {
+    /// Path identifier (RFC 7911 §3).
+    fn path_id(&self) -> u32;
+    /// Destination.
+    fn prefix(&self) -> &Prefix;
+}
+
+impl Route for Prefix {
+    fn path_id(&self) -> u32 {
+        0
+    }
+
+    fn prefix(&self) -> &Prefix {
+        self
+    }
+}
+
+impl Route for (u32, Prefix) {
+    fn path_id(&self) -> u32 {
+        self.0
+    }
+
+    fn prefix(&self) -> &Prefix {
+        &self.1
+    }
 }
 
 /// The attributes leave no room for a prefix in a message that the peer takes.
@@ -27,42 +58,43 @@ impl EncodeOptions {
     }
 }
 
-/// Longest encoded prefix.
-const MAX_PREFIX: usize = 17;
+/// Longest encoded route: path identifier, length, address.
+const MAX_ROUTE: usize = 21;
 
-/// Appends UPDATEs that announce `prefixes` (all of one family) with `attributes`.
+/// Appends UPDATEs that announce `routes` (all of one family) with `attributes`.
 ///
 /// # Errors
 /// When the attributes alone fill a message; nothing is appended then.
-pub fn encode_reach(
+pub fn encode_reach<R: Route>(
     out: &mut Vec<u8>,
     attributes: &PathAttributes,
-    prefixes: &[Prefix],
+    routes: &[R],
     options: EncodeOptions,
 ) -> Result<(), TooLong> {
-    let Some(family) = prefixes.first().map(Prefix::family) else { return Ok(()) };
+    let Some(family) = routes.first().map(|r| r.prefix().family()) else { return Ok(()) };
+    let add_path = options.add_path[family.index()];
     let classic = family == Family::Ipv4 && matches!(attributes.next_hop, NextHop::V4(_));
     let mut head = Vec::with_capacity(128);
     encode_attributes(&mut head, attributes, classic, options);
     // Header, two length fields; MP_REACH_NLRI: attribute header 4, AFI, SAFI, next hop with length, reserved.
     let mp_head = if classic { 0 } else { 4 + 3 + 33 + 1 };
     let used = HEADER_LEN + 4 + head.len() + mp_head;
-    let room = options.max_len().checked_sub(used).filter(|room| *room >= MAX_PREFIX);
+    let room = options.max_len().checked_sub(used).filter(|room| *room >= MAX_ROUTE);
     let room = room.ok_or(TooLong(head.len()))?;
-    let mut rest = prefixes;
+    let mut rest = routes;
     while !rest.is_empty() {
-        let (chunk, tail) = rest.split_at(fitting(rest, room));
+        let (chunk, tail) = rest.split_at(fitting(rest, room, add_path));
         rest = tail;
         encode_message(out, MessageType::Update, |out| {
             out.extend_from_slice(&[0, 0]);
             if classic {
                 out.extend_from_slice(&(head.len() as u16).to_be_bytes());
                 out.extend_from_slice(&head);
-                chunk.iter().for_each(|p| p.encode(out));
+                encode_routes(out, chunk, add_path);
             } else {
                 let length_at = out.len();
                 out.extend_from_slice(&[0, 0]);
-                encode_mp_reach(out, family, attributes.next_hop, chunk);
+                encode_mp_reach(out, family, attributes.next_hop, chunk, add_path);
                 out.extend_from_slice(&head);
                 patch_u16(out, length_at);
             }
@@ -71,25 +103,26 @@ pub fn encode_reach(
     Ok(())
 }
 
-/// Appends UPDATEs that withdraw `prefixes` (all of one family).
-pub fn encode_unreach(out: &mut Vec<u8>, prefixes: &[Prefix], options: EncodeOptions) {
-    let Some(family) = prefixes.first().map(Prefix::family) else { return };
+/// Appends UPDATEs that withdraw `routes` (all of one family).
+pub fn encode_unreach<R: Route>(out: &mut Vec<u8>, routes: &[R], options: EncodeOptions) {
+    let Some(family) = routes.first().map(|r| r.prefix().family()) else { return };
+    let add_path = options.add_path[family.index()];
     let room = options.max_len() - HEADER_LEN - 4 - 7;
-    let mut rest = prefixes;
+    let mut rest = routes;
     while !rest.is_empty() {
-        let (chunk, tail) = rest.split_at(fitting(rest, room));
+        let (chunk, tail) = rest.split_at(fitting(rest, room, add_path));
         rest = tail;
         encode_message(out, MessageType::Update, |out| {
             let length_at = out.len();
             out.extend_from_slice(&[0, 0]);
             if family == Family::Ipv4 {
-                chunk.iter().for_each(|p| p.encode(out));
+                encode_routes(out, chunk, add_path);
                 patch_u16(out, length_at);
                 out.extend_from_slice(&[0, 0]);
             } else {
                 let attributes_at = out.len();
                 out.extend_from_slice(&[0, 0]);
-                encode_mp_unreach(out, family, chunk);
+                encode_mp_unreach(out, family, chunk, add_path);
                 patch_u16(out, attributes_at);
             }
         });
@@ -104,17 +137,26 @@ pub fn encode_end_of_rib(out: &mut Vec<u8>, family: Family) {
             out.extend_from_slice(&[0, 0]);
             let length_at = out.len();
             out.extend_from_slice(&[0, 0]);
-            encode_mp_unreach(out, family, &[]);
+            encode_mp_unreach::<Prefix>(out, family, &[], false);
             patch_u16(out, length_at);
         }
     });
 }
 
-/// How many of the prefixes fit into `room` octets: at least one.
-fn fitting(prefixes: &[Prefix], room: usize) -> usize {
+fn encode_routes<R: Route>(out: &mut Vec<u8>, routes: &[R], add_path: bool) {
+    for route in routes {
+        if add_path {
+            out.extend_from_slice(&route.path_id().to_be_bytes());
+        }
+        route.prefix().encode(out);
+    }
+}
+
+/// How many of the routes fit into `room` octets: at least one.
+fn fitting<R: Route>(routes: &[R], room: usize, add_path: bool) -> usize {
     let mut used = 0;
-    let fitting = prefixes.iter().take_while(|p| {
-        used += p.wire_len();
+    let fitting = routes.iter().take_while(|r| {
+        used += r.prefix().wire_len() + if add_path { 4 } else { 0 };
         used <= room
     });
     fitting.count().max(1)
@@ -126,7 +168,13 @@ fn patch_u16(out: &mut [u8], at: usize) {
     out[at..at + 2].copy_from_slice(&len.to_be_bytes());
 }
 
-fn encode_mp_reach(out: &mut Vec<u8>, family: Family, next_hop: NextHop, prefixes: &[Prefix]) {
+fn encode_mp_reach<R: Route>(
+    out: &mut Vec<u8>,
+    family: Family,
+    next_hop: NextHop,
+    routes: &[R],
+    add_path: bool,
+) {
     let AfiSafi { afi, safi } = family.into();
     out.extend_from_slice(&[OPTIONAL | EXTENDED, ac::MP_REACH_NLRI, 0, 0]);
     let length_at = out.len() - 2;
@@ -144,17 +192,17 @@ fn encode_mp_reach(out: &mut Vec<u8>, family: Family, next_hop: NextHop, prefixe
         }
     }
     out.push(0);
-    prefixes.iter().for_each(|p| p.encode(out));
+    encode_routes(out, routes, add_path);
     patch_u16(out, length_at);
 }
 
-fn encode_mp_unreach(out: &mut Vec<u8>, family: Family, prefixes: &[Prefix]) {
+fn encode_mp_unreach<R: Route>(out: &mut Vec<u8>, family: Family, routes: &[R], add_path: bool) {
     let AfiSafi { afi, safi } = family.into();
     out.extend_from_slice(&[OPTIONAL | EXTENDED, ac::MP_UNREACH_NLRI, 0, 0]);
     let length_at = out.len() - 2;
     out.extend_from_slice(&afi.to_be_bytes());
     out.push(safi);
-    prefixes.iter().for_each(|p| p.encode(out));
+    encode_routes(out, routes, add_path);
     patch_u16(out, length_at);
 }
 
@@ -201,17 +249,18 @@ fn encode_attributes(out: &mut Vec<u8>, a: &PathAttributes, classic: bool, optio
     if let Some(value) = aggregator_as4 {
         attribute(out, both, ac::AS4_AGGREGATOR, &value);
     }
-    let mut large_pending = !a.large_communities.is_empty();
-    for raw in &a.unknown {
-        if large_pending && raw.code > ac::LARGE_COMMUNITY {
-            encode_large(out, a);
-            large_pending = false;
+    let raw = |out: &mut Vec<u8>, codes: std::ops::RangeInclusive<u8>| {
+        for raw in a.unknown.iter().filter(|raw| codes.contains(&raw.code)) {
+            attribute(out, raw.flags & (both | PARTIAL), raw.code, &raw.value);
         }
-        attribute(out, raw.flags & (both | PARTIAL), raw.code, &raw.value);
+    };
+    raw(out, 0..=ac::LARGE_COMMUNITY);
+    encode_large(out, a);
+    raw(out, ac::LARGE_COMMUNITY + 1..=ac::ONLY_TO_CUSTOMER);
+    if let Some(asn) = a.only_to_customer {
+        attribute(out, both, ac::ONLY_TO_CUSTOMER, &asn.to_be_bytes());
     }
-    if large_pending {
-        encode_large(out, a);
-    }
+    raw(out, ac::ONLY_TO_CUSTOMER + 1..=u8::MAX);
 }
 
 fn encode_large(out: &mut Vec<u8>, a: &PathAttributes) {

@@ -38,6 +38,14 @@ impl Family {
         }
     }
 
+    /// The place of the family in an array with one entry a family, such as [`crate::UpdateContext::add_path`].
+    pub fn index(self) -> usize {
+        match self {
+            Self::Ipv4 => 0,
+            Self::Ipv6 => 1,
+        }
+    }
+
     /// The family of a pair of numbers, if it is one that is spoken here.
     pub fn from_afi_safi(pair: AfiSafi) -> Option<Self> {
         match (pair.afi, pair.safi) {

@@ -23,9 +23,9 @@ mod update;
 
 pub use as_path::{AS_TRANS, AsPath, Segment, SegmentKind};
 pub use attributes::{Attributes, attribute_code};
-pub use capability::{Capability, GracefulRestart};
+pub use capability::{AddPathMode, Capability, GracefulRestart, Role};
 pub use community::{Community, InvalidCommunity, LargeCommunity};
-pub use encode::{EncodeOptions, TooLong, encode_end_of_rib, encode_reach, encode_unreach};
+pub use encode::{EncodeOptions, Route, TooLong, encode_end_of_rib, encode_reach, encode_unreach};
 pub use error::{AttributeProblem, DecodeError, Disposition};
 pub use family::{AfiSafi, Family};
 pub use message::{
@@ -34,5 +34,5 @@ pub use message::{
 pub use notification::{Cease, Notification, code};
 pub use open::{InvalidOpen, Open};
 pub use path::{Aggregator, NextHop, Origin, PathAttributes, RawAttribute};
-pub use prefix::{InvalidPrefix, Nlri, NlriIter, Prefix};
+pub use prefix::{InvalidPrefix, Nlri, NlriIter, NlriPaths, Prefix};
 pub use update::{MpReach, RouteRefresh, Update, UpdateContext};

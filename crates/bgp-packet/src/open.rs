@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use crate::reader::Reader;
-use crate::{AS_TRANS, Capability, DecodeError, Family, GracefulRestart, code};
+use crate::{AS_TRANS, AddPathMode, Capability, DecodeError, Family, GracefulRestart, Role, code};
 
 /// What a speaker says of itself when a connection begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,12 +110,59 @@ impl Open {
         listed || (none && family == Family::Ipv4)
     }
 
-    /// The graceful restart capability, if announced.
+    /// The graceful restart capability, if announced; of several the last counts (RFC 4724 §3).
     pub fn graceful_restart(&self) -> Option<&GracefulRestart> {
-        self.capabilities.iter().find_map(|c| match c {
+        self.capabilities.iter().rev().find_map(|c| match c {
             Capability::GracefulRestart(gr) => Some(gr),
             _ => None,
         })
+    }
+
+    /// What the speaker does with several paths for a prefix of a family, if anything (RFC 7911).
+    pub fn add_path(&self, family: Family) -> Option<AddPathMode> {
+        let announced = self.capabilities.iter().filter_map(|c| match c {
+            Capability::AddPath(families) => Some(families),
+            _ => None,
+        });
+        announced.flatten().find(|(f, _)| *f == family.into()).map(|(_, mode)| *mode)
+    }
+
+    /// Whether the speaker takes IPv4 routes with an IPv6 next hop (RFC 8950).
+    pub fn takes_v4_over_v6(&self) -> bool {
+        let v4_over_v6 = (Family::Ipv4.into(), 2);
+        self.capabilities
+            .iter()
+            .any(|c| matches!(c, Capability::ExtendedNextHop(families) if families.contains(&v4_over_v6)))
+    }
+
+    /// The long-lived graceful restart of a family: the F bit and how long stale routes may live, in seconds; of
+    /// several the last counts (RFC 9494 §4.1).
+    pub fn long_lived(&self, family: Family) -> Option<(bool, u32)> {
+        let listed = self.capabilities.iter().rev().find_map(|c| match c {
+            Capability::LongLivedGracefulRestart(families) => Some(families),
+            _ => None,
+        })?;
+        listed
+            .iter()
+            .find(|(f, ..)| *f == family.into())
+            .map(|(_, forwarding, seconds)| (*forwarding, *seconds))
+    }
+
+    /// The speaker's role, if announced (RFC 9234 §4.1).
+    ///
+    /// # Errors
+    /// When it announced two roles, or one that does not exist: Role Mismatch (RFC 9234 §4.2).
+    pub fn role(&self) -> Result<Option<Role>, DecodeError> {
+        let mismatch = || DecodeError::new(code::OPEN, 11, "several roles, or one that does not exist");
+        let mut role = None;
+        for capability in &self.capabilities {
+            match capability {
+                Capability::Role(new) if role.is_none_or(|old| old == *new) => role = Some(*new),
+                Capability::Role(_) | Capability::Unknown { code: 9, .. } => return Err(mismatch()),
+                _ => {}
+            }
+        }
+        Ok(role)
     }
 }
 

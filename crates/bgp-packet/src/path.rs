@@ -104,6 +104,8 @@ pub struct PathAttributes {
     pub originator_id: Option<Ipv4Addr>,
     /// CLUSTER_LIST (RFC 4456), nearest reflector first.
     pub cluster_list: Vec<Ipv4Addr>,
+    /// ONLY_TO_CUSTOMER: the AS that let the route out to a customer, peer or route-server client (RFC 9234).
+    pub only_to_customer: Option<u32>,
     /// Unknown transitive attributes, in ascending order of code.
     pub unknown: Vec<RawAttribute>,
 }
@@ -124,6 +126,7 @@ impl PathAttributes {
             large_communities: Vec::new(),
             originator_id: None,
             cluster_list: Vec::new(),
+            only_to_customer: None,
             unknown: Vec::new(),
         }
     }

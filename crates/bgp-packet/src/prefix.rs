@@ -135,25 +135,31 @@ impl FromStr for Prefix {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Nlri<'a> {
     family: Family,
+    add_path: bool,
     bytes: &'a [u8],
 }
 
 impl<'a> Nlri<'a> {
-    /// Checks that `bytes` is a list of prefixes of `family`; `None` when one is too long or cut off.
-    pub fn parse(family: Family, bytes: &'a [u8]) -> Option<Self> {
+    /// Checks that `bytes` is a list of prefixes of `family`, each after a path identifier when `add_path` (RFC
+    /// 7911 §3); `None` when one is too long or cut off.
+    pub fn parse(family: Family, bytes: &'a [u8], add_path: bool) -> Option<Self> {
         let mut rest = bytes;
-        while let Some((&len, tail)) = rest.split_first() {
+        while !rest.is_empty() {
+            if add_path {
+                rest = rest.get(4..)?;
+            }
+            let (&len, tail) = rest.split_first()?;
             if len > family.max_len() {
                 return None;
             }
             rest = tail.get(usize::from(len).div_ceil(8)..)?;
         }
-        Some(Self { family, bytes })
+        Some(Self { family, add_path, bytes })
     }
 
     /// An empty list.
     pub fn empty(family: Family) -> Self {
-        Self { family, bytes: &[] }
+        Self { family, add_path: false, bytes: &[] }
     }
 
     /// Whether there is no prefix.
@@ -166,9 +172,14 @@ impl<'a> Nlri<'a> {
         self.family
     }
 
-    /// The prefixes in the order of the message.
+    /// The prefixes in the order of the message, without their path identifiers.
     pub fn iter(&self) -> NlriIter<'a> {
-        NlriIter(*self)
+        NlriIter(self.paths())
+    }
+
+    /// The path identifiers and prefixes in the order of the message; an identifier is 0 without ADD-PATH.
+    pub fn paths(&self) -> NlriPaths<'a> {
+        NlriPaths(*self)
     }
 }
 
@@ -177,21 +188,38 @@ impl<'a> IntoIterator for Nlri<'a> {
     type IntoIter = NlriIter<'a>;
 
     fn into_iter(self) -> NlriIter<'a> {
-        NlriIter(self)
+        self.iter()
     }
 }
 
 /// Iterates over the prefixes of an [`Nlri`].
 #[derive(Clone, Debug)]
-pub struct NlriIter<'a>(Nlri<'a>);
+pub struct NlriIter<'a>(NlriPaths<'a>);
 
 impl Iterator for NlriIter<'_> {
     type Item = Prefix;
 
     fn next(&mut self) -> Option<Prefix> {
-        let (prefix, rest) = Prefix::decode(self.0.family, self.0.bytes)?;
+        self.0.next().map(|(_, prefix)| prefix)
+    }
+}
+
+/// Iterates over the path identifiers and prefixes of an [`Nlri`].
+#[derive(Clone, Debug)]
+pub struct NlriPaths<'a>(Nlri<'a>);
+
+impl Iterator for NlriPaths<'_> {
+    type Item = (u32, Prefix);
+
+    fn next(&mut self) -> Option<(u32, Prefix)> {
+        let (mut id, mut bytes) = (0, self.0.bytes);
+        if self.0.add_path {
+            let (head, rest) = bytes.split_first_chunk::<4>()?;
+            (id, bytes) = (u32::from_be_bytes(*head), rest);
+        }
+        let (prefix, rest) = Prefix::decode(self.0.family, bytes)?;
         self.0.bytes = rest;
-        Some(prefix)
+        Some((id, prefix))
     }
 }
 
@@ -231,14 +259,14 @@ mod tests {
         p("10.1.2.192/26").encode(&mut out);
         p("0.0.0.0/0").encode(&mut out);
         assert_eq!(out, [26, 10, 1, 2, 192, 0]);
-        let list = Nlri::parse(Family::Ipv4, &out).unwrap();
+        let list = Nlri::parse(Family::Ipv4, &out, false).unwrap();
         assert_eq!(list.iter().collect::<Vec<_>>(), [p("10.1.2.192/26"), p("0.0.0.0/0")]);
     }
 
     #[test]
     fn a_list_with_a_cut_or_overlong_prefix_is_refused() {
-        assert_eq!(Nlri::parse(Family::Ipv4, &[24, 10, 1]), None);
-        assert_eq!(Nlri::parse(Family::Ipv4, &[33, 1, 2, 3, 4, 5]), None);
-        assert_eq!(Nlri::parse(Family::Ipv6, &[129]), None);
+        assert_eq!(Nlri::parse(Family::Ipv4, &[24, 10, 1], false), None);
+        assert_eq!(Nlri::parse(Family::Ipv4, &[33, 1, 2, 3, 4, 5], false), None);
+        assert_eq!(Nlri::parse(Family::Ipv6, &[129], false), None);
     }
 }

@@ -7,12 +7,16 @@ use crate::reader::Reader;
 use crate::{AfiSafi, AttributeProblem, DecodeError, Disposition, Family, NextHop, Nlri, code};
 
 /// What of the session changes the meaning of an UPDATE.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct UpdateContext {
     /// Both sides announced four-octet AS numbers (RFC 6793).
     pub as4: bool,
     /// The peer is in our own AS.
     pub internal: bool,
+    /// Routes of the family (by [`Family::index`]) come with a path identifier (RFC 7911).
+    pub add_path: [bool; 2],
+    /// IPv4 routes may come with an IPv6 next hop (RFC 8950).
+    pub v4_over_v6: bool,
 }
 
 /// A received UPDATE, borrowing from the receive buffer.
@@ -61,14 +65,14 @@ impl<'a> Update<'a> {
         let mut reader = Reader(body);
         let withdrawn = reader.u16().and_then(|n| reader.take(usize::from(n))).ok_or_else(malformed)?;
         let attributes = reader.u16().and_then(|n| reader.take(usize::from(n))).ok_or_else(malformed)?;
-        let withdrawn = Nlri::parse(Family::Ipv4, withdrawn).ok_or_else(bad_field)?;
-        let nlri = Nlri::parse(Family::Ipv4, reader.0).ok_or_else(bad_field)?;
+        let withdrawn = Nlri::parse(Family::Ipv4, withdrawn, context.add_path[0]).ok_or_else(bad_field)?;
+        let nlri = Nlri::parse(Family::Ipv4, reader.0, context.add_path[0]).ok_or_else(bad_field)?;
         let (attributes, found) = Attributes::parse(attributes, context)?;
         let mut update = Self {
             withdrawn,
             nlri,
-            mp_reach: found.mp_reach.map(MpReach::parse).transpose()?.flatten(),
-            mp_unreach: found.mp_unreach.map(parse_mp_unreach).transpose()?.flatten(),
+            mp_reach: found.mp_reach.map(|value| MpReach::parse(value, context)).transpose()?.flatten(),
+            mp_unreach: found.mp_unreach.map(|value| parse_mp_unreach(value, context)).transpose()?.flatten(),
             attributes,
             problem: found.problem,
         };
@@ -116,7 +120,7 @@ impl<'a> Update<'a> {
 
 impl<'a> MpReach<'a> {
     /// Reads the attribute's value; `None` when the family is not spoken here.
-    fn parse(value: &'a [u8]) -> Result<Option<Self>, DecodeError> {
+    fn parse(value: &'a [u8], context: UpdateContext) -> Result<Option<Self>, DecodeError> {
         let malformed = || DecodeError::new(code::UPDATE, 9, "MP_REACH_NLRI is malformed");
         let mut reader = Reader(value);
         let afi = reader.u16().ok_or_else(malformed)?;
@@ -124,16 +128,19 @@ impl<'a> MpReach<'a> {
         let next_hop = reader.u8().and_then(|n| reader.take(usize::from(n))).ok_or_else(malformed)?;
         reader.u8().ok_or_else(malformed)?;
         let Some(family) = Family::from_afi_safi(AfiSafi { afi, safi }) else { return Ok(None) };
-        let next_hop = parse_next_hop(family, next_hop).ok_or_else(malformed)?;
-        let nlri = Nlri::parse(family, reader.0).ok_or_else(malformed)?;
+        let next_hop = parse_next_hop(family, next_hop, context).ok_or_else(malformed)?;
+        let nlri = Nlri::parse(family, reader.0, context.add_path[family.index()]).ok_or_else(malformed)?;
         Ok(Some(Self { next_hop, nlri }))
     }
 }
 
-/// The next hop of a family; IPv4 routes may have an IPv6 one (RFC 8950).
-fn parse_next_hop(family: Family, bytes: &[u8]) -> Option<NextHop> {
+/// The next hop of a family; IPv4 routes may have an IPv6 one where that was negotiated (RFC 8950).
+fn parse_next_hop(family: Family, bytes: &[u8], context: UpdateContext) -> Option<NextHop> {
     if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
         return (family == Family::Ipv4).then(|| NextHop::V4(Ipv4Addr::from(v4)));
+    }
+    if family == Family::Ipv4 && !context.v4_over_v6 {
+        return None;
     }
     let (global, rest) = bytes.split_first_chunk::<16>()?;
     let link_local = match rest {
@@ -143,11 +150,11 @@ fn parse_next_hop(family: Family, bytes: &[u8]) -> Option<NextHop> {
     Some(NextHop::V6(Ipv6Addr::from(*global), link_local.filter(|a| !a.is_unspecified())))
 }
 
-fn parse_mp_unreach(value: &[u8]) -> Result<Option<Nlri<'_>>, DecodeError> {
+fn parse_mp_unreach(value: &[u8], context: UpdateContext) -> Result<Option<Nlri<'_>>, DecodeError> {
     let malformed = || DecodeError::new(code::UPDATE, 9, "MP_UNREACH_NLRI is malformed");
     let mut reader = Reader(value);
     let afi = reader.u16().ok_or_else(malformed)?;
     let safi = reader.u8().ok_or_else(malformed)?;
     let Some(family) = Family::from_afi_safi(AfiSafi { afi, safi }) else { return Ok(None) };
-    Nlri::parse(family, reader.0).map(Some).ok_or_else(malformed)
+    Nlri::parse(family, reader.0, context.add_path[family.index()]).map(Some).ok_or_else(malformed)
 }

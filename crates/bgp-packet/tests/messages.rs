@@ -6,8 +6,9 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use bgp_packet::*;
 
-const CONTEXT: UpdateContext = UpdateContext { as4: true, internal: true };
-const OPTIONS: EncodeOptions = EncodeOptions { as4: true, extended: false };
+const CONTEXT: UpdateContext =
+    UpdateContext { as4: true, internal: true, add_path: [false; 2], v4_over_v6: false };
+const OPTIONS: EncodeOptions = EncodeOptions { as4: true, extended: false, add_path: [false; 2] };
 
 fn p(s: &str) -> Prefix {
     s.parse().unwrap()
@@ -188,9 +189,9 @@ fn every_attribute_survives_the_way_there_and_back() {
             prefix = p("fd00::/8");
         }
         let mut bytes = Vec::new();
-        let options = EncodeOptions { as4, extended: false };
+        let options = EncodeOptions { as4, ..OPTIONS };
         encode_reach(&mut bytes, &attributes, &[prefix], options).unwrap();
-        let decoded = decode_all(&bytes, UpdateContext { as4, internal: true });
+        let decoded = decode_all(&bytes, UpdateContext { as4, ..CONTEXT });
         assert_eq!(decoded, [(prefix, attributes)], "as4 {as4}");
     }
 }
@@ -299,7 +300,7 @@ fn damage_that_hides_routes_resets_the_session() {
 
 #[test]
 fn internal_attributes_of_an_external_peer_are_discarded() {
-    let context = UpdateContext { as4: true, internal: false };
+    let context = UpdateContext { internal: false, ..CONTEXT };
     let body = with(&[0x80, 9, 4, 1, 1, 1, 1]);
     let update = Update::parse(&body, context).unwrap();
     assert_eq!(update.problem.map(|p| p.disposition), Some(Disposition::AttributeDiscard));
@@ -388,7 +389,12 @@ fn no_damage_makes_the_decoder_panic_and_what_it_takes_can_be_sent_on() {
             bytes[16..18].copy_from_slice(&len);
             bytes[..16].fill(0xff);
         }
-        let context = UpdateContext { as4: random.below(2) == 0, internal: random.below(2) == 0 };
+        let context = UpdateContext {
+            as4: random.below(2) == 0,
+            internal: random.below(2) == 0,
+            add_path: [random.below(4) == 0, random.below(4) == 0],
+            v4_over_v6: random.below(2) == 0,
+        };
         let Ok(Some(found)) = frame(&bytes, MAX_LEN) else { continue };
         match found.parse(context) {
             Ok(Message::Update(update)) if !update.is_treat_as_withdraw() => pass_on(&update),
@@ -412,4 +418,54 @@ fn pass_on(update: &Update<'_>) {
     let problem = again.problem.filter(|p| p.code != 5);
     assert_eq!(problem, None);
     assert_eq!(again.attributes.to_path(again.mp_reach.unwrap().next_hop), attributes);
+}
+
+#[test]
+fn path_identifiers_stand_before_each_prefix_where_negotiated() {
+    let options = EncodeOptions { add_path: [true, false], ..OPTIONS };
+    let context = UpdateContext { add_path: [true, false], ..CONTEXT };
+    let routes = [(1, p("10.0.1.0/26")), (7, p("10.0.1.0/26"))];
+    let mut bytes = Vec::new();
+    let mut attributes = PathAttributes::new(NextHop::V4(Ipv4Addr::new(192, 0, 2, 1)));
+    attributes.as_path = AsPath::sequence(&[64513]);
+    attributes.local_pref = Some(100);
+
+    encode_reach(&mut bytes, &attributes, &routes, options).unwrap();
+    let reach = bytes.len();
+    encode_unreach(&mut bytes, &routes[1..], options);
+
+    let mandatory = [ORIGIN, AS_PATH, NEXT_HOP, LOCAL_PREF].concat();
+    let nlri = [0, 0, 0, 1, 26, 10, 0, 1, 0, 0, 0, 0, 7, 26, 10, 0, 1, 0];
+    assert_eq!(bytes[..reach], message(2, &update_body(&[], &mandatory, &nlri)));
+    assert_eq!(bytes[reach..], message(2, &update_body(&[0, 0, 0, 7, 26, 10, 0, 1, 0], &[], &[])));
+    let update = Update::parse(&bytes[HEADER_LEN..reach], context).unwrap();
+    assert_eq!(update.nlri.paths().collect::<Vec<_>>(), routes);
+    assert_eq!(update.nlri.iter().collect::<Vec<_>>(), [routes[0].1, routes[1].1]);
+}
+
+#[test]
+fn capabilities_stand_as_their_rfcs_say() {
+    let v4 = Family::Ipv4.into();
+    let cases: [(Capability, &[u8]); 5] = [
+        (Capability::AddPath(vec![(v4, AddPathMode::Both)]), &[69, 4, 0, 1, 1, 3]),
+        (Capability::ExtendedNextHop(vec![(v4, 2)]), &[5, 6, 0, 1, 0, 1, 0, 2]),
+        (Capability::Role(Role::Customer), &[9, 1, 3]),
+        (
+            Capability::LongLivedGracefulRestart(vec![(v4, true, 86400)]),
+            &[71, 7, 0, 1, 1, 0x80, 1, 0x51, 0x80],
+        ),
+        (Capability::EnhancedRouteRefresh, &[70, 0]),
+    ];
+    for (capability, expected) in cases {
+        let open = Open {
+            asn: 64512,
+            hold_time: 90,
+            router_id: Ipv4Addr::new(1, 1, 1, 1),
+            capabilities: vec![capability],
+        };
+        let mut bytes = Vec::new();
+        open.encode(&mut bytes);
+        assert_eq!(&bytes[HEADER_LEN + 12..], expected);
+        assert_eq!(Open::parse(&bytes[HEADER_LEN..]).unwrap(), open);
+    }
 }

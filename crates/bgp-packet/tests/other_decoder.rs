@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use bgp_packet::*;
 use bgp_rs::{Message as Theirs, NLRIEncoding, PathAttribute, Reader, Segment};
 
-const OPTIONS: EncodeOptions = EncodeOptions { as4: true, extended: false };
+const OPTIONS: EncodeOptions = EncodeOptions { as4: true, extended: false, add_path: [false; 2] };
 
 fn read(bytes: Vec<u8>) -> Vec<Theirs> {
     let end = bytes.len() as u64;

@@ -94,7 +94,7 @@ impl Speaker {
             let context = self
                 .peer(index)
                 .and_then(|p| p.session.as_ref())
-                .map_or(UpdateContext { as4: true, internal: true }, |s| s.context);
+                .map_or(UpdateContext::default(), |s| s.context);
             match frame(&bytes[used..], MAX_LEN) {
                 Ok(None) => break,
                 Ok(Some(found)) => {
@@ -298,8 +298,8 @@ impl Speaker {
             since: now,
             asn: open.asn,
             internal,
-            context: UpdateContext { as4: open.is_as4(), internal },
-            options: EncodeOptions { as4: open.is_as4(), extended: false },
+            context: UpdateContext { as4: open.is_as4(), internal, ..UpdateContext::default() },
+            options: EncodeOptions { as4: open.is_as4(), ..EncodeOptions::default() },
             end_of_rib: Vec::new(),
             families,
             hold_time,
