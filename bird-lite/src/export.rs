@@ -1,6 +1,6 @@
 //! What may leave this node. Owns the order of the export rules; the first that matches decides.
 
-use bgp::{Action, Condition, Policy, PrefixMatch, Rule};
+use bgp::{Action, Condition, Policy, PrefixMatch, PrefixSet, Rule};
 
 use crate::cluster::Cluster;
 use crate::convert::prefix;
@@ -13,22 +13,22 @@ use crate::origin::{NORMAL_PRIORITY, PREFERENCE_SUM};
 /// off, and nothing of the infrastructure.
 pub fn export_policy(cluster: &Cluster) -> Policy {
     let silent = cluster.pools.values().filter(|p| p.disable_bgp_export);
-    let silent = silent.map(|p| PrefixMatch::within(prefix(p.cidr))).collect();
+    let silent: PrefixSet = silent.map(|p| PrefixMatch::within(prefix(p.cidr))).collect();
     let blocks: Vec<_> = cluster.own_blocks().map(prefix).collect();
     let exact = blocks.iter().copied().map(PrefixMatch::exact).collect();
-    let inside: Vec<_> = blocks.iter().copied().map(PrefixMatch::more_specific).collect();
+    let inside: PrefixSet = blocks.iter().copied().map(PrefixMatch::more_specific).collect();
     let pools = cluster.pools.values().filter(|p| !p.disable_bgp_export);
-    let pools = pools.map(|p| PrefixMatch::within(prefix(p.cidr))).collect();
+    let pools: PrefixSet = pools.map(|p| PrefixMatch::within(prefix(p.cidr))).collect();
     let elevated = Condition::LocalPrefAbove(PREFERENCE_SUM - NORMAL_PRIORITY);
     let rule = |name: &str, when: Vec<Condition>, then: Action| Rule { name: name.to_owned(), when, then };
-    Policy {
-        rules: vec![
+    Policy::new(
+        vec![
             rule("pool with disableBGPExport", vec![Condition::Prefix(silent)], Action::Reject),
             rule("own block", vec![Condition::Prefix(exact)], Action::Accept),
             rule("preferred address", vec![Condition::Prefix(inside.clone()), elevated], Action::Accept),
             rule("inside own block", vec![Condition::Prefix(inside)], Action::Reject),
             rule("pool", vec![Condition::Prefix(pools)], Action::Accept),
         ],
-        accept_by_default: false,
-    }
+        false,
+    )
 }

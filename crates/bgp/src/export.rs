@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use bgp_packet::{Community, Family, NextHop, PathAttributes, Prefix};
 
 use crate::peer::{Peer, Session};
-use crate::policy::Edit;
+use crate::policy::{Edit, Facts};
 use crate::rib::{Path, PeerIndex, Rib, Source};
 use crate::{Config, NextHopMode, SourceKind, Verdict};
 
@@ -28,7 +28,7 @@ impl Exporter<'_> {
     pub(crate) fn export(&self, prefix: &Prefix, path: &Path) -> Option<PathAttributes> {
         let source = self.permitted(path)?;
         let mut edit = Edit::Same(&path.attributes);
-        if self.peer.config.export.apply(prefix, source, &mut edit) != Verdict::Accept {
+        if self.peer.config.export.apply(Facts::new(prefix, source), &mut edit) != Verdict::Accept {
             return None;
         }
         let mut attributes = edit.current().clone();

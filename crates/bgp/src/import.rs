@@ -7,7 +7,7 @@ use std::time::Instant;
 use bgp_packet::{NextHop, Nlri, PathAttributes, Prefix, Update};
 
 use crate::peer::Peer;
-use crate::policy::Edit;
+use crate::policy::{Edit, Facts};
 use crate::rib::{Keep, Path, PeerIndex, Rejection, Source};
 use crate::{Config, Event, SourceKind, Speaker, Verdict};
 
@@ -85,11 +85,11 @@ fn judge(
     prefix: &Prefix,
     attributes: &PathAttributes,
 ) -> Option<Rejection> {
-    if policy.rules.is_empty() && policy.accept_by_default {
+    if policy.accepts_all() {
         return None;
     }
     let kind = if external { SourceKind::External } else { SourceKind::Internal };
-    match policy.apply(prefix, kind, &mut Edit::Same(attributes)) {
+    match policy.apply(Facts::new(prefix, kind), &mut Edit::Same(attributes)) {
         Verdict::Accept => None,
         Verdict::Reject(rule) => Some(Rejection::Policy(rule)),
     }

@@ -16,6 +16,7 @@ mod import;
 mod peer;
 mod peer_key;
 mod policy;
+mod prefix_set;
 mod random;
 mod reconfigure;
 mod restart;
@@ -28,7 +29,10 @@ pub use config::{Config, DynamicNeighbours, NextHopMode, Password, PeerConfig, S
 pub use decision::Reason;
 pub use history::{MessageCounts, Turn};
 pub use peer_key::{InvalidPeerKey, PeerKey};
-pub use policy::{Action, Condition, Policy, PrefixMatch, Rule, SourceKind, Verdict};
+pub use policy::{
+    Action, Condition, Edit, Facts, Glob, Operation, Policy, PrefixMatch, PrefixSet, Rule, SourceKind,
+    Verdict,
+};
 pub use reconfigure::Change;
 pub use rib::{Rejection, Route, RouteSource};
 pub use speaker::{ConnId, Event, Output, Speaker};

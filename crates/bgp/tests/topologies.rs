@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bgp::{
     Action, Cause, Change, Condition, DynamicNeighbours, Event, PeerConfig, PeerState, Policy, PrefixMatch,
-    RouteSource, Rule,
+    PrefixSet, RouteSource, Rule,
 };
 use net::*;
 
@@ -306,11 +306,11 @@ fn a_change_of_one_peer_touches_no_other_session() {
 
     let rule = Rule {
         name: "not 10.0.3.0/26".into(),
-        when: vec![Condition::Prefix(vec![PrefixMatch::within(prefix("10.0.3.0/26"))])],
+        when: vec![Condition::Prefix(PrefixSet::new([PrefixMatch::within(prefix("10.0.3.0/26"))]))],
         then: Action::Reject,
     };
     let mut changed = mesh(1, 4);
-    let policy = Policy { rules: vec![rule], accept_by_default: true };
+    let policy = Policy::new(vec![rule], true);
     changed.peers.get_mut(&key(3)).unwrap().import = Arc::new(policy);
     let now = net.now;
     let changes = net.speaker(1).reconfigure(changed.clone(), now);
