@@ -28,7 +28,7 @@ pub(crate) struct Context {
     pub(crate) address: String,
     pub(crate) bookmark_interval: Duration,
     /// Says by its end that no connection uses the store any more.
-    pub(crate) in_use: mpsc::Sender<()>,
+    pub(crate) _in_use: mpsc::Sender<()>,
 }
 
 type Request = ::http::Request<Incoming>;

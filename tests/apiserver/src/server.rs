@@ -182,7 +182,7 @@ impl ApiServer {
                 token: self.pki.token.clone(),
                 address: address.to_string(),
                 bookmark_interval: self.bookmark_interval,
-                in_use: in_use.clone(),
+                _in_use: in_use.clone(),
             });
             let listener = tokio::net::TcpListener::from_std(listener).context("register a listener")?;
             tasks.push(tokio::spawn(accept(listener, tls.clone(), context)));
