@@ -142,7 +142,7 @@ impl Driver {
             },
             Some(Call::Reset(reset)) => match reset.peer.parse::<PeerKey>() {
                 Ok(peer) if self.speaker().peer_at(peer).is_some() => {
-                    self.speaker_mut().reset(peer, now);
+                    self.speaker_mut().reset(peer, "", now);
                     response::Answer::Done(response::Done {})
                 }
                 _ => response::Answer::Error(format!("no peer has the address {:?}", reset.peer)),

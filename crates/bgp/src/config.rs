@@ -53,7 +53,7 @@ impl Config {
 }
 
 /// How a speaker begins its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Start {
     /// Seeds the jitter of timers.
     pub seed: u64,

@@ -124,14 +124,6 @@ impl Speaker {
         self.arm(index);
     }
 
-    /// Ends a peer's session and begins a new one, as an operator may ask.
-    pub fn reset(&mut self, peer: impl Into<PeerKey>, now: Instant) {
-        let Some(index) = self.by_key.get(&peer.into()).copied() else { return };
-        let notification = Notification::cease(Cease::AdministrativeReset);
-        self.end_all(index, &Cause::AdministrativeReset, Some(notification), now);
-        self.arm(index);
-    }
-
     fn handle_message(&mut self, index: PeerIndex, conn: ConnId, message: Message<'_>, now: Instant) {
         let Some(peer) = self.peer_mut(index) else { return };
         peer.history.received.note(&message);
@@ -533,6 +525,9 @@ impl Speaker {
 
     /// Makes a peer out of a range of dynamic neighbours.
     fn add_dynamic(&mut self, key: PeerKey, now: Instant) -> Result<PeerIndex, Refused> {
+        if self.switched_off.contains(&key) {
+            return Err(Refused::AdminDown);
+        }
         let matching = self.config.dynamic.iter().filter(|d| d.covers(key));
         let range = matching.max_by_key(|d| d.prefix.len()).ok_or(Refused::NotConfigured)?;
         if self.peers.iter().flatten().filter(|p| p.dynamic).count() >= self.config.max_dynamic {

@@ -13,6 +13,7 @@ mod flush;
 mod fsm;
 mod history;
 mod import;
+mod operator;
 mod peer;
 mod peer_key;
 mod policy;

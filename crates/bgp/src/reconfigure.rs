@@ -108,7 +108,7 @@ impl Speaker {
     }
 
     /// Sets when a peer is first connected to, or says why it is not.
-    fn first_attempt(&mut self, index: PeerIndex, now: Instant) {
+    pub(crate) fn first_attempt(&mut self, index: PeerIndex, now: Instant) {
         let delay = self.jitter(POLITE_DELAY);
         if let Some(peer) = self.peer_mut(index) {
             peer.cause = match &peer.config {
@@ -153,7 +153,8 @@ impl Speaker {
         }
     }
 
-    fn update_peer(&mut self, key: PeerKey, config: PeerConfig, reset: bool, now: Instant) {
+    fn update_peer(&mut self, key: PeerKey, mut config: PeerConfig, reset: bool, now: Instant) {
+        config.admin_down |= self.switched_off.contains(&key);
         let Some(index) = self.by_key.get(&key).copied() else { return };
         let Some(peer) = self.peer_mut(index) else { return };
         let old = std::mem::replace(&mut peer.config, config);

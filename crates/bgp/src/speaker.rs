@@ -107,6 +107,8 @@ pub struct Speaker {
     pub(crate) events: VecDeque<Event>,
     pub(crate) timers: BTreeSet<(Instant, PeerIndex)>,
     pub(crate) deferral: Option<Deferral>,
+    /// Peers that an operator switched off.
+    pub(crate) switched_off: BTreeSet<PeerKey>,
     /// Peers that may have something to be sent.
     pub(crate) pending: VecDeque<PeerIndex>,
     pub(crate) flushed: u64,
@@ -130,6 +132,7 @@ impl Speaker {
             events: VecDeque::new(),
             timers: BTreeSet::new(),
             deferral,
+            switched_off: BTreeSet::new(),
             pending: VecDeque::new(),
             flushed: 0,
             route_cursor: 0,

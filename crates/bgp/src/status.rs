@@ -194,6 +194,11 @@ impl Speaker {
         prefixes.iter().flat_map(|prefix| self.routes_to(prefix)).collect()
     }
 
+    /// Prefixes that have a path, in no order.
+    pub fn prefixes(&self) -> impl Iterator<Item = Prefix> + '_ {
+        self.rib.prefixes().copied()
+    }
+
     /// How many prefixes have a path.
     pub fn routes_count(&self) -> usize {
         self.rib.prefixes().count()
