@@ -1,9 +1,12 @@
 //! A lab that goes down with the test.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde_json::Value;
 
 use crate::{Matrix, RunningPing, within};
 
@@ -204,16 +207,33 @@ spec:
         RunningPing::start(self.lab_command(&["exec", from, "--", "ping", "-n", "-q", "-i", "0.05", address]))
     }
 
+    /// The path of a node's socket, such as `bird-lite.sock`.
+    pub fn socket(&self, node: &str, name: &str) -> PathBuf {
+        Path::new(&self.kubeconfig).with_file_name(node).join(name)
+    }
+
+    /// Peers of a node's speaker with the states of their sessions.
+    pub fn bgp_peers(&self, node: &str) -> BTreeMap<String, String> {
+        let output = Command::new(programs().join("ocicat"))
+            .args(["bgp", "summary", "-o", "json", "--socket"])
+            .arg(self.socket(node, "bird-lite.sock"))
+            .output()
+            .expect("ocicat starts");
+        let summary: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        let peers = summary["peers"].as_array().cloned().unwrap_or_default();
+        let text = |peer: &Value, key: &str| peer[key].as_str().unwrap_or_default().to_owned();
+        peers.iter().map(|peer| (text(peer, "address"), text(peer, "state"))).collect()
+    }
+
     /// Waits until both daemons of a node say that they are well: ready, and with every peer up.
     #[track_caller]
     pub fn well_again(&self, node: &str) {
-        let state = Path::new(&self.kubeconfig).with_file_name(node);
         let questions =
             [("felix.sock", &["node", "status"][..]), ("bird-lite.sock", &["bgp", "summary", "--check"])];
         for (socket, question) in questions {
             let ask = || {
                 let mut command = Command::new(programs().join("ocicat"));
-                let output = command.args(question).arg("--socket").arg(state.join(socket)).output();
+                let output = command.args(question).arg("--socket").arg(self.socket(node, socket)).output();
                 let output = output.expect("ocicat starts");
                 (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
             };
