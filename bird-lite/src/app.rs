@@ -146,7 +146,10 @@ impl App {
                 if !forwarding_kept {
                     self.dataplane.allow_sweep();
                 }
-                self.driver.insert(Driver::new(Speaker::new(config, start, now)))
+                match Driver::new(Speaker::new(config, start, now)) {
+                    Ok(driver) => self.driver.insert(driver),
+                    Err(error) => return tracing::error!(%error, "cannot start the speaker"),
+                }
             }
         };
         let wanted = origin::origins(&self.cluster);

@@ -64,7 +64,8 @@ async fn run(arguments: &Arguments, settings: Settings) -> anyhow::Result<()> {
     let mut control = ControlSocket::bind(&arguments.socket)
         .with_context(|| format!("listen on {}", arguments.socket.display()))?;
     let start = Start { seed: seed(), forwarding_kept: restarted, report_routes: false };
-    let mut driver = Driver::new(Speaker::new(settings.speaker, start, Instant::now()));
+    let mut driver =
+        Driver::new(Speaker::new(settings.speaker, start, Instant::now())).context("start driver")?;
     if let Err(errors) = driver.listen(&settings.listen) {
         let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
         anyhow::bail!(texts.join("; "));

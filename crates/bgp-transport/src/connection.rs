@@ -1,176 +1,133 @@
-//! One TCP connection. Owns its socket, what is to be written, and the tasks that wait for readiness.
+//! One TCP connection. Owns its socket, what is to be written, and the beginning of a message whose rest has
+//! not come.
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice};
-use std::sync::Arc;
-use std::time::Duration;
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{Shutdown, TcpStream};
 
-use bgp::ConnId;
-use bytes::Bytes;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::sync::{Notify, mpsc};
-use tokio::task::AbortHandle;
+use bytes::{Buf, Bytes};
 
-use crate::driver::Io;
-
-/// How long a connection that is to be closed may take to write what is left and to hear the peer out.
-const FAREWELL: Duration = Duration::from_secs(3);
+/// Slices that are written by one system call.
+const SLICES: usize = 64;
 
 /// A connection of the speaker, from the attempt to its end.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    /// `None` while TCP is still connecting.
-    stream: Option<Arc<TcpStream>>,
-    task: Task,
-    resume: Arc<Notify>,
-    /// The beginning of a message whose rest has not come.
-    pub(crate) partial: Vec<u8>,
+    stream: TcpStream,
+    /// TCP is still connecting.
+    pub(crate) connecting: bool,
+    /// The kernel had no room the last time: its word is waited for.
+    pub(crate) blocked: bool,
+    /// It is in the list of connections with something to write.
+    pub(crate) dirty: bool,
+    /// Nothing was ever read from it.
+    pub(crate) silent: bool,
+    /// Never more than one message.
+    partial: Vec<u8>,
     queue: VecDeque<Bytes>,
-    /// How much of the first element is written.
-    written: usize,
-    waiting: bool,
-}
-
-/// A task that ends with its owner.
-#[derive(Debug)]
-struct Task(AbortHandle);
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 impl Connection {
-    /// An attempt to connect, carried by `task`.
-    pub(crate) fn connecting(task: AbortHandle) -> Self {
+    /// Takes a socket that does not block.
+    pub(crate) fn new(stream: TcpStream, connecting: bool) -> Self {
         Self {
-            stream: None,
-            task: Task(task),
-            resume: Arc::default(),
+            stream,
+            connecting,
+            blocked: connecting,
+            dirty: false,
+            silent: true,
             partial: Vec::new(),
             queue: VecDeque::new(),
-            written: 0,
-            waiting: false,
         }
     }
 
-    /// An open connection; begins to wait for bytes.
-    pub(crate) fn open(conn: ConnId, stream: TcpStream, events: mpsc::Sender<Io>) -> Self {
-        let stream = Arc::new(stream);
-        let resume = Arc::new(Notify::new());
-        let (waiting, resumed) = (stream.clone(), resume.clone());
-        let task = tokio::spawn(async move {
-            loop {
-                let _ = waiting.readable().await;
-                if events.send(Io::Readable(conn)).await.is_err() {
-                    return;
-                }
-                resumed.notified().await;
-            }
-        });
-        Self { stream: Some(stream), resume, ..Self::connecting(task.abort_handle()) }
+    pub(crate) fn stream(&self) -> &TcpStream {
+        &self.stream
     }
 
-    /// Reads what is there; 0 is the end.
-    pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        match &self.stream {
-            Some(stream) => stream.try_read(buffer),
-            None => Err(io::ErrorKind::WouldBlock.into()),
+    /// Reads once what is there, behind the beginning of a message that came before. Gives back how many bytes
+    /// of `buffer` are to be parsed and how many of them are new; none new is the end.
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<(usize, usize)> {
+        let kept = self.partial.len();
+        let n = (&self.stream).read(&mut buffer[kept..])?;
+        if n > 0 {
+            buffer[..kept].copy_from_slice(&self.partial);
+            self.silent = false;
         }
+        Ok((kept + n, n))
     }
 
-    /// Waits for bytes again.
-    pub(crate) fn resume(&self) {
-        self.resume.notify_one();
+    /// Keeps the bytes that no whole message was made of.
+    pub(crate) fn keep(&mut self, rest: &[u8]) {
+        if rest.is_empty() {
+            // Thousands of idle connections hold no memory.
+            self.partial = Vec::new();
+        } else {
+            self.partial.clear();
+            self.partial.extend_from_slice(rest);
+        }
     }
 
     /// Queues bytes; [`Self::write`] carries them on.
     pub(crate) fn push(&mut self, bytes: Bytes) {
-        self.queue.push_back(bytes);
+        if !bytes.is_empty() {
+            self.queue.push_back(bytes);
+        }
     }
 
-    /// Writes as much as the kernel takes now. Gives back how many bytes that were.
-    pub(crate) fn write(&mut self, conn: ConnId, events: &mpsc::Sender<Io>) -> io::Result<usize> {
-        let Some(stream) = &self.stream else { return Ok(0) };
+    /// Whether something is queued.
+    pub(crate) fn has_output(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// Writes as much as the kernel takes now, at most about `limit` bytes. Gives back how many that were;
+    /// [`Self::blocked`] says whether it was for lack of room.
+    pub(crate) fn write(&mut self, limit: usize) -> io::Result<usize> {
         let mut total = 0;
-        while !self.queue.is_empty() {
-            let mut slices: Vec<IoSlice<'_>> =
-                self.queue.iter().take(64).map(|bytes| IoSlice::new(bytes)).collect();
-            slices[0] = IoSlice::new(&self.queue[0][self.written..]);
-            match stream.try_write_vectored(&slices) {
-                Ok(mut n) => {
+        while !self.queue.is_empty() && total < limit {
+            match self.write_once() {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => {
                     total += n;
-                    while n > 0 {
-                        let left = self.queue[0].len() - self.written;
-                        if n < left {
-                            self.written += n;
-                            break;
-                        }
-                        n -= left;
-                        self.written = 0;
-                        self.queue.pop_front();
-                    }
+                    self.written(n);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.wait_writable(conn, events);
+                    self.blocked = true;
                     break;
                 }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
         Ok(total)
     }
 
-    /// Notes that the wait for room is over.
-    pub(crate) fn writable(&mut self) {
-        self.waiting = false;
-    }
-
-    fn wait_writable(&mut self, conn: ConnId, events: &mpsc::Sender<Io>) {
-        let Some(stream) = self.stream.clone().filter(|_| !self.waiting) else { return };
-        self.waiting = true;
-        let events = events.clone();
-        tokio::spawn(async move {
-            let _ = stream.writable().await;
-            let _ = events.send(Io::Writable(conn)).await;
-        });
-    }
-
-    /// Writes what is left, says goodbye, and hears the peer out, so that a last NOTIFICATION is not lost
-    /// to a reset.
-    pub(crate) fn close(mut self) {
-        self.task.0.abort();
-        let Some(stream) = self.stream.take() else { return };
-        let queue = std::mem::take(&mut self.queue);
-        let written = self.written;
-        tokio::spawn(async move {
-            let _ = tokio::time::timeout(FAREWELL, farewell(stream, queue, written)).await;
-        });
-    }
-}
-
-async fn farewell(stream: Arc<TcpStream>, queue: VecDeque<Bytes>, mut written: usize) -> io::Result<()> {
-    // The reading task may hold its share until it notices that it was aborted.
-    let mut stream = loop_until_sole(stream).await?;
-    for bytes in queue {
-        stream.write_all(&bytes[written..]).await?;
-        written = 0;
-    }
-    stream.shutdown().await?;
-    let mut rest = [0; 1024];
-    while stream.read(&mut rest).await? > 0 {}
-    Ok(())
-}
-
-async fn loop_until_sole(mut shared: Arc<TcpStream>) -> io::Result<TcpStream> {
-    for _ in 0..64 {
-        match Arc::try_unwrap(shared) {
-            Ok(stream) => return Ok(stream),
-            Err(still) => shared = still,
+    fn write_once(&self) -> io::Result<usize> {
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        let mut count = 0;
+        for (slice, bytes) in slices.iter_mut().zip(&self.queue) {
+            *slice = IoSlice::new(bytes);
+            count += 1;
         }
-        tokio::task::yield_now().await;
+        (&self.stream).write_vectored(&slices[..count])
     }
-    Err(io::ErrorKind::WouldBlock.into())
+
+    fn written(&mut self, mut n: usize) {
+        while let Some(first) = self.queue.front_mut().filter(|_| n > 0) {
+            if n < first.len() {
+                first.advance(n);
+                return;
+            }
+            n -= first.len();
+            self.queue.pop_front();
+        }
+        if self.queue.is_empty() && self.queue.capacity() > SLICES {
+            self.queue = VecDeque::new();
+        }
+    }
+
+    /// Says that nothing more will be written.
+    pub(crate) fn shut_down(&self) -> io::Result<()> {
+        self.stream.shutdown(Shutdown::Write)
+    }
 }

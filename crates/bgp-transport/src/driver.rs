@@ -1,101 +1,80 @@
 //! The loop. Owns sockets and the speaker, and carries bytes and time between them; decides nothing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
 
-use bgp::{Closed, ConnId, Output, Password, PeerKey, Speaker};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
+use bgp::{Closed, ConnId, Output, Password, Speaker};
+use bgp_packet::Prefix;
 
 use crate::connection::Connection;
-use crate::options::{connect_failure, same_family, set_md5, set_session, set_ttl_security};
-use crate::{PortOwner, port_owner};
+use crate::dial::{self, Dial};
+use crate::farewell::Farewells;
+use crate::limits;
+use crate::listener::{ListenError, Listener};
+use crate::options::{same_family, set_common, set_md5, set_ttl_security, set_user_timeout};
+use crate::poller::{Poller, Ready, Wait};
 
-/// Waiting connections that the kernel keeps until they are accepted: a whole cluster may connect at once.
-const BACKLOG: u32 = 4096;
-/// Bytes that are read from one peer before the others have their turn.
-const READ_QUANTUM: usize = 256 * 1024;
-/// Events that are handled before the owner has its turn.
-const EVENT_QUANTUM: usize = 256;
-
-/// What tasks tell the loop. Each connection has at most one of a kind under way.
-#[derive(Debug)]
-pub(crate) enum Io {
-    Accepted(TcpStream, SocketAddr),
-    Connected(ConnId, io::Result<TcpStream>),
-    Readable(ConnId),
-    Writable(ConnId),
-}
-
-/// Why an address cannot be listened on.
-#[derive(Debug, thiserror::Error)]
-pub enum ListenError {
-    /// Another process has it.
-    #[error("cannot listen on {address}: {}", describe_owner(.owner.as_ref()))]
-    InUse {
-        /// Address and port.
-        address: SocketAddr,
-        /// The process, if it can be seen.
-        owner: Option<PortOwner>,
-    },
-    /// Anything else.
-    #[error("cannot listen on {address}: {source}")]
-    Other {
-        /// Address and port.
-        address: SocketAddr,
-        /// What the system said.
-        source: io::Error,
-    },
-}
-
-fn describe_owner(owner: Option<&PortOwner>) -> String {
-    match owner {
-        Some(owner) => format!("the port is held by {owner}; stop it or set another listen port"),
-        None => "the port is held by another process; stop it or set another listen port".to_owned(),
-    }
-}
-
-#[derive(Debug)]
-struct Listener {
-    address: SocketAddr,
-    socket: std::sync::Arc<TcpListener>,
-    task: AbortHandle,
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
+/// Size of the buffer that all connections share. A message that came in part (at most 64 KiB) leaves half of it.
+const BUFFER: usize = 128 * 1024;
+/// Connections that are accepted before those that exist have their turn.
+const ACCEPT_QUANTUM: usize = 256;
+/// Bytes that are written to one peer before the others have their turn.
+const WRITE_QUANTUM: usize = 256 * 1024;
+/// Bytes that the speaker may hand out before timers, readers and the owner have their turn.
+const OUTPUT_QUANTUM: usize = 1024 * 1024;
+/// Accepted connections that have not said a word; the oldest goes when there are more.
+const MAX_SILENT: usize = 4096;
+/// How long nothing is accepted when descriptors have run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// Tokens of listening sockets and of farewells; those of connections are their names.
+const LISTENER: u64 = 1 << 63;
+const FAREWELL: u64 = 1 << 62;
 
 /// Runs a speaker on real sockets. Must live inside a tokio runtime.
 #[derive(Debug)]
 pub struct Driver {
     speaker: Speaker,
+    poller: Poller,
     listeners: Vec<Listener>,
-    passwords: HashMap<PeerKey, Password>,
+    next_listener: u64,
+    /// Since when nothing is accepted, until when.
+    accept_again: Option<Instant>,
+    passwords: HashMap<Prefix, Password>,
     connections: HashMap<ConnId, Connection>,
-    events: mpsc::Sender<Io>,
-    inbox: mpsc::Receiver<Io>,
+    /// Accepted connections in order; some of them have spoken since, or are gone.
+    silent: VecDeque<ConnId>,
+    farewells: Farewells,
+    /// Connections with something to write that the kernel may have room for.
+    dirty: Vec<ConnId>,
+    /// The speaker had more to say than one turn carries.
+    busy: bool,
+    ready: Vec<Ready>,
     buffer: Vec<u8>,
 }
 
 impl Driver {
     /// A driver that does not listen yet.
-    pub fn new(speaker: Speaker) -> Self {
-        let (events, inbox) = mpsc::channel(1024);
-        Self {
+    ///
+    /// # Errors
+    /// When the system gives no descriptor for it.
+    pub fn new(speaker: Speaker) -> io::Result<Self> {
+        Ok(Self {
             speaker,
+            poller: Poller::new()?,
             listeners: Vec::new(),
+            next_listener: 0,
+            accept_again: None,
             passwords: HashMap::new(),
             connections: HashMap::new(),
-            events,
-            inbox,
-            buffer: vec![0; 64 * 1024],
-        }
+            silent: VecDeque::new(),
+            farewells: Farewells::default(),
+            dirty: Vec::new(),
+            busy: false,
+            ready: Vec::new(),
+            buffer: vec![0; BUFFER],
+        })
     }
 
     /// The speaker, to ask.
@@ -113,7 +92,7 @@ impl Driver {
         self.listeners.iter().map(|l| l.address)
     }
 
-    /// Listens on exactly `addresses`: those that stay are not touched.
+    /// Listens on exactly `addresses`: those that stay are not touched, and neither is any session.
     ///
     /// # Errors
     /// One for each address that failed; the others are listened on.
@@ -126,74 +105,108 @@ impl Driver {
             }
             match self.bind(*address) {
                 Ok(listener) => self.listeners.push(listener),
-                Err(source) if source.kind() == io::ErrorKind::AddrInUse => {
-                    let owner = port_owner(address.port());
-                    errors.push(ListenError::InUse { address: *address, owner });
-                }
-                Err(source) => errors.push(ListenError::Other { address: *address, source }),
+                Err(error) => errors.push(error),
             }
         }
         if errors.is_empty() { Ok(()) } else { Err(errors) }
     }
 
-    fn bind(&self, address: SocketAddr) -> io::Result<Listener> {
-        let socket = new_socket(address.ip())?;
-        socket.set_reuseaddr(true)?;
-        if address.is_ipv6() {
-            rustix::net::sockopt::set_ipv6_v6only(&socket, true)?;
-        }
-        socket.bind(address)?;
-        let listener = std::sync::Arc::new(socket.listen(BACKLOG)?);
-        for (peer, password) in &self.passwords {
-            if same_family(address, peer.address()) {
-                set_md5(&*listener, peer.address(), Some(password))?;
+    fn bind(&mut self, address: SocketAddr) -> Result<Listener, ListenError> {
+        let listener = Listener::bind(address, LISTENER | self.next_listener)?;
+        self.next_listener += 1;
+        for (peers, password) in &self.passwords {
+            if same_family(address.ip(), peers.address()) {
+                report_key(*peers, set_md5(&listener.socket, *peers, Some(password)));
             }
         }
-        let address = if address.port() == 0 { listener.local_addr()? } else { address };
-        let (accepting, events) = (listener.clone(), self.events.clone());
-        let task = tokio::spawn(async move { accept(&accepting, &events).await });
-        Ok(Listener { address, socket: listener, task: task.abort_handle() })
+        let added = self.poller.add(&listener.socket, listener.token, Wait::Read);
+        added.map_err(|source| ListenError::Other { address, source })?;
+        Ok(listener)
     }
 
     /// Carries bytes and time until something has happened. Then ask the speaker for events and routes.
     /// May be dropped at any time without loss.
     pub async fn turn(&mut self) {
         self.perform();
-        let deadline = self.speaker.poll_timeout();
-        let sleep = async {
-            match deadline {
-                Some(at) => tokio::time::sleep_until(at.into()).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            event = self.inbox.recv() => {
-                let mut next = event;
-                for _ in 0..EVENT_QUANTUM {
-                    let Some(event) = next else { break };
-                    self.handle(event);
-                    next = self.inbox.try_recv().ok();
-                }
-                if let Some(event) = next {
-                    self.handle(event);
-                }
-            }
-            () = sleep => {}
+        if self.busy {
+            // Whatever else lives in this runtime has its turn, too.
+            tokio::task::yield_now().await;
+        } else {
+            self.wait().await;
         }
-        self.speaker.handle_timeout(now());
+        let now = now();
+        self.speaker.handle_timeout(now);
+        self.farewells.handle_timeout(now);
+        if self.accept_again.is_some_and(|at| at <= now) {
+            self.resume_accepting();
+        }
+        let mut ready = std::mem::take(&mut self.ready);
+        self.poller.take(&mut ready);
+        for event in &ready {
+            self.handle(*event);
+        }
+        self.ready = ready;
         self.perform();
     }
 
-    fn handle(&mut self, event: Io) {
-        match event {
-            Io::Accepted(stream, remote) => self.accepted(stream, remote),
-            Io::Connected(conn, result) => self.connected(conn, result),
-            Io::Readable(conn) => self.readable(conn),
-            Io::Writable(conn) => {
-                if let Some(connection) = self.connections.get_mut(&conn) {
-                    connection.writable();
+    async fn wait(&mut self) {
+        let deadlines = [self.speaker.poll_timeout(), self.farewells.poll_timeout(), self.accept_again];
+        match deadlines.into_iter().flatten().min() {
+            None => self.poller.ready().await,
+            Some(at) => tokio::select! {
+                () = self.poller.ready() => {}
+                () = tokio::time::sleep_until(at.into()) => {}
+            },
+        }
+    }
+
+    fn handle(&mut self, event: Ready) {
+        if event.token & LISTENER != 0 {
+            return self.accept(event.token);
+        }
+        if event.token & FAREWELL != 0 {
+            return self.carry_farewell(event.token);
+        }
+        let conn = ConnId(event.token);
+        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        if connection.connecting {
+            return self.connected(conn);
+        }
+        if event.writable && connection.blocked {
+            connection.blocked = false;
+            if self.poller.modify(connection.stream(), conn.0, Wait::Read).is_ok() && !connection.dirty {
+                connection.dirty = true;
+                self.dirty.push(conn);
+            }
+        }
+        if event.readable {
+            self.read(conn);
+        }
+    }
+
+    fn accept(&mut self, token: u64) {
+        for _ in 0..ACCEPT_QUANTUM {
+            let Some(listener) = self.listeners.iter().find(|l| l.token == token) else { return };
+            match listener.accept() {
+                Ok((socket, remote)) => self.accepted(socket.into(), remote),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if limits::is_exhausted(&error) => {
+                    tracing::warn!(%error, limit = limits::descriptors(), "cannot accept connections");
+                    self.listeners.iter().for_each(|l| self.poller.remove(&l.socket));
+                    self.accept_again = Some(now() + ACCEPT_PAUSE);
+                    return;
                 }
-                self.write(conn);
+                // The connection broke before it was accepted.
+                Err(error) => tracing::debug!(%error, "accept"),
+            }
+        }
+    }
+
+    fn resume_accepting(&mut self) {
+        self.accept_again = None;
+        for listener in &self.listeners {
+            if let Err(error) = self.poller.add(&listener.socket, listener.token, Wait::Read) {
+                tracing::debug!(%error, address = %listener.address, "watch listener");
             }
         }
     }
@@ -206,171 +219,200 @@ impl Driver {
         };
         let config = self.speaker.peer_config(remote);
         let (hold_time, hops) = config.map_or((90, None), |c| (c.hold_time, c.ttl_security));
-        let set = set_session(&stream, hold_time)
-            .and_then(|()| hops.map_or(Ok(()), |hops| set_ttl_security(&stream, remote.ip(), hops)));
+        let set = set_common(&stream, remote.ip())
+            .and_then(|()| set_user_timeout(&stream, hold_time))
+            .and_then(|()| hops.map_or(Ok(()), |hops| set_ttl_security(&stream, remote.ip(), hops)))
+            .and_then(|()| self.poller.add(&stream, conn.0, Wait::Read));
         if let Err(error) = set {
             tracing::warn!(%remote, %error, "cannot set socket options");
+            return self.speaker.handle_closed(conn, Closed::Error(error.to_string()), now());
         }
-        self.connections.insert(conn, Connection::open(conn, stream, self.events.clone()));
+        self.connections.insert(conn, Connection::new(stream, false));
+        self.note_silent(conn);
     }
 
-    fn connected(&mut self, conn: ConnId, result: io::Result<TcpStream>) {
-        // An attempt that was given up in the meantime is not in the table any more.
-        if !self.connections.contains_key(&conn) {
+    /// Bounds how many connections are open and have never said anything.
+    fn note_silent(&mut self, conn: ConnId) {
+        self.silent.push_back(conn);
+        let silent = |c: &ConnId, all: &HashMap<ConnId, Connection>| all.get(c).is_some_and(|c| c.silent);
+        while self.silent.pop_front_if(|c| !silent(c, &self.connections)).is_some() {}
+        if self.silent.len() <= MAX_SILENT {
             return;
         }
-        match result.and_then(|stream| Ok((stream.local_addr()?, stream))) {
-            Ok((local, stream)) => {
-                self.connections.insert(conn, Connection::open(conn, stream, self.events.clone()));
+        self.silent.retain(|c| silent(c, &self.connections));
+        if self.silent.len() > MAX_SILENT
+            && let Some(oldest) = self.silent.pop_front()
+        {
+            self.lost(oldest, Closed::Error("too many connections that say nothing".to_owned()));
+        }
+    }
+
+    fn connect(&mut self, conn: ConnId, dial: &Dial) {
+        let stream = match dial.begin() {
+            Ok(stream) => stream,
+            Err(failure) => return self.speaker.handle_connect_failed(conn, failure, now()),
+        };
+        if let Err(error) = self.poller.add(&stream, conn.0, Wait::ReadWrite) {
+            let failure = bgp::ConnectFailure::Other(error.to_string());
+            return self.speaker.handle_connect_failed(conn, failure, now());
+        }
+        self.connections.insert(conn, Connection::new(stream, true));
+    }
+
+    fn connected(&mut self, conn: ConnId) {
+        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        let outcome = dial::outcome(connection.stream());
+        let watched = self.poller.modify(connection.stream(), conn.0, Wait::Read);
+        match outcome.and_then(|l| watched.map(|()| l).map_err(|e| bgp::ConnectFailure::Other(e.to_string())))
+        {
+            Ok(local) => {
+                connection.connecting = false;
+                connection.blocked = false;
                 self.speaker.handle_connected(conn, local, now());
             }
-            Err(error) => {
+            Err(failure) => {
                 self.connections.remove(&conn);
-                self.speaker.handle_connect_failed(conn, connect_failure(&error), now());
+                self.speaker.handle_connect_failed(conn, failure, now());
             }
         }
     }
 
-    fn readable(&mut self, conn: ConnId) {
-        let mut total = 0;
-        while total < READ_QUANTUM {
-            let Some(connection) = self.connections.get_mut(&conn) else { return };
-            match connection.read(&mut self.buffer) {
-                Ok(0) => return self.lost(conn, Closed::Eof),
-                Ok(n) => {
-                    total += n;
-                    feed(&mut self.speaker, conn, &mut connection.partial, &self.buffer[..n]);
-                    if n < self.buffer.len() {
-                        break;
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return self.lost(conn, Closed::Error(error.to_string())),
+    /// Reads once: the kernel reports what is left in the next turn, when the others had theirs.
+    fn read(&mut self, conn: ConnId) {
+        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        match connection.read(&mut self.buffer) {
+            Ok((_, 0)) => self.lost(conn, Closed::Eof),
+            Ok((len, _)) => {
+                let used = self.speaker.handle_data(conn, &self.buffer[..len], now());
+                connection.keep(&self.buffer[used..len]);
             }
-        }
-        if let Some(connection) = self.connections.get(&conn) {
-            connection.resume();
+            Err(error) if is_transient(&error) => {}
+            Err(error) => self.lost(conn, Closed::Error(error.to_string())),
         }
     }
 
     fn lost(&mut self, conn: ConnId, closed: Closed) {
-        if let Some(connection) = self.connections.remove(&conn) {
-            connection.close();
-        }
+        self.connections.remove(&conn);
         self.speaker.handle_closed(conn, closed, now());
     }
 
-    fn write(&mut self, conn: ConnId) {
-        let Some(connection) = self.connections.get_mut(&conn) else { return };
-        match connection.write(conn, &self.events) {
-            Ok(n) => self.speaker.handle_sent(conn, n),
-            // Bytes that came before the connection broke say why it did: they are read first.
-            Err(error) => {
-                self.readable(conn);
-                self.lost(conn, Closed::Error(error.to_string()));
-            }
-        }
-    }
-
-    /// Does all that the speaker wants done.
+    /// Does what the speaker wants done, up to a quantum.
     fn perform(&mut self) {
-        while let Some(output) = self.speaker.poll_output() {
-            match output {
-                Output::Send { conn, bytes } => {
-                    if let Some(connection) = self.connections.get_mut(&conn) {
-                        connection.push(bytes);
-                        self.write(conn);
+        let mut bytes = 0;
+        loop {
+            while bytes < OUTPUT_QUANTUM
+                && let Some(output) = self.speaker.poll_output()
+            {
+                bytes += self.execute(output);
+            }
+            if self.dirty.is_empty() {
+                break;
+            }
+            self.write_dirty();
+            if bytes >= OUTPUT_QUANTUM {
+                break;
+            }
+        }
+        self.busy = bytes >= OUTPUT_QUANTUM;
+    }
+
+    /// Does one thing; gives back how many bytes it queued.
+    fn execute(&mut self, output: Output) -> usize {
+        match output {
+            Output::Send { conn, bytes } => {
+                let Some(connection) = self.connections.get_mut(&conn) else { return 0 };
+                let len = bytes.len();
+                connection.push(bytes);
+                if !connection.dirty && !connection.blocked {
+                    connection.dirty = true;
+                    self.dirty.push(conn);
+                }
+                return len;
+            }
+            Output::Close { conn } => self.close(conn),
+            Output::Connect { conn, remote, local, password, ttl_security, hold_time } => {
+                self.connect(conn, &Dial { remote, local, password, ttl_security, hold_time });
+            }
+            Output::ListenPassword { peers, password } => self.set_password(peers, password),
+        }
+        0
+    }
+
+    /// Writes to every connection that has something, each up to a quantum.
+    fn write_dirty(&mut self) {
+        for conn in std::mem::take(&mut self.dirty) {
+            let Some(connection) = self.connections.get_mut(&conn) else { continue };
+            connection.dirty = false;
+            match connection.write(WRITE_QUANTUM) {
+                Ok(n) => {
+                    if connection.blocked {
+                        let _ = self.poller.modify(connection.stream(), conn.0, Wait::ReadWrite);
+                    } else if connection.has_output() {
+                        connection.dirty = true;
+                        self.dirty.push(conn);
                     }
+                    self.speaker.handle_sent(conn, n);
                 }
-                Output::Close { conn } => {
-                    if let Some(connection) = self.connections.remove(&conn) {
-                        connection.close();
-                    }
+                // Bytes that came before the connection broke say why it did: they are read first.
+                Err(error) => {
+                    self.read(conn);
+                    self.lost(conn, Closed::Error(error.to_string()));
                 }
-                Output::Connect { conn, remote, local, password, ttl_security, hold_time } => {
-                    let events = self.events.clone();
-                    let task = tokio::spawn(async move {
-                        let stream = connect(remote, local, password, ttl_security, hold_time).await;
-                        let _ = events.send(Io::Connected(conn, stream)).await;
-                    });
-                    self.connections.insert(conn, Connection::connecting(task.abort_handle()));
-                }
-                Output::ListenPassword { peer, password } => self.set_password(peer, password),
             }
         }
     }
 
-    fn set_password(&mut self, peer: PeerKey, password: Option<Password>) {
-        for listener in self.listeners.iter().filter(|l| same_family(l.address, peer.address())) {
-            if let Err(error) = set_md5(&*listener.socket, peer.address(), password.as_ref()) {
-                tracing::warn!(%peer, %error, "cannot set the TCP MD5 key; see net.core.optmem_max");
-            }
+    fn close(&mut self, conn: ConnId) {
+        let Some(connection) = self.connections.remove(&conn) else { return };
+        if connection.connecting {
+            return;
+        }
+        let token = FAREWELL | conn.0;
+        if self.poller.modify(connection.stream(), token, Wait::Read).is_ok()
+            && self.farewells.begin(token, connection, now())
+        {
+            self.watch_farewell(token);
+        }
+    }
+
+    fn carry_farewell(&mut self, token: u64) {
+        if self.farewells.handle_ready(token) {
+            self.watch_farewell(token);
+        }
+    }
+
+    fn watch_farewell(&self, token: u64) {
+        let Some(connection) = self.farewells.connection(token) else { return };
+        let wait = if connection.blocked { Wait::ReadWrite } else { Wait::Read };
+        let _ = self.poller.modify(connection.stream(), token, wait);
+    }
+
+    fn set_password(&mut self, peers: Prefix, password: Option<Password>) {
+        for listener in self.listeners.iter().filter(|l| same_family(l.address.ip(), peers.address())) {
+            report_key(peers, set_md5(&listener.socket, peers, password.as_ref()));
         }
         match password {
-            Some(password) => self.passwords.insert(peer, password),
-            None => self.passwords.remove(&peer),
+            Some(password) => self.passwords.insert(peers, password),
+            None => self.passwords.remove(&peers),
         };
     }
 }
 
-/// Hands bytes to the speaker; keeps the beginning of a message whose rest has not come.
-fn feed(speaker: &mut Speaker, conn: ConnId, partial: &mut Vec<u8>, bytes: &[u8]) {
-    if partial.is_empty() {
-        let used = speaker.handle_data(conn, bytes, now());
-        partial.extend_from_slice(&bytes[used..]);
-        return;
+fn report_key(peers: Prefix, result: io::Result<()>) {
+    match result {
+        // A key that is not there need not be removed.
+        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => {
+            tracing::warn!(%peers, %error, "cannot set the TCP MD5 key; see net.core.optmem_max");
+        }
+        _ => {}
     }
-    partial.extend_from_slice(bytes);
-    let used = speaker.handle_data(conn, partial, now());
-    partial.drain(..used);
-    if partial.is_empty() {
-        partial.shrink_to(4096);
-    }
+}
+
+fn is_transient(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 #[allow(clippy::disallowed_methods)]
 fn now() -> Instant {
     Instant::now()
-}
-
-async fn accept(listener: &TcpListener, events: &mpsc::Sender<Io>) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, remote)) => {
-                if events.send(Io::Accepted(stream, remote)).await.is_err() {
-                    return;
-                }
-            }
-            Err(error) => {
-                // Out of descriptors, most likely: give those in use time to be closed.
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-            }
-        }
-    }
-}
-
-fn new_socket(address: IpAddr) -> io::Result<TcpSocket> {
-    if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }
-}
-
-async fn connect(
-    remote: SocketAddr,
-    local: Option<IpAddr>,
-    password: Option<Password>,
-    ttl_security: Option<u8>,
-    hold_time: u16,
-) -> io::Result<TcpStream> {
-    let socket = new_socket(remote.ip())?;
-    if let Some(local) = local {
-        socket.bind(SocketAddr::new(local, 0))?;
-    }
-    set_session(&socket, hold_time)?;
-    if let Some(password) = &password {
-        set_md5(&socket, remote.ip(), Some(password))?;
-    }
-    if let Some(hops) = ttl_security {
-        set_ttl_security(&socket, remote.ip(), hops)?;
-    }
-    socket.connect(remote).await
 }

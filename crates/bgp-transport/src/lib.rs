@@ -5,10 +5,17 @@
 
 mod connection;
 mod control;
+mod dial;
 mod driver;
+mod farewell;
+mod limits;
+mod listener;
 mod options;
+mod poller;
 mod port_owner;
 
 pub use control::{ControlRequest, ControlSocket};
-pub use driver::{Driver, ListenError};
+pub use driver::Driver;
+pub use limits::raise_descriptor_limit;
+pub use listener::ListenError;
 pub use port_owner::{PortOwner, port_owner};

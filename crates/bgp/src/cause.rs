@@ -1,6 +1,7 @@
 //! Why a peer is not Established. Owns the causes and their words; each names what an operator can do.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use bgp_packet::Notification;
 
@@ -16,7 +17,7 @@ pub enum ConnectFailure {
     /// There is no route to the peer.
     NoRoute,
     /// The source address is not (or no longer) on this host.
-    SourceAddress,
+    SourceAddress(IpAddr),
     /// Anything else, in the system's words.
     Other(String),
 }
@@ -91,7 +92,7 @@ impl fmt::Display for ConnectFailure {
             Self::TimedOut => f.write_str("TCP connect timed out: the host is down or a firewall drops"),
             Self::HostUnreachable => f.write_str("host unreachable: check the link and the neighbour"),
             Self::NoRoute => f.write_str("no route to the peer: check the routing table"),
-            Self::SourceAddress => f.write_str("source address is not on this host"),
+            Self::SourceAddress(address) => write!(f, "source address {address} is not on this host"),
             Self::Other(text) => f.write_str(text),
         }
     }
@@ -105,7 +106,7 @@ impl fmt::Display for Cause {
             Self::AdminDown => f.write_str("administratively down"),
             Self::PasswordMissing => f.write_str("the password is missing: check the Secret"),
             Self::Connect(ConnectFailure::TimedOut, true) => {
-                f.write_str("TCP connect timed out: host down, firewall, or the MD5 passwords differ")
+                f.write_str("TCP connect timed out: MD5 mismatch suspected, or host down, or firewall")
             }
             Self::Connect(failure, _) => failure.fmt(f),
             Self::ClosedBeforeOpen => {

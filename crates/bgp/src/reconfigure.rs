@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use bgp_packet::{Cease, Notification};
+use bgp_packet::{Cease, Notification, Prefix};
 
 use crate::peer::Peer;
 use crate::rib::{Keep, PeerIndex, PeerInfo};
@@ -100,7 +100,7 @@ impl Speaker {
         }
         if config.password.is_some() {
             let password = config.password.clone();
-            self.outputs.push_back(Output::ListenPassword { peer: key, password });
+            self.outputs.push_back(Output::ListenPassword { peers: Prefix::host(key.address()), password });
         }
         let peer = Peer::new(key, config, false, now);
         let index = self.add_peer(peer);
@@ -134,7 +134,7 @@ impl Speaker {
         let notification = if with_restart { notification.hard_reset() } else { notification };
         self.end_all(index, &Cause::ConfigurationChanged, Some(notification), now);
         if self.peer(index).is_some_and(|p| p.config.password.is_some()) {
-            self.outputs.push_back(Output::ListenPassword { peer: key, password: None });
+            self.outputs.push_back(Output::ListenPassword { peers: Prefix::host(key.address()), password: None });
         }
         self.forget_peer(index);
     }
@@ -167,7 +167,7 @@ impl Speaker {
         let passive_changed = old.passive != new.passive;
         if old.password != new.password {
             let password = new.password.clone();
-            self.outputs.push_back(Output::ListenPassword { peer: key, password });
+            self.outputs.push_back(Output::ListenPassword { peers: Prefix::host(key.address()), password });
         }
         if was_enabled && !enabled {
             let notification = Notification::cease(Cease::AdministrativeShutdown);

@@ -49,10 +49,10 @@ pub enum Output {
         /// Connection.
         conn: ConnId,
     },
-    /// Peers of this address use this password from now on (for listening sockets).
+    /// These peers use this password from now on (for listening sockets); the longest prefix wins.
     ListenPassword {
-        /// Peer.
-        peer: PeerKey,
+        /// One peer, or a range of dynamic neighbours.
+        peers: Prefix,
         /// `None` removes it.
         password: Option<Password>,
     },
