@@ -134,7 +134,8 @@ impl Speaker {
         let notification = if with_restart { notification.hard_reset() } else { notification };
         self.end_all(index, &Cause::ConfigurationChanged, Some(notification), now);
         if self.peer(index).is_some_and(|p| p.config.password.is_some()) {
-            self.outputs.push_back(Output::ListenPassword { peers: Prefix::host(key.address()), password: None });
+            self.outputs
+                .push_back(Output::ListenPassword { peers: Prefix::host(key.address()), password: None });
         }
         self.forget_peer(index);
     }
