@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::Fault;
 use crate::reader::{Reader, u32s};
 
 /// The AS that stands for one which a two-octet speaker cannot name (RFC 6793).
@@ -9,6 +10,8 @@ pub const AS_TRANS: u32 = 23456;
 
 const SET: u8 = 1;
 const SEQUENCE: u8 = 2;
+/// The last of the two types of a confederation (RFC 5065).
+const CONFED_SET: u8 = 4;
 
 /// An AS path, kept in its four-octet wire form so that it is compared, hashed and sent without work.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -49,28 +52,21 @@ impl AsPath {
         Self(bytes.into())
     }
 
-    /// Checks and takes over the value of an AS_PATH attribute; `as4` says how wide an AS is in it.
+    /// Checks the value of an AS_PATH attribute; `as4` says how wide an AS is in it.
     ///
     /// # Errors
-    /// What RFC 7606 §7.2 and RFC 7607 call malformed, in words.
-    pub(crate) fn check(value: &[u8], as4: bool) -> Result<(), &'static str> {
-        let mut reader = Reader(value);
-        while !reader.is_empty() {
-            let kind = reader.u8().ok_or("segment is cut off")?;
-            let count = reader.u8().ok_or("segment is cut off")?;
-            if !matches!(kind, SET | SEQUENCE) {
-                return Err("segment of an unknown or confederation type");
-            }
-            if count == 0 {
-                return Err("segment without an AS");
-            }
-            let width = if as4 { 4 } else { 2 };
-            let asns = reader.take(usize::from(count) * width).ok_or("segment is longer than the path")?;
-            if asns.chunks_exact(width).any(|asn| asn.iter().all(|b| *b == 0)) {
-                return Err("AS 0 in the path");
-            }
+    /// What RFC 7606 §7.2 and RFC 7607 call malformed, in words. Members of a confederation are refused too: a
+    /// speaker that is in none must not get them (RFC 5065 §5).
+    pub(crate) fn check(value: &[u8], as4: bool) -> Result<(), (Fault, &'static str)> {
+        check_segments(value, if as4 { 4 } else { 2 }, SEQUENCE)
+    }
+
+    /// Checks the value of an AS4_PATH attribute (RFC 6793 §6), where members of a confederation are passed over.
+    pub(crate) fn check_as4(value: &[u8]) -> Result<(), (Fault, &'static str)> {
+        if value.len() < 6 {
+            return Err((Fault::Length, "too short for an AS"));
         }
-        Ok(())
+        check_segments(value, 4, CONFED_SET)
     }
 
     /// Converts a checked value; two-octet AS numbers are widened.
@@ -90,14 +86,28 @@ impl AsPath {
         Self(bytes.into())
     }
 
+    /// Converts a checked AS4_PATH, without the members of a confederation (RFC 6793 §6).
+    pub(crate) fn from_checked_as4(value: &[u8]) -> Self {
+        let mut bytes = Vec::with_capacity(value.len());
+        let mut reader = Reader(value);
+        while let (Some(kind), Some(count)) = (reader.u8(), reader.u8()) {
+            let Some(asns) = reader.take(usize::from(count) * 4) else { break };
+            if matches!(kind, SET | SEQUENCE) {
+                bytes.extend_from_slice(&[kind, count]);
+                bytes.extend_from_slice(asns);
+            }
+        }
+        Self(bytes.into())
+    }
+
     /// Joins AS_PATH and AS4_PATH of a two-octet speaker (RFC 6793 §4.2.3).
-    pub(crate) fn merged(self, as4_path: Self) -> Self {
+    pub(crate) fn merged(self, as4_path: &Self) -> Self {
         let (whole, tail) = (self.hops(), as4_path.hops());
         if tail == 0 || whole < tail {
             return self;
         }
         let mut keep = whole - tail;
-        let mut bytes = Vec::with_capacity(self.0.len());
+        let mut joined = Joined { bytes: Vec::with_capacity(self.0.len()), sequence: None };
         for segment in self.segments() {
             let asns: Vec<u32> = segment.asns().collect();
             let taken = match segment.kind {
@@ -107,11 +117,13 @@ impl AsPath {
             };
             keep -= if segment.kind == SegmentKind::Set { keep.min(1) } else { taken.len() };
             if !taken.is_empty() {
-                push_segment(&mut bytes, segment.kind, taken);
+                joined.push(segment.kind, taken);
             }
         }
-        bytes.extend_from_slice(&as4_path.0);
-        Self(bytes.into())
+        for segment in as4_path.segments() {
+            joined.push(segment.kind, &segment.asns().collect::<Vec<_>>());
+        }
+        Self(joined.bytes.into())
     }
 
     /// The segments in order.
@@ -176,22 +188,79 @@ impl AsPath {
         &self.0
     }
 
-    /// The two-octet form, and whether an AS had to be replaced by [`AS_TRANS`].
-    pub(crate) fn narrow(&self) -> (Vec<u8>, bool) {
-        let (mut bytes, mut replaced) = (Vec::with_capacity(self.0.len() / 2 + 2), false);
+    /// Octets of the two-octet form.
+    pub(crate) fn narrow_len(&self) -> usize {
+        self.segments().map(|s| 2 + s.asns.len() / 2).sum()
+    }
+
+    /// Appends the two-octet form; gives back whether an AS had to be replaced by [`AS_TRANS`].
+    pub(crate) fn encode_narrow(&self, out: &mut Vec<u8>) -> bool {
+        let mut replaced = false;
         for segment in self.segments() {
             let kind = if segment.kind == SegmentKind::Set { SET } else { SEQUENCE };
-            bytes.extend_from_slice(&[kind, (segment.asns.len() / 4) as u8]);
+            out.extend_from_slice(&[kind, (segment.asns.len() / 4) as u8]);
             for asn in segment.asns() {
                 let short = u16::try_from(asn).unwrap_or_else(|_| {
                     replaced = true;
                     AS_TRANS as u16
                 });
-                bytes.extend_from_slice(&short.to_be_bytes());
+                out.extend_from_slice(&short.to_be_bytes());
             }
         }
-        (bytes, replaced)
+        replaced
     }
+}
+
+/// Segments in which neighbouring sequences become one, so that a path has one form.
+struct Joined {
+    bytes: Vec<u8>,
+    /// Where the last segment begins, when it is a sequence.
+    sequence: Option<usize>,
+}
+
+impl Joined {
+    fn push(&mut self, kind: SegmentKind, asns: &[u32]) {
+        let count = |at: usize| usize::from(self.bytes[at + 1]) + asns.len();
+        match self.sequence.filter(|at| kind == SegmentKind::Sequence && count(*at) <= 255) {
+            Some(at) => {
+                self.bytes[at + 1] += asns.len() as u8;
+                asns.iter().for_each(|asn| self.bytes.extend_from_slice(&asn.to_be_bytes()));
+            }
+            None => {
+                self.sequence = (kind == SegmentKind::Sequence).then_some(self.bytes.len());
+                push_segment(&mut self.bytes, kind, asns);
+            }
+        }
+    }
+}
+
+/// Checks segments with AS numbers of `width` octets and types up to `last`.
+#[inline(always)]
+fn check_segments(value: &[u8], width: usize, last: u8) -> Result<(), (Fault, &'static str)> {
+    let mut rest = value;
+    while let Some((&kind, tail)) = rest.split_first() {
+        let Some((&count, tail)) = tail.split_first() else {
+            return Err((Fault::Length, "segment is cut off"));
+        };
+        if !(SET..=last).contains(&kind) {
+            return Err((Fault::Value, "segment of an unknown or confederation type"));
+        }
+        if count == 0 {
+            return Err((Fault::Length, "segment without an AS"));
+        }
+        let Some((asns, tail)) = tail.split_at_checked(usize::from(count) * width) else {
+            return Err((Fault::Length, "segment is longer than the path"));
+        };
+        let zero = match width {
+            4 => asns.as_chunks::<4>().0.contains(&[0; 4]),
+            _ => asns.as_chunks::<2>().0.contains(&[0; 2]),
+        };
+        if zero {
+            return Err((Fault::Value, "AS 0 in the path"));
+        }
+        rest = tail;
+    }
+    Ok(())
 }
 
 fn push_segment(bytes: &mut Vec<u8>, kind: SegmentKind, asns: &[u32]) {
@@ -237,14 +306,16 @@ mod tests {
     #[test]
     fn merges_the_path_of_a_two_octet_speaker() {
         let old = AsPath::sequence(&[10, AS_TRANS, AS_TRANS]);
-        let merged = old.clone().merged(AsPath::sequence(&[70000, 80000]));
+        let merged = old.clone().merged(&AsPath::sequence(&[70000, 80000]));
         assert_eq!(merged.to_string(), "10 70000 80000");
-        assert_eq!(old.clone().merged(AsPath::sequence(&[1, 2, 3, 4])), old);
+        assert_eq!(old.clone().merged(&AsPath::sequence(&[1, 2, 3, 4])), old);
     }
 
     #[test]
     fn narrows_with_as_trans() {
-        assert_eq!(AsPath::sequence(&[1, 70000]).narrow(), (vec![2, 2, 0, 1, 0x5b, 0xa0], true));
+        let (path, mut bytes) = (AsPath::sequence(&[1, 70000]), Vec::new());
+        assert!(path.encode_narrow(&mut bytes));
+        assert_eq!((bytes.len(), bytes.as_slice()), (path.narrow_len(), &[2, 2, 0, 1, 0x5b, 0xa0][..]));
     }
 
     #[test]

@@ -33,6 +33,21 @@ pub struct LargeCommunity {
     pub local2: u32,
 }
 
+impl LargeCommunity {
+    pub(crate) fn from_wire(bytes: &[u8; 12]) -> Self {
+        let part = |i: usize| u32::from_be_bytes([bytes[i], bytes[i + 1], bytes[i + 2], bytes[i + 3]]);
+        Self { global: part(0), local1: part(4), local2: part(8) }
+    }
+
+    pub(crate) fn to_wire(self) -> [u8; 12] {
+        let mut bytes = [0; 12];
+        for (chunk, part) in bytes.chunks_exact_mut(4).zip([self.global, self.local1, self.local2]) {
+            chunk.copy_from_slice(&part.to_be_bytes());
+        }
+        bytes
+    }
+}
+
 /// Text that is no community.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0} is no community: expected aa:nn (16 bits each) or aa:nn:mm (32 bits each)")]

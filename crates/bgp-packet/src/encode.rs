@@ -1,10 +1,11 @@
 //! UPDATE messages out of routes. Owns packing: as many prefixes of one attribute set as a message takes.
 
-use crate::attributes::{EXTENDED, OPTIONAL, PARTIAL, TRANSITIVE, attribute_code as ac};
-use crate::message::encode_message;
+use std::ops::RangeInclusive;
+
+use crate::attribute_code::{self as ac, EXTENDED, OPTIONAL, PARTIAL, TRANSITIVE};
 use crate::{
-    AS_TRANS, AfiSafi, Family, HEADER_LEN, MAX_EXTENDED_LEN, MAX_LEN, MessageType, NextHop, PathAttributes,
-    Prefix,
+    AS_TRANS, AfiSafi, Aggregator, Family, HEADER_LEN, MAX_EXTENDED_LEN, MAX_LEN, MessageType, NextHop,
+    PathAttributes, Prefix,
 };
 
 /// What of the session changes how an UPDATE is written.
@@ -61,6 +62,9 @@ impl EncodeOptions {
 /// Longest encoded route: path identifier, length, address.
 const MAX_ROUTE: usize = 21;
 
+/// Octets of a message before its attributes: header and two lengths.
+const LEAD: usize = HEADER_LEN + 4;
+
 /// Appends UPDATEs that announce `routes` (all of one family) with `attributes`.
 ///
 /// # Errors
@@ -73,32 +77,44 @@ pub fn encode_reach<R: Route>(
 ) -> Result<(), TooLong> {
     let Some(family) = routes.first().map(|r| r.prefix().family()) else { return Ok(()) };
     let add_path = options.add_path[family.index()];
+    // Routes stand at the end of the message, or inside MP_REACH_NLRI, which comes first (RFC 7606 §5.1).
     let classic = family == Family::Ipv4 && matches!(attributes.next_hop, NextHop::V4(_));
-    let mut head = Vec::with_capacity(128);
-    encode_attributes(&mut head, attributes, classic, options);
-    // Header, two length fields; MP_REACH_NLRI: attribute header 4, AFI, SAFI, next hop with length, reserved.
-    let mp_head = if classic { 0 } else { 4 + 3 + 33 + 1 };
-    let used = HEADER_LEN + 4 + head.len() + mp_head;
-    let room = options.max_len().checked_sub(used).filter(|room| *room >= MAX_ROUTE);
-    let room = room.ok_or(TooLong(head.len()))?;
-    let mut rest = routes;
+    let start = out.len();
+    begin(out);
+    let mp_at = out.len();
+    if !classic {
+        begin_mp_reach(out, family, attributes.next_hop);
+    }
+    let attributes_at = out.len();
+    encode_attributes(out, attributes, classic, options);
+    let (used, head) = (out.len() - start, out.len() - attributes_at);
+    let Some(room) = options.max_len().checked_sub(used).filter(|room| *room >= MAX_ROUTE) else {
+        out.truncate(start);
+        return Err(TooLong(head));
+    };
+    if classic {
+        patch_u16(out, mp_at - 2, head);
+        let (lead, mut rest) = (start..out.len(), push_routes(out, routes, room, add_path));
+        finish(out, start);
+        while !rest.is_empty() {
+            let at = out.len();
+            out.extend_from_within(lead.clone());
+            rest = push_routes(out, rest, room, add_path);
+            finish(out, at);
+        }
+        return Ok(());
+    }
+    out.truncate(attributes_at);
+    let (lead, mut rest) = (start..attributes_at, push_routes(out, routes, room, add_path));
+    let head_at = out.len();
+    encode_attributes(out, attributes, classic, options);
+    finish_mp(out, start, head);
     while !rest.is_empty() {
-        let (chunk, tail) = rest.split_at(fitting(rest, room, add_path));
-        rest = tail;
-        encode_message(out, MessageType::Update, |out| {
-            out.extend_from_slice(&[0, 0]);
-            if classic {
-                out.extend_from_slice(&(head.len() as u16).to_be_bytes());
-                out.extend_from_slice(&head);
-                encode_routes(out, chunk, add_path);
-            } else {
-                let length_at = out.len();
-                out.extend_from_slice(&[0, 0]);
-                encode_mp_reach(out, family, attributes.next_hop, chunk, add_path);
-                out.extend_from_slice(&head);
-                patch_u16(out, length_at);
-            }
-        });
+        let at = out.len();
+        out.extend_from_within(lead.clone());
+        rest = push_routes(out, rest, room, add_path);
+        out.extend_from_within(head_at..head_at + head);
+        finish_mp(out, at, head);
     }
     Ok(())
 }
@@ -107,123 +123,140 @@ pub fn encode_reach<R: Route>(
 pub fn encode_unreach<R: Route>(out: &mut Vec<u8>, routes: &[R], options: EncodeOptions) {
     let Some(family) = routes.first().map(|r| r.prefix().family()) else { return };
     let add_path = options.add_path[family.index()];
-    let room = options.max_len() - HEADER_LEN - 4 - 7;
     let mut rest = routes;
     while !rest.is_empty() {
-        let (chunk, tail) = rest.split_at(fitting(rest, room, add_path));
-        rest = tail;
-        encode_message(out, MessageType::Update, |out| {
-            let length_at = out.len();
+        let start = out.len();
+        if family == Family::Ipv4 {
+            begin(out);
+            out.truncate(start + HEADER_LEN + 2);
+            rest = push_routes(out, rest, options.max_len() - LEAD, add_path);
+            let length = out.len() - start - HEADER_LEN - 2;
+            patch_u16(out, start + HEADER_LEN, length);
             out.extend_from_slice(&[0, 0]);
-            if family == Family::Ipv4 {
-                encode_routes(out, chunk, add_path);
-                patch_u16(out, length_at);
-                out.extend_from_slice(&[0, 0]);
-            } else {
-                let attributes_at = out.len();
-                out.extend_from_slice(&[0, 0]);
-                encode_mp_unreach(out, family, chunk, add_path);
-                patch_u16(out, attributes_at);
-            }
-        });
+            finish(out, start);
+        } else {
+            begin(out);
+            begin_mp_unreach(out, family);
+            rest = push_routes(out, rest, options.max_len() - LEAD - 7, add_path);
+            finish_mp(out, start, 0);
+        }
     }
 }
 
 /// Appends the End-of-RIB marker of a family (RFC 4724 §2).
 pub fn encode_end_of_rib(out: &mut Vec<u8>, family: Family) {
-    encode_message(out, MessageType::Update, |out| match family {
-        Family::Ipv4 => out.extend_from_slice(&[0, 0, 0, 0]),
+    let start = out.len();
+    begin(out);
+    match family {
+        Family::Ipv4 => finish(out, start),
         Family::Ipv6 => {
-            out.extend_from_slice(&[0, 0]);
-            let length_at = out.len();
-            out.extend_from_slice(&[0, 0]);
-            encode_mp_unreach::<Prefix>(out, family, &[], false);
-            patch_u16(out, length_at);
+            begin_mp_unreach(out, family);
+            finish_mp(out, start, 0);
         }
-    });
+    }
 }
 
-fn encode_routes<R: Route>(out: &mut Vec<u8>, routes: &[R], add_path: bool) {
+/// Appends the header of an UPDATE and its two lengths, which are to be filled in.
+fn begin(out: &mut Vec<u8>) {
+    let mut lead = [0; LEAD];
+    lead[..16].fill(0xff);
+    lead[18] = MessageType::Update as u8;
+    out.extend_from_slice(&lead);
+}
+
+/// Fills in the length of the message that begins at `start`.
+fn finish(out: &mut [u8], start: usize) {
+    patch_u16(out, start + 16, out.len() - start);
+}
+
+/// Fills in the lengths of a message whose MP attribute comes first and is followed by `tail` octets.
+fn finish_mp(out: &mut [u8], start: usize, tail: usize) {
+    patch_u16(out, start + LEAD - 2, out.len() - start - LEAD);
+    patch_u16(out, start + LEAD + 2, out.len() - start - LEAD - 4 - tail);
+    finish(out, start);
+}
+
+/// Writes a length, which the limit of a message keeps within 16 bits.
+fn patch_u16(out: &mut [u8], at: usize, len: usize) {
+    out[at..at + 2].copy_from_slice(&(len as u16).to_be_bytes());
+}
+
+/// Appends as many routes as fit into `room` octets, at least one; gives back the others.
+fn push_routes<'r, R: Route>(out: &mut Vec<u8>, routes: &'r [R], room: usize, add_path: bool) -> &'r [R] {
+    let start = out.len();
+    // Addresses are written whole and overlap: what the next one does not cover is cut off at the end.
+    let reserved = room.min(routes.len().saturating_mul(MAX_ROUTE)) + MAX_ROUTE;
+    out.resize(start + reserved, 0);
+    let buffer = &mut out[start..];
+    let (mut at, mut taken) = (0, 0);
     for route in routes {
-        if add_path {
-            out.extend_from_slice(&route.path_id().to_be_bytes());
+        let prefix = route.prefix();
+        let size = prefix.wire_len() + if add_path { 4 } else { 0 };
+        let Some(slot) = buffer.get_mut(at..at + MAX_ROUTE).filter(|_| at + size <= room) else { break };
+        match add_path {
+            true => {
+                slot[..4].copy_from_slice(&route.path_id().to_be_bytes());
+                slot[4..].copy_from_slice(&prefix.wire());
+            }
+            false => slot[..17].copy_from_slice(&prefix.wire()),
         }
-        route.prefix().encode(out);
+        at += size;
+        taken += 1;
     }
+    out.truncate(start + at);
+    &routes[taken..]
 }
 
-/// How many of the routes fit into `room` octets: at least one.
-fn fitting<R: Route>(routes: &[R], room: usize, add_path: bool) -> usize {
-    let mut used = 0;
-    let fitting = routes.iter().take_while(|r| {
-        used += r.prefix().wire_len() + if add_path { 4 } else { 0 };
-        used <= room
-    });
-    fitting.count().max(1)
-}
-
-/// Writes how many octets follow the 16-bit field at `at`.
-fn patch_u16(out: &mut [u8], at: usize) {
-    let len = (out.len() - at - 2) as u16;
-    out[at..at + 2].copy_from_slice(&len.to_be_bytes());
-}
-
-fn encode_mp_reach<R: Route>(
-    out: &mut Vec<u8>,
-    family: Family,
-    next_hop: NextHop,
-    routes: &[R],
-    add_path: bool,
-) {
+/// Appends MP_REACH_NLRI up to its routes; the length is to be filled in.
+fn begin_mp_reach(out: &mut Vec<u8>, family: Family, next_hop: NextHop) {
     let AfiSafi { afi, safi } = family.into();
-    out.extend_from_slice(&[OPTIONAL | EXTENDED, ac::MP_REACH_NLRI, 0, 0]);
-    let length_at = out.len() - 2;
-    out.extend_from_slice(&afi.to_be_bytes());
-    out.push(safi);
-    match next_hop {
-        NextHop::V4(a) => {
-            out.push(4);
-            out.extend_from_slice(&a.octets());
-        }
-        NextHop::V6(a, link_local) => {
-            out.push(if link_local.is_some() { 32 } else { 16 });
-            out.extend_from_slice(&a.octets());
-            link_local.iter().for_each(|a| out.extend_from_slice(&a.octets()));
-        }
-    }
+    let [a, b] = afi.to_be_bytes();
+    out.extend_from_slice(&[OPTIONAL | EXTENDED, ac::MP_REACH_NLRI, 0, 0, a, b, safi]);
+    let (next_hop, link_local) = match next_hop {
+        NextHop::V4(a) => (a.to_ipv6_mapped(), None),
+        NextHop::V6(a, link_local) => (a, link_local),
+    };
+    out.push(if link_local.is_some() { 32 } else { 16 });
+    out.extend_from_slice(&next_hop.octets());
+    link_local.iter().for_each(|a| out.extend_from_slice(&a.octets()));
     out.push(0);
-    encode_routes(out, routes, add_path);
-    patch_u16(out, length_at);
 }
 
-fn encode_mp_unreach<R: Route>(out: &mut Vec<u8>, family: Family, routes: &[R], add_path: bool) {
+/// Appends MP_UNREACH_NLRI up to its routes; the length is to be filled in.
+fn begin_mp_unreach(out: &mut Vec<u8>, family: Family) {
     let AfiSafi { afi, safi } = family.into();
-    out.extend_from_slice(&[OPTIONAL | EXTENDED, ac::MP_UNREACH_NLRI, 0, 0]);
-    let length_at = out.len() - 2;
-    out.extend_from_slice(&afi.to_be_bytes());
-    out.push(safi);
-    encode_routes(out, routes, add_path);
-    patch_u16(out, length_at);
+    let [a, b] = afi.to_be_bytes();
+    out.extend_from_slice(&[OPTIONAL | EXTENDED, ac::MP_UNREACH_NLRI, 0, 0, a, b, safi]);
 }
 
-/// Appends one attribute; the length takes two octets only when it must.
-fn attribute(out: &mut Vec<u8>, flags: u8, code: u8, value: &[u8]) {
-    match u8::try_from(value.len()) {
+/// Appends the header of an attribute; the length takes two octets only when it must. One that is longer than a
+/// message can be is written all the same: the message is refused then.
+fn header(out: &mut Vec<u8>, flags: u8, code: u8, len: usize) {
+    match u8::try_from(len) {
         Ok(len) => out.extend_from_slice(&[flags, code, len]),
         Err(_) => {
-            out.extend_from_slice(&[flags | EXTENDED, code]);
-            out.extend_from_slice(&(value.len().min(0xffff) as u16).to_be_bytes());
+            let [a, b] = (len as u16).to_be_bytes();
+            out.extend_from_slice(&[flags | EXTENDED, code, a, b]);
         }
     }
-    out.extend_from_slice(&value[..value.len().min(0xffff)]);
+}
+
+/// Appends one attribute.
+fn attribute(out: &mut Vec<u8>, flags: u8, code: u8, value: &[u8]) {
+    header(out, flags, code, value.len());
+    out.extend_from_slice(value);
 }
 
 /// Appends all attributes but MP_REACH_NLRI in ascending order of code.
 fn encode_attributes(out: &mut Vec<u8>, a: &PathAttributes, classic: bool, options: EncodeOptions) {
-    let both = OPTIONAL | TRANSITIVE;
-    attribute(out, TRANSITIVE, ac::ORIGIN, &[a.origin as u8]);
-    let (narrow, replaced) = if options.as4 { (Vec::new(), false) } else { a.as_path.narrow() };
-    attribute(out, TRANSITIVE, ac::AS_PATH, if options.as4 { a.as_path.wire() } else { &narrow });
+    out.extend_from_slice(&[TRANSITIVE, ac::ORIGIN, 1, a.origin as u8]);
+    let mut replaced = false;
+    if options.as4 {
+        attribute(out, TRANSITIVE, ac::AS_PATH, a.as_path.wire());
+    } else {
+        header(out, TRANSITIVE, ac::AS_PATH, a.as_path.narrow_len());
+        replaced = a.as_path.encode_narrow(out);
+    }
     if let (true, NextHop::V4(next_hop)) = (classic, a.next_hop) {
         attribute(out, TRANSITIVE, ac::NEXT_HOP, &next_hop.octets());
     }
@@ -236,56 +269,59 @@ fn encode_attributes(out: &mut Vec<u8>, a: &PathAttributes, classic: bool, optio
     if a.atomic_aggregate {
         attribute(out, TRANSITIVE, ac::ATOMIC_AGGREGATE, &[]);
     }
-    let aggregator_as4 = encode_aggregator(out, a, options);
-    list(out, both, ac::COMMUNITIES, &a.communities, |c| c.0.to_be_bytes());
+    let aggregator_as4 = a.aggregator.and_then(|aggregator| encode_aggregator(out, aggregator, a, options));
+    list(out, flags(a, ac::COMMUNITIES), ac::COMMUNITIES, &a.communities, |c| c.0.to_be_bytes());
     if let Some(originator) = a.originator_id {
         attribute(out, OPTIONAL, ac::ORIGINATOR_ID, &originator.octets());
     }
     list(out, OPTIONAL, ac::CLUSTER_LIST, &a.cluster_list, |c| c.octets());
-    list(out, both, ac::EXTENDED_COMMUNITIES, &a.extended_communities, |c| *c);
+    let code = ac::EXTENDED_COMMUNITIES;
+    list(out, flags(a, code), code, &a.extended_communities, |c| *c);
     if replaced {
-        attribute(out, both, ac::AS4_PATH, a.as_path.wire());
+        attribute(out, OPTIONAL | TRANSITIVE, ac::AS4_PATH, a.as_path.wire());
     }
     if let Some(value) = aggregator_as4 {
-        attribute(out, both, ac::AS4_AGGREGATOR, &value);
+        attribute(out, OPTIONAL | TRANSITIVE, ac::AS4_AGGREGATOR, &value);
     }
-    let raw = |out: &mut Vec<u8>, codes: std::ops::RangeInclusive<u8>| {
-        for raw in a.unknown.iter().filter(|raw| codes.contains(&raw.code)) {
-            attribute(out, raw.flags & (both | PARTIAL), raw.code, &raw.value);
-        }
-    };
-    raw(out, 0..=ac::LARGE_COMMUNITY);
-    encode_large(out, a);
-    raw(out, ac::LARGE_COMMUNITY + 1..=ac::ONLY_TO_CUSTOMER);
+    encode_unknown(out, a, 0..=ac::LARGE_COMMUNITY);
+    list(out, flags(a, ac::LARGE_COMMUNITY), ac::LARGE_COMMUNITY, &a.large_communities, |c| c.to_wire());
+    encode_unknown(out, a, ac::LARGE_COMMUNITY + 1..=ac::ONLY_TO_CUSTOMER);
     if let Some(asn) = a.only_to_customer {
-        attribute(out, both, ac::ONLY_TO_CUSTOMER, &asn.to_be_bytes());
+        attribute(out, flags(a, ac::ONLY_TO_CUSTOMER), ac::ONLY_TO_CUSTOMER, &asn.to_be_bytes());
     }
-    raw(out, ac::ONLY_TO_CUSTOMER + 1..=u8::MAX);
+    encode_unknown(out, a, ac::ONLY_TO_CUSTOMER + 1..=u8::MAX);
 }
 
-fn encode_large(out: &mut Vec<u8>, a: &PathAttributes) {
-    list(out, OPTIONAL | TRANSITIVE, ac::LARGE_COMMUNITY, &a.large_communities, |c| {
-        let mut bytes = [0; 12];
-        for (chunk, part) in bytes.chunks_exact_mut(4).zip([c.global, c.local1, c.local2]) {
-            chunk.copy_from_slice(&part.to_be_bytes());
-        }
-        bytes
-    });
+/// The flags of a known optional transitive attribute: the Partial bit stays (RFC 4271 §5).
+fn flags(a: &PathAttributes, code: u8) -> u8 {
+    OPTIONAL | TRANSITIVE | if a.partial.contains(code) { PARTIAL } else { 0 }
+}
+
+/// Appends the unknown attributes of a range of codes.
+fn encode_unknown(out: &mut Vec<u8>, a: &PathAttributes, codes: RangeInclusive<u8>) {
+    for raw in a.unknown.iter().filter(|raw| codes.contains(&raw.code)) {
+        attribute(out, raw.flags & (OPTIONAL | TRANSITIVE | PARTIAL), raw.code, &raw.value);
+    }
 }
 
 fn list<T, const N: usize>(out: &mut Vec<u8>, flags: u8, code: u8, items: &[T], one: impl Fn(&T) -> [u8; N]) {
     if !items.is_empty() {
-        attribute(out, flags, code, &items.iter().flat_map(one).collect::<Vec<_>>());
+        header(out, flags, code, items.len() * N);
+        items.iter().for_each(|item| out.extend_from_slice(&one(item)));
     }
 }
 
 /// Appends AGGREGATOR; gives back the value of AS4_AGGREGATOR when the peer needs it (RFC 6793 §4.2.2).
-fn encode_aggregator(out: &mut Vec<u8>, a: &PathAttributes, options: EncodeOptions) -> Option<[u8; 8]> {
-    let aggregator = a.aggregator?;
+fn encode_aggregator(
+    out: &mut Vec<u8>,
+    aggregator: Aggregator,
+    a: &PathAttributes,
+    options: EncodeOptions,
+) -> Option<[u8; 8]> {
     let mut long = [0; 8];
     long[..4].copy_from_slice(&aggregator.asn.to_be_bytes());
     long[4..].copy_from_slice(&aggregator.address.octets());
-    let flags = OPTIONAL | TRANSITIVE;
+    let flags = flags(a, ac::AGGREGATOR);
     if options.as4 {
         attribute(out, flags, ac::AGGREGATOR, &long);
         return None;

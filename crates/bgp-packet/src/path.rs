@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::{AsPath, Community, LargeCommunity};
+use crate::{AsPath, Community, LargeCommunity, attribute_code as ac};
 
 /// ORIGIN (RFC 4271 §5.1.1); the better is less.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -77,6 +77,34 @@ pub struct RawAttribute {
     pub value: Box<[u8]>,
 }
 
+/// Which of the known optional transitive attributes came with the Partial bit: it stays on what is passed on
+/// (RFC 4271 §5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Partial(u8);
+
+impl Partial {
+    /// Whether the attribute came with the bit.
+    pub fn contains(self, code: u8) -> bool {
+        self.0 & Self::bit(code) != 0
+    }
+
+    /// Notes that the attribute came with the bit. One that is not passed on as it came has none.
+    pub fn insert(&mut self, code: u8) {
+        self.0 |= Self::bit(code);
+    }
+
+    fn bit(code: u8) -> u8 {
+        match code {
+            ac::AGGREGATOR => 1,
+            ac::COMMUNITIES => 2,
+            ac::EXTENDED_COMMUNITIES => 4,
+            ac::LARGE_COMMUNITY => 8,
+            ac::ONLY_TO_CUSTOMER => 16,
+            _ => 0,
+        }
+    }
+}
+
 /// The attributes that routes share; two routes with equal attributes go into one UPDATE.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PathAttributes {
@@ -106,6 +134,8 @@ pub struct PathAttributes {
     pub cluster_list: Vec<Ipv4Addr>,
     /// ONLY_TO_CUSTOMER: the AS that let the route out to a customer, peer or route-server client (RFC 9234).
     pub only_to_customer: Option<u32>,
+    /// Which of the above came with the Partial bit.
+    pub partial: Partial,
     /// Unknown transitive attributes, in ascending order of code.
     pub unknown: Vec<RawAttribute>,
 }
@@ -127,6 +157,7 @@ impl PathAttributes {
             originator_id: None,
             cluster_list: Vec::new(),
             only_to_customer: None,
+            partial: Partial::default(),
             unknown: Vec::new(),
         }
     }

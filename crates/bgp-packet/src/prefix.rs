@@ -88,19 +88,47 @@ impl Prefix {
         out.extend_from_slice(&self.bits[..usize::from(self.len).div_ceil(8)]);
     }
 
-    fn decode(family: Family, bytes: &[u8]) -> Option<(Self, &[u8])> {
-        let (&len, rest) = bytes.split_first()?;
-        if len > family.max_len() {
-            return None;
-        }
-        let (octets, rest) = rest.split_at_checked(usize::from(len).div_ceil(8))?;
-        let mut bits = [0; 16];
-        bits[..octets.len()].copy_from_slice(octets);
-        if len % 8 != 0 {
-            bits[octets.len() - 1] &= 0xff << (8 - len % 8);
-        }
-        Some((Self { family, bits, len }, rest))
+    /// Length in bits and all octets of the address: more than the wire form, which is cut after
+    /// [`Self::wire_len`].
+    #[inline(always)]
+    pub(crate) fn wire(&self) -> [u8; 17] {
+        let mut wire = [0; 17];
+        wire[0] = self.len;
+        wire[1..].copy_from_slice(&self.bits);
+        wire
     }
+
+    /// The IPv4 prefix of `len` bits whose octets begin `octets`.
+    #[inline(always)]
+    fn read_v4(octets: &[u8], len: u8) -> Self {
+        let word = match octets.first_chunk::<4>() {
+            Some(word) => u32::from_be_bytes(*word),
+            None => front::<4>(octets).map_or(0, u32::from_be_bytes),
+        };
+        // Shifted by 32 the mask leaves the lower half: nothing.
+        let mask = (u64::from(u32::MAX) << (32 - u32::from(len.min(32)))) as u32;
+        let mut bits = [0; 16];
+        bits[..4].copy_from_slice(&(word & mask).to_be_bytes());
+        Self { family: Family::Ipv4, bits, len }
+    }
+
+    /// The IPv6 prefix of `len` bits whose octets begin `octets`.
+    #[inline(always)]
+    fn read_v6(octets: &[u8], len: u8) -> Self {
+        let bits = match octets.first_chunk::<16>() {
+            Some(bits) => *bits,
+            None => front::<16>(octets).unwrap_or_default(),
+        };
+        Self { family: Family::Ipv6, bits: masked(bits, len), len }
+    }
+}
+
+/// The beginning of an array, where the message ends before it does.
+#[cold]
+fn front<const N: usize>(octets: &[u8]) -> Option<[u8; N]> {
+    let mut front = [0; N];
+    front.get_mut(..octets.len())?.copy_from_slice(octets);
+    Some(front)
 }
 
 fn masked(bits: [u8; 16], len: u8) -> [u8; 16] {
@@ -143,16 +171,21 @@ impl<'a> Nlri<'a> {
     /// Checks that `bytes` is a list of prefixes of `family`, each after a path identifier when `add_path` (RFC
     /// 7911 §3); `None` when one is too long or cut off.
     pub fn parse(family: Family, bytes: &'a [u8], add_path: bool) -> Option<Self> {
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            if add_path {
-                rest = rest.get(4..)?;
+        let (mut at, head) = (0, if add_path { 4 } else { 0 });
+        // Prefixes of one length stand together: a step that is guessed keeps the loop from waiting for the octet.
+        let (mut last, mut step) = (0, head + 1);
+        while at < bytes.len() {
+            let len = *bytes.get(at + head)?;
+            if len != last {
+                if len > family.max_len() {
+                    return None;
+                }
+                (last, step) = (len, head + 1 + usize::from(len).div_ceil(8));
             }
-            let (&len, tail) = rest.split_first()?;
-            if len > family.max_len() {
-                return None;
-            }
-            rest = tail.get(usize::from(len).div_ceil(8)..)?;
+            at += step;
+        }
+        if at > bytes.len() {
+            return None;
         }
         Some(Self { family, add_path, bytes })
     }
@@ -199,6 +232,7 @@ pub struct NlriIter<'a>(NlriPaths<'a>);
 impl Iterator for NlriIter<'_> {
     type Item = Prefix;
 
+    #[inline]
     fn next(&mut self) -> Option<Prefix> {
         self.0.next().map(|(_, prefix)| prefix)
     }
@@ -211,14 +245,19 @@ pub struct NlriPaths<'a>(Nlri<'a>);
 impl Iterator for NlriPaths<'_> {
     type Item = (u32, Prefix);
 
+    #[inline]
     fn next(&mut self) -> Option<(u32, Prefix)> {
         let (mut id, mut bytes) = (0, self.0.bytes);
         if self.0.add_path {
             let (head, rest) = bytes.split_first_chunk::<4>()?;
             (id, bytes) = (u32::from_be_bytes(*head), rest);
         }
-        let (prefix, rest) = Prefix::decode(self.0.family, bytes)?;
-        self.0.bytes = rest;
+        let (&len, octets) = bytes.split_first()?;
+        let prefix = match self.0.family {
+            Family::Ipv4 => Prefix::read_v4(octets, len),
+            Family::Ipv6 => Prefix::read_v6(octets, len),
+        };
+        self.0.bytes = octets.get(usize::from(len).div_ceil(8)..).unwrap_or_default();
         Some((id, prefix))
     }
 }

@@ -1,10 +1,13 @@
 //! UPDATE and ROUTE-REFRESH messages. Owns their layout and which error is of which class (RFC 7606 §3, §5).
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::attributes::Attributes;
+use crate::attribute_code::{self as ac, OPTIONAL};
+use crate::attributes::{self, Attributes, Found};
 use crate::reader::Reader;
-use crate::{AfiSafi, AttributeProblem, DecodeError, Disposition, Family, NextHop, Nlri, code};
+use crate::{
+    AfiSafi, AttributeProblem, DecodeError, Disposition, Family, Fault, NextHop, Nlri, code, revised_errors,
+};
 
 /// What of the session changes the meaning of an UPDATE.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -32,8 +35,11 @@ pub struct Update<'a> {
     pub mp_unreach: Option<Nlri<'a>>,
     /// The path attributes.
     pub attributes: Attributes<'a>,
-    /// The worst that was wrong with the attributes, if anything was.
+    /// The worst that was wrong with the attributes, if anything was; never a session reset.
     pub problem: Option<AttributeProblem>,
+    /// Families whose routes could not be told: all that the peer sent of them must go, and what comes until the
+    /// session ends must be ignored (AFI/SAFI disable, RFC 4760 §7). Given by [`Family::index`].
+    pub disabled: [bool; 2],
 }
 
 /// Routes of MP_REACH_NLRI with their next hop (RFC 4760 §3).
@@ -67,42 +73,89 @@ impl<'a> Update<'a> {
         let attributes = reader.u16().and_then(|n| reader.take(usize::from(n))).ok_or_else(malformed)?;
         let withdrawn = Nlri::parse(Family::Ipv4, withdrawn, context.add_path[0]).ok_or_else(bad_field)?;
         let nlri = Nlri::parse(Family::Ipv4, reader.0, context.add_path[0]).ok_or_else(bad_field)?;
-        let (attributes, found) = Attributes::parse(attributes, context)?;
-        let mut update = Self {
-            withdrawn,
-            nlri,
-            mp_reach: found.mp_reach.map(|value| MpReach::parse(value, context)).transpose()?.flatten(),
-            mp_unreach: found.mp_unreach.map(|value| parse_mp_unreach(value, context)).transpose()?.flatten(),
-            attributes,
-            problem: found.problem,
-        };
-        update.check_mandatory(context);
+        let mut found = Found::default();
+        let attributes = Attributes::parse(attributes, context, &mut found)?;
+        let (mp_reach, mp_unreach) = (None, None);
+        let mut update =
+            Self { withdrawn, nlri, mp_reach, mp_unreach, attributes, problem: None, disabled: [false; 2] };
+        let mut announces = !nlri.is_empty();
+        if let Some(value) = found.mp_reach {
+            announces |= update.read_mp_reach(value, context, &mut found)?;
+        }
+        if let Some(value) = found.mp_unreach {
+            update.read_mp_unreach(value, context, &mut found)?;
+        }
+        if !nlri.is_empty() || update.mp_reach.is_some() {
+            update.check_mandatory(context, &mut found);
+        }
+        match found.problem {
+            Some(problem) if found.announces && !announces => refuse_routeless(problem)?,
+            problem => update.problem = problem,
+        }
         Ok(update)
     }
 
-    /// Notes treat-as-withdraw when routes come without what they need (RFC 7606 §3 d).
-    fn check_mandatory(&mut self, context: UpdateContext) {
-        if self.nlri.is_empty() && self.mp_reach.is_none() {
-            return;
+    /// Takes the routes of MP_REACH_NLRI. Gives back whether it announces any, of whatever family.
+    fn read_mp_reach(
+        &mut self,
+        value: &'a [u8],
+        context: UpdateContext,
+        found: &mut Found<'a>,
+    ) -> Result<bool, DecodeError> {
+        let code = ac::MP_REACH_NLRI;
+        let Some((head, rest)) = value.split_first_chunk::<3>() else { return Err(unlocatable(code, value)) };
+        let Some(family) = family(head) else { return Ok(true) };
+        let mut reader = Reader(rest);
+        let next_hop = reader.u8().and_then(|n| reader.take(usize::from(n)));
+        let next_hop = next_hop.and_then(|bytes| parse_next_hop(family, bytes, context));
+        // The octet between next hop and routes is reserved, and ignored whatever it is (RFC 4760 §3).
+        let nlri = reader.u8().and_then(|_| Nlri::parse(family, reader.0, context.add_path[family.index()]));
+        let (Some(next_hop), Some(nlri)) = (next_hop, nlri) else {
+            self.disabled[family.index()] = true;
+            found.note(code, Fault::Length, "next hop or routes do not fit");
+            return Ok(true);
+        };
+        if !is_host(next_hop.address()) {
+            found.note(code, Fault::Value, "next hop is not the address of a host");
         }
+        self.mp_reach = Some(MpReach { next_hop, nlri });
+        Ok(!nlri.is_empty())
+    }
+
+    fn read_mp_unreach(
+        &mut self,
+        value: &'a [u8],
+        context: UpdateContext,
+        found: &mut Found<'a>,
+    ) -> Result<(), DecodeError> {
+        let code = ac::MP_UNREACH_NLRI;
+        let Some((head, rest)) = value.split_first_chunk::<3>() else { return Err(unlocatable(code, value)) };
+        let Some(family) = family(head) else { return Ok(()) };
+        self.mp_unreach = Nlri::parse(family, rest, context.add_path[family.index()]);
+        if self.mp_unreach.is_none() {
+            self.disabled[family.index()] = true;
+            found.note(code, Fault::Length, "routes do not fit");
+        }
+        Ok(())
+    }
+
+    /// Notes when routes come without what they need (RFC 7606 §3 d).
+    fn check_mandatory(&self, context: UpdateContext, found: &mut Found<'_>) {
         let a = &self.attributes;
         let missing = [
-            (a.origin.is_none(), 1, "ORIGIN is missing"),
-            (!a.has_as_path(), 2, "AS_PATH is missing"),
-            (!self.nlri.is_empty() && a.next_hop.is_none(), 3, "NEXT_HOP is missing"),
-            (context.internal && a.local_pref.is_none(), 5, "LOCAL_PREF is missing"),
+            (a.origin.is_none(), ac::ORIGIN),
+            (!a.has_as_path(), ac::AS_PATH),
+            (!self.nlri.is_empty() && a.next_hop.is_none(), ac::NEXT_HOP),
+            (context.internal && a.local_pref.is_none(), ac::LOCAL_PREF),
         ];
-        let Some((_, code, detail)) = missing.into_iter().find(|(is_missing, ..)| *is_missing) else {
-            return;
-        };
-        if self.problem.is_none_or(|p| p.disposition < Disposition::TreatAsWithdraw) {
-            self.problem = Some(AttributeProblem { code, disposition: Disposition::TreatAsWithdraw, detail });
+        for (_, code) in missing.into_iter().filter(|(is_missing, _)| *is_missing) {
+            found.note(code, Fault::Missing, "is missing");
         }
     }
 
     /// Whether the routes of this message are to be taken as withdrawn.
     pub fn is_treat_as_withdraw(&self) -> bool {
-        self.problem.is_some_and(|p| p.disposition == Disposition::TreatAsWithdraw)
+        self.problem.is_some_and(|p| p.disposition >= Disposition::TreatAsWithdraw)
     }
 
     /// The family whose End-of-RIB marker this is (RFC 4724 §2), if it is one.
@@ -111,27 +164,16 @@ impl<'a> Update<'a> {
             return None;
         }
         match self.mp_unreach {
-            Some(nlri) if nlri.is_empty() => Some(nlri.family()),
+            Some(nlri) if nlri.is_empty() && self.attributes.is_only_mp_unreach() => Some(nlri.family()),
             None if self.attributes.is_empty() => Some(Family::Ipv4),
             _ => None,
         }
     }
 }
 
-impl<'a> MpReach<'a> {
-    /// Reads the attribute's value; `None` when the family is not spoken here.
-    fn parse(value: &'a [u8], context: UpdateContext) -> Result<Option<Self>, DecodeError> {
-        let malformed = || DecodeError::new(code::UPDATE, 9, "MP_REACH_NLRI is malformed");
-        let mut reader = Reader(value);
-        let afi = reader.u16().ok_or_else(malformed)?;
-        let safi = reader.u8().ok_or_else(malformed)?;
-        let next_hop = reader.u8().and_then(|n| reader.take(usize::from(n))).ok_or_else(malformed)?;
-        reader.u8().ok_or_else(malformed)?;
-        let Some(family) = Family::from_afi_safi(AfiSafi { afi, safi }) else { return Ok(None) };
-        let next_hop = parse_next_hop(family, next_hop, context).ok_or_else(malformed)?;
-        let nlri = Nlri::parse(family, reader.0, context.add_path[family.index()]).ok_or_else(malformed)?;
-        Ok(Some(Self { next_hop, nlri }))
-    }
+/// The family of an MP attribute; `None` for one that is not spoken here.
+fn family(head: &[u8; 3]) -> Option<Family> {
+    Family::from_afi_safi(AfiSafi { afi: u16::from_be_bytes([head[0], head[1]]), safi: head[2] })
 }
 
 /// The next hop of a family; IPv4 routes may have an IPv6 one where that was negotiated (RFC 8950).
@@ -143,18 +185,41 @@ fn parse_next_hop(family: Family, bytes: &[u8], context: UpdateContext) -> Optio
         return None;
     }
     let (global, rest) = bytes.split_first_chunk::<16>()?;
+    let global = Ipv6Addr::from(*global);
     let link_local = match rest {
-        [] => None,
-        rest => Some(Ipv6Addr::from(<[u8; 16]>::try_from(rest).ok()?)),
+        [] => return Some(NextHop::V6(global, None)),
+        rest => Ipv6Addr::from(<[u8; 16]>::try_from(rest).ok()?),
     };
-    Some(NextHop::V6(Ipv6Addr::from(*global), link_local.filter(|a| !a.is_unspecified())))
+    // A speaker that has no global address sends none, or its link-local one twice.
+    Some(match global.is_unspecified() {
+        true => NextHop::V6(link_local, None),
+        false => NextHop::V6(global, Some(link_local).filter(|a| !a.is_unspecified() && *a != global)),
+    })
 }
 
-fn parse_mp_unreach(value: &[u8], context: UpdateContext) -> Result<Option<Nlri<'_>>, DecodeError> {
-    let malformed = || DecodeError::new(code::UPDATE, 9, "MP_UNREACH_NLRI is malformed");
-    let mut reader = Reader(value);
-    let afi = reader.u16().ok_or_else(malformed)?;
-    let safi = reader.u8().ok_or_else(malformed)?;
-    let Some(family) = Family::from_afi_safi(AfiSafi { afi, safi }) else { return Ok(None) };
-    Nlri::parse(family, reader.0, context.add_path[family.index()]).map(Some).ok_or_else(malformed)
+/// Whether packets can be sent to the address: it is neither nobody's nor many hosts'.
+pub(crate) fn is_host(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(a) => !a.is_unspecified() && !a.is_multicast() && !a.is_broadcast(),
+        IpAddr::V6(a) => !a.is_unspecified() && !a.is_multicast(),
+    }
+}
+
+/// An MP attribute that does not even name its family.
+#[cold]
+fn unlocatable(code: u8, value: &[u8]) -> DecodeError {
+    let subcode = revised_errors::subcode(code, Fault::Unlocatable);
+    let error = DecodeError::new(code::UPDATE, subcode, "MP attribute is too short for a family");
+    error.with_data(&attributes::raw(OPTIONAL, code, value))
+}
+
+/// Refuses a message that has more attributes than MP_UNREACH_NLRI but announces nothing, when more is wrong than
+/// what is discarded: nobody can tell which routes were meant (RFC 7606 §5.2).
+#[cold]
+fn refuse_routeless(problem: AttributeProblem) -> Result<(), DecodeError> {
+    if problem.disposition == Disposition::AttributeDiscard {
+        return Ok(());
+    }
+    let subcode = revised_errors::subcode(problem.code, problem.fault);
+    Err(DecodeError::new(code::UPDATE, subcode, problem.detail))
 }

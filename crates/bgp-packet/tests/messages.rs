@@ -288,8 +288,8 @@ fn damage_that_hides_routes_resets_the_session() {
         ("prefix longer than 32", update_body(&[], &[], &[33, 1, 2, 3, 4, 5]), 10),
         ("prefix cut off", update_body(&[24, 1], &[], &[]), 10),
         ("MP_REACH_NLRI twice", with(&[0x80, 15, 3, 0, 2, 1, 0x80, 15, 3, 0, 2, 1]), 1),
-        ("MP_REACH_NLRI next hop", with(&[0x80, 14, 9, 0, 2, 1, 4, 1, 2, 3, 4, 0]), 9),
-        ("MP_UNREACH_NLRI cut off", with(&[0x80, 15, 2, 0, 2]), 9),
+        ("MP_REACH_NLRI without a family", with(&[0x80, 14, 2, 0, 2]), 9),
+        ("MP_UNREACH_NLRI without a family", with(&[0x80, 15, 2, 0, 2]), 9),
         ("unknown well-known attribute", with(&[0x40, 77, 0]), 2),
     ];
     for (name, body, subcode) in cases {

@@ -138,7 +138,9 @@ impl Speaker {
             (Phase::Established, Message::Keepalive) => self.refresh_hold(index, conn, now),
             (Phase::Established, Message::Update(update)) => {
                 self.refresh_hold(index, conn, now);
-                self.handle_update(index, &update, now);
+                if self.disable_families(index, &update, now) {
+                    self.handle_update(index, &update, now);
+                }
             }
             (Phase::Established, Message::RouteRefresh(refresh)) => {
                 self.refresh_hold(index, conn, now);
@@ -294,6 +296,7 @@ impl Speaker {
             options: EncodeOptions { as4: open.is_as4(), ..EncodeOptions::default() },
             end_of_rib: Vec::new(),
             families,
+            disabled: [false; 2],
             hold_time,
             local,
             restart: open.graceful_restart().filter(|_| own_restart).cloned(),

@@ -15,7 +15,7 @@ impl Speaker {
     /// Takes an UPDATE of an established session into the table.
     pub(crate) fn handle_update(&mut self, index: PeerIndex, update: &Update<'_>, now: Instant) {
         let Some(peer) = self.peer_mut(index) else { return };
-        let Some(families) = peer.session.as_ref().map(|s| s.families.clone()) else { return };
+        let Some(families) = peer.session.as_ref().map(|s| s.receives().collect::<Vec<_>>()) else { return };
         if let Some(problem) = update.problem {
             peer.problems += 1;
             let detail = problem.to_string();

@@ -8,6 +8,7 @@
 mod cause;
 mod config;
 mod decision;
+mod disable;
 mod export;
 mod flush;
 mod fsm;

@@ -49,6 +49,8 @@ pub(crate) struct Session {
     pub(crate) context: UpdateContext,
     pub(crate) options: EncodeOptions,
     pub(crate) families: Vec<Family>,
+    /// Families whose routes are ignored until the session ends, by [`Family::index`] (RFC 4760 §7).
+    pub(crate) disabled: [bool; 2],
     pub(crate) hold_time: u16,
     pub(crate) local: IpAddr,
     /// The peer's graceful restart capability, when both sides have it.
