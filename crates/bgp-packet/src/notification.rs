@@ -42,6 +42,8 @@ pub enum Cease {
     OutOfResources = 8,
     /// Hard Reset (RFC 8538): ends the session and graceful restart with it.
     HardReset = 9,
+    /// BFD Down (RFC 9384).
+    BfdDown = 10,
 }
 
 /// Why a session ends (RFC 4271 §4.5). Displays with the RFC's names.

@@ -333,6 +333,7 @@ impl Driver {
             Output::Connect { conn, remote, local, password, ttl_security, hold_time } => {
                 self.connect(conn, &Dial { remote, local, password, ttl_security, hold_time });
             }
+            Output::Bfd { .. } => {}
             Output::ListenPassword { peers, password } => self.set_password(peers, password),
         }
         0

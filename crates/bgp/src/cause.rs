@@ -5,6 +5,8 @@ use std::net::IpAddr;
 
 use bgp_packet::Notification;
 
+use crate::BfdFailure;
+
 /// Why a connection could not be made, as the transport saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ConnectFailure {
@@ -79,6 +81,13 @@ pub enum Cause {
     NotificationSent(Notification, String),
     /// The peer ended the session.
     NotificationReceived(Notification),
+    /// BFD says that the path to the peer does not work.
+    Bfd {
+        /// What it saw.
+        failure: BfdFailure,
+        /// Its word covers forwarding itself, and no restart explains it (RFC 5882 §4.3.1).
+        forwarding_lost: bool,
+    },
     /// A setting changed that needs a new session.
     ConfigurationChanged,
     /// An operator asked for a new session.
@@ -123,6 +132,7 @@ impl fmt::Display for Cause {
             Self::NotificationSent(n, detail) if detail.is_empty() => write!(f, "sent {n}"),
             Self::NotificationSent(n, detail) => write!(f, "sent {n}: {detail}"),
             Self::NotificationReceived(n) => write!(f, "received {n}"),
+            Self::Bfd { failure, .. } => write!(f, "BFD: {failure}"),
             Self::ConfigurationChanged => f.write_str("configuration changed"),
             Self::AdministrativeReset => f.write_str("reset by the operator"),
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bgp_packet::{Family, Prefix};
 
-use crate::{PeerKey, Policy};
+use crate::{BfdConfig, PeerKey, Policy};
 
 /// Settings of one speaker.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub struct Config {
     pub router_id: Ipv4Addr,
     /// Makes the speaker a route reflector for the peers that are clients (RFC 4456).
     pub cluster_id: Option<Ipv4Addr>,
+    /// Routes of clients go to other clients; off when these are meshed among themselves (RFC 4456 §5).
+    pub client_to_client: bool,
     /// LOCAL_PREF of routes that come without one and go to an internal peer.
     pub default_local_pref: u32,
     /// Own IPv4 next hop on sessions that run over IPv6.
@@ -41,6 +43,7 @@ impl Config {
             asn,
             router_id,
             cluster_id: None,
+            client_to_client: true,
             default_local_pref: 100,
             next_hop_v4: None,
             next_hop_v6: None,
@@ -143,6 +146,8 @@ pub struct PeerConfig {
     pub hold_time: u16,
     /// Graceful restart time that we announce in seconds; 0 switches graceful restart off.
     pub restart_time: u16,
+    /// Watches the path by BFD while a session is up.
+    pub bfd: Option<BfdConfig>,
     /// Generalised TTL security: how many hops away the peer may be (RFC 5082).
     pub ttl_security: Option<u8>,
     /// TCP MD5 password (RFC 2385).
@@ -176,6 +181,7 @@ impl PeerConfig {
             families: Family::ALL.to_vec(),
             hold_time: 90,
             restart_time: 120,
+            bfd: None,
             ttl_security: None,
             password: None,
             password_missing: false,

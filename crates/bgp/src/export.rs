@@ -60,14 +60,21 @@ impl Exporter<'_> {
             return Some(SourceKind::External);
         }
         if self.session.internal {
-            let reflects =
-                self.config.cluster_id.is_some() && (from.client || self.peer.config.reflector_client);
+            let reflects = self.config.cluster_id.is_some() && self.reflects_between(from.client);
             let originator = path.attributes.originator_id.unwrap_or(from.router_id);
             if !reflects || Some(originator) == self.peer.router_id {
                 return None;
             }
         }
         Some(SourceKind::Internal)
+    }
+
+    /// Whether a reflector passes on what a client, or a non-client, told it (RFC 4456 §6).
+    fn reflects_between(&self, from_client: bool) -> bool {
+        match (from_client, self.peer.config.reflector_client) {
+            (true, true) => self.config.client_to_client,
+            (from, to) => from || to,
+        }
     }
 
     fn for_internal(&self, path: &Path, attributes: &mut PathAttributes) {

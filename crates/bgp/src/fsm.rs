@@ -323,6 +323,7 @@ impl Speaker {
         };
         self.rib.set_peer(index, info);
         self.begin_end_of_rib(index);
+        self.begin_bfd(index);
         self.drop_connecting(index);
         self.helper_resume(index, now);
         self.events.push_back(Event::PeerUp { peer: key });
@@ -396,6 +397,7 @@ impl Speaker {
     }
 
     fn session_ended(&mut self, index: PeerIndex, cause: Cause, sent: Option<&Notification>, now: Instant) {
+        self.end_bfd(index);
         let routes_kept = self.helper_begin(index, &cause, sent, now);
         let Some(peer) = self.peer_mut(index) else { return };
         peer.session = None;

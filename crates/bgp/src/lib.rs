@@ -5,6 +5,7 @@
 //! timers. Bytes, connection events and time come in by `handle_*`; what is to be done comes out by `poll_*`.
 //! Never touches a socket, a clock, a kernel or the cluster.
 
+mod bfd;
 mod cause;
 mod config;
 mod decision;
@@ -26,6 +27,7 @@ mod rib;
 mod speaker;
 mod status;
 
+pub use bfd::{BfdConfig, BfdFailure, BfdState, BfdWanted};
 pub use cause::{Cause, Closed, ConnectFailure, Refused};
 pub use config::{Config, DynamicNeighbours, NextHopMode, Password, PeerConfig, Start};
 pub use decision::Reason;

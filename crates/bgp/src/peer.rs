@@ -10,7 +10,7 @@ use bgp_packet::{
 };
 
 use crate::history::History;
-use crate::{Cause, ConnId, PeerConfig, PeerKey};
+use crate::{BfdState, Cause, ConnId, PeerConfig, PeerKey};
 
 /// One TCP connection to or from a peer.
 #[derive(Debug)]
@@ -90,6 +90,8 @@ pub(crate) struct Peer {
     pub(crate) armed: Option<Instant>,
     pub(crate) history: History,
     pub(crate) problems: u64,
+    /// What BFD says of the path, while it is watched.
+    pub(crate) bfd: Option<BfdState>,
     pub(crate) last_problem: Option<String>,
 }
 
@@ -111,6 +113,7 @@ impl Peer {
             armed: None,
             history: History::default(),
             problems: 0,
+            bfd: None,
             last_problem: None,
         }
     }

@@ -1,13 +1,14 @@
 //! Changes of configuration while running. Owns the difference of two configurations and how each part is
 //! applied: a change of one peer never touches the session of another.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use bgp_packet::{Cease, Notification, Prefix};
 
 use crate::peer::Peer;
 use crate::rib::{Keep, PeerIndex, PeerInfo};
-use crate::{Cause, Config, Output, PeerConfig, PeerKey, Speaker};
+use crate::{Cause, Config, Output, Password, PeerConfig, PeerKey, Speaker};
 
 /// One difference between two configurations and what it did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,11 +63,19 @@ impl Speaker {
     fn reconfigure_speaker(&mut self, new: &Config, now: Instant) -> Vec<Change> {
         let old = &self.config;
         let identity = (old.asn, old.router_id) != (new.asn, new.router_id);
-        let export = (old.cluster_id, old.default_local_pref, old.next_hop_v4, old.next_hop_v6)
-            != (new.cluster_id, new.default_local_pref, new.next_hop_v4, new.next_hop_v6);
+        let export =
+            (old.client_to_client, old.cluster_id, old.default_local_pref, old.next_hop_v4, old.next_hop_v6)
+                != (
+                    new.client_to_client,
+                    new.cluster_id,
+                    new.default_local_pref,
+                    new.next_hop_v4,
+                    new.next_hop_v6,
+                );
         self.config.asn = new.asn;
         self.config.router_id = new.router_id;
         self.config.cluster_id = new.cluster_id;
+        self.config.client_to_client = new.client_to_client;
         self.config.default_local_pref = new.default_local_pref;
         self.config.next_hop_v4 = new.next_hop_v4;
         self.config.next_hop_v6 = new.next_hop_v6;
@@ -166,7 +175,9 @@ impl Speaker {
         let client = old.reflector_client != new.reflector_client;
         let export = old.export != new.export || old.next_hop != new.next_hop;
         let passive_changed = old.passive != new.passive;
-        if old.password != new.password {
+        let bfd = old.bfd != new.bfd;
+        // Those of a range share the key of the range.
+        if old.password != new.password && !peer.dynamic {
             let password = new.password.clone();
             self.outputs.push_back(Output::ListenPassword { peers: Prefix::host(key.address()), password });
         }
@@ -181,6 +192,10 @@ impl Speaker {
             self.end_all(index, &Cause::ConfigurationChanged, Some(notification), now);
             self.first_attempt(index, now);
             return;
+        }
+        if bfd {
+            self.end_bfd(index);
+            self.begin_bfd(index);
         }
         if client {
             self.set_client(index);
@@ -206,11 +221,27 @@ impl Speaker {
         all.into_iter().for_each(|other| self.export_again(other));
     }
 
+    /// Sets the passwords that ranges of dynamic neighbours use from now on.
+    fn update_range_passwords(&mut self, new: &Config) {
+        let passwords = |config: &Config| -> BTreeMap<Prefix, Password> {
+            let ranges = config.dynamic.iter();
+            ranges.filter_map(|d| Some((d.prefix, d.template.password.clone()?))).collect()
+        };
+        let (old, new) = (passwords(&self.config), passwords(new));
+        for peers in old.keys().filter(|peers| !new.contains_key(peers)) {
+            self.outputs.push_back(Output::ListenPassword { peers: *peers, password: None });
+        }
+        for (peers, password) in new.into_iter().filter(|(peers, p)| old.get(peers) != Some(p)) {
+            self.outputs.push_back(Output::ListenPassword { peers, password: Some(password) });
+        }
+    }
+
     /// Applies changed ranges of dynamic neighbours to the peers that came from them.
     fn update_dynamic(&mut self, new: &Config, now: Instant) {
         if self.config.dynamic == new.dynamic {
             return;
         }
+        self.update_range_passwords(new);
         let dynamic = self.peers.iter().flatten().filter(|p| p.dynamic);
         let current: Vec<(PeerKey, PeerConfig)> = dynamic.map(|p| (p.key, p.config.clone())).collect();
         for (key, old) in current {

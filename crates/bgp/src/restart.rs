@@ -156,6 +156,7 @@ impl Speaker {
 fn survives(cause: &Cause, sent: Option<&Notification>, notification_bit: bool) -> bool {
     let received = match cause {
         Cause::NotificationReceived(n) => Some(n),
+        Cause::Bfd { forwarding_lost: true, .. } => return false,
         _ => None,
     };
     match sent.or(received) {

@@ -12,7 +12,7 @@ use crate::peer::Peer;
 use crate::random::Random;
 use crate::restart::Deferral;
 use crate::rib::{Path, PeerIndex, Rib, Source};
-use crate::{Cause, Config, Password, PeerKey, Route, Start};
+use crate::{BfdWanted, Cause, Config, Password, PeerKey, Route, Start};
 
 /// Names a TCP connection between speaker and transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -48,6 +48,13 @@ pub enum Output {
     Close {
         /// Connection.
         conn: ConnId,
+    },
+    /// Watch the path to a peer by BFD, or cease to; tell what it says by `handle_bfd`.
+    Bfd {
+        /// The peer; one session each.
+        peer: PeerKey,
+        /// Own address and settings; `None` ends the BFD session.
+        wanted: Option<BfdWanted>,
     },
     /// These peers use this password from now on (for listening sockets); the longest prefix wins.
     ListenPassword {
@@ -138,7 +145,7 @@ impl Speaker {
             route_cursor: 0,
             routes: VecDeque::new(),
             next_conn: 0,
-            config: Config { peers: Default::default(), ..config.clone() },
+            config: Config { peers: Default::default(), dynamic: Vec::new(), ..config.clone() },
         };
         speaker.reconfigure(config, now);
         speaker

@@ -9,7 +9,7 @@ use bgp_packet::{Capability, Family, PathAttributes, Prefix};
 use crate::history::{MessageCounts, Turn};
 use crate::peer::{Connection, Peer, Phase};
 use crate::rib::{PeerIndex, Rejection, RouteSource, Source};
-use crate::{Cause, PeerConfig, PeerKey, Reason, Speaker};
+use crate::{BfdState, Cause, PeerConfig, PeerKey, Reason, Speaker};
 
 /// States of RFC 4271 §8.2.2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,6 +55,8 @@ pub struct PeerStatus {
     pub stale: usize,
     /// Sessions so far.
     pub sessions: u64,
+    /// What BFD says of the path, while it is watched.
+    pub bfd: Option<BfdState>,
     /// It came from a range of dynamic neighbours.
     pub dynamic: bool,
     /// It is a client of this reflector.
@@ -152,6 +154,7 @@ impl Speaker {
         Some(PeerStatus {
             peer: peer.key,
             description: peer.config.description.clone(),
+            bfd: peer.bfd,
             asn: session.map(|s| s.asn).or(peer.config.asn),
             router_id: peer.router_id,
             state: state(peer),

@@ -258,7 +258,7 @@ impl Net {
                             sent.push_back((to, Arrival::Eof { conn: peer_conn }));
                         }
                     }
-                    Output::ListenPassword { .. } => {}
+                    Output::ListenPassword { .. } | Output::Bfd { .. } => {}
                 }
             }
             while let Some(event) = node.speaker.poll_event() {
