@@ -7,18 +7,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use bgp::{Event, Speaker, Start};
+use bgp_api::{ControlSocket, Health, KernelRoutes, Metrics, Owner, Readiness, Subject};
 use bgp_packet::{PathAttributes, Prefix};
-use bgp_transport::{ControlRequest, ControlSocket, Driver};
+use bgp_transport::Driver;
 use bird_lite::cluster::Cluster;
 use bird_lite::{origin, peers};
 use datastore::{Datastore, Interest};
 use model::{NodeName, Update};
-use proto::speaker::{PendingRoute, Summary, request::Call, response::Answer};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::dataplane::Dataplane;
-use crate::health::{Health, Readiness};
 use crate::monitor::{self, Disturbance};
 
 /// Updates that are taken in before they are acted upon.
@@ -39,12 +38,13 @@ pub(crate) struct Settings {
 pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("handle SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("handle SIGINT")?;
+    let (console, mut calls) = bgp_api::console();
     let health = Health::default();
     health
-        .listen(settings.health_listen)
+        .listen(settings.health_listen, console.clone(), Metrics::default())
         .await
         .with_context(|| format!("listen on {}", settings.health_listen))?;
-    let mut control = ControlSocket::bind(&settings.socket)
+    let _control = ControlSocket::bind(&settings.socket, console)
         .with_context(|| format!("listen on {}", settings.socket.display()))?;
     let mut kernel_events = monitor::start().context("listen to the kernel")?;
     let datastore =
@@ -58,6 +58,8 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
         listen_problems: Vec::new(),
         listen_retry: None,
         health,
+        started: now(),
+        reconfigured: None,
     };
     app.report_health();
     loop {
@@ -66,7 +68,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
             update = updates.recv() => app.updates(update, &mut updates),
             () = turn(&mut app.driver) => {}
             Some(disturbance) = kernel_events.recv() => app.disturbed(disturbance, &mut kernel_events),
-            request = control.next() => app.control(request),
+            call = calls.next() => app.call(call),
             () = sleep_until(deadline) => {}
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
@@ -104,6 +106,8 @@ struct App {
     listen_problems: Vec<String>,
     listen_retry: Option<Instant>,
     health: Health,
+    started: Instant,
+    reconfigured: Option<Instant>,
 }
 
 impl App {
@@ -135,6 +139,7 @@ impl App {
         let driver = match &mut self.driver {
             Some(driver) => {
                 for change in driver.speaker_mut().reconfigure(config, now) {
+                    self.reconfigured = Some(now);
                     tracing::info!(?change, "configuration");
                 }
                 driver
@@ -235,28 +240,18 @@ impl App {
         self.health.set(Readiness { ready: reasons.is_empty(), reasons });
     }
 
-    fn control(&mut self, request: ControlRequest) {
-        let asks_summary = matches!(request.request.call, Some(Call::Summary(_)));
-        let answer = match &mut self.driver {
-            Some(driver) => driver.answer(&request.request, now()),
-            None if asks_summary => Answer::Summary(Summary::default()),
-            None => Answer::Error(self.problems().join("; ")),
+    fn call(&mut self, call: bgp_api::Call) {
+        let owner = Owner {
+            node: self.cluster.node_name.to_string(),
+            version: env!("CARGO_PKG_VERSION"),
+            started: Some(self.started),
+            reconfigured: self.reconfigured,
+            listening: self.driver.iter().flat_map(Driver::listening).collect(),
+            kernel: Some(KernelRoutes { written: self.dataplane.count(), pending: self.dataplane.pending() }),
+            problems: self.problems(),
         };
-        request.answer(match answer {
-            Answer::Summary(summary) => Answer::Summary(Summary {
-                node: self.cluster.node_name.to_string(),
-                kernel_routes: self.dataplane.count() as u64,
-                pending: self
-                    .dataplane
-                    .pending()
-                    .into_iter()
-                    .map(|(prefix, reason)| PendingRoute { prefix, reason })
-                    .collect(),
-                problems: self.problems(),
-                ..summary
-            }),
-            other => other,
-        });
+        let speaker = self.driver.as_mut().map(Driver::speaker_mut);
+        call.run(Subject { speaker, owner, now: now() });
     }
 }
 

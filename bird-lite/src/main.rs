@@ -3,7 +3,6 @@
 
 mod app;
 mod dataplane;
-mod health;
 mod monitor;
 
 use std::net::SocketAddr;
@@ -26,7 +25,7 @@ struct Arguments {
     /// Unix socket on which `ocicat bgp` asks
     #[arg(long, default_value = "/var/run/calico/bird-lite.sock")]
     socket: PathBuf,
-    /// Where /liveness and /readiness are answered
+    /// Where /liveness, /readiness and /metrics are answered
     #[arg(long, default_value = "127.0.0.1:9098")]
     health_listen: SocketAddr,
     /// error, warn, info, debug or trace

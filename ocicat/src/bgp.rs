@@ -7,7 +7,7 @@ use proto::speaker::response::Answer;
 use proto::speaker::{Peer, PendingRoute, Request, Response, Route, Routes, Summary};
 use serde_json::{Value, json};
 
-use crate::client::{CallError, call};
+use crate::client::{CallError, call, call_many};
 use crate::table::{duration, or_dash, plain, table};
 use crate::{Format, Report};
 
@@ -15,7 +15,7 @@ const AGENT: &str = "the BGP speaker";
 
 /// The speaker and its peers; not well when a peer is not Established, a route is pending, or there is a problem.
 pub(crate) fn summary(socket: &Path, format: Format) -> Result<Report, CallError> {
-    match ask(socket, Call::Summary(request::Summary {}))? {
+    match ask(socket, Call::Summary(request::Summary::default()))? {
         Answer::Summary(summary) => {
             let text = match format {
                 Format::Table => summary_table(&summary),
@@ -34,23 +34,40 @@ pub(crate) fn routes(
     prefix: String,
     advertised_to: String,
 ) -> Result<Report, CallError> {
-    match ask(socket, Call::Routes(request::Routes { prefix, advertised_to }))? {
-        Answer::Routes(routes) => {
-            let text = match format {
-                Format::Table => routes_table(&routes),
-                Format::Json => {
-                    format!("{:#}\n", Value::from_iter(routes.routes.iter().map(route_json)))
-                }
-            };
-            Ok(Report { text, is_well: true })
+    let routes = ask_routes(socket, request::Routes { prefix, advertised_to, ..Default::default() })?;
+    let text = match format {
+        Format::Table => routes_table(&routes),
+        Format::Json => format!("{:#}\n", Value::from_iter(routes.routes.iter().map(route_json))),
+    };
+    Ok(Report { text, is_well: true })
+}
+
+/// Puts the portions together in which routes come.
+fn ask_routes(socket: &Path, wanted: request::Routes) -> Result<Routes, CallError> {
+    let mut all = Routes::default();
+    let mut refused = None;
+    let request = Request { call: Some(Call::Routes(wanted)) };
+    call_many(AGENT, socket, &request, |response: Response| match response.answer {
+        Some(Answer::Routes(portion)) => {
+            all.routes.extend(portion.routes);
+            portion.more
         }
-        other => Err(unexpected(other)),
+        other => {
+            refused = Some(other);
+            false
+        }
+    })?;
+    match refused {
+        None => Ok(all),
+        Some(other) => {
+            Err(unexpected(other.unwrap_or_else(|| Answer::Error("the answer is empty".to_owned()))))
+        }
     }
 }
 
 /// Ends a peer's session.
 pub(crate) fn reset(socket: &Path, format: Format, peer: String) -> Result<Report, CallError> {
-    match ask(socket, Call::Reset(request::Reset { peer: peer.clone() }))? {
+    match ask(socket, Call::Steer(request::Steer { peer: peer.clone(), ..request::Steer::default() }))? {
         Answer::Done(_) => {
             let text = match format {
                 Format::Table => format!("the session with {peer} begins anew\n"),
@@ -317,6 +334,7 @@ PEER         AS     STATE        SINCE  RECEIVED  ACCEPTED     ADVERTISED  DESCR
                     ..Route::default()
                 },
             ],
+            more: false,
         };
         let expected = "\
 \x20  PREFIX        NEXT HOP   FROM       LOCAL PREF  MED  AS PATH  WHY

@@ -64,6 +64,26 @@ where
     Request: prost::Message,
     Answer: prost::Message + Default,
 {
+    let mut answer = None;
+    call_many(agent, socket, request, |one| {
+        answer = Some(one);
+        false
+    })?;
+    let none = || CallError::Refused { agent, reason: "there was no answer".to_owned() };
+    answer.ok_or_else(none)
+}
+
+/// Asks for several answers: `take` gets each, and says whether another follows.
+pub(crate) fn call_many<Request, Answer>(
+    agent: &'static str,
+    socket: &Path,
+    request: &Request,
+    mut take: impl FnMut(Answer) -> bool,
+) -> Result<(), CallError>
+where
+    Request: prost::Message,
+    Answer: prost::Message + Default,
+{
     let connected = UnixStream::connect(socket).and_then(|stream| {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
@@ -71,9 +91,10 @@ where
     });
     let mut stream =
         connected.map_err(|error| CallError::Connect { agent, socket: socket.to_owned(), error })?;
-    let answer =
-        write_frame(&mut stream, request).map_err(FrameError::from).and_then(|()| read_frame(&mut stream));
-    answer.map_err(|error| CallError::NoAnswer { agent, socket: socket.to_owned(), error })
+    let silent = |error| CallError::NoAnswer { agent, socket: socket.to_owned(), error };
+    write_frame(&mut stream, request).map_err(FrameError::from).map_err(silent)?;
+    while take(read_frame(&mut stream).map_err(silent)?) {}
+    Ok(())
 }
 
 /// An agent that is busy for longer is as good as away.

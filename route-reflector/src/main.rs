@@ -8,7 +8,8 @@ use std::time::Instant;
 
 use anyhow::Context;
 use bgp::{Event, Speaker, Start};
-use bgp_transport::{ControlSocket, Driver};
+use bgp_api::{ControlSocket, Owner, Subject};
+use bgp_transport::Driver;
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::LevelFilter;
@@ -61,7 +62,8 @@ async fn run(arguments: &Arguments, settings: Settings) -> anyhow::Result<()> {
     let mut reload = signal(SignalKind::hangup()).context("handle SIGHUP")?;
     // A socket that an earlier run left behind means that clients may still hold what it reflected.
     let restarted = arguments.socket.exists();
-    let mut control = ControlSocket::bind(&arguments.socket)
+    let (console, mut calls) = bgp_api::console();
+    let mut control = ControlSocket::bind(&arguments.socket, console)
         .with_context(|| format!("listen on {}", arguments.socket.display()))?;
     let start = Start { seed: seed(), forwarding_kept: restarted, report_routes: false };
     let mut driver =
@@ -71,14 +73,19 @@ async fn run(arguments: &Arguments, settings: Settings) -> anyhow::Result<()> {
         anyhow::bail!(texts.join("; "));
     }
     tracing::info!(restarted, "reflecting");
+    let started = Instant::now();
+    let mut reconfigured = started;
     loop {
         tokio::select! {
             () = driver.turn() => {}
-            request = control.next() => {
-                let answer = driver.answer(&request.request, Instant::now());
-                request.answer(answer);
+            call = calls.next() => {
+                let owner = owner(&driver, started, reconfigured);
+                call.run(Subject { speaker: Some(driver.speaker_mut()), owner, now: Instant::now() });
             }
-            _ = reload.recv() => reconfigure(arguments, &mut driver),
+            _ = reload.recv() => {
+                reconfigure(arguments, &mut driver);
+                reconfigured = Instant::now();
+            }
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }
@@ -87,8 +94,18 @@ async fn run(arguments: &Arguments, settings: Settings) -> anyhow::Result<()> {
         }
     }
     // The next run must find the socket: see above.
-    std::mem::forget(control);
+    control.keep_file();
     Ok(())
+}
+
+fn owner(driver: &Driver, started: Instant, reconfigured: Instant) -> Owner {
+    Owner {
+        version: env!("CARGO_PKG_VERSION"),
+        started: Some(started),
+        reconfigured: Some(reconfigured),
+        listening: driver.listening().collect(),
+        ..Owner::default()
+    }
 }
 
 /// Takes over the file as it is now; a file with an error changes nothing.

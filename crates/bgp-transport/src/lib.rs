@@ -4,7 +4,6 @@
 //! the loop that carries bytes and time. Never knows a message, a route or a state of the protocol.
 
 mod connection;
-mod control;
 mod dial;
 mod driver;
 mod farewell;
@@ -14,7 +13,6 @@ mod options;
 mod poller;
 mod port_owner;
 
-pub use control::{ControlRequest, ControlSocket};
 pub use driver::Driver;
 pub use limits::raise_descriptor_limit;
 pub use listener::ListenError;

@@ -1,5 +1,6 @@
 //! What a BGP speaker tells about itself over its unix socket (`ocicat bgp …`), the same for bird-lite and the
-//! route reflector. A client sends one [`Request`] and gets one [`Response`], as often as it likes.
+//! route reflector. A client sends one [`Request`] and gets one [`Response`], as often as it likes; only routes
+//! come in several, the last of which says that it is.
 
 use prost::{Message, Oneof};
 
@@ -22,13 +23,17 @@ pub mod request {
         /// Paths of the table.
         #[prost(message, tag = "2")]
         Routes(Routes),
-        /// Ends a peer's session and begins a new one.
+        /// Does something to a peer's session.
         #[prost(message, tag = "3")]
-        Reset(Reset),
+        Steer(Steer),
     }
 
     #[derive(Clone, PartialEq, Message)]
-    pub struct Summary {}
+    pub struct Summary {
+        /// Only this peer, with [`PeerDetail`](super::PeerDetail); empty means all, without.
+        #[prost(string, tag = "1")]
+        pub peer: String,
+    }
 
     #[derive(Clone, PartialEq, Message)]
     pub struct Routes {
@@ -38,13 +43,42 @@ pub mod request {
         /// Only what this peer has from us; empty means the table itself.
         #[prost(string, tag = "2")]
         pub advertised_to: String,
+        /// Only what this peer sent.
+        #[prost(string, tag = "3")]
+        pub received_from: String,
+        /// Only what is not used for a reason.
+        #[prost(bool, tag = "4")]
+        pub rejected: bool,
+    }
+
+    /// What is done to a session.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
+    #[repr(i32)]
+    pub enum Action {
+        /// End it; a new one begins.
+        Reset = 0,
+        /// Ask the peer for its routes again, and send it ours again (RFC 2918).
+        SoftReset = 1,
+        /// Only ask.
+        SoftResetIn = 2,
+        /// Only send.
+        SoftResetOut = 3,
+        /// Let the peer have a session again.
+        Enable = 4,
+        /// End it and allow no other until enabled or restarted.
+        Disable = 5,
     }
 
     #[derive(Clone, PartialEq, Message)]
-    pub struct Reset {
+    pub struct Steer {
         /// Address of the peer.
         #[prost(string, tag = "1")]
         pub peer: String,
+        #[prost(enumeration = "Action", tag = "2")]
+        pub action: i32,
+        /// Shown to the peer's operator (RFC 9003).
+        #[prost(string, tag = "3")]
+        pub text: String,
     }
 }
 
@@ -172,6 +206,75 @@ pub struct Peer {
     pub malformed: u64,
     #[prost(string, tag = "21")]
     pub last_malformed: String,
+    /// Established sessions that ended.
+    #[prost(uint64, tag = "22")]
+    pub flaps: u64,
+    /// Only when one peer was asked for.
+    #[prost(message, optional, tag = "23")]
+    pub detail: Option<PeerDetail>,
+}
+
+/// What is told of a single peer only.
+#[derive(Clone, PartialEq, Message)]
+pub struct PeerDetail {
+    #[prost(message, optional, tag = "1")]
+    pub messages_received: Option<MessageCounts>,
+    #[prost(message, optional, tag = "2")]
+    pub messages_sent: Option<MessageCounts>,
+    /// Capabilities in words, ours and the peer's.
+    #[prost(string, repeated, tag = "3")]
+    pub capabilities_sent: Vec<String>,
+    #[prost(string, repeated, tag = "4")]
+    pub capabilities_received: Vec<String>,
+    /// What is due, in milliseconds from now; absent when the timer does not run.
+    #[prost(uint64, optional, tag = "5")]
+    pub hold_timer_ms: Option<u64>,
+    #[prost(uint64, optional, tag = "6")]
+    pub keepalive_timer_ms: Option<u64>,
+    #[prost(uint64, optional, tag = "7")]
+    pub connect_retry_timer_ms: Option<u64>,
+    #[prost(uint64, optional, tag = "8")]
+    pub stale_timer_ms: Option<u64>,
+    /// What the session went through, the newest first.
+    #[prost(message, repeated, tag = "9")]
+    pub history: Vec<Turn>,
+    /// Octets that the kernel has not taken yet.
+    #[prost(uint64, tag = "10")]
+    pub queued: u64,
+    /// We never connect, only the peer does.
+    #[prost(bool, tag = "11")]
+    pub passive: bool,
+    /// A TCP MD5 password is in use.
+    #[prost(bool, tag = "12")]
+    pub password: bool,
+    /// How many hops away the peer may be (RFC 5082); absent without that check.
+    #[prost(uint32, optional, tag = "13")]
+    pub ttl_security: Option<u32>,
+}
+
+/// Messages of one direction.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct MessageCounts {
+    #[prost(uint64, tag = "1")]
+    pub open: u64,
+    #[prost(uint64, tag = "2")]
+    pub update: u64,
+    #[prost(uint64, tag = "3")]
+    pub notification: u64,
+    #[prost(uint64, tag = "4")]
+    pub keepalive: u64,
+    #[prost(uint64, tag = "5")]
+    pub route_refresh: u64,
+}
+
+/// One turn of a session.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Turn {
+    #[prost(uint64, tag = "1")]
+    pub seconds_ago: u64,
+    /// Empty when the session came up; otherwise why it went down or could not come up.
+    #[prost(string, tag = "2")]
+    pub cause: String,
 }
 
 /// A route that should be in the kernel and is not.
@@ -189,6 +292,9 @@ pub struct PendingRoute {
 pub struct Routes {
     #[prost(message, repeated, tag = "1")]
     pub routes: Vec<Route>,
+    /// Another [`Response`] with more follows.
+    #[prost(bool, tag = "2")]
+    pub more: bool,
 }
 
 /// One path.
@@ -220,4 +326,7 @@ pub struct Route {
     pub stale: bool,
     #[prost(string, repeated, tag = "11")]
     pub communities: Vec<String>,
+    /// Path identifier (RFC 7911); 0 without.
+    #[prost(uint32, tag = "12")]
+    pub path_id: u32,
 }

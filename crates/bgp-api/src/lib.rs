@@ -1,0 +1,20 @@
+//! How people and programs look into a running speaker and steer it.
+//!
+//! Owns the unix sockets, what is asked on them, the words of the answers, and the figures for Prometheus.
+//! Both speakers, the node's and the route reflector, use it. Never knows a TCP connection of a peer, the
+//! kernel or the cluster: what belongs to these comes in as [`Owner`].
+
+mod cause;
+mod console;
+mod framed;
+mod health;
+mod metrics;
+mod routes;
+mod socket;
+mod words;
+
+pub use cause::cause_name;
+pub use console::{Call, Calls, Console, KernelRoutes, Owner, Subject, console};
+pub use health::{Health, Readiness};
+pub use metrics::Metrics;
+pub use socket::ControlSocket;
