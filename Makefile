@@ -5,7 +5,7 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 BIN := $(TARGET_DIR)/debug
 JOBS ?= 2
 
-.PHONY: help setup build cni-static demo test check fmt bench bench-bgp deny
+.PHONY: help setup build cni-static demo test check fmt bench bench-bgp bench-codec deny
 
 help: ## lists the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -36,6 +36,9 @@ fmt: ## formats everything
 
 bench: setup ## measures against peers, in one run
 	@JOBS=$(JOBS) scripts/bench
+
+bench-codec: setup ## measures BGP messages into types and back
+	@$(CARGO) bench -q -p bgp-packet --bench codec -j$(JOBS)
 
 bench-bgp: setup ## measures the BGP speaker beside others; ARGS="--shape cold --subject ocicat,bird2 --runs 1" for a part
 	@$(CARGO) build --release -p bench-bgp -p route-reflector -j$(JOBS)

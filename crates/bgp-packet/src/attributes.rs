@@ -55,7 +55,7 @@ struct Span {
 }
 
 impl Span {
-    fn of<'a>(self, all: &'a [u8]) -> &'a [u8] {
+    fn of(self, all: &[u8]) -> &[u8] {
         all.get(usize::from(self.start)..usize::from(self.end)).unwrap_or_default()
     }
 
@@ -115,12 +115,13 @@ impl Found<'_> {
 
 impl<'a> Attributes<'a> {
     /// Reads the attribute list of an UPDATE.
-    pub(crate) fn parse(
+    pub(crate) fn read(
+        &mut self,
         bytes: &'a [u8],
         context: UpdateContext,
         found: &mut Found<'a>,
-    ) -> Result<Self, DecodeError> {
-        let mut attributes = Self { all: bytes, as4: context.as4, ..Self::default() };
+    ) -> Result<(), DecodeError> {
+        (self.all, self.as4) = (bytes, context.as4);
         let mut seen = [0_u64; 4];
         let mut at = 0;
         while at < bytes.len() {
@@ -146,13 +147,13 @@ impl<'a> Attributes<'a> {
                     continue;
                 }
             }
-            attributes.read(&attribute, start, context, found)?;
+            self.read_one(&attribute, start, context, found)?;
         }
-        Ok(attributes)
+        Ok(())
     }
 
     #[inline(always)]
-    fn read(
+    fn read_one(
         &mut self,
         attribute: &Attribute<'a>,
         start: usize,
@@ -364,12 +365,13 @@ impl Span {
 /// The attribute that begins at `at`; `None` when it does not end inside the list, or nothing begins there.
 #[inline(always)]
 fn attribute_at(bytes: &[u8], at: usize) -> Option<Attribute<'_>> {
-    let mut reader = Reader(bytes.get(at..)?);
-    let (flags, code) = (reader.u8()?, reader.u8()?);
-    let extended = flags & EXTENDED != 0;
-    let len = usize::from(if extended { reader.u16()? } else { u16::from(reader.u8()?) });
-    let value = reader.take(len)?;
-    let start = at + if extended { 4 } else { 3 };
+    let [flags, code, len, rest @ ..] = bytes.get(at..)? else { return None };
+    let (flags, code, mut len, mut rest, mut start) = (*flags, *code, usize::from(*len), rest, at + 3);
+    if flags & EXTENDED != 0 {
+        let (low, tail) = rest.split_first()?;
+        (len, rest, start) = (len << 8 | usize::from(*low), tail, at + 4);
+    }
+    let value = rest.get(..len)?;
     // The length of the list has 16 bits.
     let span = Span { start: start as u16, end: (start + len) as u16 };
     Some(Attribute { flags, code, value, span })

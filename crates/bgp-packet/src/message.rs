@@ -1,6 +1,5 @@
 //! Message header and framing (RFC 4271 §4.1, RFC 8654). Owns where a message ends and its type.
 
-use crate::reader::Reader;
 use crate::{AfiSafi, DecodeError, Notification, Open, RouteRefresh, Update, UpdateContext, code};
 
 /// Octets of the header.
@@ -57,12 +56,15 @@ pub enum Message<'a> {
 ///
 /// # Errors
 /// With the subcode of RFC 4271 §6.1, as soon as the header shows it.
+#[inline]
 pub fn frame(buffer: &[u8], max_len: usize) -> Result<Option<Frame<'_>>, DecodeError> {
-    let marker = &buffer[..buffer.len().min(16)];
-    if marker.iter().any(|b| *b != 0xff) {
-        return Err(DecodeError::new(code::HEADER, 1, "marker is not all ones"));
+    let Some((header, _)) = buffer.split_first_chunk::<HEADER_LEN>() else {
+        let marker = &buffer[..buffer.len().min(16)];
+        return if marker.iter().all(|b| *b == 0xff) { Ok(None) } else { Err(bad_marker()) };
+    };
+    if header.first_chunk() != Some(&[0xff; 16]) {
+        return Err(bad_marker());
     }
-    let Some(header) = buffer.get(..HEADER_LEN) else { return Ok(None) };
     let length = [header[16], header[17]];
     let len = usize::from(u16::from_be_bytes(length));
     let bad_length = || DecodeError::new(code::HEADER, 2, "bad message length").with_data(&length);
@@ -82,11 +84,17 @@ pub fn frame(buffer: &[u8], max_len: usize) -> Result<Option<Frame<'_>>, DecodeE
     Ok(buffer.get(HEADER_LEN..len).map(|body| Frame { kind, body, len }))
 }
 
+#[cold]
+fn bad_marker() -> DecodeError {
+    DecodeError::new(code::HEADER, 1, "marker is not all ones")
+}
+
 impl<'a> Frame<'a> {
     /// Reads the body.
     ///
     /// # Errors
     /// What resets the session; see [`DecodeError`].
+    #[inline]
     pub fn parse(&self, context: UpdateContext) -> Result<Message<'a>, DecodeError> {
         Ok(match self.kind {
             MessageType::Open => Message::Open(Open::parse(self.body)?),
@@ -96,23 +104,28 @@ impl<'a> Frame<'a> {
                 Notification::parse(self.body)
                     .ok_or_else(|| DecodeError::new(code::HEADER, 2, "NOTIFICATION is cut off"))?,
             ),
-            MessageType::RouteRefresh => Message::RouteRefresh(parse_route_refresh(self.body)?),
+            MessageType::RouteRefresh => Message::RouteRefresh(RouteRefresh::parse(self.body)?),
         })
     }
 }
 
-fn parse_route_refresh(body: &[u8]) -> Result<RouteRefresh, DecodeError> {
-    let mut reader = Reader(body);
-    let parsed = (|| {
-        let afi = reader.u16()?;
-        let subtype = reader.u8()?;
-        let family = AfiSafi { afi, safi: reader.u8()? };
-        reader.is_empty().then_some(RouteRefresh { family, subtype })
-    })();
-    parsed.ok_or_else(|| DecodeError::new(code::ROUTE_REFRESH, 1, "ROUTE-REFRESH of a wrong length"))
-}
-
 impl RouteRefresh {
+    /// Reads the body. One of a subtype that RFC 7313 does not define is read whatever its length, to be ignored.
+    fn parse(body: &[u8]) -> Result<Self, DecodeError> {
+        let error = || {
+            let mut message = Vec::new();
+            encode_message(&mut message, MessageType::RouteRefresh, |out| out.extend_from_slice(body));
+            let error = DecodeError::new(code::ROUTE_REFRESH, 1, "ROUTE-REFRESH of a wrong length");
+            error.with_data(&message)
+        };
+        let [a, b, subtype, safi, rest @ ..] = body else { return Err(error()) };
+        if *subtype <= Self::END && !rest.is_empty() {
+            return Err(error());
+        }
+        let family = AfiSafi { afi: u16::from_be_bytes([*a, *b]), safi: *safi };
+        Ok(Self { family, subtype: *subtype })
+    }
+
     /// Appends the message with its header.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let [a, b] = self.family.afi.to_be_bytes();

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::AfiSafi;
+
 /// Error codes of RFC 4271 §4.5 and RFC 7313.
 pub mod code {
     /// Message Header Error.
@@ -18,9 +20,11 @@ pub mod code {
     pub const CEASE: u8 = 6;
     /// ROUTE-REFRESH Message Error (RFC 7313).
     pub const ROUTE_REFRESH: u8 = 7;
+    /// Send Hold Timer Expired (RFC 9687).
+    pub const SEND_HOLD_TIMER: u8 = 8;
 }
 
-/// Subcodes of Cease (RFC 4486, RFC 8538).
+/// Subcodes of Cease (RFC 4486, RFC 8538, RFC 9384).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Cease {
@@ -79,6 +83,14 @@ impl Notification {
         Self { code: code::CEASE, subcode: cease as u8, data }
     }
 
+    /// A Cease because the peer announced more than `limit` prefixes of a family (RFC 4486 §4).
+    pub fn max_prefixes(family: AfiSafi, limit: u32) -> Self {
+        let [a, b] = family.afi.to_be_bytes();
+        let mut data = vec![a, b, family.safi];
+        data.extend_from_slice(&limit.to_be_bytes());
+        Self { code: code::CEASE, subcode: Cease::MaxPrefixes as u8, data }
+    }
+
     /// Wraps a NOTIFICATION into a Hard Reset (RFC 8538 §3.1).
     pub fn hard_reset(self) -> Self {
         let mut data = vec![self.code, self.subcode];
@@ -89,6 +101,11 @@ impl Notification {
     /// Whether this is a Hard Reset (RFC 8538).
     pub fn is_hard_reset(&self) -> bool {
         self.code == code::CEASE && self.subcode == Cease::HardReset as u8
+    }
+
+    /// What a Hard Reset wraps, if it is one and says (RFC 8538 §3.1).
+    pub fn hard_reset_cause(&self) -> Option<Self> {
+        self.is_hard_reset().then(|| Self::parse(&self.data)).flatten()
     }
 
     /// The operator's text of a shutdown or reset (RFC 9003), when it is valid UTF-8.
@@ -171,6 +188,7 @@ impl Notification {
             code::FSM => "Finite State Machine Error",
             code::CEASE => "Cease",
             code::ROUTE_REFRESH => "ROUTE-REFRESH Message Error",
+            code::SEND_HOLD_TIMER => "Send Hold Timer Expired",
             _ => "Unknown Error",
         };
         let subcode = usize::from(self.subcode).checked_sub(1).and_then(|i| subcodes.get(i));
@@ -186,6 +204,10 @@ impl fmt::Display for Notification {
             write!(f, ": {subcode}")?;
         }
         write!(f, " [{}/{}]", self.code, self.subcode)?;
+        // A wrapped Hard Reset is not unwrapped again: nobody may choose how deep we go.
+        if let Some(cause) = self.hard_reset_cause().filter(|cause| !cause.is_hard_reset()) {
+            write!(f, " because of {cause}")?;
+        }
         match self.text() {
             Some(text) => write!(f, " \"{}\"", text.escape_debug()),
             None => Ok(()),
@@ -218,5 +240,14 @@ mod tests {
         let n = Notification::cease(Cease::PeerDeconfigured).hard_reset();
         assert!(n.is_hard_reset());
         assert_eq!(n.data, [6, 3]);
+        assert_eq!(n.hard_reset_cause(), Some(Notification::cease(Cease::PeerDeconfigured)));
+        assert_eq!(n.to_string(), "Cease: Hard Reset [6/9] because of Cease: Peer De-configured [6/3]");
+        assert_eq!(Notification::cease(Cease::HardReset).hard_reset_cause(), None);
+    }
+
+    #[test]
+    fn a_limit_of_prefixes_is_named() {
+        let n = Notification::max_prefixes(crate::Family::Ipv6.into(), 1000);
+        assert_eq!((n.code, n.subcode, &n.data[..]), (6, 1, &[0, 2, 1, 0, 0, 3, 0xe8][..]));
     }
 }

@@ -58,16 +58,23 @@ impl Open {
         if router_id.is_unspecified() {
             return Err(DecodeError::new(code::OPEN, 3, "BGP Identifier is 0"));
         }
-        if asn == 0 || (long_as.is_none() && asn == AS_TRANS) {
+        if asn == 0 || asn == AS_TRANS {
             return Err(DecodeError::new(code::OPEN, 2, "AS number is 0 or AS_TRANS"));
         }
         Ok(Self { asn, hold_time, router_id, capabilities })
     }
 
-    /// Appends the message with its header.
+    /// Appends the message with its header. Capabilities that no OPEN has room for are left out: it never takes
+    /// more than 4096 octets (RFC 8654 §4).
     pub fn encode(&self, out: &mut Vec<u8>) {
         let mut capabilities = Vec::new();
-        self.capabilities.iter().for_each(|c| c.encode(&mut capabilities));
+        for capability in &self.capabilities {
+            let len = capabilities.len();
+            capability.encode(&mut capabilities);
+            if capabilities.len() > MAX_CAPABILITIES {
+                capabilities.truncate(len);
+            }
+        }
         let short_as = u16::try_from(self.asn).unwrap_or(AS_TRANS as u16);
         crate::message::encode_message(out, crate::MessageType::Open, |out| {
             out.push(4);
@@ -166,12 +173,16 @@ impl Open {
     }
 }
 
+/// Octets of capabilities that fit into an OPEN, in the extended form of RFC 9072.
+const MAX_CAPABILITIES: usize = crate::MAX_LEN - crate::HEADER_LEN - 10 - 3 - 3;
+
 /// Reads the optional parameters, in their short or extended form.
 fn parse_parameters(bytes: &[u8]) -> Result<Vec<Capability>, DecodeError> {
     let bad = || DecodeError::new(code::OPEN, 0, "optional parameters are malformed");
     let mut reader = Reader(bytes);
     let len = usize::from(reader.u8().ok_or_else(bad)?);
-    let extended = len == 255 && reader.0.first() == Some(&255);
+    // A first parameter of type 255 marks the extended form, whatever length stands before it (RFC 9072 §2).
+    let extended = len != 0 && reader.0.first() == Some(&255);
     let len = if extended {
         reader.u8();
         usize::from(reader.u16().ok_or_else(bad)?)

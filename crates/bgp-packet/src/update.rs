@@ -56,8 +56,17 @@ pub struct MpReach<'a> {
 pub struct RouteRefresh {
     /// The family to send again.
     pub family: AfiSafi,
-    /// 0 is a request, 1 begins and 2 ends a bracketed answer.
+    /// [`Self::REQUEST`], [`Self::BEGIN`] or [`Self::END`]; a message with another one is to be ignored.
     pub subtype: u8,
+}
+
+impl RouteRefresh {
+    /// Asks for all routes of the family.
+    pub const REQUEST: u8 = 0;
+    /// Begins an answer: what is not repeated until its end is gone (BoRR, RFC 7313).
+    pub const BEGIN: u8 = 1;
+    /// Ends an answer (EoRR, RFC 7313).
+    pub const END: u8 = 2;
 }
 
 impl<'a> Update<'a> {
@@ -65,34 +74,47 @@ impl<'a> Update<'a> {
     ///
     /// # Errors
     /// Only what RFC 7606 leaves as a session reset.
+    #[inline]
     pub fn parse(body: &'a [u8], context: UpdateContext) -> Result<Self, DecodeError> {
+        // Filled where it stands: moving it would take as long as reading a small message.
+        let mut update = Self {
+            withdrawn: Nlri::empty(Family::Ipv4),
+            nlri: Nlri::empty(Family::Ipv4),
+            mp_reach: None,
+            mp_unreach: None,
+            attributes: Attributes::default(),
+            problem: None,
+            disabled: [false; 2],
+        };
+        update.read(body, context)?;
+        Ok(update)
+    }
+
+    fn read(&mut self, body: &'a [u8], context: UpdateContext) -> Result<(), DecodeError> {
         let malformed = || DecodeError::new(code::UPDATE, 1, "lengths of the UPDATE do not fit");
         let bad_field = || DecodeError::new(code::UPDATE, 10, "prefix list is malformed");
         let mut reader = Reader(body);
         let withdrawn = reader.u16().and_then(|n| reader.take(usize::from(n))).ok_or_else(malformed)?;
         let attributes = reader.u16().and_then(|n| reader.take(usize::from(n))).ok_or_else(malformed)?;
-        let withdrawn = Nlri::parse(Family::Ipv4, withdrawn, context.add_path[0]).ok_or_else(bad_field)?;
-        let nlri = Nlri::parse(Family::Ipv4, reader.0, context.add_path[0]).ok_or_else(bad_field)?;
+        self.withdrawn = Nlri::parse(Family::Ipv4, withdrawn, context.add_path[0]).ok_or_else(bad_field)?;
+        self.nlri = Nlri::parse(Family::Ipv4, reader.0, context.add_path[0]).ok_or_else(bad_field)?;
         let mut found = Found::default();
-        let attributes = Attributes::parse(attributes, context, &mut found)?;
-        let (mp_reach, mp_unreach) = (None, None);
-        let mut update =
-            Self { withdrawn, nlri, mp_reach, mp_unreach, attributes, problem: None, disabled: [false; 2] };
-        let mut announces = !nlri.is_empty();
+        self.attributes.read(attributes, context, &mut found)?;
+        let mut announces = !self.nlri.is_empty();
         if let Some(value) = found.mp_reach {
-            announces |= update.read_mp_reach(value, context, &mut found)?;
+            announces |= self.read_mp_reach(value, context, &mut found)?;
         }
         if let Some(value) = found.mp_unreach {
-            update.read_mp_unreach(value, context, &mut found)?;
+            self.read_mp_unreach(value, context, &mut found)?;
         }
-        if !nlri.is_empty() || update.mp_reach.is_some() {
-            update.check_mandatory(context, &mut found);
+        if !self.has_mandatory(context) {
+            self.note_missing(context, &mut found);
         }
+        self.problem = found.problem;
         match found.problem {
-            Some(problem) if found.announces && !announces => refuse_routeless(problem)?,
-            problem => update.problem = problem,
+            Some(problem) if found.announces && !announces => refuse_routeless(problem),
+            _ => Ok(()),
         }
-        Ok(update)
     }
 
     /// Takes the routes of MP_REACH_NLRI. Gives back whether it announces any, of whatever family.
@@ -139,8 +161,20 @@ impl<'a> Update<'a> {
         Ok(())
     }
 
-    /// Notes when routes come without what they need (RFC 7606 §3 d).
-    fn check_mandatory(&self, context: UpdateContext, found: &mut Found<'_>) {
+    /// Whether routes have the attributes that they need.
+    fn has_mandatory(&self, context: UpdateContext) -> bool {
+        let a = &self.attributes;
+        let all = a.origin.is_some() & a.has_as_path() & (a.local_pref.is_some() | !context.internal);
+        match (self.nlri.is_empty(), &self.mp_reach) {
+            (true, None) => true,
+            (true, Some(_)) => all,
+            (false, _) => all & a.next_hop.is_some(),
+        }
+    }
+
+    /// Notes what routes need and do not have (RFC 7606 §3 d).
+    #[cold]
+    fn note_missing(&self, context: UpdateContext, found: &mut Found<'_>) {
         let a = &self.attributes;
         let missing = [
             (a.origin.is_none(), ac::ORIGIN),
