@@ -36,8 +36,8 @@ impl Dial {
             let set = set_md5(&socket, Prefix::host(peer), Some(password));
             set.map_err(|e| ConnectFailure::Other(format!("cannot set the TCP MD5 key: {e}")))?;
         }
-        if let Some(hops) = self.ttl_security {
-            let set = set_ttl_security(&socket, peer, hops);
+        if self.ttl_security.is_some() {
+            let set = set_ttl_security(&socket, peer, self.ttl_security);
             set.map_err(|e| ConnectFailure::Other(format!("cannot set TTL security: {e}")))?;
         }
         match rustix::net::connect(&socket, &self.remote) {

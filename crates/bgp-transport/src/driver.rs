@@ -42,6 +42,8 @@ pub struct Driver {
     /// Since when nothing is accepted, until when.
     accept_again: Option<Instant>,
     passwords: HashMap<Prefix, Password>,
+    /// How far those may be who connect, by family.
+    listen_hops: [Option<u8>; 2],
     connections: HashMap<ConnId, Connection>,
     /// Accepted connections in order; some of them have spoken since, or are gone.
     silent: VecDeque<ConnId>,
@@ -67,6 +69,7 @@ impl Driver {
             next_listener: 0,
             accept_again: None,
             passwords: HashMap::new(),
+            listen_hops: [None; 2],
             connections: HashMap::new(),
             silent: VecDeque::new(),
             farewells: Farewells::default(),
@@ -119,6 +122,7 @@ impl Driver {
                 report_key(*peers, set_md5(&listener.socket, *peers, Some(password)));
             }
         }
+        self.set_listen_hops(&listener);
         let added = self.poller.add(&listener.socket, listener.token, Wait::Read);
         added.map_err(|source| ListenError::Other { address, source })?;
         Ok(listener)
@@ -221,7 +225,7 @@ impl Driver {
         let (hold_time, hops) = config.map_or((90, None), |c| (c.hold_time, c.ttl_security));
         let set = set_common(&stream, remote.ip())
             .and_then(|()| set_user_timeout(&stream, hold_time))
-            .and_then(|()| hops.map_or(Ok(()), |hops| set_ttl_security(&stream, remote.ip(), hops)))
+            .and_then(|()| set_ttl_security(&stream, remote.ip(), hops))
             .and_then(|()| self.poller.add(&stream, conn.0, Wait::Read));
         if let Err(error) = set {
             tracing::warn!(%remote, %error, "cannot set socket options");
@@ -334,6 +338,10 @@ impl Driver {
                 self.connect(conn, &Dial { remote, local, password, ttl_security, hold_time });
             }
             Output::Bfd { .. } => {}
+            Output::ListenTtlSecurity { hops } => {
+                self.listen_hops = hops;
+                self.listeners.iter().for_each(|l| self.set_listen_hops(l));
+            }
             Output::ListenPassword { peers, password } => self.set_password(peers, password),
         }
         0
@@ -386,6 +394,15 @@ impl Driver {
         let Some(connection) = self.farewells.connection(token) else { return };
         let wait = if connection.blocked { Wait::ReadWrite } else { Wait::Read };
         let _ = self.poller.modify(connection.stream(), token, wait);
+    }
+
+    fn set_listen_hops(&self, listener: &Listener) {
+        let address = listener.address.ip();
+        if let Err(error) =
+            set_ttl_security(&listener.socket, address, self.listen_hops[usize::from(address.is_ipv6())])
+        {
+            tracing::warn!(%address, %error, "cannot set TTL security");
+        }
     }
 
     fn set_password(&mut self, peers: Prefix, password: Option<Password>) {

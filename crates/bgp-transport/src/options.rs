@@ -50,9 +50,9 @@ pub(crate) fn set_md5(socket: impl AsFd, peers: Prefix, password: Option<&Passwo
     set(socket, libc::IPPROTO_TCP, option, &value)
 }
 
-/// Demands that segments come from at most `hops` routers away (RFC 5082).
-pub(crate) fn set_ttl_security(socket: impl AsFd, peer: IpAddr, hops: u8) -> io::Result<()> {
-    let least = libc::c_int::from(255 - hops.saturating_sub(1));
+/// Demands that segments come from at most `hops` routers away (RFC 5082); `None` takes them from anywhere.
+pub(crate) fn set_ttl_security(socket: impl AsFd, peer: IpAddr, hops: Option<u8>) -> io::Result<()> {
+    let least = hops.map_or(0, |hops| libc::c_int::from(255 - hops.saturating_sub(1)));
     match peer {
         IpAddr::V4(_) => set(socket, libc::IPPROTO_IP, libc::IP_MINTTL, &least),
         IpAddr::V6(_) => set(socket, libc::IPPROTO_IPV6, libc::IPV6_MINHOPCOUNT, &least),

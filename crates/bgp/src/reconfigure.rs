@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use bgp_packet::{Cease, Notification, Prefix};
+use bgp_packet::{Cease, Family, Notification, Prefix};
 
 use crate::peer::Peer;
 use crate::rib::{Keep, PeerIndex, PeerInfo};
@@ -56,6 +56,7 @@ impl Speaker {
         }
         self.update_dynamic(&new, now);
         self.config = new;
+        self.update_listen_hops();
         changes
     }
 
@@ -219,6 +220,21 @@ impl Speaker {
         }
         let all: Vec<PeerIndex> = self.by_key.values().copied().collect();
         all.into_iter().for_each(|other| self.export_again(other));
+    }
+
+    /// Tells listening sockets how far those may be who connect, when that has changed.
+    fn update_listen_hops(&mut self) {
+        let config = &self.config;
+        let hops = Family::ALL.map(|family| {
+            let peers = config.peers.iter().filter(|(key, _)| Family::of(key.address()) == family);
+            let ranges = config.dynamic.iter().filter(|d| d.prefix.family() == family);
+            let all = peers.map(|(_, c)| c).chain(ranges.map(|d| &d.template));
+            all.map(|c| c.ttl_security).reduce(|a, b| Some(a?.max(b?))).flatten()
+        });
+        if hops != self.listen_hops {
+            self.listen_hops = hops;
+            self.outputs.push_back(Output::ListenTtlSecurity { hops });
+        }
     }
 
     /// Sets the passwords that ranges of dynamic neighbours use from now on.

@@ -56,6 +56,12 @@ pub enum Output {
         /// Own address and settings; `None` ends the BFD session.
         wanted: Option<BfdWanted>,
     },
+    /// How many hops away those may be who connect to listening sockets: as far as the farthest peer of each
+    /// family, IPv4 first. What a single peer may is set on its own sockets.
+    ListenTtlSecurity {
+        /// `None` where somebody may come from anywhere.
+        hops: [Option<u8>; 2],
+    },
     /// These peers use this password from now on (for listening sockets); the longest prefix wins.
     ListenPassword {
         /// One peer, or a range of dynamic neighbours.
@@ -114,6 +120,8 @@ pub struct Speaker {
     pub(crate) events: VecDeque<Event>,
     pub(crate) timers: BTreeSet<(Instant, PeerIndex)>,
     pub(crate) deferral: Option<Deferral>,
+    /// What listening sockets were told last.
+    pub(crate) listen_hops: [Option<u8>; 2],
     /// Peers that an operator switched off.
     pub(crate) switched_off: BTreeSet<PeerKey>,
     /// Peers that may have something to be sent.
@@ -139,6 +147,7 @@ impl Speaker {
             events: VecDeque::new(),
             timers: BTreeSet::new(),
             deferral,
+            listen_hops: [None; 2],
             switched_off: BTreeSet::new(),
             pending: VecDeque::new(),
             flushed: 0,

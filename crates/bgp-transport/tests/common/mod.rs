@@ -2,6 +2,8 @@
 
 #![allow(dead_code)]
 
+pub mod node;
+
 use std::fs;
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -123,7 +125,7 @@ pub fn in_namespace<F: Future<Output = ()>>(name: &str, work: impl FnOnce() -> F
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work());
 }
 
-fn run(command: &str) {
+pub fn run(command: &str) {
     let mut words = command.split(' ');
     let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
     assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));

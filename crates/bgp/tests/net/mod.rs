@@ -258,7 +258,8 @@ impl Net {
                             sent.push_back((to, Arrival::Eof { conn: peer_conn }));
                         }
                     }
-                    Output::ListenPassword { .. } | Output::Bfd { .. } => {}
+                    Output::ListenPassword { .. } | Output::ListenTtlSecurity { .. } | Output::Bfd { .. } => {
+                    }
                 }
             }
             while let Some(event) = node.speaker.poll_event() {
