@@ -1,43 +1,13 @@
-//! Golden bytes, round trips, the error classes of RFC 7606, and what random damage may do at most.
+//! Golden bytes, round trips, and what random damage may do at most.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+mod support;
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use bgp_packet::*;
-
-const CONTEXT: UpdateContext =
-    UpdateContext { as4: true, internal: true, add_path: [false; 2], v4_over_v6: false };
-const OPTIONS: EncodeOptions = EncodeOptions { as4: true, extended: false, add_path: [false; 2] };
-
-fn p(s: &str) -> Prefix {
-    s.parse().unwrap()
-}
-
-fn message(kind: u8, body: &[u8]) -> Vec<u8> {
-    let len = (19 + body.len()) as u16;
-    [&[0xff; 16][..], &len.to_be_bytes(), &[kind], body].concat()
-}
-
-/// An UPDATE body out of withdrawn prefixes, attributes and prefixes.
-fn update_body(withdrawn: &[u8], attributes: &[u8], nlri: &[u8]) -> Vec<u8> {
-    let mut body = (withdrawn.len() as u16).to_be_bytes().to_vec();
-    body.extend(withdrawn);
-    body.extend((attributes.len() as u16).to_be_bytes());
-    body.extend(attributes);
-    body.extend(nlri);
-    body
-}
-
-const ORIGIN: &[u8] = &[0x40, 1, 1, 0];
-const AS_PATH: &[u8] = &[0x40, 2, 6, 2, 1, 0, 0, 0xfc, 0x01];
-const NEXT_HOP: &[u8] = &[0x40, 3, 4, 192, 0, 2, 1];
-const LOCAL_PREF: &[u8] = &[0x40, 5, 4, 0, 0, 0, 100];
-const NLRI: &[u8] = &[26, 10, 0, 1, 0];
-
-fn with(extra: &[u8]) -> Vec<u8> {
-    update_body(&[], &[ORIGIN, AS_PATH, NEXT_HOP, LOCAL_PREF, extra].concat(), NLRI)
-}
+use support::*;
 
 fn full() -> PathAttributes {
     let mut a = PathAttributes::new(NextHop::V4(Ipv4Addr::new(192, 0, 2, 1)));
@@ -229,84 +199,6 @@ fn attributes_that_fill_a_message_are_refused_not_cut() {
     assert!(frame(&bytes, MAX_EXTENDED_LEN).unwrap().is_some());
 }
 
-/// Attribute × damage → class, after RFC 7606 §7.
-#[test]
-fn damage_is_classed_as_rfc_7606_says() {
-    use Disposition::{AttributeDiscard as Discard, TreatAsWithdraw as Withdraw};
-    let mandatory = |skip: usize| {
-        let all = [ORIGIN, AS_PATH, NEXT_HOP, LOCAL_PREF];
-        let kept: Vec<u8> =
-            all.iter().enumerate().filter(|(i, _)| *i != skip).flat_map(|(_, a)| a.to_vec()).collect();
-        update_body(&[], &kept, NLRI)
-    };
-    let replaced = |skip: usize, new: &[u8]| {
-        let all = [ORIGIN, AS_PATH, NEXT_HOP, LOCAL_PREF];
-        let kept: Vec<u8> = all
-            .iter()
-            .enumerate()
-            .flat_map(|(i, a)| if i == skip { new.to_vec() } else { a.to_vec() })
-            .collect();
-        update_body(&[], &kept, NLRI)
-    };
-    let cases = [
-        ("ORIGIN missing", mandatory(0), Withdraw),
-        ("AS_PATH missing", mandatory(1), Withdraw),
-        ("NEXT_HOP missing", mandatory(2), Withdraw),
-        ("LOCAL_PREF missing", mandatory(3), Withdraw),
-        ("ORIGIN undefined", replaced(0, &[0x40, 1, 1, 3]), Withdraw),
-        ("ORIGIN flags", replaced(0, &[0xc0, 1, 1, 0]), Withdraw),
-        ("ORIGIN length", replaced(0, &[0x40, 1, 2, 0, 0]), Withdraw),
-        ("AS_PATH segment", replaced(1, &[0x40, 2, 2, 9, 0]), Withdraw),
-        ("AS_PATH with AS 0", replaced(1, &[0x40, 2, 6, 2, 1, 0, 0, 0, 0]), Withdraw),
-        ("NEXT_HOP length", replaced(2, &[0x40, 3, 3, 1, 2, 3]), Withdraw),
-        ("LOCAL_PREF length", replaced(3, &[0x40, 5, 1, 1]), Withdraw),
-        ("MED length", with(&[0x80, 4, 3, 0, 0, 0]), Withdraw),
-        ("ATOMIC_AGGREGATE length", with(&[0x40, 6, 1, 0]), Discard),
-        ("AGGREGATOR length", with(&[0xc0, 7, 6, 0, 1, 1, 1, 1, 1]), Discard),
-        ("COMMUNITIES length", with(&[0xc0, 8, 3, 0, 0, 0]), Withdraw),
-        ("COMMUNITIES empty", with(&[0xc0, 8, 0]), Withdraw),
-        ("EXTENDED COMMUNITIES length", with(&[0xc0, 16, 7, 0, 0, 0, 0, 0, 0, 0]), Withdraw),
-        ("LARGE_COMMUNITY length", with(&[0xc0, 32, 4, 0, 0, 0, 0]), Withdraw),
-        ("ORIGINATOR_ID length", with(&[0x80, 9, 5, 0, 0, 0, 0, 0]), Withdraw),
-        ("CLUSTER_LIST length", with(&[0x80, 10, 5, 0, 0, 0, 0, 0]), Withdraw),
-        ("AS4_PATH from a new speaker", with(&[0xc0, 17, 6, 2, 1, 0, 0, 0, 1]), Discard),
-        ("attribute twice", with(ORIGIN), Discard),
-        ("list cut off", with(&[0x40, 1]), Withdraw),
-        ("attribute longer than the list", with(&[0xc0, 8, 200, 1]), Withdraw),
-    ];
-    for (name, body, class) in cases {
-        let update = Update::parse(&body, CONTEXT).unwrap_or_else(|e| panic!("{name}: reset by {e}"));
-        assert_eq!(update.problem.map(|p| p.disposition), Some(class), "{name}");
-    }
-}
-
-#[test]
-fn damage_that_hides_routes_resets_the_session() {
-    let cases = [
-        ("withdrawn longer than the message", vec![0, 9, 0, 0], 1),
-        ("attributes longer than the message", vec![0, 0, 0, 9], 1),
-        ("prefix longer than 32", update_body(&[], &[], &[33, 1, 2, 3, 4, 5]), 10),
-        ("prefix cut off", update_body(&[24, 1], &[], &[]), 10),
-        ("MP_REACH_NLRI twice", with(&[0x80, 15, 3, 0, 2, 1, 0x80, 15, 3, 0, 2, 1]), 1),
-        ("MP_REACH_NLRI without a family", with(&[0x80, 14, 2, 0, 2]), 9),
-        ("MP_UNREACH_NLRI without a family", with(&[0x80, 15, 2, 0, 2]), 9),
-        ("unknown well-known attribute", with(&[0x40, 77, 0]), 2),
-    ];
-    for (name, body, subcode) in cases {
-        let error = Update::parse(&body, CONTEXT).expect_err(name);
-        assert_eq!((error.notification.code, error.notification.subcode), (3, subcode), "{name}");
-    }
-}
-
-#[test]
-fn internal_attributes_of_an_external_peer_are_discarded() {
-    let context = UpdateContext { internal: false, ..CONTEXT };
-    let body = with(&[0x80, 9, 4, 1, 1, 1, 1]);
-    let update = Update::parse(&body, context).unwrap();
-    assert_eq!(update.problem.map(|p| p.disposition), Some(Disposition::AttributeDiscard));
-    assert_eq!((update.attributes.local_pref, update.attributes.originator_id), (None, None));
-}
-
 #[test]
 fn unknown_transitive_attributes_pass_marked_partial_and_others_end_here() {
     let body = with(&[0xc0, 99, 2, 1, 2, 0x80, 98, 1, 0]);
@@ -332,18 +224,6 @@ fn headers_are_judged_as_soon_as_they_show() {
     }
     for n in 0..19 {
         assert_eq!(frame(&message(4, &[])[..n], MAX_LEN).unwrap(), None);
-    }
-}
-
-/// A small generator, so that a failure can be repeated by its seed.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % n as u64) as usize
     }
 }
 
