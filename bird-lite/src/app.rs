@@ -147,7 +147,7 @@ impl App {
             None => {
                 let forwarding_kept = self.dataplane.has_adopted();
                 tracing::info!(asn = config.asn, router_id = %config.router_id, forwarding_kept, "speaker starts");
-                let start = Start { seed: seed(), forwarding_kept, report_routes: true };
+                let start = Start { seed: seed(), forwarding_kept, report_routes: true, ..Start::default() };
                 if !forwarding_kept {
                     self.dataplane.allow_sweep();
                 }

@@ -24,7 +24,7 @@ pub fn config(cluster: &Cluster) -> Option<Config> {
     config.default_local_pref = PREFERENCE_SUM - NORMAL_PRIORITY;
     config.next_hop_v4 = v4.and_then(|a| if let IpAddr::V4(a) = a { Some(a) } else { None });
     config.next_hop_v6 = v6.and_then(|a| if let IpAddr::V6(a) = a { Some(a) } else { None });
-    config.multipath = true;
+    config.max_paths = 64;
     let builder = Builder { cluster, node, export: Arc::new(export_policy(cluster)) };
     config.peers = builder.peers();
     Some(config)

@@ -65,7 +65,7 @@ async fn run(arguments: &Arguments, settings: Settings) -> anyhow::Result<()> {
     let (console, mut calls) = bgp_api::console();
     let mut control = ControlSocket::bind(&arguments.socket, console)
         .with_context(|| format!("listen on {}", arguments.socket.display()))?;
-    let start = Start { seed: seed(), forwarding_kept: restarted, report_routes: false };
+    let start = Start { seed: seed(), forwarding_kept: restarted, ..Start::default() };
     let mut driver =
         Driver::new(Speaker::new(settings.speaker, start, Instant::now())).context("start driver")?;
     if let Err(errors) = driver.listen(&settings.listen) {

@@ -104,7 +104,7 @@ impl Walk {
             }
             Ok(match table {
                 Table::AdjOut(peer) => {
-                    let sent = speaker.advertised(peer).into_iter();
+                    let sent = speaker.advertised(peer).into_iter().map(|r| (r.prefix, r.attributes));
                     let mut sent: Vec<_> = sent.filter(|(prefix, _)| wanted.takes(prefix)).collect();
                     keep_longest(&mut sent, wanted, |(prefix, _)| prefix.len());
                     Rest::Sent(sent.into_iter())

@@ -26,8 +26,8 @@ pub struct Config {
     pub next_hop_v4: Option<Ipv4Addr>,
     /// Own IPv6 next hop on sessions that run over IPv4.
     pub next_hop_v6: Option<Ipv6Addr>,
-    /// Report every equally good route of a prefix, not only the best.
-    pub multipath: bool,
+    /// How many equally good paths the route of a prefix may have (ECMP); 1 takes the best alone.
+    pub max_paths: usize,
     /// Configured peers.
     pub peers: BTreeMap<PeerKey, PeerConfig>,
     /// Ranges of addresses that may connect without being configured one by one.
@@ -47,7 +47,7 @@ impl Config {
             default_local_pref: 100,
             next_hop_v4: None,
             next_hop_v6: None,
-            multipath: false,
+            max_paths: 1,
             peers: BTreeMap::new(),
             dynamic: Vec::new(),
             max_dynamic: 10_000,
@@ -65,6 +65,9 @@ pub struct Start {
     pub forwarding_kept: bool,
     /// The owner takes Loc-RIB changes by [`Speaker::poll_route`](crate::Speaker::poll_route).
     pub report_routes: bool,
+    /// A path counts only while the owner says that its next hop can be reached: asked by
+    /// [`Speaker::poll_next_hop`](crate::Speaker::poll_next_hop).
+    pub track_next_hops: bool,
 }
 
 /// Peers that connect from a range of addresses.
@@ -160,6 +163,8 @@ pub struct PeerConfig {
     pub reflector_client: bool,
     /// Next hop of what we send.
     pub next_hop: NextHopMode,
+    /// How many paths to a prefix the peer gets, where ADD-PATH was negotiated (RFC 7911).
+    pub add_path_send_max: usize,
     /// How often our own AS may be in a received path.
     pub allow_own_as: u32,
     /// What is taken from the peer.
@@ -188,6 +193,7 @@ impl PeerConfig {
             admin_down: false,
             reflector_client: false,
             next_hop: NextHopMode::Auto,
+            add_path_send_max: 8,
             allow_own_as: 0,
             import: Arc::new(Policy::accept()),
             export: Arc::new(Policy::accept()),

@@ -36,7 +36,7 @@ impl Speaker {
             self.end(index, conn, cause, Some(notification), now);
             return false;
         }
-        self.rib.visit_peer(index, |prefix, _| match broken.contains(&prefix.family()) {
+        self.rib.visit_peer(index, |prefix, _, _| match broken.contains(&prefix.family()) {
             true => Keep::Drop,
             false => Keep::Keep,
         });

@@ -1,128 +1,244 @@
-//! Routes on their way out. Owns who may get a route and how its attributes change; keeps no state.
+//! Routes on their way out. Owns who may get a route and how its attributes change; keeps no state but a memo.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 
-use bgp_packet::{Community, Family, NextHop, PathAttributes, Prefix};
+use bgp_packet::{Community, Family, NextHop, PathAttributes, Prefix, encode_reach};
 
-use crate::peer::{Peer, Session};
+use crate::intern::AttrId;
+use crate::path::{Path, Source};
 use crate::policy::{Edit, Facts};
-use crate::rib::{Path, PeerIndex, Rib, Source};
+use crate::rib::Rib;
+use crate::table::Slot;
+use crate::update_group::GroupKey;
 use crate::{Config, NextHopMode, SourceKind, Verdict};
 
 /// MED of routes that other routers of our AS told us (RFC 4271 §5.1.4 leaves the value to us); our own
 /// routes carry none, which counts as 0.
 const PASSED_ON_MED: u32 = 100;
+/// Attributes that are shorter than this fit into every message.
+const SHORT: usize = 2048;
+
+/// Why a peer does not get the best route to a prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Withheld {
+    /// There is no usable route, or the peer is not Established.
+    NoRoute,
+    /// The family was not negotiated with the peer.
+    Family,
+    /// After a restart, only own routes go out until all peers have been heard (RFC 4724 §4.1).
+    Restarting,
+    /// The route came from this peer.
+    OwnRoute,
+    /// The peer originated the route (RFC 4456 §8).
+    Originator,
+    /// A well-known community forbids it (RFC 1997).
+    Community(Community),
+    /// Both this peer and the one that the route came from are internal, and we do not reflect between
+    /// them (RFC 4271 §9.2, RFC 4456 §6).
+    NotReflected,
+    /// Export policy; the index of the rule, or the default.
+    Policy(Option<u16>),
+    /// There is no next hop that the peer could use.
+    NextHop,
+    /// The attributes fill more than a message.
+    TooLong,
+}
 
 /// What the export of one route depends on.
 #[derive(Clone, Copy)]
 pub(crate) struct Exporter<'a> {
     pub(crate) config: &'a Config,
-    pub(crate) index: PeerIndex,
-    pub(crate) peer: &'a Peer,
-    pub(crate) session: &'a Session,
-    pub(crate) rib: &'a Rib,
+    pub(crate) key: &'a GroupKey,
+}
+
+/// What an export comes to depends on this alone, unless policy looks at the prefix or changes attributes.
+type MemoKey = (AttrId, Source, bool, Family);
+
+/// Exports of the batch at hand: routes with the same attributes are worked out once.
+#[derive(Debug, Default)]
+pub(crate) struct Memo {
+    last: Option<(MemoKey, Option<AttrId>)>,
+    known: HashMap<MemoKey, Option<AttrId>>,
+}
+
+impl Memo {
+    pub(crate) fn forget(&mut self) {
+        self.last = None;
+        self.known.clear();
+    }
 }
 
 impl Exporter<'_> {
-    /// The attributes that the peer is to get for a route; `None` when it must not get it.
-    pub(crate) fn export(&self, prefix: &Prefix, path: &Path) -> Option<PathAttributes> {
-        let source = self.permitted(path)?;
-        let mut edit = Edit::Same(&path.attributes);
-        if self.peer.config.export.apply(Facts::new(prefix, source), &mut edit) != Verdict::Accept {
-            return None;
-        }
-        let mut attributes = edit.current().clone();
-        if self.session.internal {
-            self.for_internal(path, &mut attributes);
-        } else {
-            self.for_external(path, &mut attributes);
-        }
-        self.set_next_hop(prefix.family(), path, &mut attributes)?;
-        Some(attributes)
-    }
-
-    /// Whether the rules of BGP let the peer have the route, policy aside.
-    fn permitted(&self, path: &Path) -> Option<SourceKind> {
-        let communities = &path.attributes.communities;
-        let has = |c: Community| communities.contains(&c);
-        if has(Community::NO_ADVERTISE) {
-            return None;
-        }
-        if !self.session.internal && (has(Community::NO_EXPORT) || has(Community::NO_EXPORT_SUBCONFED)) {
-            return None;
-        }
-        let Source::Peer(from) = path.source else { return Some(SourceKind::Local) };
-        if from == self.index {
-            return None;
-        }
-        let from = self.rib.peer(from)?;
-        if from.external {
-            return Some(SourceKind::External);
-        }
-        if self.session.internal {
-            let reflects = self.config.cluster_id.is_some() && self.reflects_between(from.client);
-            let originator = path.attributes.originator_id.unwrap_or(from.router_id);
-            if !reflects || Some(originator) == self.peer.router_id {
+    /// The attributes that the group's members are to get for a route; `None` when they must not get it.
+    pub(crate) fn exported(&self, rib: &mut Rib, memo: &mut Memo, slot: Slot, path: &Path) -> Option<AttrId> {
+        let key = (path.attributes, path.source, path.long_stale, rib.family(slot));
+        let policy = &self.key.policy;
+        if !policy.accepts_all() {
+            let prefix = rib.prefix(slot);
+            let attributes = rib.attributes.get(path.attributes).clone();
+            let mut edit = Edit::Same(&attributes);
+            let source = self.permitted(rib, path, &attributes).ok()?;
+            if policy.apply(Facts::new(&prefix, source), &mut edit) != Verdict::Accept {
                 return None;
             }
+            if let Edit::Changed(changed) = edit {
+                let attributes = self.finish(rib, path, key.3, *changed).ok()?;
+                return Some(rib.attributes.intern(attributes));
+            }
         }
-        Some(SourceKind::Internal)
+        if let Some((_, known)) = memo.last.filter(|(last, _)| *last == key) {
+            return known;
+        }
+        let exported = match memo.known.get(&key) {
+            Some(known) => *known,
+            None => {
+                let attributes = rib.attributes.get(path.attributes).clone();
+                let permitted = self.permitted(rib, path, &attributes);
+                let finished = permitted.and_then(|_| self.finish(rib, path, key.3, (*attributes).clone()));
+                let exported = finished.ok().map(|attributes| rib.attributes.intern(attributes));
+                memo.known.insert(key, exported);
+                exported
+            }
+        };
+        memo.last = Some((key, exported));
+        exported
+    }
+
+    /// The attributes that the group's members get for a route, or why they do not get it.
+    pub(crate) fn explain(
+        &self,
+        rib: &Rib,
+        prefix: &Prefix,
+        path: &Path,
+    ) -> Result<PathAttributes, Withheld> {
+        let attributes = rib.attributes.get(path.attributes);
+        let source = self.permitted(rib, path, attributes)?;
+        let mut edit = Edit::Same(attributes);
+        if let Verdict::Reject(rule) = self.key.policy.apply(Facts::new(prefix, source), &mut edit) {
+            return Err(Withheld::Policy(rule));
+        }
+        self.finish(rib, path, prefix.family(), edit.current().clone())
+    }
+
+    /// Whether the rules of BGP let members have the route, policy aside.
+    fn permitted(&self, rib: &Rib, path: &Path, attributes: &PathAttributes) -> Result<SourceKind, Withheld> {
+        let forbidding: &[Community] = match self.key.internal {
+            true => &[Community::NO_ADVERTISE],
+            false => &[Community::NO_ADVERTISE, Community::NO_EXPORT, Community::NO_EXPORT_SUBCONFED],
+        };
+        if let Some(community) = forbidding.iter().find(|c| attributes.communities.contains(c)) {
+            return Err(Withheld::Community(*community));
+        }
+        if path.source == Source::LOCAL {
+            return Ok(SourceKind::Local);
+        }
+        let from = rib.source(path.source).ok_or(Withheld::NoRoute)?;
+        if from.external {
+            return Ok(SourceKind::External);
+        }
+        let reflects = self.config.cluster_id.is_some() && self.reflects_between(from.client);
+        if self.key.internal && !reflects {
+            return Err(Withheld::NotReflected);
+        }
+        Ok(SourceKind::Internal)
     }
 
     /// Whether a reflector passes on what a client, or a non-client, told it (RFC 4456 §6).
     fn reflects_between(&self, from_client: bool) -> bool {
-        match (from_client, self.peer.config.reflector_client) {
+        match (from_client, self.key.client) {
             (true, true) => self.config.client_to_client,
             (from, to) => from || to,
         }
     }
 
-    fn for_internal(&self, path: &Path, attributes: &mut PathAttributes) {
+    /// Makes attributes that policy has let through into those that members get.
+    fn finish(
+        &self,
+        rib: &Rib,
+        path: &Path,
+        family: Family,
+        mut attributes: PathAttributes,
+    ) -> Result<PathAttributes, Withheld> {
+        if self.key.internal {
+            self.for_internal(rib, path, &mut attributes);
+        } else {
+            self.for_external(rib, path, &mut attributes);
+        }
+        self.set_next_hop(family, path, &mut attributes).ok_or(Withheld::NextHop)?;
+        if self.fits(family, &attributes) { Ok(attributes) } else { Err(Withheld::TooLong) }
+    }
+
+    fn for_internal(&self, rib: &Rib, path: &Path, attributes: &mut PathAttributes) {
         attributes.local_pref.get_or_insert(self.config.default_local_pref);
-        let Source::Peer(from) = path.source else { return };
-        let Some(from) = self.rib.peer(from).filter(|from| !from.external) else { return };
+        let Some(from) = rib.source(path.source).filter(|from| !from.external) else { return };
         attributes.originator_id.get_or_insert(from.router_id);
         if let Some(cluster_id) = self.config.cluster_id {
             attributes.cluster_list.insert(0, cluster_id);
         }
     }
 
-    fn for_external(&self, path: &Path, attributes: &mut PathAttributes) {
-        attributes.as_path = attributes.as_path.prepended(self.peer.local_asn(self.config.asn));
+    fn for_external(&self, rib: &Rib, path: &Path, attributes: &mut PathAttributes) {
+        attributes.as_path = attributes.as_path.prepended(self.key.local_asn);
         attributes.local_pref = None;
         attributes.originator_id = None;
         attributes.cluster_list.clear();
         // A neighbour that hears of a prefix from its owner and from us must not take the way through us.
-        let passed_on = |from| self.rib.peer(from).is_some_and(|from| !from.external);
-        match path.source {
-            Source::Local => {}
-            Source::Peer(from) => attributes.med = passed_on(from).then_some(PASSED_ON_MED),
+        if let Some(from) = rib.source(path.source) {
+            attributes.med = (!from.external).then_some(PASSED_ON_MED);
         }
     }
 
     /// Puts in our own address where it belongs; `None` when we have none of the family.
     fn set_next_hop(&self, family: Family, path: &Path, attributes: &mut PathAttributes) -> Option<()> {
-        let keep = match self.peer.config.next_hop {
+        let local = path.source == Source::LOCAL;
+        let keep = match self.key.next_hop {
             NextHopMode::Keep => true,
-            NextHopMode::SelfAddress => false,
-            NextHopMode::Auto => self.session.internal && path.source != Source::Local,
+            NextHopMode::SelfAddress => local && self.key.internal,
+            NextHopMode::Auto => self.key.internal,
         };
         if keep && !attributes.next_hop.is_unspecified() {
-            return Some(());
+            // IPv4 by way of IPv6 only where the peer understands it (RFC 8950 §4).
+            let odd = family == Family::Ipv4 && matches!(attributes.next_hop, NextHop::V6(..));
+            return (!odd || self.key.v4_over_v6).then_some(());
         }
-        if path.source == Source::Local && !attributes.next_hop.is_unspecified() && self.session.internal {
-            return Some(());
-        }
-        attributes.next_hop = match (family, self.session.local) {
+        attributes.next_hop = match (family, self.key.local) {
             (Family::Ipv4, IpAddr::V4(a)) => NextHop::V4(a),
+            (Family::Ipv4, IpAddr::V6(a)) if self.key.v4_over_v6 => self.own_v6(a)?,
             (Family::Ipv4, IpAddr::V6(_)) => NextHop::V4(self.config.next_hop_v4?),
-            (Family::Ipv6, IpAddr::V6(a)) if !is_link_local(a) => NextHop::V6(a, None),
-            (Family::Ipv6, _) => NextHop::V6(self.config.next_hop_v6?, None),
+            (Family::Ipv6, IpAddr::V6(a)) => self.own_v6(a)?,
+            (Family::Ipv6, IpAddr::V4(_)) => NextHop::V6(self.config.next_hop_v6?, None),
         };
         Some(())
     }
-}
 
-fn is_link_local(address: Ipv6Addr) -> bool {
-    address.segments()[0] & 0xffc0 == 0xfe80
+    /// Our own IPv6 next hop on a session from `local`; a link-local address goes beside a global one
+    /// (RFC 2545 §3), and alone to external peers when we have no other.
+    fn own_v6(&self, local: Ipv6Addr) -> Option<NextHop> {
+        if !local.is_unicast_link_local() {
+            return Some(NextHop::V6(local, None));
+        }
+        match self.config.next_hop_v6 {
+            Some(global) => Some(NextHop::V6(global, (!self.key.internal).then_some(local))),
+            None => (!self.key.internal).then_some(NextHop::V6(local, None)),
+        }
+    }
+
+    /// Whether a message can carry the attributes.
+    fn fits(&self, family: Family, attributes: &PathAttributes) -> bool {
+        let lists = attributes.communities.len() * 4
+            + attributes.extended_communities.len() * 8
+            + attributes.large_communities.len() * 12
+            + attributes.cluster_list.len() * 4
+            + attributes.unknown.iter().map(|a| a.value.len() + 4).sum::<usize>();
+        if attributes.as_path.hops() * 6 + lists < SHORT {
+            return true;
+        }
+        let longest = match family {
+            Family::Ipv4 => IpAddr::V4([255; 4].into()),
+            Family::Ipv6 => IpAddr::V6(Ipv6Addr::from([255; 16])),
+        };
+        let mut bytes = Vec::new();
+        encode_reach(&mut bytes, attributes, &[(0_u32, Prefix::host(longest))], self.key.options).is_ok()
+    }
 }

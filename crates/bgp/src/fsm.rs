@@ -144,8 +144,8 @@ impl Speaker {
             }
             (Phase::Established, Message::RouteRefresh(refresh)) => {
                 self.refresh_hold(index, conn, now);
-                if refresh.subtype == 0 && Family::from_afi_safi(refresh.family).is_some() {
-                    self.send_again(index);
+                if let (0, Some(family)) = (refresh.subtype, Family::from_afi_safi(refresh.family)) {
+                    self.send_again(index, family, false);
                 }
             }
             (phase, _) => {
@@ -294,15 +294,11 @@ impl Speaker {
             internal,
             context: UpdateContext { as4: open.is_as4(), internal, ..UpdateContext::default() },
             options: EncodeOptions { as4: open.is_as4(), ..EncodeOptions::default() },
-            end_of_rib: Vec::new(),
             families,
             disabled: [false; 2],
             hold_time,
             local,
             restart: open.graceful_restart().filter(|_| own_restart).cloned(),
-            cursor: 0,
-            refresh_until: 0,
-            advertised: Default::default(),
             end_of_rib_seen: Vec::new(),
             in_flight: 0,
         };
@@ -312,22 +308,13 @@ impl Speaker {
         peer.changed_at = now;
         peer.history.turn(now, None);
         peer.session = Some(session);
-        let info = PeerInfo {
-            key,
-            router_id: open.router_id,
-            external: !internal,
-            client,
-            received: [0; 2],
-            accepted: [0; 2],
-            stale: 0,
-        };
+        let info = PeerInfo { key, router_id: open.router_id, external: !internal, client };
         self.rib.set_peer(index, info);
-        self.begin_end_of_rib(index);
+        self.begin_advertising(index);
         self.begin_bfd(index);
         self.drop_connecting(index);
         self.helper_resume(index, now);
         self.events.push_back(Event::PeerUp { peer: key });
-        self.pending.push_back(index);
         self.check_deferral(now);
     }
 
@@ -398,6 +385,7 @@ impl Speaker {
 
     fn session_ended(&mut self, index: PeerIndex, cause: Cause, sent: Option<&Notification>, now: Instant) {
         self.end_bfd(index);
+        self.end_advertising(index);
         let routes_kept = self.helper_begin(index, &cause, sent, now);
         let Some(peer) = self.peer_mut(index) else { return };
         peer.session = None;
@@ -535,13 +523,14 @@ impl Speaker {
         }
         let matching = self.config.dynamic.iter().filter(|d| d.covers(key));
         let range = matching.max_by_key(|d| d.prefix.len()).ok_or(Refused::NotConfigured)?;
-        if self.peers.iter().flatten().filter(|p| p.dynamic).count() >= self.config.max_dynamic {
+        if self.dynamic_peers >= self.config.max_dynamic {
             return Err(Refused::TooMany);
         }
         let mut config = range.template.clone();
         config.passive = true;
         let mut peer = Peer::new(key, config, true, now);
         peer.cause = Cause::WaitingForPeer;
+        self.dynamic_peers += 1;
         Ok(self.add_peer(peer))
     }
 

@@ -1,21 +1,45 @@
 //! Received routes. Owns what becomes of an UPDATE: checks, import policy, the way into the table.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Instant;
 
-use bgp_packet::{NextHop, Nlri, PathAttributes, Prefix, Update};
+use bgp_packet::{NextHop, Nlri, PathAttributes, Prefix, Update, UpdateContext};
 
+use crate::intern::{AttrId, AttributeTable};
+use crate::path::{Path, PeerIndex, Rejection, Source};
 use crate::peer::Peer;
 use crate::policy::{Edit, Facts};
-use crate::rib::{Keep, Path, PeerIndex, Rejection, Source};
-use crate::{Config, Event, SourceKind, Speaker, Verdict};
+use crate::rib::Keep;
+use crate::{Config, Event, Policy, SourceKind, Speaker, Verdict};
+
+/// The attributes that came last, as octets and by name.
+#[derive(Debug, Default)]
+pub(crate) struct LastImport {
+    octets: Vec<u8>,
+    /// Width of AS numbers, and whether the peer is internal: these change what the octets mean.
+    context: (bool, bool),
+    id: Option<AttrId>,
+    scratch: Vec<u8>,
+}
+
+impl LastImport {
+    /// Names are no longer valid.
+    pub(crate) fn forget(&mut self) {
+        self.id = None;
+    }
+}
+
+/// What becomes of routes of a peer.
+struct Judge<'a> {
+    policy: &'a Policy,
+    kind: SourceKind,
+}
 
 impl Speaker {
     /// Takes an UPDATE of an established session into the table.
     pub(crate) fn handle_update(&mut self, index: PeerIndex, update: &Update<'_>, now: Instant) {
+        self.sweep_attributes();
         let Some(peer) = self.peer_mut(index) else { return };
-        let Some(families) = peer.session.as_ref().map(|s| s.receives().collect::<Vec<_>>()) else { return };
         if let Some(problem) = update.problem {
             peer.problems += 1;
             let detail = problem.to_string();
@@ -25,73 +49,111 @@ impl Speaker {
                 self.events.push_back(Event::Malformed { peer: key, detail });
             }
         }
-        if let Some(family) = update.end_of_rib().filter(|f| families.contains(f)) {
+        let Some(session) = self.peer(index).and_then(|p| p.session.as_ref()) else { return };
+        let (context, mut families) = (session.context, [false; 2]);
+        session.receives().for_each(|family| families[family.index()] = true);
+        let spoken = |nlri: &Nlri<'_>| !nlri.is_empty() && families[nlri.family().index()];
+        if let Some(family) = update.end_of_rib().filter(|f| families[f.index()]) {
             return self.handle_end_of_rib(index, family, now);
         }
-        let spoken = |nlri: &Nlri<'_>| families.contains(&nlri.family());
         for nlri in [Some(update.withdrawn), update.mp_unreach].into_iter().flatten().filter(spoken) {
-            nlri.iter().for_each(|prefix| self.rib.remove(prefix, Source::Peer(index)));
+            self.take_back(index, nlri);
         }
-        let classic = update.attributes.next_hop.map(|a| (NextHop::V4(a), update.nlri));
+        let next_hop = update.attributes.next_hop.filter(|_| !update.is_treat_as_withdraw());
         let mp = update.mp_reach.map(|mp| (mp.next_hop, mp.nlri));
-        let withdraw = update.is_treat_as_withdraw();
-        let without_next_hop = (classic.is_none()).then_some(update.nlri);
-        let lost = [without_next_hop, mp.map(|m| m.1), classic.map(|c| c.1)];
-        if withdraw {
-            for nlri in lost.into_iter().flatten().filter(spoken) {
-                nlri.iter().for_each(|prefix| self.rib.remove(prefix, Source::Peer(index)));
-            }
-            return;
-        }
-        for (next_hop, nlri) in [classic, mp].into_iter().flatten() {
-            if !nlri.is_empty() && spoken(&nlri) {
-                let attributes = self.intern(update.attributes.to_path(next_hop));
-                self.take(index, &attributes, nlri);
+        let reach = [(next_hop.map(NextHop::V4), Some(update.nlri)), (mp.map(|m| m.0), mp.map(|m| m.1))];
+        for (next_hop, nlri) in reach {
+            let Some(nlri) = nlri.filter(spoken) else { continue };
+            match next_hop.filter(|_| !update.is_treat_as_withdraw()) {
+                Some(next_hop) => {
+                    let attributes = self.received_attributes(update, next_hop, context);
+                    self.take(index, attributes, nlri);
+                }
+                None => self.take_back(index, nlri),
             }
         }
     }
 
+    /// The attributes of an UPDATE, interned. Consecutive UPDATEs often carry the same octets: then nothing
+    /// is copied or hashed.
+    fn received_attributes(
+        &mut self,
+        update: &Update<'_>,
+        next_hop: NextHop,
+        context: UpdateContext,
+    ) -> AttrId {
+        let last = &mut self.last_import;
+        let octets = update.attributes.key(next_hop, &mut last.scratch);
+        let context = (context.as4, context.internal);
+        if let Some(id) = last.id.filter(|_| last.context == context && last.octets == octets) {
+            return id;
+        }
+        last.octets.clear();
+        last.octets.extend_from_slice(octets);
+        last.context = context;
+        let id = self.rib.attributes.intern(update.attributes.to_path(next_hop));
+        last.id = Some(id);
+        id
+    }
+
+    fn take_back(&mut self, index: PeerIndex, nlri: Nlri<'_>) {
+        let source = Source::peer(index);
+        nlri.paths().for_each(|(id, prefix)| self.rib.remove(&prefix, source, id));
+    }
+
     /// Takes the routes of one attribute set.
-    fn take(&mut self, index: PeerIndex, attributes: &Arc<PathAttributes>, nlri: Nlri<'_>) {
+    fn take(&mut self, index: PeerIndex, received: AttrId, nlri: Nlri<'_>) {
         let Some(Some(peer)) = self.peers.get(index as usize) else { return };
+        let attributes = self.rib.attributes.get(received);
         let refused = inadmissible(&self.config, peer, attributes);
-        let external = peer.session.as_ref().is_some_and(|s| !s.internal);
-        let policy = peer.config.import.clone();
-        let source = Source::Peer(index);
-        for prefix in nlri.iter() {
-            let rejection = refused.or_else(|| judge(&policy, external, &prefix, attributes));
-            let path = Path { source, attributes: attributes.clone(), rejection, stale: false };
-            self.rib.insert(prefix, path);
+        let plain = Path { rejection: refused, ..Path::new(Source::peer(index), received) };
+        let judge = Judge::of(peer);
+        for (id, prefix) in nlri.paths() {
+            let mut path = Path { id, ..plain };
+            if refused.is_none() {
+                judge.judge(&prefix, &mut path, &mut self.rib.attributes);
+            }
+            self.rib.insert(&prefix, path);
         }
     }
 
     /// Judges all routes of a peer anew, after its import policy changed.
     pub(crate) fn import_again(&mut self, index: PeerIndex) {
         let Some(Some(peer)) = self.peers.get(index as usize) else { return };
-        let external = self.rib.peer(index).is_some_and(|p| p.external);
+        let judge = Judge::of(peer);
         let config = &self.config;
-        self.rib.visit_peer(index, |prefix, path| {
-            path.rejection = inadmissible(config, peer, &path.attributes)
-                .or_else(|| judge(&peer.config.import, external, prefix, &path.attributes));
+        self.rib.visit_peer(index, |prefix, path, attributes| {
+            path.attributes = path.received;
+            path.rejection = inadmissible(config, peer, attributes.get(path.received));
+            if path.rejection.is_none() {
+                judge.judge(prefix, path, attributes);
+            }
             Keep::Keep
         });
     }
 }
 
-/// Asks the import policy. What it would change of the attributes is not kept: policy here only selects.
-fn judge(
-    policy: &crate::Policy,
-    external: bool,
-    prefix: &Prefix,
-    attributes: &PathAttributes,
-) -> Option<Rejection> {
-    if policy.accepts_all() {
-        return None;
+impl<'a> Judge<'a> {
+    fn of(peer: &'a Peer) -> Self {
+        let external = peer.session.as_ref().is_some_and(|s| !s.internal);
+        let kind = if external { SourceKind::External } else { SourceKind::Internal };
+        Self { policy: &peer.config.import, kind }
     }
-    let kind = if external { SourceKind::External } else { SourceKind::Internal };
-    match policy.apply(Facts::new(prefix, kind), &mut Edit::Same(attributes)) {
-        Verdict::Accept => None,
-        Verdict::Reject(rule) => Some(Rejection::Policy(rule)),
+
+    /// Asks the import policy about a path, and takes over what it changes.
+    fn judge(&self, prefix: &Prefix, path: &mut Path, table: &mut AttributeTable) {
+        if self.policy.accepts_all() {
+            return;
+        }
+        let received = table.get(path.received).clone();
+        let mut edit = Edit::Same(&received);
+        match self.policy.apply(Facts::new(prefix, self.kind), &mut edit) {
+            Verdict::Accept => {}
+            Verdict::Reject(rule) => path.rejection = Some(Rejection::Policy(rule)),
+        }
+        if let Edit::Changed(changed) = edit {
+            path.attributes = table.intern(*changed);
+        }
     }
 }
 

@@ -7,15 +7,22 @@
 
 mod bfd;
 mod cause;
+mod chunk;
 mod config;
 mod decision;
 mod disable;
 mod export;
 mod flush;
 mod fsm;
+mod hash;
 mod history;
 mod import;
+mod intern;
+mod lanes;
+mod members;
+mod next_hops;
 mod operator;
+mod path;
 mod peer;
 mod peer_key;
 mod policy;
@@ -24,20 +31,27 @@ mod random;
 mod reconfigure;
 mod restart;
 mod rib;
+mod route_status;
 mod speaker;
 mod status;
+mod table;
+mod update_group;
 
 pub use bfd::{BfdConfig, BfdFailure, BfdState, BfdWanted};
 pub use cause::{Cause, Closed, ConnectFailure, Refused};
 pub use config::{Config, DynamicNeighbours, NextHopMode, Password, PeerConfig, Start};
 pub use decision::Reason;
+pub use export::Withheld;
 pub use history::{MessageCounts, Turn};
+pub use next_hops::NextHopInterest;
+pub use path::Rejection;
 pub use peer_key::{InvalidPeerKey, PeerKey};
 pub use policy::{
     Action, Condition, Edit, Facts, Glob, Operation, Policy, PrefixMatch, PrefixSet, Rule, SourceKind,
     Verdict,
 };
 pub use reconfigure::Change;
-pub use rib::{Rejection, Route, RouteSource};
+pub use rib::{Route, RouteSource};
+pub use route_status::{AdvertisedRoute, RouteStatus};
 pub use speaker::{ConnId, Event, Output, Speaker};
-pub use status::{PeerState, PeerStatus, PeerTimers, RouteStatus};
+pub use status::{PeerState, PeerStatus, PeerTimers};

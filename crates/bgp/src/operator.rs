@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use bgp_packet::{Capability, Cease, Notification, RouteRefresh};
+use bgp_packet::{Capability, Cease, Family, Notification, RouteRefresh};
 
 use crate::{Cause, PeerKey, Speaker};
 
@@ -53,9 +53,8 @@ impl Speaker {
 
     /// Sends a peer all routes that it should have (RFC 2918, from our side).
     pub fn refresh_out(&mut self, peer: impl Into<PeerKey>) {
-        if let Some(index) = self.by_key.get(&peer.into()).copied() {
-            self.send_again(index);
-        }
+        let Some(index) = self.by_key.get(&peer.into()).copied() else { return };
+        Family::ALL.into_iter().for_each(|family| self.send_again(index, family, false));
     }
 
     /// Asks a peer for all its routes of every negotiated family (RFC 2918). Gives back whether it can be

@@ -1,13 +1,9 @@
 //! What the speaker keeps of one peer. Owns the data of its connections and session; decides nothing.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bgp_packet::{
-    Capability, EncodeOptions, Family, GracefulRestart, Open, PathAttributes, Prefix, UpdateContext,
-};
+use bgp_packet::{Capability, EncodeOptions, Family, GracefulRestart, Open, UpdateContext};
 
 use crate::history::History;
 use crate::{BfdState, Cause, ConnId, PeerConfig, PeerKey};
@@ -39,7 +35,7 @@ pub(crate) enum Phase {
     Established,
 }
 
-/// What was negotiated on the established connection, and Adj-RIB-Out.
+/// What was negotiated on the established connection.
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) conn: ConnId,
@@ -55,14 +51,6 @@ pub(crate) struct Session {
     pub(crate) local: IpAddr,
     /// The peer's graceful restart capability, when both sides have it.
     pub(crate) restart: Option<GracefulRestart>,
-    /// All changes of the table up to this number were looked at.
-    pub(crate) cursor: u64,
-    /// Routes are sent again although nothing changed until the cursor is here (route refresh).
-    pub(crate) refresh_until: u64,
-    /// What the peer has from us.
-    pub(crate) advertised: HashMap<Prefix, Arc<PathAttributes>>,
-    /// Families whose End-of-RIB is still to be sent, with the number that the cursor must reach.
-    pub(crate) end_of_rib: Vec<(Family, u64)>,
     /// Families whose End-of-RIB came from the peer.
     pub(crate) end_of_rib_seen: Vec<Family>,
     /// Octets handed to the transport and not yet taken by the kernel.

@@ -80,7 +80,7 @@ impl Speaker {
         self.config.default_local_pref = new.default_local_pref;
         self.config.next_hop_v4 = new.next_hop_v4;
         self.config.next_hop_v6 = new.next_hop_v6;
-        self.rib.multipath = new.multipath;
+        self.set_max_paths(new.max_paths);
         let indices: Vec<PeerIndex> = self.by_key.values().copied().collect();
         if identity {
             for index in indices {
@@ -103,8 +103,10 @@ impl Speaker {
     fn configure_peer(&mut self, key: PeerKey, config: PeerConfig, now: Instant) {
         if let Some(index) = self.by_key.get(&key).copied() {
             // It was a dynamic neighbour so far: its session stays.
-            if let Some(peer) = self.peer_mut(index) {
-                peer.dynamic = false;
+            if let Some(peer) = self.peer_mut(index)
+                && std::mem::take(&mut peer.dynamic)
+            {
+                self.dynamic_peers -= 1;
             }
             return self.update_peer(key, config, false, now);
         }
@@ -152,10 +154,12 @@ impl Speaker {
 
     /// Drops a peer and all it told us.
     pub(crate) fn forget_peer(&mut self, index: PeerIndex) {
-        self.rib.visit_peer(index, |_, _| Keep::Drop);
+        self.rib.visit_peer(index, |_, _, _| Keep::Drop);
         self.rib.forget_peer(index);
         let Some(peer) = self.peers.get_mut(index as usize).and_then(Option::take) else { return };
         self.by_key.remove(&peer.key);
+        self.free_peers.push(index);
+        self.dynamic_peers -= usize::from(peer.dynamic);
         for connection in &peer.connections {
             self.by_conn.remove(&connection.id);
         }
@@ -174,7 +178,9 @@ impl Speaker {
         let enabled = new.is_enabled();
         let import = old.import != new.import || old.allow_own_as != new.allow_own_as;
         let client = old.reflector_client != new.reflector_client;
-        let export = old.export != new.export || old.next_hop != new.next_hop;
+        let export = old.export != new.export
+            || old.next_hop != new.next_hop
+            || old.add_path_send_max != new.add_path_send_max;
         let passive_changed = old.passive != new.passive;
         let bfd = old.bfd != new.bfd;
         // Those of a range share the key of the range.

@@ -61,19 +61,6 @@ impl Speaker {
         if over || (all_heard && !expects_unknown) {
             self.deferral = None;
             self.events.push_back(Event::RestartComplete);
-            for index in 0..self.peers.len() {
-                if let Ok(index) = PeerIndex::try_from(index) {
-                    self.export_again(index);
-                }
-            }
-        }
-    }
-
-    /// Notes which End-of-RIB markers a new session is owed.
-    pub(crate) fn begin_end_of_rib(&mut self, index: PeerIndex) {
-        let now = self.rib.now();
-        if let Some(session) = self.peer_mut(index).and_then(|p| p.session.as_mut()) {
-            session.end_of_rib = session.families.iter().map(|f| (*f, now)).collect();
         }
     }
 
@@ -96,7 +83,7 @@ impl Speaker {
         let limit = restart.map_or(0, |gr| gr.restart_time);
         let kept = if limit == 0 { Vec::new() } else { kept };
         let mut any = false;
-        self.rib.visit_peer(index, |prefix, path| {
+        self.rib.visit_peer(index, |prefix, path, _| {
             // A second restart before the first was over takes what was stale already (RFC 4724 §4.2).
             if !kept.contains(&prefix.family()) || path.stale {
                 return Keep::Drop;
@@ -139,7 +126,7 @@ impl Speaker {
     /// Drops stale routes of one family, or of all.
     pub(crate) fn drop_stale(&mut self, index: PeerIndex, family: Option<Family>) {
         let mut left = false;
-        self.rib.visit_peer(index, |prefix, path| {
+        self.rib.visit_peer(index, |prefix, path, _| {
             if path.stale && family.is_none_or(|f| f == prefix.family()) {
                 return Keep::Drop;
             }

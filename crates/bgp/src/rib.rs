@@ -1,71 +1,50 @@
-//! The table of routes. Owns all paths of all peers (Adj-RIB-In and Loc-RIB in one), what is best, and the
-//! order of changes that consumers follow. Never decides what a peer may send or get.
+//! The table of routes. Owns all paths of all peers (Adj-RIB-In and Loc-RIB in one), what is best, and which
+//! entries have changed since consumers looked. Never decides what a peer may send or get.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use bgp_packet::{Family, PathAttributes, Prefix};
 
 use crate::decision::{self, Candidate};
-use crate::{PeerKey, Reason};
+use crate::hash::Seed;
+use crate::intern::{AttrId, AttributeTable, Marks};
+use crate::next_hops::NextHops;
+pub(crate) use crate::path::PeerIndex;
+use crate::path::{Path, Paths, Rejection, Source};
+use crate::table::{NO_BEST, Node, Slot, Table};
+use crate::{PeerKey, Reason, Start};
 
-/// Index of a peer in the speaker.
-pub(crate) type PeerIndex = u32;
-
-/// Who a path came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Source {
-    Local,
-    Peer(PeerIndex),
-}
-
-/// Why a path is kept but not used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rejection {
-    /// Import policy; the index of the rule, or the default.
-    Policy(Option<u16>),
-    /// Our own AS is in the AS_PATH (RFC 4271 §9.1.2).
-    AsLoop,
-    /// Our own identifier is the ORIGINATOR_ID (RFC 4456 §8).
-    OwnOriginator,
-    /// Our own cluster is in the CLUSTER_LIST (RFC 4456 §8).
-    ClusterLoop,
-    /// The next hop is ourselves or no usable address (RFC 4271 §5.1.3).
-    NextHop,
-}
-
-/// One path to a prefix.
-#[derive(Clone, Debug)]
-pub(crate) struct Path {
-    pub(crate) source: Source,
-    pub(crate) attributes: Arc<PathAttributes>,
-    pub(crate) rejection: Option<Rejection>,
-    /// Kept from before the peer restarted (RFC 4724 §4.2).
-    pub(crate) stale: bool,
-}
-
-/// What the table knows of a peer, for decision and counting.
-#[derive(Clone, Debug)]
+/// What the decision must know of a peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PeerInfo {
     pub(crate) key: PeerKey,
     pub(crate) router_id: Ipv4Addr,
     pub(crate) external: bool,
     pub(crate) client: bool,
+}
+
+/// How many paths of a peer are kept, by family.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
     pub(crate) received: [usize; 2],
     pub(crate) accepted: [usize; 2],
     pub(crate) stale: usize,
 }
 
-/// Index of the best path, and the step that decided.
-pub(crate) type Best = Option<(usize, Reason)>;
-
-#[derive(Debug, Default)]
-struct Entry {
-    paths: Vec<Path>,
-    best: Best,
-    changed: u64,
+/// A peer that has, or had, a session.
+#[derive(Clone, Debug)]
+struct Known {
+    info: PeerInfo,
+    tally: Tally,
+    /// Where its paths are: at least all slots that have one. `None` when it has so many that a walk over
+    /// the whole table is no dearer.
+    slots: Option<Vec<Slot>>,
 }
+
+/// A list of slots is kept for a peer with fewer paths than this, or less than a quarter of the table.
+const LISTED: usize = 4096;
 
 /// Where a route came from, as an owner of the speaker sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +62,7 @@ pub struct Route {
     pub source: RouteSource,
     /// Attributes of the best path.
     pub attributes: Arc<PathAttributes>,
-    /// Next hops of all paths that are equally good; only the best one's unless `multipath` is on.
+    /// Next hops of all paths that are equally good, up to `Config::max_paths`.
     pub next_hops: Vec<IpAddr>,
     /// The best path was learned from a peer of another AS.
     pub external: bool,
@@ -91,217 +70,23 @@ pub struct Route {
     pub stale: bool,
 }
 
+/// What consumers see of the best path.
+type Identity = Option<(Source, u32, AttrId, bool, bool)>;
+
 /// The table.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Rib {
-    entries: HashMap<Prefix, Entry>,
-    peers: Vec<Option<PeerInfo>>,
-    /// Changes in order; an entry whose `changed` is another number is superseded.
-    log: Vec<(u64, Prefix)>,
-    clock: u64,
-    gone: VecDeque<(u64, Prefix)>,
-    attributes: HashSet<Arc<PathAttributes>>,
-    attributes_limit: usize,
-    pub(crate) multipath: bool,
-}
-
-fn slot(family: Family) -> usize {
-    match family {
-        Family::Ipv4 => 0,
-        Family::Ipv6 => 1,
-    }
-}
-
-impl Rib {
-    pub(crate) fn set_peer(&mut self, index: PeerIndex, info: PeerInfo) {
-        let index = index as usize;
-        if self.peers.len() <= index {
-            self.peers.resize(index + 1, None);
-        }
-        let old = self.peers[index].take();
-        let (received, accepted, stale) =
-            old.map_or(([0; 2], [0; 2], 0), |old| (old.received, old.accepted, old.stale));
-        self.peers[index] = Some(PeerInfo { received, accepted, stale, ..info });
-    }
-
-    pub(crate) fn forget_peer(&mut self, index: PeerIndex) {
-        if let Some(slot) = self.peers.get_mut(index as usize) {
-            *slot = None;
-        }
-    }
-
-    pub(crate) fn peer(&self, index: PeerIndex) -> Option<&PeerInfo> {
-        self.peers.get(index as usize)?.as_ref()
-    }
-
-    /// Shares equal attributes.
-    pub(crate) fn intern(&mut self, attributes: PathAttributes) -> Arc<PathAttributes> {
-        if let Some(known) = self.attributes.get(&attributes) {
-            return known.clone();
-        }
-        if self.attributes.len() >= self.attributes_limit {
-            self.attributes.retain(|a| Arc::strong_count(a) > 1);
-            self.attributes_limit = (self.attributes.len() * 2).max(1024);
-        }
-        let shared = Arc::new(attributes);
-        self.attributes.insert(shared.clone());
-        shared
-    }
-
-    /// Adds a path, in place of an older one from the same source.
-    pub(crate) fn insert(&mut self, prefix: Prefix, path: Path) {
-        let entry = self.entries.entry(prefix).or_default();
-        let before = entry.identity();
-        let source = path.source;
-        let at = entry.paths.iter().position(|p| p.source == source);
-        let old = match at {
-            Some(at) => Some(std::mem::replace(&mut entry.paths[at], path.clone())),
-            None => {
-                entry.paths.push(path.clone());
-                None
-            }
-        };
-        let unchanged = old.as_ref().is_some_and(|old| {
-            Arc::ptr_eq(&old.attributes, &path.attributes) && old.rejection == path.rejection
-        });
-        count(&mut self.peers, prefix, old.as_ref(), Some(&path));
-        if !unchanged {
-            self.select(prefix, before);
-        }
-    }
-
-    /// Removes the path of a source.
-    pub(crate) fn remove(&mut self, prefix: Prefix, source: Source) {
-        let Some(entry) = self.entries.get_mut(&prefix) else { return };
-        let before = entry.identity();
-        let Some(at) = entry.paths.iter().position(|p| p.source == source) else { return };
-        let old = entry.paths.remove(at);
-        count(&mut self.peers, prefix, Some(&old), None);
-        self.select(prefix, before);
-    }
-
-    /// Decides anew about a prefix and logs a change.
-    fn select(&mut self, prefix: Prefix, before: Option<(Source, Arc<PathAttributes>)>) {
-        let Some(entry) = self.entries.get_mut(&prefix) else { return };
-        entry.best = decision::best(candidates(&entry.paths, &self.peers));
-        let after = entry.identity();
-        let same = match (&before, &after) {
-            (Some((s1, a1)), Some((s2, a2))) => s1 == s2 && Arc::ptr_eq(a1, a2),
-            (None, None) => true,
-            _ => false,
-        };
-        let multipath_changed = self.multipath && entry.paths.len() > 1;
-        if same && !multipath_changed && !(entry.paths.is_empty() && entry.changed == 0) {
-            if entry.paths.is_empty() {
-                self.gone.push_back((entry.changed, prefix));
-            }
-            return;
-        }
-        self.clock += 1;
-        entry.changed = self.clock;
-        if entry.paths.is_empty() {
-            self.gone.push_back((self.clock, prefix));
-        }
-        self.log.push((self.clock, prefix));
-        if self.log.len() > 2 * self.entries.len() + 1024 {
-            let entries = &self.entries;
-            self.log.retain(|(seq, prefix)| entries.get(prefix).is_some_and(|e| e.changed == *seq));
-        }
-    }
-
-    /// Number of the newest change.
-    pub(crate) fn now(&self) -> u64 {
-        self.clock
-    }
-
-    /// Up to `limit` log entries after `cursor`, and where the cursor stands then.
-    pub(crate) fn changes(&self, cursor: u64, limit: usize) -> (Vec<Prefix>, u64) {
-        let start = self.log.partition_point(|(seq, _)| *seq <= cursor);
-        let part = &self.log[start..self.log.len().min(start + limit)];
-        let current = |(seq, prefix): &(u64, Prefix)| {
-            self.entries.get(prefix).filter(|e| e.changed == *seq).map(|_| *prefix)
-        };
-        let end = part.last().map_or(self.clock, |(seq, _)| *seq);
-        (part.iter().filter_map(current).collect(), end)
-    }
-
-    /// Drops what no consumer needs any more: empty entries whose change everybody has seen.
-    pub(crate) fn collect(&mut self, seen_by_all: u64) {
-        while let Some((seq, prefix)) = self.gone.front().copied() {
-            if seq > seen_by_all {
-                return;
-            }
-            self.gone.pop_front();
-            if self.entries.get(&prefix).is_some_and(|e| e.paths.is_empty() && e.changed <= seq) {
-                self.entries.remove(&prefix);
-            }
-        }
-    }
-
-    /// The best path of a prefix.
-    pub(crate) fn best(&self, prefix: &Prefix) -> Option<&Path> {
-        let entry = self.entries.get(prefix)?;
-        entry.best.map(|(index, _)| &entry.paths[index])
-    }
-
-    /// All paths of a prefix, with the index of the best and why.
-    pub(crate) fn paths(&self, prefix: &Prefix) -> Option<(&[Path], Best)> {
-        self.entries.get(prefix).filter(|e| !e.paths.is_empty()).map(|e| (&e.paths[..], e.best))
-    }
-
-    /// All prefixes with a path.
-    pub(crate) fn prefixes(&self) -> impl Iterator<Item = &Prefix> {
-        self.entries.iter().filter(|(_, e)| !e.paths.is_empty()).map(|(p, _)| p)
-    }
-
-    /// The Loc-RIB's route of a prefix.
-    pub(crate) fn route(&self, prefix: &Prefix) -> Option<Route> {
-        let entry = self.entries.get(prefix)?;
-        let best = &entry.paths[entry.best?.0];
-        let next_hops = if self.multipath {
-            let equal = decision::equal(candidates(&entry.paths, &self.peers));
-            let mut hops: Vec<IpAddr> =
-                equal.iter().map(|i| entry.paths[*i].attributes.next_hop.address()).collect();
-            hops.sort();
-            hops.dedup();
-            hops
-        } else {
-            vec![best.attributes.next_hop.address()]
-        };
-        let (source, external) = match best.source {
-            Source::Local => (RouteSource::Local, false),
-            Source::Peer(index) => {
-                let peer = self.peer(index)?;
-                (RouteSource::Peer(peer.key), peer.external)
-            }
-        };
-        let attributes = best.attributes.clone();
-        Some(Route { source, attributes, next_hops, external, stale: best.stale })
-    }
-
-    /// Walks over all paths of a peer; `visit` says what becomes of each.
-    pub(crate) fn visit_peer(&mut self, peer: PeerIndex, mut visit: impl FnMut(&Prefix, &mut Path) -> Keep) {
-        if self.peer(peer).is_none_or(|p| p.received == [0, 0]) {
-            return;
-        }
-        let source = Source::Peer(peer);
-        let mut touched = Vec::new();
-        for (prefix, entry) in &mut self.entries {
-            let Some(at) = entry.paths.iter().position(|p| p.source == source) else { continue };
-            let before = entry.identity();
-            let old = entry.paths[at].clone();
-            let new = match visit(prefix, &mut entry.paths[at]) {
-                Keep::Drop => {
-                    entry.paths.remove(at);
-                    None
-                }
-                Keep::Keep => Some(entry.paths[at].clone()),
-            };
-            count(&mut self.peers, *prefix, Some(&old), new.as_ref());
-            touched.push((*prefix, before));
-        }
-        touched.into_iter().for_each(|(prefix, before)| self.select(prefix, before));
-    }
+    pub(crate) attributes: AttributeTable,
+    pub(crate) hops: NextHops,
+    /// How many equally good paths a route may have.
+    pub(crate) max_paths: usize,
+    table: Table,
+    peers: Vec<Option<Known>>,
+    changed: Vec<Slot>,
+    /// For the owner, when there is one that takes changes.
+    reported: Option<VecDeque<Slot>>,
+    /// Entries without a path, which consumers may still have to hear of.
+    pub(crate) gone: Vec<Slot>,
 }
 
 /// What becomes of a path that was visited.
@@ -311,41 +96,438 @@ pub(crate) enum Keep {
     Drop,
 }
 
-impl Entry {
-    fn identity(&self) -> Option<(Source, Arc<PathAttributes>)> {
-        let (index, _) = self.best?;
-        self.paths.get(index).map(|p| (p.source, p.attributes.clone()))
+impl Rib {
+    pub(crate) fn new(start: Start) -> Self {
+        let seed = Seed::new(start.seed);
+        Self {
+            attributes: AttributeTable::new(seed),
+            hops: NextHops::new(start.track_next_hops),
+            max_paths: 1,
+            table: Table::new(seed),
+            peers: Vec::new(),
+            changed: Vec::new(),
+            reported: start.report_routes.then(VecDeque::new),
+            gone: Vec::new(),
+        }
+    }
+
+    pub(crate) fn set_peer(&mut self, index: PeerIndex, info: PeerInfo) {
+        let index = index as usize;
+        if self.peers.len() <= index {
+            self.peers.resize_with(index + 1, || None);
+        }
+        match &mut self.peers[index] {
+            Some(known) => known.info = info,
+            place => *place = Some(Known { info, tally: Tally::default(), slots: Some(Vec::new()) }),
+        }
+    }
+
+    pub(crate) fn forget_peer(&mut self, index: PeerIndex) {
+        if let Some(place) = self.peers.get_mut(index as usize) {
+            *place = None;
+        }
+    }
+
+    pub(crate) fn peer(&self, index: PeerIndex) -> Option<&PeerInfo> {
+        Some(&self.peers.get(index as usize)?.as_ref()?.info)
+    }
+
+    /// How many paths of a peer are kept.
+    pub(crate) fn tally(&self, index: PeerIndex) -> Tally {
+        self.peers.get(index as usize).and_then(Option::as_ref).map_or(Tally::default(), |k| k.tally)
+    }
+
+    /// The peer that a path came from; `None` when it was originated here.
+    pub(crate) fn source(&self, source: Source) -> Option<&PeerInfo> {
+        self.peer(source.as_peer()?)
+    }
+
+    /// Adds a path, in place of an older one of the same source and identifier.
+    pub(crate) fn insert(&mut self, prefix: &Prefix, path: Path) {
+        if self.hops.is_tracked() && path.source != Source::LOCAL {
+            self.track(path.attributes);
+        }
+        let slot = self.table.find_or_insert(prefix);
+        let node = self.table.node_mut(slot);
+        let Some(at) = node.paths.find(path.source, path.id) else {
+            let before = identity(node);
+            let listed = !node.paths.has(path.source);
+            node.paths.push(path);
+            self.count(slot, None, Some(&path), listed);
+            return self.select(slot, before);
+        };
+        let old = node.paths.as_slice()[at];
+        if old == path {
+            return;
+        }
+        let before = identity(node);
+        node.paths.as_mut_slice()[at] = path;
+        self.count(slot, Some(&old), Some(&path), false);
+        self.select(slot, before);
+    }
+
+    /// Removes the path of a source.
+    pub(crate) fn remove(&mut self, prefix: &Prefix, source: Source, id: u32) {
+        let Some(slot) = self.table.find(prefix) else { return };
+        let node = self.table.node_mut(slot);
+        let Some(at) = node.paths.find(source, id) else { return };
+        let before = identity(node);
+        let old = node.paths.as_slice()[at];
+        node.paths.remove(at);
+        self.count(slot, Some(&old), None, false);
+        self.select(slot, before);
+    }
+
+    /// Keeps the counters and the list of the source's peer.
+    fn count(&mut self, slot: Slot, old: Option<&Path>, new: Option<&Path>, listed: bool) {
+        let Some(index) = old.or(new).and_then(|p| p.source.as_peer()) else { return };
+        let Some(Some(known)) = self.peers.get_mut(index as usize) else { return };
+        let family = self.table.family(slot).index();
+        let one = |path: Option<&Path>, test: fn(&Path) -> bool| usize::from(path.is_some_and(test));
+        let accepted: fn(&Path) -> bool = |p| p.rejection.is_none();
+        let tally = &mut known.tally;
+        tally.received[family] = tally.received[family] + one(new, |_| true) - one(old, |_| true);
+        tally.accepted[family] = tally.accepted[family] + one(new, accepted) - one(old, accepted);
+        tally.stale = tally.stale + one(new, |p| p.stale) - one(old, |p| p.stale);
+        let kept: usize = tally.received.iter().sum();
+        if kept == 0 {
+            known.slots = Some(Vec::new());
+        } else if let Some(slots) = known.slots.as_mut().filter(|_| listed) {
+            slots.push(slot);
+            if slots.len() > 2 * kept + 64 {
+                let (table, source) = (&self.table, Source::peer(index));
+                slots.sort_unstable();
+                slots.dedup();
+                slots.retain(|slot| table.node(*slot).paths.has(source));
+            }
+            if slots.len() > LISTED && slots.len() * 4 > self.table.len() {
+                known.slots = None;
+            }
+        }
+    }
+
+    /// Decides anew about a prefix, and tells consumers when something is different.
+    fn select(&mut self, slot: Slot, before: Identity) {
+        let node = self.table.node(slot);
+        let best = decide(&self.attributes, &self.hops, &self.peers, &node.paths);
+        let empty = node.paths.is_empty();
+        let several = self.max_paths > 1 && node.paths.as_slice().len() > 1;
+        let node = self.table.node_mut(slot);
+        (node.best, node.reason) = best.unwrap_or((NO_BEST, Reason::OnlyRoute));
+        let different = identity(node) != before || several;
+        if !std::mem::replace(&mut node.waits.changed, true) {
+            self.changed.push(slot);
+        }
+        if different
+            && let Some(reported) = &mut self.reported
+            && !std::mem::replace(&mut node.waits.owner, true)
+        {
+            reported.push_back(slot);
+        }
+        if empty && !std::mem::replace(&mut node.waits.gone, true) {
+            self.gone.push(slot);
+        }
+    }
+
+    /// Tells the owner of every route anew.
+    pub(crate) fn report_all(&mut self) {
+        let Some(reported) = &mut self.reported else { return };
+        for slot in 0..self.table.slots() {
+            let node = self.table.node_mut(slot);
+            if !node.paths.is_empty() && !std::mem::replace(&mut node.waits.owner, true) {
+                reported.push_back(slot);
+            }
+        }
+    }
+
+    /// The entries that have changed since this was asked last.
+    pub(crate) fn take_changed(&mut self) -> Vec<Slot> {
+        if self.hops.take_changed() {
+            self.decide_again();
+        }
+        let changed = std::mem::take(&mut self.changed);
+        for slot in &changed {
+            self.table.node_mut(*slot).waits.changed = false;
+        }
+        changed
+    }
+
+    /// Whether consumers have anything to look at.
+    pub(crate) fn has_changed(&mut self) -> bool {
+        if self.hops.take_changed() {
+            self.decide_again();
+        }
+        !self.changed.is_empty()
+    }
+
+    /// Decides anew about everything, after the ways to next hops have changed.
+    pub(crate) fn decide_again(&mut self) {
+        for slot in 0..self.table.slots() {
+            let node = self.table.node(slot);
+            let before = identity(node);
+            let best = decide(&self.attributes, &self.hops, &self.peers, &node.paths);
+            let several = self.max_paths > 1 && node.paths.as_slice().len() > 1;
+            let different = best != Some((node.best, node.reason)) && (best.is_some() || before.is_some());
+            if different || several {
+                self.select(slot, before);
+            }
+        }
+    }
+
+    /// The next prefix whose route may have changed, for the owner.
+    pub(crate) fn poll_reported(&mut self) -> Option<Prefix> {
+        if self.hops.take_changed() {
+            self.decide_again();
+        }
+        let slot = self.reported.as_mut()?.pop_front()?;
+        let node = self.table.node_mut(slot);
+        node.waits.owner = false;
+        Some(self.table.prefix(slot))
+    }
+
+    /// Takes out the entries without a path that nobody waits for; `seen` says of each whether all sessions
+    /// have been told.
+    pub(crate) fn collect(&mut self, mut seen: impl FnMut(Slot) -> bool) {
+        let (table, mut gone) = (&mut self.table, std::mem::take(&mut self.gone));
+        gone.retain(|slot| {
+            let node = table.node_mut(*slot);
+            if !node.paths.is_empty() {
+                node.waits.gone = false;
+                return false;
+            }
+            if node.waits.changed || node.waits.owner || !seen(*slot) {
+                return true;
+            }
+            table.release(*slot);
+            false
+        });
+        self.gone = gone;
+    }
+
+    /// Asks the owner about the next hop of an attribute set.
+    fn track(&mut self, id: AttrId) {
+        if self.attributes.hop(id) == 0 {
+            let name = self.hops.watch(self.attributes.get(id).next_hop.address());
+            self.attributes.set_hop(id, name);
+        }
+    }
+
+    /// Drops attributes that neither a path nor a consumer refers to, when it is time.
+    /// `others` marks what consumers refer to. Gives back whether names were dropped.
+    pub(crate) fn sweep(&mut self, others: impl FnOnce(&mut Marks)) -> bool {
+        if !self.attributes.wants_sweep(self.table.len()) {
+            return false;
+        }
+        let mut marks = self.attributes.marks();
+        for (_, node) in self.table.nodes() {
+            for path in node.paths.as_slice() {
+                marks.mark(path.received);
+                marks.mark(path.attributes);
+            }
+        }
+        others(&mut marks);
+        let hops = self.attributes.sweep(&marks);
+        self.hops.retain(&hops);
+        true
+    }
+
+    pub(crate) fn slots(&self) -> u32 {
+        self.table.slots()
+    }
+
+    pub(crate) fn slot(&self, prefix: &Prefix) -> Option<Slot> {
+        self.table.find(prefix)
+    }
+
+    pub(crate) fn prefix(&self, slot: Slot) -> Prefix {
+        self.table.prefix(slot)
+    }
+
+    pub(crate) fn family(&self, slot: Slot) -> Family {
+        self.table.family(slot)
+    }
+
+    /// The best path of a prefix.
+    pub(crate) fn best(&self, slot: Slot) -> Option<&Path> {
+        let node = self.table.node(slot);
+        node.paths.as_slice().get(node.best as usize)
+    }
+
+    /// The `limit` best paths of a prefix, best first.
+    pub(crate) fn preferred(&self, slot: Slot, limit: usize) -> Vec<&Path> {
+        let node = self.table.node(slot);
+        let mut left = candidates(&self.attributes, &self.hops, &self.peers, &node.paths);
+        let mut preferred = Vec::new();
+        while preferred.len() < limit
+            && let Some((index, _)) = decision::best(left.clone())
+        {
+            preferred.push(&node.paths.as_slice()[index]);
+            left.retain(|c| c.index != index);
+        }
+        preferred
+    }
+
+    /// All paths of a prefix, with the index of the best and why.
+    pub(crate) fn paths(&self, slot: Slot) -> (&[Path], Option<(usize, Reason)>) {
+        let node = self.table.node(slot);
+        (node.paths.as_slice(), (node.best != NO_BEST).then_some((node.best as usize, node.reason)))
+    }
+
+    /// Why a path is not used: what was found when it came, or that its next hop cannot be reached.
+    pub(crate) fn rejection(&self, path: &Path) -> Option<Rejection> {
+        let hop = self.attributes.hop(path.attributes);
+        let unreachable = self.hops.cost(hop).is_none().then_some(Rejection::NextHopUnreachable);
+        path.rejection.or(unreachable)
+    }
+
+    /// All slots with a path.
+    pub(crate) fn used_slots(&self) -> impl Iterator<Item = Slot> {
+        self.table.nodes().filter(|(_, node)| !node.paths.is_empty()).map(|(slot, _)| slot)
+    }
+
+    /// The Loc-RIB's route of a prefix.
+    pub(crate) fn route(&self, prefix: &Prefix) -> Option<Route> {
+        let slot = self.table.find(prefix)?;
+        let best = self.best(slot)?;
+        let hop = |path: &Path| self.attributes.get(path.attributes).next_hop.address();
+        let mut next_hops = vec![hop(best)];
+        if self.max_paths > 1 {
+            let node = self.table.node(slot);
+            let equal = decision::equal(candidates(&self.attributes, &self.hops, &self.peers, &node.paths));
+            let mut others: Vec<IpAddr> = equal.iter().map(|i| hop(&node.paths.as_slice()[*i])).collect();
+            others.sort();
+            others.dedup();
+            others.retain(|address| *address != next_hops[0]);
+            next_hops.extend(others.into_iter().take(self.max_paths - 1));
+            next_hops.sort();
+        }
+        let (source, external) = match best.source.as_peer() {
+            None => (RouteSource::Local, false),
+            Some(index) => {
+                let peer = self.peer(index)?;
+                (RouteSource::Peer(peer.key), peer.external)
+            }
+        };
+        let attributes = self.attributes.get(best.attributes).clone();
+        Some(Route { source, attributes, next_hops, external, stale: best.stale })
+    }
+
+    /// Walks over all paths of a peer; `visit` says what becomes of each, and may change all but whose it is.
+    pub(crate) fn visit_peer(
+        &mut self,
+        peer: PeerIndex,
+        mut visit: impl FnMut(&Prefix, &mut Path, &mut AttributeTable) -> Keep,
+    ) {
+        let Some(Some(known)) = self.peers.get(peer as usize) else { return };
+        if known.tally.received == [0, 0] {
+            return;
+        }
+        let source = Source::peer(peer);
+        let listed = known.slots.clone();
+        let slots = match listed {
+            Some(mut slots) => {
+                slots.sort_unstable();
+                slots.dedup();
+                slots
+            }
+            None => self.table.nodes().filter(|(_, n)| n.paths.has(source)).map(|(slot, _)| slot).collect(),
+        };
+        for slot in slots {
+            let prefix = self.table.prefix(slot);
+            let before = identity(self.table.node(slot));
+            let mut different = false;
+            let mut at = 0;
+            while let Some(old) = self.table.node(slot).paths.as_slice().get(at).copied() {
+                if old.source != source {
+                    at += 1;
+                    continue;
+                }
+                let mut new = old;
+                let keep = visit(&prefix, &mut new, &mut self.attributes) == Keep::Keep;
+                different |= !keep || new != old;
+                if keep && self.hops.is_tracked() {
+                    self.track(new.attributes);
+                }
+                let paths = &mut self.table.node_mut(slot).paths;
+                if keep {
+                    paths.as_mut_slice()[at] = new;
+                    at += 1;
+                } else {
+                    paths.remove(at);
+                }
+                self.count(slot, Some(&old), keep.then_some(&new), false);
+            }
+            if different {
+                self.select(slot, before);
+            }
+        }
     }
 }
 
-fn candidates<'a>(paths: &'a [Path], peers: &[Option<PeerInfo>]) -> Vec<Candidate<'a>> {
-    let usable = paths.iter().enumerate().filter(|(_, p)| p.rejection.is_none());
-    usable
-        .map(|(index, path)| {
-            let info = match path.source {
-                Source::Local => None,
-                Source::Peer(peer) => peers.get(peer as usize).and_then(Option::as_ref),
-            };
-            Candidate {
-                index,
-                attributes: &path.attributes,
-                local: path.source == Source::Local,
-                external: info.is_some_and(|p| p.external),
-                router_id: info.map_or(Ipv4Addr::UNSPECIFIED, |p| p.router_id),
-                address: info.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |p| p.key.address()),
-            }
-        })
-        .collect()
+fn identity(node: &Node) -> Identity {
+    let path = node.paths.as_slice().get(node.best as usize)?;
+    Some((path.source, path.id, path.attributes, path.stale, path.long_stale))
 }
 
-/// Keeps the counters of the source's peer.
-fn count(peers: &mut [Option<PeerInfo>], prefix: Prefix, old: Option<&Path>, new: Option<&Path>) {
-    let Some(Source::Peer(index)) = old.or(new).map(|p| p.source) else { return };
-    let Some(Some(info)) = peers.get_mut(index as usize) else { return };
-    let slot = slot(prefix.family());
-    let one = |path: Option<&Path>, test: fn(&Path) -> bool| usize::from(path.is_some_and(test));
-    let accepted: fn(&Path) -> bool = |p| p.rejection.is_none();
-    info.received[slot] = info.received[slot] + one(new, |_| true) - one(old, |_| true);
-    info.accepted[slot] = info.accepted[slot] + one(new, accepted) - one(old, accepted);
-    info.stale = info.stale + one(new, |p| p.stale) - one(old, |p| p.stale);
+/// The index of the best path and why; most prefixes have one or two, and these cost no allocation.
+fn decide(
+    attributes: &AttributeTable,
+    hops: &NextHops,
+    peers: &[Option<Known>],
+    paths: &Paths,
+) -> Option<(u32, Reason)> {
+    let of = |index| candidate(attributes, hops, peers, paths.as_slice(), index);
+    match paths.as_slice() {
+        [] => None,
+        [only] if !hops.is_tracked() => only.rejection.is_none().then_some((0, Reason::OnlyRoute)),
+        [_] => of(0).map(|_| (0, Reason::OnlyRoute)),
+        [_, _] => match (of(0), of(1)) {
+            (Some(a), Some(b)) => {
+                let (better, reason) = decision::better(a, b);
+                Some((better.index as u32, reason))
+            }
+            (Some(_), None) => Some((0, Reason::OnlyRoute)),
+            (None, Some(_)) => Some((1, Reason::OnlyRoute)),
+            (None, None) => None,
+        },
+        _ => decision::best(candidates(attributes, hops, peers, paths)).map(|(i, r)| (i as u32, r)),
+    }
+}
+
+fn candidates<'a>(
+    attributes: &'a AttributeTable,
+    hops: &NextHops,
+    peers: &[Option<Known>],
+    paths: &Paths,
+) -> Vec<Candidate<'a>> {
+    let paths = paths.as_slice();
+    (0..paths.len()).filter_map(|index| candidate(attributes, hops, peers, paths, index)).collect()
+}
+
+/// A path as the decision sees it; `None` when it cannot be used.
+fn candidate<'a>(
+    attributes: &'a AttributeTable,
+    hops: &NextHops,
+    peers: &[Option<Known>],
+    paths: &[Path],
+    index: usize,
+) -> Option<Candidate<'a>> {
+    let path = &paths[index];
+    if path.rejection.is_some() {
+        return None;
+    }
+    let cost = hops.cost(attributes.hop(path.attributes))?;
+    let known = path.source.as_peer().and_then(|peer| peers.get(peer as usize)?.as_ref());
+    let info = known.map(|k| &k.info);
+    Some(Candidate {
+        index,
+        attributes: attributes.get(path.attributes),
+        local: path.source == Source::LOCAL,
+        external: info.is_some_and(|p| p.external),
+        long_stale: path.long_stale,
+        cost,
+        router_id: info.map_or(Ipv4Addr::UNSPECIFIED, |p| p.router_id),
+        address: info.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |p| p.key.address()),
+        path_id: path.id,
+    })
 }

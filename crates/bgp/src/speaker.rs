@@ -2,17 +2,19 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bgp_packet::{PathAttributes, Prefix};
 use bytes::Bytes;
 
+use crate::import::LastImport;
+use crate::members::Members;
+use crate::path::{Path, PeerIndex, Source};
 use crate::peer::Peer;
 use crate::random::Random;
 use crate::restart::Deferral;
-use crate::rib::{Path, PeerIndex, Rib, Source};
-use crate::{BfdWanted, Cause, Config, Password, PeerKey, Route, Start};
+use crate::rib::Rib;
+use crate::{BfdWanted, Cause, Config, NextHopInterest, Password, PeerKey, Route, Start};
 
 /// Names a TCP connection between speaker and transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -124,11 +126,13 @@ pub struct Speaker {
     pub(crate) listen_hops: [Option<u8>; 2],
     /// Peers that an operator switched off.
     pub(crate) switched_off: BTreeSet<PeerKey>,
-    /// Peers that may have something to be sent.
-    pub(crate) pending: VecDeque<PeerIndex>,
-    pub(crate) flushed: u64,
-    pub(crate) route_cursor: u64,
-    pub(crate) routes: VecDeque<Prefix>,
+    /// Adj-RIB-Out of all sessions.
+    pub(crate) members: Members,
+    pub(crate) last_import: LastImport,
+    /// Places in `peers` that are free.
+    pub(crate) free_peers: Vec<PeerIndex>,
+    /// How many peers came from ranges.
+    pub(crate) dynamic_peers: usize,
     next_conn: u64,
 }
 
@@ -141,7 +145,7 @@ impl Speaker {
             peers: Vec::new(),
             by_key: HashMap::new(),
             by_conn: HashMap::new(),
-            rib: Rib::default(),
+            rib: Rib::new(start),
             random: Random::new(start.seed),
             outputs: VecDeque::new(),
             events: VecDeque::new(),
@@ -149,10 +153,10 @@ impl Speaker {
             deferral,
             listen_hops: [None; 2],
             switched_off: BTreeSet::new(),
-            pending: VecDeque::new(),
-            flushed: 0,
-            route_cursor: 0,
-            routes: VecDeque::new(),
+            members: Members::default(),
+            last_import: LastImport::default(),
+            free_peers: Vec::new(),
+            dynamic_peers: 0,
             next_conn: 0,
             config: Config { peers: Default::default(), dynamic: Vec::new(), ..config.clone() },
         };
@@ -167,13 +171,13 @@ impl Speaker {
 
     /// Originates a route. An unspecified next hop becomes the own address of each session.
     pub fn originate(&mut self, prefix: Prefix, attributes: PathAttributes) {
-        let attributes = self.rib.intern(attributes);
-        self.rib.insert(prefix, Path { source: Source::Local, attributes, rejection: None, stale: false });
+        let attributes = self.rib.attributes.intern(attributes);
+        self.rib.insert(&prefix, Path::new(Source::LOCAL, attributes));
     }
 
     /// Takes back a route that was originated here.
     pub fn withdraw(&mut self, prefix: Prefix) {
-        self.rib.remove(prefix, Source::Local);
+        self.rib.remove(&prefix, Source::LOCAL, 0);
     }
 
     /// What the transport is to do next.
@@ -199,17 +203,28 @@ impl Speaker {
     /// The next prefix whose Loc-RIB route may have changed, with the route as it is now.
     /// Several changes of one prefix come as one.
     pub fn poll_route(&mut self) -> Option<(Prefix, Option<Route>)> {
-        loop {
-            if let Some(prefix) = self.routes.pop_front() {
-                let route = self.rib.route(&prefix);
-                return Some((prefix, route));
-            }
-            if self.route_cursor == self.rib.now() {
-                return None;
-            }
-            let (prefixes, cursor) = self.rib.changes(self.route_cursor, 256);
-            self.routes.extend(prefixes);
-            self.route_cursor = cursor;
+        let prefix = self.rib.poll_reported()?;
+        let route = self.rib.route(&prefix);
+        Some((prefix, route))
+    }
+
+    /// The next thing to be asked of whoever knows the way to next hops; only with `Start::track_next_hops`.
+    pub fn poll_next_hop(&mut self) -> Option<NextHopInterest> {
+        self.rib.hops.poll()
+    }
+
+    /// Takes an answer: what the way to a watched next hop costs inside our network, or `None` when there is
+    /// no way. Until the first answer there is none. Answers are best given together: the routes are decided
+    /// about anew when the next output or route is asked for.
+    pub fn handle_next_hop(&mut self, next_hop: IpAddr, cost: Option<u32>) {
+        self.rib.hops.answer(next_hop, cost);
+    }
+
+    /// Takes over how many equally good paths a route may have.
+    pub(crate) fn set_max_paths(&mut self, max_paths: usize) {
+        let max_paths = max_paths.max(1);
+        if std::mem::replace(&mut self.rib.max_paths, max_paths) != max_paths {
+            self.rib.report_all();
         }
     }
 
@@ -247,7 +262,7 @@ impl Speaker {
         let Some(session) = self.peer_mut(index).and_then(|p| p.session.as_mut()) else { return };
         if session.conn == conn {
             session.in_flight = session.in_flight.saturating_sub(bytes);
-            self.pending.push_back(index);
+            self.members.enqueue(index);
         }
     }
 
@@ -262,12 +277,11 @@ impl Speaker {
     /// Makes room for a peer.
     pub(crate) fn add_peer(&mut self, peer: Peer) -> PeerIndex {
         let key = peer.key;
-        let free = self.peers.iter().position(Option::is_none).unwrap_or(self.peers.len());
-        if free == self.peers.len() {
+        let index = self.free_peers.pop().unwrap_or_else(|| {
             self.peers.push(None);
-        }
-        self.peers[free] = Some(peer);
-        let index = PeerIndex::try_from(free).expect("fewer peers than addresses of IPv4");
+            PeerIndex::try_from(self.peers.len() - 1).expect("fewer peers than addresses of IPv4")
+        });
+        self.peers[index as usize] = Some(peer);
         self.by_key.insert(key, index);
         index
     }
@@ -303,9 +317,5 @@ impl Speaker {
 
     pub(crate) fn jitter(&mut self, whole: Duration) -> Duration {
         self.random.jitter(whole)
-    }
-
-    pub(crate) fn intern(&mut self, attributes: PathAttributes) -> Arc<PathAttributes> {
-        self.rib.intern(attributes)
     }
 }

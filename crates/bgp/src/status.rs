@@ -1,15 +1,14 @@
 //! What an operator can see. Owns snapshots of peers and routes; changes nothing.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
 use std::time::Instant;
 
-use bgp_packet::{Capability, Family, PathAttributes, Prefix};
+use bgp_packet::{Capability, Family};
 
 use crate::history::{MessageCounts, Turn};
+use crate::path::PeerIndex;
 use crate::peer::{Connection, Peer, Phase};
-use crate::rib::{PeerIndex, Rejection, RouteSource, Source};
-use crate::{BfdState, Cause, PeerConfig, PeerKey, Reason, Speaker};
+use crate::{BfdState, Cause, PeerConfig, PeerKey, Speaker};
 
 /// States of RFC 4271 §8.2.2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -110,23 +109,6 @@ pub struct PeerTimers {
     pub stale: Option<Instant>,
 }
 
-/// One path to a prefix as it is now.
-#[derive(Clone, Debug)]
-pub struct RouteStatus {
-    /// Destination.
-    pub prefix: Prefix,
-    /// Who it came from.
-    pub source: RouteSource,
-    /// Attributes.
-    pub attributes: Arc<PathAttributes>,
-    /// Whether it is the best, and by which step.
-    pub best: Option<Reason>,
-    /// Why it is not used at all.
-    pub rejection: Option<Rejection>,
-    /// Kept from before its peer went away.
-    pub stale: bool,
-}
-
 impl Speaker {
     /// All peers, in order of address.
     pub fn peers(&self) -> Vec<PeerStatus> {
@@ -147,8 +129,7 @@ impl Speaker {
 
     fn peer_status(&self, index: PeerIndex) -> Option<PeerStatus> {
         let peer = self.peer(index)?;
-        let info = self.rib.peer(index);
-        let sum = |counts: Option<[usize; 2]>| counts.map_or(0, |c| c.iter().sum());
+        let tally = self.rib.tally(index);
         let session = peer.session.as_ref();
         let furthest = peer.connections.iter().max_by_key(|c| c.phase);
         Some(PeerStatus {
@@ -160,10 +141,10 @@ impl Speaker {
             state: state(peer),
             since: peer.changed_at,
             cause: peer.cause.clone(),
-            received: sum(info.map(|i| i.received)),
-            accepted: sum(info.map(|i| i.accepted)),
-            stale: info.map_or(0, |i| i.stale),
-            advertised: session.map_or(0, |s| s.advertised.len()),
+            received: tally.received.iter().sum(),
+            accepted: tally.accepted.iter().sum(),
+            stale: tally.stale,
+            advertised: self.members.group(index).map_or(0, |(group, _)| group.advertised_to(index)),
             sessions: peer.sessions,
             dynamic: peer.dynamic,
             reflector_client: peer.config.reflector_client,
@@ -185,55 +166,9 @@ impl Speaker {
                 .and_then(|c| c.open.as_ref())
                 .map_or_else(Vec::new, |open| open.capabilities.clone()),
             in_flight: session.map_or(0, |s| s.in_flight),
-            received_by_family: info.map_or([0; 2], |i| i.received),
-            accepted_by_family: info.map_or([0; 2], |i| i.accepted),
+            received_by_family: tally.received,
+            accepted_by_family: tally.accepted,
         })
-    }
-
-    /// All paths of the table, in order of prefix.
-    pub fn routes(&self) -> Vec<RouteStatus> {
-        let mut prefixes: Vec<Prefix> = self.rib.prefixes().copied().collect();
-        prefixes.sort();
-        prefixes.iter().flat_map(|prefix| self.routes_to(prefix)).collect()
-    }
-
-    /// Prefixes that have a path, in no order.
-    pub fn prefixes(&self) -> impl Iterator<Item = Prefix> + '_ {
-        self.rib.prefixes().copied()
-    }
-
-    /// How many prefixes have a path.
-    pub fn routes_count(&self) -> usize {
-        self.rib.prefixes().count()
-    }
-
-    /// All paths to one prefix.
-    pub fn routes_to(&self, prefix: &Prefix) -> Vec<RouteStatus> {
-        let Some((paths, best)) = self.rib.paths(prefix) else { return Vec::new() };
-        let statuses = paths.iter().enumerate().filter_map(|(i, path)| {
-            let source = match path.source {
-                Source::Local => RouteSource::Local,
-                Source::Peer(index) => RouteSource::Peer(self.rib.peer(index)?.key),
-            };
-            Some(RouteStatus {
-                prefix: *prefix,
-                source,
-                attributes: path.attributes.clone(),
-                best: best.filter(|(at, _)| *at == i).map(|(_, reason)| reason),
-                rejection: path.rejection,
-                stale: path.stale,
-            })
-        });
-        statuses.collect()
-    }
-
-    /// What a peer has from us.
-    pub fn advertised(&self, peer: impl Into<PeerKey>) -> Vec<(Prefix, Arc<PathAttributes>)> {
-        let session = self.by_key.get(&peer.into()).and_then(|i| self.peer(*i)?.session.as_ref());
-        let mut routes: Vec<_> =
-            session.into_iter().flat_map(|s| &s.advertised).map(|(p, a)| (*p, a.clone())).collect();
-        routes.sort_by_key(|(prefix, _)| *prefix);
-        routes
     }
 }
 

@@ -26,7 +26,7 @@ impl Pair {
         let now = Instant::now();
         let mut config = net::config(1);
         config.peers.insert(net::key(2), net::peer(1, 64512));
-        let start = Start { seed: 1, forwarding_kept: false, report_routes: false };
+        let start = Start { seed: 1, ..Start::default() };
         let mut speaker = Speaker::new(config, start, now);
         let (local, remote) = (SocketAddr::new(net::ip(1), 179), SocketAddr::new(net::ip(2), 40000));
         let conn = speaker.handle_incoming(remote, local, now).unwrap();

@@ -183,7 +183,7 @@ fn a_reflector_takes_clients_by_range_and_passes_their_routes_on_unchanged() {
     assert_eq!(route.attributes.originator_id, Some(Ipv4Addr::new(192, 0, 2, 5)));
     assert_eq!(route.attributes.cluster_list, [Ipv4Addr::new(244, 0, 0, 1)]);
     let back = net.speaker(1).advertised(ip(5));
-    assert!(back.iter().all(|(p, _)| *p != prefix("10.0.5.0/26")), "sent back to its originator");
+    assert!(back.iter().all(|r| r.prefix != prefix("10.0.5.0/26")), "sent back to its originator");
     assert!(net.speaker(1).peer_at(ip(5)).unwrap().dynamic);
 }
 
@@ -379,7 +379,7 @@ fn going_from_mesh_to_reflector_on_the_same_sessions_loses_nothing() {
 fn several_equal_routes_are_reported_together() {
     let mut net = Net::new(5);
     let mut config = mesh(1, 3);
-    config.multipath = true;
+    config.max_paths = 64;
     net.start(1, config, false);
     for n in [2, 3] {
         net.start(n, mesh(n, 3), false);

@@ -145,7 +145,7 @@ pub fn config(peer: PeerConfig) -> Config {
 
 /// A speaker that listens and announces one block of each family.
 pub fn start(config: Config, forwarding_kept: bool) -> Driver {
-    let start = Start { seed: 1, forwarding_kept, report_routes: true };
+    let start = Start { seed: 1, forwarding_kept, report_routes: true, ..Start::default() };
     let mut driver = Driver::new(Speaker::new(config, start, Instant::now())).unwrap();
     let address = SocketAddr::new(US.parse().unwrap(), 179);
     driver.listen(&[address]).unwrap_or_else(|e| panic!("{}", e[0]));

@@ -96,7 +96,7 @@ impl Net {
 
     /// Starts node `n`.
     pub fn start(&mut self, n: u8, config: Config, forwarding_kept: bool) {
-        let start = Start { seed: u64::from(n) * 7919, forwarding_kept, report_routes: false };
+        let start = Start { seed: u64::from(n) * 7919, forwarding_kept, ..Start::default() };
         let speaker = Speaker::new(config, start, self.now);
         let node = Node {
             speaker,

@@ -1,0 +1,213 @@
+//! Encoded routes that several peers share. Owns the bytes, and which part of them is for whom.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bgp_packet::{EncodeOptions, Family, Prefix, Route, encode_reach, encode_unreach};
+use bytes::Bytes;
+
+use crate::intern::{AttrId, AttributeTable};
+use crate::path::{PeerIndex, Source};
+
+/// A path identifier (0 without ADD-PATH) and a prefix.
+pub(crate) type PathRoute = (u32, Prefix);
+
+/// Whom a message is not for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Except {
+    /// Where the routes came from.
+    Source(PeerIndex),
+    /// Who originated them (RFC 4456 §8).
+    Originator(Ipv4Addr),
+}
+
+/// UPDATEs for the members of a group.
+#[derive(Debug, Default)]
+pub(crate) struct Chunk {
+    /// The position in the log after this.
+    pub(crate) next: u32,
+    bytes: Bytes,
+    /// This much is for all but some; what follows is for single members.
+    common: usize,
+    except: Vec<(Except, Range<u32>)>,
+    only: Vec<(PeerIndex, Range<u32>)>,
+}
+
+impl Chunk {
+    /// The parts for one member, in order.
+    pub(crate) fn parts(&self, member: PeerIndex, router_id: Ipv4Addr) -> Vec<Bytes> {
+        let mut left_out: Vec<Range<u32>> = Vec::new();
+        for who in [Except::Source(member), Except::Originator(router_id)] {
+            let start = self.except.partition_point(|(other, _)| *other < who);
+            let own = self.except[start..].iter().take_while(|(other, _)| *other == who);
+            left_out.extend(own.map(|(_, range)| range.clone()));
+        }
+        left_out.sort_unstable_by_key(|range| range.start);
+        let mut parts = Vec::with_capacity(left_out.len() + 1);
+        let mut push = |range: Range<usize>| {
+            if !range.is_empty() {
+                parts.push(self.bytes.slice(range));
+            }
+        };
+        let mut at = 0;
+        for range in left_out {
+            push(at..(range.start as usize).max(at));
+            at = at.max(range.end as usize);
+        }
+        push(at..self.common.max(at));
+        let start = self.only.partition_point(|(other, _)| *other < member);
+        let own = self.only[start..].iter().take_while(|(other, _)| *other == member);
+        own.for_each(|(_, range)| push(range.start as usize..range.end as usize));
+        parts
+    }
+
+    fn octets(&self) -> usize {
+        self.bytes.len() + 64
+    }
+}
+
+/// Gathers routes, and makes a [`Chunk`] of them.
+#[derive(Debug, Default)]
+pub(crate) struct ChunkBuilder {
+    reach: Vec<(AttrId, Source, PathRoute)>,
+    unreach: [Vec<PathRoute>; 2],
+    unreach_at: Vec<(PeerIndex, PathRoute)>,
+    bytes: Vec<u8>,
+    common: usize,
+    except: Vec<(Except, Range<u32>)>,
+    only: Vec<(PeerIndex, Range<u32>)>,
+}
+
+impl ChunkBuilder {
+    /// All but the source get the route.
+    pub(crate) fn reach(&mut self, attributes: AttrId, source: Source, route: PathRoute) {
+        self.reach.push((attributes, source, route));
+    }
+
+    /// All lose the route.
+    pub(crate) fn unreach(&mut self, route: PathRoute) {
+        self.unreach[route.1.family().index()].push(route);
+    }
+
+    /// One member loses the route: the best path is its own now.
+    pub(crate) fn unreach_at(&mut self, member: PeerIndex, route: PathRoute) {
+        self.unreach_at.push((member, route));
+    }
+
+    /// Makes the messages: withdrawals first, then as many routes of one source and attributes as a message
+    /// takes.
+    pub(crate) fn encode(&mut self, attributes: &AttributeTable, options: EncodeOptions, internal: bool) {
+        let Self { reach, unreach, unreach_at, bytes, except, only, common } = self;
+        unreach.iter().for_each(|routes| append_unreach(bytes, routes, options));
+        reach.sort_by_key(|(id, source, route)| (*id, *source, route.1.family()));
+        let mut routes = Vec::new();
+        let same = |a: &(AttrId, Source, PathRoute), b: &(AttrId, Source, PathRoute)| {
+            (a.0, a.1, a.2.1.family()) == (b.0, b.1, b.2.1.family())
+        };
+        for run in reach.chunk_by(same) {
+            let (id, source, _) = run[0];
+            let set = attributes.get(id);
+            routes.clear();
+            routes.extend(run.iter().map(|(_, _, route)| *route));
+            let start = bytes.len() as u32;
+            if encode_reach(bytes, set, &routes, options).is_err() {
+                // Export has made sure that this does not happen; what members have must not stay then.
+                append_unreach(bytes, &routes, options);
+                continue;
+            }
+            let range = start..bytes.len() as u32;
+            if let Some(originator) = set.originator_id.filter(|_| internal) {
+                except.push((Except::Originator(originator), range.clone()));
+            }
+            if let Some(source) = source.as_peer() {
+                except.push((Except::Source(source), range));
+            }
+        }
+        *common = bytes.len();
+        unreach_at.sort_by_key(|(member, route)| (*member, route.1.family()));
+        for run in unreach_at.chunk_by(|a, b| (a.0, a.1.1.family()) == (b.0, b.1.1.family())) {
+            let start = bytes.len() as u32;
+            routes.clear();
+            routes.extend(run.iter().map(|(_, route)| *route));
+            append_unreach(bytes, &routes, options);
+            only.push((run[0].0, start..bytes.len() as u32));
+        }
+        except.sort_by_key(|(who, range)| (*who, range.start));
+    }
+
+    pub(crate) fn finish(self, next: u32) -> Chunk {
+        let Self { bytes, common, except, only, .. } = self;
+        Chunk { next, bytes: bytes.into(), common, except, only }
+    }
+}
+
+fn append_unreach<R: Route>(bytes: &mut Vec<u8>, routes: &[R], options: EncodeOptions) {
+    encode_unreach(bytes, routes, options);
+}
+
+/// Which piece of a log, and which families of it.
+type Piece = (u32, [bool; 2]);
+
+/// Chunks that another member may need soon.
+#[derive(Debug, Default)]
+pub(crate) struct Chunks {
+    kept: BTreeMap<Piece, Arc<Chunk>>,
+    /// Those that reach to the end of the log: not valid any more once it grows.
+    at_end: Vec<Piece>,
+    octets: usize,
+}
+
+/// More than this is not kept.
+const LIMIT: usize = 4 << 20;
+
+impl Chunks {
+    pub(crate) fn get(&self, position: u32, families: [bool; 2]) -> Option<Arc<Chunk>> {
+        self.kept.get(&(position, families)).cloned()
+    }
+
+    pub(crate) fn keep(&mut self, position: u32, families: [bool; 2], whole: bool, chunk: Arc<Chunk>) {
+        if self.octets > LIMIT {
+            self.clear();
+        }
+        self.octets += chunk.octets();
+        if !whole {
+            self.at_end.push((position, families));
+        }
+        self.kept.insert((position, families), chunk);
+    }
+
+    /// The log has grown.
+    pub(crate) fn end_has_moved(&mut self) {
+        for piece in std::mem::take(&mut self.at_end) {
+            self.drop(piece);
+        }
+    }
+
+    /// The entry at a position of the log is superseded.
+    pub(crate) fn forget(&mut self, position: u32) {
+        if self.kept.is_empty() {
+            return;
+        }
+        let start = position / crate::update_group::PIECE * crate::update_group::PIECE;
+        let pieces = self.kept.range((start, [false; 2])..=(position, [true; 2]));
+        let hit: Vec<Piece> = pieces.filter(|(_, chunk)| chunk.next > position).map(|(p, _)| *p).collect();
+        hit.into_iter().for_each(|piece| self.drop(piece));
+    }
+
+    fn drop(&mut self, piece: Piece) {
+        if let Some(chunk) = self.kept.remove(&piece) {
+            self.octets -= chunk.octets();
+        }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Which family alone, or both.
+    pub(crate) fn families(family: Option<Family>) -> [bool; 2] {
+        family.map_or([true; 2], |f| [f == Family::Ipv4, f == Family::Ipv6])
+    }
+}
