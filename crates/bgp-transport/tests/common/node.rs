@@ -77,7 +77,7 @@ impl Node {
         let (ready, is_ready) = mpsc::channel();
         let thread = std::thread::spawn(move || {
             in_namespace(&name, || async move {
-                let start = Start { seed: 7, forwarding_kept: false, report_routes: false };
+                let start = Start { seed: 7, ..Start::default() };
                 let mut driver = Driver::new(Speaker::new(config, start, Instant::now())).unwrap();
                 driver.listen(&listen).unwrap_or_else(|e| panic!("{}", e[0]));
                 ready.send(()).unwrap();
