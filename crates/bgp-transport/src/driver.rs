@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use bgp::{Closed, ConnId, Output, Password, Speaker};
 use bgp_packet::Prefix;
 
+use crate::bfd_door::BfdDoor;
 use crate::connection::Connection;
 use crate::dial::{self, Dial};
 use crate::farewell::Farewells;
@@ -28,9 +29,11 @@ const OUTPUT_QUANTUM: usize = 1024 * 1024;
 const MAX_SILENT: usize = 4096;
 /// How long nothing is accepted when descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
-/// Tokens of listening sockets and of farewells; those of connections are their names.
+/// Tokens of listening sockets, of farewells; those of connections are their names.
 const LISTENER: u64 = 1 << 63;
 const FAREWELL: u64 = 1 << 62;
+/// Tokens of the sockets of BFD: this one and the next three.
+const BFD: u64 = 1 << 61;
 
 /// Runs a speaker on real sockets. Must live inside a tokio runtime.
 #[derive(Debug)]
@@ -48,6 +51,7 @@ pub struct Driver {
     /// Accepted connections in order; some of them have spoken since, or are gone.
     silent: VecDeque<ConnId>,
     farewells: Farewells,
+    bfd: BfdDoor,
     /// Connections with something to write that the kernel may have room for.
     dirty: Vec<ConnId>,
     /// The speaker had more to say than one turn carries.
@@ -73,6 +77,7 @@ impl Driver {
             connections: HashMap::new(),
             silent: VecDeque::new(),
             farewells: Farewells::default(),
+            bfd: BfdDoor::default(),
             dirty: Vec::new(),
             busy: false,
             ready: Vec::new(),
@@ -150,11 +155,26 @@ impl Driver {
             self.handle(*event);
         }
         self.ready = ready;
+        self.carry_bfd();
         self.perform();
     }
 
+    /// Sends what BFD has to send and tells the speaker what it has to say.
+    fn carry_bfd(&mut self) {
+        let now = now();
+        self.bfd.handle_timeout(now);
+        while let Some(word) = self.bfd.poll_word() {
+            self.speaker.handle_bfd(word.peer, word.state, word.failure, now);
+        }
+    }
+
     async fn wait(&mut self) {
-        let deadlines = [self.speaker.poll_timeout(), self.farewells.poll_timeout(), self.accept_again];
+        let deadlines = [
+            self.speaker.poll_timeout(),
+            self.farewells.poll_timeout(),
+            self.accept_again,
+            self.bfd.poll_timeout(),
+        ];
         match deadlines.into_iter().flatten().min() {
             None => self.poller.ready().await,
             Some(at) => tokio::select! {
@@ -170,6 +190,9 @@ impl Driver {
         }
         if event.token & FAREWELL != 0 {
             return self.carry_farewell(event.token);
+        }
+        if event.token & BFD != 0 {
+            return self.bfd.handle_ready((event.token & 3) as usize, now());
         }
         let conn = ConnId(event.token);
         let Some(connection) = self.connections.get_mut(&conn) else { return };
@@ -337,7 +360,7 @@ impl Driver {
             Output::Connect { conn, remote, local, password, ttl_security, hold_time } => {
                 self.connect(conn, &Dial { remote, local, password, ttl_security, hold_time });
             }
-            Output::Bfd { .. } => {}
+            Output::Bfd { peer, wanted } => self.bfd.set(peer, wanted, &self.poller, BFD, now()),
             Output::ListenTtlSecurity { hops } => {
                 self.listen_hops = hops;
                 self.listeners.iter().for_each(|l| self.set_listen_hops(l));

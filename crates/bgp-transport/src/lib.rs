@@ -3,6 +3,7 @@
 //! Owns listening, connecting, socket options (source address, TCP MD5, TTL, timeouts), reading, writing and
 //! the loop that carries bytes and time. Never knows a message, a route or a state of the protocol.
 
+mod bfd_door;
 mod connection;
 mod dial;
 mod driver;
@@ -12,6 +13,7 @@ mod listener;
 mod options;
 mod poller;
 mod port_owner;
+mod udp;
 
 pub use driver::Driver;
 pub use limits::raise_descriptor_limit;

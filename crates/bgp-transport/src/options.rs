@@ -17,7 +17,7 @@ const TCP_MD5SIG_EXT: libc::c_int = 32;
 const TCP_MD5SIG_FLAG_PREFIX: u8 = 1;
 const MAX_KEY: usize = 80;
 /// DSCP CS6, the class of routing protocols (RFC 4594 §3.1), as a TOS byte.
-const NETWORK_CONTROL: u8 = 0xc0;
+pub(crate) const NETWORK_CONTROL: u8 = 0xc0;
 
 /// `struct tcp_md5sig` (linux/tcp.h).
 #[repr(C)]
@@ -128,7 +128,8 @@ fn sockaddr(address: IpAddr) -> libc::sockaddr_storage {
     storage
 }
 
-fn set<T>(socket: impl AsFd, level: libc::c_int, name: libc::c_int, value: &T) -> io::Result<()> {
+/// Sets one option to a plain value.
+pub(crate) fn set<T>(socket: impl AsFd, level: libc::c_int, name: libc::c_int, value: &T) -> io::Result<()> {
     let fd = socket.as_fd().as_raw_fd();
     let len = libc::socklen_t::try_from(size_of::<T>()).expect("socket options are small");
     // SAFETY: `value` points at `len` readable bytes for the whole call, and `fd` is open.
