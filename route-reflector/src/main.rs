@@ -135,6 +135,9 @@ fn log(event: &Event) {
         }
         Event::PeerFailed { peer, cause } => tracing::info!(%peer, %cause, "cannot connect"),
         Event::Malformed { peer, detail } => tracing::warn!(%peer, %detail, "malformed message"),
+        Event::MaxPrefixWarning { peer, family, received, limit } => {
+            tracing::warn!(%peer, %family, received, limit, "nearly as many routes as the peer may send");
+        }
         Event::RestartComplete => tracing::info!("restart complete"),
     }
 }

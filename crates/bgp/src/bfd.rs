@@ -91,7 +91,7 @@ impl Speaker {
         let notification = if hard { notification.hard_reset() } else { notification };
         let cause = Cause::Bfd { failure, forwarding_lost };
         self.end(index, conn, cause, (!quiet).then_some(notification), now);
-        self.arm(index);
+        self.settle(index, now);
     }
 
     /// The session is up: its path is watched from now on, if that is wanted.

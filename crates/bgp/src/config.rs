@@ -1,11 +1,12 @@
 //! What an operator configures. Owns the settings and which of them need a new session.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
-use bgp_packet::{Family, Prefix};
+use bgp_packet::{Family, Prefix, Role};
 
 use crate::{BfdConfig, PeerKey, Policy};
 
@@ -34,6 +35,18 @@ pub struct Config {
     pub dynamic: Vec<DynamicNeighbours>,
     /// How many peers may come from `dynamic` at a time.
     pub max_dynamic: usize,
+    /// How many connections of dynamic neighbours may wait for their session at a time. One address has at
+    /// most one.
+    pub max_half_open: usize,
+    /// External peers whose import or export policy is only the default of [`PeerConfig::new`] give or get
+    /// nothing (RFC 8212).
+    pub ebgp_requires_policy: bool,
+    /// This speaker is about to be shut down: all routes go out as least preferred (RFC 8326).
+    pub graceful_shutdown: bool,
+    /// Peers that are configured no more but keep their session until their routes come another way.
+    pub retire: BTreeSet<PeerKey>,
+    /// How long a peer of `retire` may keep its session at most.
+    pub retire_limit: Duration,
 }
 
 impl Config {
@@ -51,6 +64,11 @@ impl Config {
             peers: BTreeMap::new(),
             dynamic: Vec::new(),
             max_dynamic: 10_000,
+            max_half_open: 8_192,
+            ebgp_requires_policy: false,
+            graceful_shutdown: false,
+            retire: BTreeSet::new(),
+            retire_limit: Duration::from_secs(120),
         }
     }
 }
@@ -128,6 +146,35 @@ impl fmt::Debug for Password {
     }
 }
 
+/// How many routes of a family a peer may send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MaxPrefix {
+    /// More than this many ends the session (RFC 4486 §3).
+    pub limit: usize,
+    /// A warning comes at this many percent of `limit`.
+    pub warning_percent: u8,
+    /// What happens beyond the limit.
+    pub action: MaxPrefixAction,
+}
+
+/// What happens when a peer sends too many routes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MaxPrefixAction {
+    /// Only a warning.
+    Warn,
+    /// The session ends and is tried again after this long.
+    Restart(Duration),
+    /// The session ends until an operator enables or resets the peer.
+    StayDown,
+}
+
+impl MaxPrefix {
+    /// Warns at 75 % and takes the session down for good beyond the limit.
+    pub fn new(limit: usize) -> Self {
+        Self { limit, warning_percent: 75, action: MaxPrefixAction::StayDown }
+    }
+}
+
 /// Settings of one peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerConfig {
@@ -145,10 +192,36 @@ pub struct PeerConfig {
     pub passive: bool,
     /// Families to announce.
     pub families: Vec<Family>,
-    /// Proposed hold time in seconds: 0, or at least 3.
+    /// Proposed hold time in seconds: 0, or at least 3; 1 and 2 count as 3 (RFC 4271 §4.2).
     pub hold_time: u16,
+    /// Seconds between KEEPALIVEs, at most a third of the negotiated hold time; `None` is that third.
+    pub keepalive_interval: Option<u16>,
+    /// How long the peer may take nothing of what is sent before the session ends (RFC 9687); `None` is eight
+    /// minutes or twice the hold time, whichever is longer.
+    pub send_hold_time: Option<Duration>,
+    /// Wait for the peer's OPEN this long before sending ours (RFC 4271 §8.1.1); zero switches it off.
+    pub delay_open: Duration,
+    /// Longest wait between attempts while the peer cannot be reached; attempts begin fast and slow down.
+    pub connect_retry: Duration,
+    /// Longest wait after an error that trying again at once is unlikely to mend.
+    pub idle_hold: Duration,
     /// Graceful restart time that we announce in seconds; 0 switches graceful restart off.
     pub restart_time: u16,
+    /// How long a peer may keep our routes after `restart_time`, in seconds (RFC 9494); `None` does not announce
+    /// long-lived graceful restart.
+    pub long_lived_stale_time: Option<u32>,
+    /// Messages up to 65 535 octets are taken, and sent to a peer that takes them (RFC 8654).
+    pub extended_messages: bool,
+    /// IPv4 routes with an IPv6 next hop are taken, and sent to a peer that takes them (RFC 8950).
+    pub extended_next_hop: bool,
+    /// Take several paths for a prefix (RFC 7911).
+    pub add_path_receive: bool,
+    /// Send up to so many paths for a prefix to a peer that takes them (RFC 7911).
+    pub add_path_send_max: Option<u8>,
+    /// What we are to the peer; for external peers (RFC 9234).
+    pub role: Option<Role>,
+    /// With `role`: a peer that names no role is refused (RFC 9234 §4.2).
+    pub strict_role: bool,
     /// Watches the path by BFD while a session is up.
     pub bfd: Option<BfdConfig>,
     /// Generalised TTL security: how many hops away the peer may be (RFC 5082).
@@ -159,12 +232,14 @@ pub struct PeerConfig {
     pub password_missing: bool,
     /// Switched off.
     pub admin_down: bool,
+    /// The session is about to be shut down: routes to and from the peer become least preferred (RFC 8326).
+    pub graceful_shutdown: bool,
+    /// How many routes the peer may send, by family (see [`Family::index`]).
+    pub max_prefix: [Option<MaxPrefix>; 2],
     /// The peer is a client of ours (RFC 4456).
     pub reflector_client: bool,
     /// Next hop of what we send.
     pub next_hop: NextHopMode,
-    /// How many paths to a prefix the peer gets, where ADD-PATH was negotiated (RFC 7911).
-    pub add_path_send_max: usize,
     /// How often our own AS may be in a received path.
     pub allow_own_as: u32,
     /// What is taken from the peer.
@@ -185,33 +260,56 @@ impl PeerConfig {
             passive: false,
             families: Family::ALL.to_vec(),
             hold_time: 90,
+            keepalive_interval: None,
+            send_hold_time: None,
+            delay_open: Duration::ZERO,
+            connect_retry: Duration::from_secs(5),
+            idle_hold: Duration::from_secs(30),
             restart_time: 120,
+            long_lived_stale_time: None,
+            extended_messages: true,
+            extended_next_hop: false,
+            add_path_receive: false,
+            add_path_send_max: None,
+            role: None,
+            strict_role: false,
             bfd: None,
             ttl_security: None,
             password: None,
             password_missing: false,
             admin_down: false,
+            graceful_shutdown: false,
+            max_prefix: [None; 2],
             reflector_client: false,
             next_hop: NextHopMode::Auto,
-            add_path_send_max: 8,
             allow_own_as: 0,
             import: Arc::new(Policy::accept()),
             export: Arc::new(Policy::accept()),
         }
     }
 
-    /// Whether going over to `new` needs a new session: its transport, AS or capabilities differ.
+    /// Whether going over to `new` needs a new session: its transport, AS or capabilities differ. Times of
+    /// graceful restart count only when it is switched on or off; the next OPEN carries them.
     pub fn needs_reset(&self, new: &Self) -> bool {
         let transport = (self.port, self.local_address, self.ttl_security, &self.password)
             != (new.port, new.local_address, new.ttl_security, &new.password);
-        let identity = (self.asn, self.local_asn) != (new.asn, new.local_asn);
-        let capabilities = self.families != new.families
-            || (self.restart_time == 0) != (new.restart_time == 0)
-            || self.hold_time != new.hold_time;
-        transport || identity || capabilities
+        let identity = (self.asn, self.local_asn, self.role, self.strict_role)
+            != (new.asn, new.local_asn, new.role, new.strict_role);
+        let speaks = |c: &Self| Family::ALL.map(|f| c.families.contains(&f));
+        let capabilities = |c: &Self| {
+            let restart = (c.restart_time > 0, c.long_lived_stale_time.is_some());
+            let paths = (c.add_path_receive, c.add_path_send_max.is_some());
+            (speaks(c), c.hold_time(), restart, c.extended_messages, c.extended_next_hop, paths)
+        };
+        transport || identity || capabilities(self) != capabilities(new)
     }
 
-    /// Whether the peer may have a session at all.
+    /// The hold time that an OPEN proposes.
+    pub(crate) fn hold_time(&self) -> u16 {
+        if matches!(self.hold_time, 1 | 2) { 3 } else { self.hold_time }
+    }
+
+    /// Whether the configuration lets the peer have a session at all.
     pub(crate) fn is_enabled(&self) -> bool {
         !self.admin_down && !self.password_missing
     }

@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use bgp_packet::{Family, Notification, Update, code};
 
-use crate::peer::Session;
 use crate::rib::{Keep, PeerIndex};
+use crate::session::Session;
 use crate::{Cause, Speaker};
 
 impl Session {

@@ -11,7 +11,7 @@ use crate::policy::{Edit, Facts};
 use crate::rib::Rib;
 use crate::table::Slot;
 use crate::update_group::GroupKey;
-use crate::{Config, NextHopMode, SourceKind, Verdict};
+use crate::{Config, NextHopMode, SourceKind, Verdict, admission};
 
 /// MED of routes that other routers of our AS told us (RFC 4271 §5.1.4 leaves the value to us); our own
 /// routes carry none, which counts as 0.
@@ -39,6 +39,10 @@ pub enum Withheld {
     NotReflected,
     /// Export policy; the index of the rule, or the default.
     Policy(Option<u16>),
+    /// The route would leak: the peer is no customer of ours (RFC 9234 §5).
+    OnlyToCustomer,
+    /// Its peer is away for long, and this one does not know what that means (RFC 9494 §4.3).
+    LongLivedStale,
     /// There is no next hop that the peer could use.
     NextHop,
     /// The attributes fill more than a message.
@@ -165,6 +169,7 @@ impl Exporter<'_> {
         } else {
             self.for_external(rib, path, &mut attributes);
         }
+        admission::let_out(self.config, self.key, path, &mut attributes)?;
         self.set_next_hop(family, path, &mut attributes).ok_or(Withheld::NextHop)?;
         if self.fits(family, &attributes) { Ok(attributes) } else { Err(Withheld::TooLong) }
     }

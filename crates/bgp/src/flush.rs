@@ -9,7 +9,7 @@ use bytes::Bytes;
 use crate::members::Next;
 use crate::path::PeerIndex;
 use crate::update_group::GroupKey;
-use crate::{ConnId, Output, Speaker};
+use crate::{ConnId, Output, Policy, Speaker, shutdown};
 
 /// Octets that may wait in the transport for one peer before no more are made.
 const WINDOW: usize = 256 * 1024;
@@ -89,6 +89,8 @@ impl Speaker {
     fn group_key(&self, index: PeerIndex) -> Option<GroupKey> {
         let peer = self.peer(index)?;
         let session = peer.session.as_ref()?;
+        let lacks = shutdown::lacks_policy(&self.config, !session.internal, &peer.config.export);
+        let policy = if lacks { Policy::reject().into() } else { peer.config.export.clone() };
         Some(GroupKey {
             internal: session.internal,
             client: peer.config.reflector_client,
@@ -96,10 +98,13 @@ impl Speaker {
             local: session.local,
             next_hop: peer.config.next_hop,
             v4_over_v6: session.context.v4_over_v6,
+            role: session.role,
+            long_lived: session.long_lived,
+            graceful_shutdown: peer.config.graceful_shutdown,
             families: Family::ALL.map(|family| session.families.contains(&family)),
             options: session.options,
-            add_path_max: peer.config.add_path_send_max,
-            policy: peer.config.export.clone(),
+            add_path_max: peer.config.add_path_send_max.map_or(1, usize::from),
+            policy,
         })
     }
 }

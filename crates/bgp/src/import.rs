@@ -10,7 +10,7 @@ use crate::path::{Path, PeerIndex, Rejection, Source};
 use crate::peer::Peer;
 use crate::policy::{Edit, Facts};
 use crate::rib::Keep;
-use crate::{Config, Event, Policy, SourceKind, Speaker, Verdict};
+use crate::{Config, Event, Policy, SourceKind, Speaker, Verdict, admission};
 
 /// The attributes that came last, as octets and by name.
 #[derive(Debug, Default)]
@@ -106,7 +106,10 @@ impl Speaker {
         let Some(Some(peer)) = self.peers.get(index as usize) else { return };
         let attributes = self.rib.attributes.get(received);
         let refused = inadmissible(&self.config, peer, attributes);
-        let plain = Path { rejection: refused, ..Path::new(Source::peer(index), received) };
+        let admitted = admission::admit(&self.config, peer, received, &mut self.rib.attributes);
+        let refused = refused.or(admitted.err());
+        let attributes = admitted.unwrap_or(received);
+        let plain = Path { rejection: refused, attributes, ..Path::new(Source::peer(index), received) };
         let judge = Judge::of(peer);
         for (id, prefix) in nlri.paths() {
             let mut path = Path { id, ..plain };
@@ -123,8 +126,9 @@ impl Speaker {
         let judge = Judge::of(peer);
         let config = &self.config;
         self.rib.visit_peer(index, |prefix, path, attributes| {
-            path.attributes = path.received;
-            path.rejection = inadmissible(config, peer, attributes.get(path.received));
+            let admitted = admission::admit(config, peer, path.received, attributes);
+            path.attributes = admitted.unwrap_or(path.received);
+            path.rejection = inadmissible(config, peer, attributes.get(path.received)).or(admitted.err());
             if path.rejection.is_none() {
                 judge.judge(prefix, path, attributes);
             }
@@ -145,8 +149,8 @@ impl<'a> Judge<'a> {
         if self.policy.accepts_all() {
             return;
         }
-        let received = table.get(path.received).clone();
-        let mut edit = Edit::Same(&received);
+        let admitted = table.get(path.attributes).clone();
+        let mut edit = Edit::Same(&admitted);
         match self.policy.apply(Facts::new(prefix, self.kind), &mut edit) {
             Verdict::Accept => {}
             Verdict::Reject(rule) => path.rejection = Some(Rejection::Policy(rule)),

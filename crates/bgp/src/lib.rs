@@ -5,12 +5,16 @@
 //! timers. Bytes, connection events and time come in by `handle_*`; what is to be done comes out by `poll_*`.
 //! Never touches a socket, a clock, a kernel or the cluster.
 
+mod admission;
 mod bfd;
 mod cause;
 mod chunk;
+mod collision;
 mod config;
+mod connection;
 mod decision;
 mod disable;
+mod dynamic;
 mod export;
 mod flush;
 mod fsm;
@@ -19,8 +23,12 @@ mod history;
 mod import;
 mod intern;
 mod lanes;
+mod lifecycle;
+mod llgr;
+mod max_prefix;
 mod members;
 mod next_hops;
+mod open;
 mod operator;
 mod path;
 mod peer;
@@ -29,17 +37,25 @@ mod policy;
 mod prefix_set;
 mod random;
 mod reconfigure;
+mod refresh;
 mod restart;
+mod retire;
 mod rib;
+mod roles;
 mod route_status;
+mod session;
+mod shutdown;
 mod speaker;
 mod status;
 mod table;
+mod timers;
 mod update_group;
 
 pub use bfd::{BfdConfig, BfdFailure, BfdState, BfdWanted};
 pub use cause::{Cause, Closed, ConnectFailure, Refused};
-pub use config::{Config, DynamicNeighbours, NextHopMode, Password, PeerConfig, Start};
+pub use config::{
+    Config, DynamicNeighbours, MaxPrefix, MaxPrefixAction, NextHopMode, Password, PeerConfig, Start,
+};
 pub use decision::Reason;
 pub use export::Withheld;
 pub use history::{MessageCounts, Turn};

@@ -3,17 +3,26 @@
 
 use std::time::Instant;
 
-use bgp_packet::{Capability, Cease, Family, Notification, RouteRefresh};
+use bgp_packet::{Cease, Family, Notification, RouteRefresh};
 
+use crate::peer::HeldDown;
+use crate::rib::PeerIndex;
 use crate::{Cause, PeerKey, Speaker};
 
 impl Speaker {
-    /// Ends a peer's session and begins a new one; the peer's operator sees `text` (RFC 9003).
+    /// Ends a peer's session and begins a new one; the peer's operator sees `text` (RFC 9003). A peer that went
+    /// down by its limit of routes gets another try.
     pub fn reset(&mut self, peer: impl Into<PeerKey>, text: &str, now: Instant) {
         let Some(index) = self.by_key.get(&peer.into()).copied() else { return };
         let notification = cease(Cease::AdministrativeReset, text);
-        self.end_all(index, &Cause::AdministrativeReset, Some(notification), now);
-        self.arm(index);
+        self.end_all(index, &Cause::AdministrativeReset, Some(&notification), now);
+        if let Some(peer) = self.peer_mut(index)
+            && matches!(peer.held_down, Some(HeldDown::MaxPrefix(_)))
+        {
+            peer.held_down = None;
+            self.first_attempt(index, now);
+        }
+        self.settle(index, now);
     }
 
     /// Ends a peer's session and allows no other until [`Self::enable`]; the peer's operator sees `text`.
@@ -21,34 +30,32 @@ impl Speaker {
     pub fn disable(&mut self, peer: impl Into<PeerKey>, text: &str, now: Instant) {
         let key = peer.into();
         let Some(index) = self.by_key.get(&key).copied() else { return };
-        self.switched_off.insert(key);
+        self.switched_off.insert(key, text.to_owned());
         let Some(peer) = self.peer_mut(index) else { return };
-        peer.config.admin_down = true;
-        let session = peer.session.as_ref();
-        let keeps = session.is_some_and(|s| s.restart.as_ref().is_some_and(|gr| gr.notification));
-        let shutdown = cease(Cease::AdministrativeShutdown, text);
-        let shutdown = if keeps { shutdown.hard_reset() } else { shutdown };
-        self.end_all(index, &Cause::AdminDown, Some(shutdown), now);
-        self.first_attempt(index, now);
+        peer.held_down = Some(HeldDown::Disabled);
+        let shutdown = self.for_good(index, cease(Cease::AdministrativeShutdown, text));
+        let cause = Cause::Disabled(text.to_owned());
+        self.end_all(index, &cause, Some(&shutdown), now);
+        self.attempt_failed(index, cause, now);
+        self.settle(index, now);
     }
 
-    /// Allows sessions again that [`Self::disable`] forbade; what the configuration forbids stays forbidden.
+    /// Allows sessions again that [`Self::disable`] or the limit of routes forbade; what the configuration
+    /// forbids stays forbidden.
     pub fn enable(&mut self, peer: impl Into<PeerKey>, now: Instant) {
         let key = peer.into();
-        if !self.switched_off.remove(&key) {
-            return;
-        }
-        let configured = self.config.peers.get(&key).is_some_and(|config| config.admin_down);
+        self.switched_off.remove(&key);
         let Some(index) = self.by_key.get(&key).copied() else { return };
-        if let Some(peer) = self.peer_mut(index) {
-            peer.config.admin_down = configured;
+        let Some(peer) = self.peer_mut(index) else { return };
+        if peer.held_down.take().is_some() {
+            self.first_attempt(index, now);
+            self.settle(index, now);
         }
-        self.first_attempt(index, now);
     }
 
     /// Peers that an operator switched off.
     pub fn switched_off(&self) -> impl Iterator<Item = PeerKey> + '_ {
-        self.switched_off.iter().copied()
+        self.switched_off.keys().copied()
     }
 
     /// Sends a peer all routes that it should have (RFC 2918, from our side).
@@ -61,18 +68,25 @@ impl Speaker {
     /// asked: it is Established and has the capability.
     pub fn refresh_in(&mut self, peer: impl Into<PeerKey>) -> bool {
         let Some(index) = self.by_key.get(&peer.into()).copied() else { return false };
-        let Some(peer) = self.peer(index) else { return false };
-        let Some(session) = &peer.session else { return false };
-        let open = peer.connections.iter().find(|c| c.id == session.conn).and_then(|c| c.open.as_ref());
-        if !open.is_some_and(|open| open.capabilities.contains(&Capability::RouteRefresh)) {
+        let Some(session) = self.peer(index).and_then(|p| p.session.as_ref()).filter(|s| s.route_refresh)
+        else {
             return false;
-        }
+        };
         let (conn, mut bytes) = (session.conn, Vec::new());
         for family in &session.families {
             RouteRefresh { family: (*family).into(), subtype: 0 }.encode(&mut bytes);
         }
         self.send(conn, bytes);
         true
+    }
+
+    /// Takes over what an operator said of a peer that is new or was configured anew.
+    pub(crate) fn apply_switched_off(&mut self, index: PeerIndex) {
+        let Some(key) = self.peer(index).map(|p| p.key) else { return };
+        let off = self.switched_off.contains_key(&key);
+        if let Some(peer) = self.peer_mut(index).filter(|_| off) {
+            peer.held_down = Some(HeldDown::Disabled);
+        }
     }
 }
 

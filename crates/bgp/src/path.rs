@@ -35,6 +35,10 @@ pub enum Rejection {
     ClusterLoop,
     /// The next hop is ourselves or no usable address (RFC 4271 §5.1.3).
     NextHop,
+    /// The peer is external, and nobody has said what to take from it (RFC 8212).
+    NoPolicy,
+    /// The route leaks: it should not have come from this peer (RFC 9234 §5).
+    RouteLeak,
     /// No route leads to the next hop (RFC 4271 §9.1.2.1).
     NextHopUnreachable,
 }

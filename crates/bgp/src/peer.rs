@@ -1,11 +1,13 @@
-//! What the speaker keeps of one peer. Owns the data of its connections and session; decides nothing.
+//! What the speaker keeps of one peer. Owns the data of its connections; decides nothing.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use bgp_packet::{Capability, EncodeOptions, Family, GracefulRestart, Open, UpdateContext};
+use bgp_packet::{Capability, Open};
 
 use crate::history::History;
+use crate::restart::Retained;
+use crate::session::Session;
 use crate::{BfdState, Cause, ConnId, PeerConfig, PeerKey};
 
 /// One TCP connection to or from a peer.
@@ -15,7 +17,7 @@ pub(crate) struct Connection {
     pub(crate) outgoing: bool,
     pub(crate) phase: Phase,
     pub(crate) local: Option<SocketAddr>,
-    /// When to give up: connecting, OPEN missing, or hold timer.
+    /// When to give up: connecting, OPEN missing, or hold timer. While our OPEN is delayed: when to send it.
     pub(crate) deadline: Option<Instant>,
     pub(crate) keepalive_at: Option<Instant>,
     /// What our OPEN offered.
@@ -24,37 +26,46 @@ pub(crate) struct Connection {
     pub(crate) open: Option<Open>,
     /// It came in while a session was up already: the peer may have restarted.
     pub(crate) after_established: bool,
+    /// It counts among the half-open sessions of dynamic neighbours.
+    pub(crate) half_open: bool,
+}
+
+impl Connection {
+    pub(crate) fn new(id: ConnId, outgoing: bool, deadline: Instant) -> Self {
+        Self {
+            id,
+            outgoing,
+            phase: Phase::Connecting,
+            local: None,
+            deadline: Some(deadline),
+            keepalive_at: None,
+            offered: Vec::new(),
+            open: None,
+            after_established: false,
+            half_open: false,
+        }
+    }
 }
 
 /// How far a connection is (RFC 4271 §8.2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
+    /// TCP is not there yet.
     Connecting,
+    /// TCP is there; our OPEN waits for the peer's or the DelayOpenTimer. Still Connect or Active to the RFC.
+    DelayOpen,
     OpenSent,
     OpenConfirm,
     Established,
 }
 
-/// What was negotiated on the established connection.
-#[derive(Debug)]
-pub(crate) struct Session {
-    pub(crate) conn: ConnId,
-    pub(crate) since: Instant,
-    pub(crate) asn: u32,
-    pub(crate) internal: bool,
-    pub(crate) context: UpdateContext,
-    pub(crate) options: EncodeOptions,
-    pub(crate) families: Vec<Family>,
-    /// Families whose routes are ignored until the session ends, by [`Family::index`] (RFC 4760 §7).
-    pub(crate) disabled: [bool; 2],
-    pub(crate) hold_time: u16,
-    pub(crate) local: IpAddr,
-    /// The peer's graceful restart capability, when both sides have it.
-    pub(crate) restart: Option<GracefulRestart>,
-    /// Families whose End-of-RIB came from the peer.
-    pub(crate) end_of_rib_seen: Vec<Family>,
-    /// Octets handed to the transport and not yet taken by the kernel.
-    pub(crate) in_flight: usize,
+/// Why a peer may have no session although its configuration says nothing against it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum HeldDown {
+    /// An operator switched it off.
+    Disabled,
+    /// Too many routes; until then, or until an operator intervenes.
+    MaxPrefix(Option<Instant>),
 }
 
 /// One peer.
@@ -63,17 +74,20 @@ pub(crate) struct Peer {
     pub(crate) key: PeerKey,
     pub(crate) config: PeerConfig,
     pub(crate) dynamic: bool,
+    pub(crate) held_down: Option<HeldDown>,
+    /// Configured no more, but kept until its routes come another way; until then at most.
+    pub(crate) retiring: Option<Instant>,
     pub(crate) connections: Vec<Connection>,
     pub(crate) session: Option<Session>,
     /// When to connect next.
     pub(crate) retry_at: Option<Instant>,
     pub(crate) retry_delay: Duration,
-    /// When stale routes go at last (RFC 4724 §4.2).
-    pub(crate) stale_until: Option<Instant>,
+    /// Routes of an ended session that are kept, by family.
+    pub(crate) retained: [Option<Retained>; 2],
     pub(crate) cause: Cause,
     pub(crate) changed_at: Instant,
     pub(crate) sessions: u64,
-    pub(crate) router_id: Option<std::net::Ipv4Addr>,
+    pub(crate) router_id: Option<Ipv4Addr>,
     /// The earliest deadline that the speaker's timer queue has for this peer.
     pub(crate) armed: Option<Instant>,
     pub(crate) history: History,
@@ -89,11 +103,13 @@ impl Peer {
             key,
             config,
             dynamic,
+            held_down: None,
+            retiring: None,
             connections: Vec::new(),
             session: None,
             retry_at: None,
             retry_delay: FIRST_RETRY,
-            stale_until: None,
+            retained: [None; 2],
             cause: Cause::Starting,
             changed_at: now,
             sessions: 0,
@@ -115,16 +131,34 @@ impl Peer {
         self.config.local_asn.unwrap_or(speaker)
     }
 
+    /// Whether the peer may have a session at all.
+    pub(crate) fn is_enabled(&self) -> bool {
+        self.config.is_enabled() && self.held_down.is_none()
+    }
+
+    /// Whether we connect to the peer, not only it to us.
+    pub(crate) fn is_active(&self) -> bool {
+        self.is_enabled() && !self.config.passive && self.retiring.is_none()
+    }
+
+    /// Whether routes of an ended session are kept.
+    pub(crate) fn retains(&self) -> bool {
+        self.retained.iter().any(Option::is_some)
+    }
+
     /// The earliest time at which something is due.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let connections = self.connections.iter().flat_map(|c| [c.deadline, c.keepalive_at]);
-        connections.chain([self.retry_at, self.stale_until]).flatten().min()
+        let session = self.session.iter().flat_map(|s| [s.send_deadline(), s.refreshing[0], s.refreshing[1]]);
+        let retained = self.retained.iter().map(|r| r.map(|r| r.until));
+        let held_down = match self.held_down {
+            Some(HeldDown::MaxPrefix(until)) => until,
+            _ => None,
+        };
+        let own = [self.retry_at, held_down];
+        connections.chain(session).chain(retained).chain(own).flatten().min()
     }
 }
 
-/// Wait before the first retry after a session or attempt ended; doubled up to [`MAX_RETRY`].
+/// Wait before the first retry after a session or attempt ended; doubled up to the configured limits.
 pub(crate) const FIRST_RETRY: Duration = Duration::from_millis(250);
-/// Longest wait between attempts while the peer cannot be reached.
-pub(crate) const MAX_RETRY: Duration = Duration::from_secs(5);
-/// Longest wait after a NOTIFICATION, when trying again at once is unlikely to help.
-pub(crate) const MAX_ERROR_WAIT: Duration = Duration::from_secs(30);

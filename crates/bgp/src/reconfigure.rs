@@ -1,12 +1,13 @@
 //! Changes of configuration while running. Owns the difference of two configurations and how each part is
 //! applied: a change of one peer never touches the session of another.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use bgp_packet::{Cease, Family, Notification, Prefix};
 
-use crate::peer::Peer;
+use crate::dynamic::settings;
+use crate::peer::{FIRST_RETRY, Peer};
 use crate::rib::{Keep, PeerIndex, PeerInfo};
 use crate::{Cause, Config, Output, Password, PeerConfig, PeerKey, Speaker};
 
@@ -17,6 +18,8 @@ pub enum Change {
     PeerAdded(PeerKey),
     /// The peer is gone; its session was ended.
     PeerRemoved(PeerKey),
+    /// The peer is gone; its session stays until its routes come another way.
+    PeerRetiring(PeerKey),
     /// The peer's session was ended because its transport, AS or capabilities differ.
     PeerReset(PeerKey),
     /// The peer's settings were changed under its running session.
@@ -33,28 +36,25 @@ const POLITE_DELAY: Duration = Duration::from_millis(400);
 impl Speaker {
     /// Goes over to another configuration by the differences only, and gives them back.
     pub fn reconfigure(&mut self, new: Config, now: Instant) -> Vec<Change> {
+        let new = self.linger(new, now);
+        self.apply(new, now)
+    }
+
+    pub(crate) fn apply(&mut self, new: Config, now: Instant) -> Vec<Change> {
         let mut changes = self.reconfigure_speaker(&new, now);
-        let gone = self.config.peers.keys().filter(|key| !new.peers.contains_key(key));
-        for key in gone.copied().collect::<Vec<_>>() {
-            self.remove_peer(key, now);
-            changes.push(Change::PeerRemoved(key));
+        // Also those that retire since an earlier change.
+        let configured = self.config.peers.keys().copied().chain(self.retiring());
+        let gone: BTreeSet<PeerKey> = configured.filter(|key| !new.peers.contains_key(key)).collect();
+        for key in gone {
+            changes.extend(self.drop_peer(key, &new, now));
         }
         for (key, config) in &new.peers {
-            let key = *key;
-            match self.config.peers.get(&key) {
-                Some(old) if old == config => continue,
-                Some(old) => {
-                    let reset = old.needs_reset(config);
-                    self.update_peer(key, config.clone(), reset, now);
-                    changes.push(if reset { Change::PeerReset(key) } else { Change::PeerUpdated(key) });
-                }
-                None => {
-                    self.configure_peer(key, config.clone(), now);
-                    changes.push(Change::PeerAdded(key));
-                }
+            match self.config.peers.get(key) {
+                Some(old) if old == config => {}
+                _ => changes.push(self.configure_peer(*key, config.clone(), now)),
             }
         }
-        self.update_dynamic(&new, now);
+        self.update_dynamic(&new, now, &mut changes);
         self.config = new;
         self.update_listen_hops();
         changes
@@ -62,35 +62,27 @@ impl Speaker {
 
     /// Takes over the speaker's own settings; peers stay as they are in `self.config`.
     fn reconfigure_speaker(&mut self, new: &Config, now: Instant) -> Vec<Change> {
-        let old = &self.config;
-        let identity = (old.asn, old.router_id) != (new.asn, new.router_id);
-        let export =
-            (old.client_to_client, old.cluster_id, old.default_local_pref, old.next_hop_v4, old.next_hop_v6)
-                != (
-                    new.client_to_client,
-                    new.cluster_id,
-                    new.default_local_pref,
-                    new.next_hop_v4,
-                    new.next_hop_v6,
-                );
-        self.config.asn = new.asn;
-        self.config.router_id = new.router_id;
-        self.config.cluster_id = new.cluster_id;
-        self.config.client_to_client = new.client_to_client;
-        self.config.default_local_pref = new.default_local_pref;
-        self.config.next_hop_v4 = new.next_hop_v4;
-        self.config.next_hop_v6 = new.next_hop_v6;
+        let export = |c: &Config| {
+            let next_hops = (c.next_hop_v4, c.next_hop_v6);
+            let policy = (c.ebgp_requires_policy, c.graceful_shutdown);
+            (c.client_to_client, c.cluster_id, c.default_local_pref, next_hops, policy)
+        };
+        let identity = (self.config.asn, self.config.router_id) != (new.asn, new.router_id);
+        let differs = export(&self.config) != export(new);
         self.set_max_paths(new.max_paths);
+        let (peers, dynamic) =
+            (std::mem::take(&mut self.config.peers), std::mem::take(&mut self.config.dynamic));
+        self.config = Config { peers, dynamic, ..new.clone() };
         let indices: Vec<PeerIndex> = self.by_key.values().copied().collect();
         if identity {
             for index in indices {
                 let notification = Notification::cease(Cease::OtherConfigurationChange);
-                self.end_all(index, &Cause::ConfigurationChanged, Some(notification), now);
-                self.arm(index);
+                self.end_all(index, &Cause::ConfigurationChanged, Some(&notification), now);
+                self.settle(index, now);
             }
             return vec![Change::SpeakerReset];
         }
-        if export {
+        if differs {
             for index in indices {
                 self.import_again(index);
                 self.export_again(index);
@@ -100,15 +92,28 @@ impl Speaker {
         Vec::new()
     }
 
-    fn configure_peer(&mut self, key: PeerKey, config: PeerConfig, now: Instant) {
+    /// A peer is configured no more.
+    fn drop_peer(&mut self, key: PeerKey, new: &Config, now: Instant) -> Option<Change> {
+        let retired_before =
+            self.by_key.get(&key).and_then(|i| self.peer(*i)).is_some_and(|p| p.retiring.is_some());
+        if self.retire_peer(key, new, now) {
+            return (!retired_before).then_some(Change::PeerRetiring(key));
+        }
+        self.remove_peer(key, Cause::ConfigurationChanged, now);
+        Some(Change::PeerRemoved(key))
+    }
+
+    /// A peer is new, or its settings are. One that was a dynamic neighbour, or was retiring, keeps its session.
+    fn configure_peer(&mut self, key: PeerKey, config: PeerConfig, now: Instant) -> Change {
         if let Some(index) = self.by_key.get(&key).copied() {
-            // It was a dynamic neighbour so far: its session stays.
-            if let Some(peer) = self.peer_mut(index)
-                && std::mem::take(&mut peer.dynamic)
-            {
-                self.dynamic_peers -= 1;
+            self.make_static(index);
+            self.reinstate_peer(index);
+            let change = self.update_peer(index, config, now);
+            if self.peer(index).is_some_and(|p| p.connections.is_empty() && p.retry_at.is_none()) {
+                self.first_attempt(index, now);
+                self.settle(index, now);
             }
-            return self.update_peer(key, config, false, now);
+            return change;
         }
         if config.password.is_some() {
             let password = config.password.clone();
@@ -116,89 +121,99 @@ impl Speaker {
         }
         let peer = Peer::new(key, config, false, now);
         let index = self.add_peer(peer);
+        self.apply_switched_off(index);
         self.first_attempt(index, now);
+        self.settle(index, now);
+        Change::PeerAdded(key)
     }
 
     /// Sets when a peer is first connected to, or says why it is not.
     pub(crate) fn first_attempt(&mut self, index: PeerIndex, now: Instant) {
         let delay = self.jitter(POLITE_DELAY);
-        if let Some(peer) = self.peer_mut(index) {
-            peer.cause = match &peer.config {
-                c if c.admin_down => Cause::AdminDown,
-                c if c.password_missing => Cause::PasswordMissing,
-                c if c.passive => Cause::WaitingForPeer,
-                _ => Cause::Starting,
-            };
-            let polite = peer.config.local_address.is_some_and(|local| local < peer.key.address());
-            let active = peer.config.is_enabled() && !peer.config.passive;
-            peer.retry_at = active.then(|| if polite { now + delay } else { now });
-        }
-        self.arm(index);
+        let Some(key) = self.peer(index).map(|p| p.key) else { return };
+        let text = self.switched_off.get(&key).cloned();
+        let Some(peer) = self.peer_mut(index) else { return };
+        peer.cause = match &peer.config {
+            c if c.admin_down => Cause::AdminDown,
+            c if c.password_missing => Cause::PasswordMissing,
+            _ if text.is_some() => Cause::Disabled(text.unwrap_or_default()),
+            c if c.passive => Cause::WaitingForPeer,
+            _ => Cause::Starting,
+        };
+        let polite = peer.config.local_address.is_some_and(|local| local < key.address());
+        peer.retry_delay = FIRST_RETRY;
+        peer.retry_at = peer.is_active().then(|| if polite { now + delay } else { now });
     }
 
-    fn remove_peer(&mut self, key: PeerKey, now: Instant) {
+    /// Ends a peer's session and forgets the peer. One that retired is told so gently: it may keep our routes until
+    /// it has them another way.
+    pub(crate) fn remove_peer(&mut self, key: PeerKey, cause: Cause, now: Instant) {
         let Some(index) = self.by_key.get(&key).copied() else { return };
-        let with_restart = self
-            .peer(index)
-            .and_then(|p| p.session.as_ref())
-            .is_some_and(|s| s.restart.as_ref().is_some_and(|gr| gr.notification));
-        let notification = Notification::cease(Cease::PeerDeconfigured);
-        let notification = if with_restart { notification.hard_reset() } else { notification };
-        self.end_all(index, &Cause::ConfigurationChanged, Some(notification), now);
-        if self.peer(index).is_some_and(|p| p.config.password.is_some()) {
+        let mut notification = Notification::cease(Cease::PeerDeconfigured);
+        if cause != Cause::Retired {
+            notification = self.for_good(index, notification);
+        }
+        self.end_all(index, &cause, Some(&notification), now);
+        if self.peer(index).is_some_and(|p| p.config.password.is_some() && !p.dynamic) {
             self.outputs
                 .push_back(Output::ListenPassword { peers: Prefix::host(key.address()), password: None });
         }
         self.forget_peer(index);
+        self.note_deferral(index, now);
     }
 
     /// Drops a peer and all it told us.
     pub(crate) fn forget_peer(&mut self, index: PeerIndex) {
         self.rib.visit_peer(index, |_, _, _| Keep::Drop);
         self.rib.forget_peer(index);
-        let Some(peer) = self.peers.get_mut(index as usize).and_then(Option::take) else { return };
-        self.by_key.remove(&peer.key);
-        self.free_peers.push(index);
-        self.dynamic_peers -= usize::from(peer.dynamic);
-        for connection in &peer.connections {
-            self.by_conn.remove(&connection.id);
-        }
-        if let Some(armed) = peer.armed {
-            self.timers.remove(&(armed, index));
-        }
+        self.retiring.forget(index);
+        self.take_peer(index);
     }
 
-    fn update_peer(&mut self, key: PeerKey, mut config: PeerConfig, reset: bool, now: Instant) {
-        config.admin_down |= self.switched_off.contains(&key);
-        let Some(index) = self.by_key.get(&key).copied() else { return };
-        let Some(peer) = self.peer_mut(index) else { return };
+    /// Goes over to other settings of a peer.
+    fn update_peer(&mut self, index: PeerIndex, config: PeerConfig, now: Instant) -> Change {
+        let Some(Some(peer)) = self.peers.get_mut(index as usize) else { return Change::SpeakerUpdated };
+        let key = peer.key;
+        let was_enabled = peer.is_enabled();
         let old = std::mem::replace(&mut peer.config, config);
-        let new = &peer.config;
-        let was_enabled = old.is_enabled();
-        let enabled = new.is_enabled();
-        let import = old.import != new.import || old.allow_own_as != new.allow_own_as;
-        let client = old.reflector_client != new.reflector_client;
-        let export = old.export != new.export
-            || old.next_hop != new.next_hop
-            || old.add_path_send_max != new.add_path_send_max;
-        let passive_changed = old.passive != new.passive;
-        let bfd = old.bfd != new.bfd;
+        let enabled = peer.is_enabled();
+        let passive_changed = old.passive != peer.config.passive;
+        let reset = old.needs_reset(&peer.config);
         // Those of a range share the key of the range.
-        if old.password != new.password && !peer.dynamic {
-            let password = new.password.clone();
+        if old.password != peer.config.password && !peer.dynamic {
+            let password = peer.config.password.clone();
             self.outputs.push_back(Output::ListenPassword { peers: Prefix::host(key.address()), password });
         }
         if was_enabled && !enabled {
-            let notification = Notification::cease(Cease::AdministrativeShutdown);
-            self.end_all(index, &Cause::AdminDown, Some(notification), now);
+            let notification = self.for_good(index, Notification::cease(Cease::AdministrativeShutdown));
+            self.end_all(index, &Cause::AdminDown, Some(&notification), now);
             self.first_attempt(index, now);
-            return;
-        }
-        if reset || (!was_enabled && enabled) {
+        } else if reset || was_enabled != enabled {
             let notification = Notification::cease(Cease::OtherConfigurationChange);
-            self.end_all(index, &Cause::ConfigurationChanged, Some(notification), now);
+            self.end_all(index, &Cause::ConfigurationChanged, Some(&notification), now);
             self.first_attempt(index, now);
-            return;
+        } else {
+            self.update_running(index, &old, now);
+            if passive_changed && self.peer(index).is_some_and(|p| p.session.is_none()) {
+                self.first_attempt(index, now);
+            }
+        }
+        self.settle(index, now);
+        if reset { Change::PeerReset(key) } else { Change::PeerUpdated(key) }
+    }
+
+    /// Takes over settings that a running session can change to.
+    fn update_running(&mut self, index: PeerIndex, old: &PeerConfig, now: Instant) {
+        let Some(peer) = self.peer_mut(index) else { return };
+        let new = &peer.config;
+        let shutdown = old.graceful_shutdown != new.graceful_shutdown;
+        let client = old.reflector_client != new.reflector_client;
+        let import = shutdown || (&old.import, old.allow_own_as) != (&new.import, new.allow_own_as);
+        let sends = |c: &PeerConfig| (c.export.clone(), c.next_hop, c.add_path_send_max);
+        let export = shutdown || client || sends(old) != sends(new);
+        let bfd = old.bfd != new.bfd;
+        if let Some(session) = &mut peer.session {
+            session.update(&peer.config);
         }
         if bfd {
             self.end_bfd(index);
@@ -210,12 +225,10 @@ impl Speaker {
         if import {
             self.import_again(index);
         }
-        if export || client {
+        if export {
             self.export_again(index);
         }
-        if passive_changed && self.peer(index).is_some_and(|p| p.session.is_none()) {
-            self.first_attempt(index, now);
-        }
+        self.check_max_prefix(index, now);
     }
 
     /// Takes over whether a peer is a client: all others may get or lose its routes.
@@ -259,7 +272,7 @@ impl Speaker {
     }
 
     /// Applies changed ranges of dynamic neighbours to the peers that came from them.
-    fn update_dynamic(&mut self, new: &Config, now: Instant) {
+    fn update_dynamic(&mut self, new: &Config, now: Instant, changes: &mut Vec<Change>) {
         if self.config.dynamic == new.dynamic {
             return;
         }
@@ -267,15 +280,11 @@ impl Speaker {
         let dynamic = self.peers.iter().flatten().filter(|p| p.dynamic);
         let current: Vec<(PeerKey, PeerConfig)> = dynamic.map(|p| (p.key, p.config.clone())).collect();
         for (key, old) in current {
-            let matching = new.dynamic.iter().filter(|d| d.covers(key));
-            let Some(range) = matching.max_by_key(|d| d.prefix.len()) else {
-                self.remove_peer(key, now);
-                continue;
-            };
-            let config = PeerConfig { passive: true, ..range.template.clone() };
-            if config != old {
-                let reset = old.needs_reset(&config);
-                self.update_peer(key, config, reset, now);
+            let Some(index) = self.by_key.get(&key).copied() else { continue };
+            match settings(new, key) {
+                None => changes.extend(self.drop_peer(key, new, now)),
+                Some(config) if config != old => changes.push(self.update_peer(index, config, now)),
+                Some(_) => {}
             }
         }
     }

@@ -1,10 +1,10 @@
 //! The speaker as others see it. Owns inputs, outputs and the timer queue; the protocol is in `fsm`.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use bgp_packet::{PathAttributes, Prefix};
+use bgp_packet::{Family, PathAttributes, Prefix};
 use bytes::Bytes;
 
 use crate::import::LastImport;
@@ -13,6 +13,7 @@ use crate::path::{Path, PeerIndex, Source};
 use crate::peer::Peer;
 use crate::random::Random;
 use crate::restart::Deferral;
+use crate::retire::{Lingering, Retiring};
 use crate::rib::Rib;
 use crate::{BfdWanted, Cause, Config, NextHopInterest, Password, PeerKey, Route, Start};
 
@@ -104,6 +105,17 @@ pub enum Event {
         /// What was wrong.
         detail: String,
     },
+    /// A peer sends nearly as many routes as it may, or more where that is allowed; said once each time.
+    MaxPrefixWarning {
+        /// Peer.
+        peer: PeerKey,
+        /// Of which family.
+        family: Family,
+        /// How many there are.
+        received: usize,
+        /// How many there may be.
+        limit: usize,
+    },
     /// Every peer has sent what it has, or the limit has passed: stale forwarding state may go.
     RestartComplete,
 }
@@ -114,6 +126,8 @@ pub struct Speaker {
     pub(crate) config: Config,
     pub(crate) start: Start,
     pub(crate) peers: Vec<Option<Peer>>,
+    /// Connections of dynamic neighbours that wait for a session.
+    pub(crate) half_open: usize,
     pub(crate) by_key: HashMap<PeerKey, PeerIndex>,
     pub(crate) by_conn: HashMap<ConnId, PeerIndex>,
     pub(crate) rib: Rib,
@@ -124,8 +138,10 @@ pub struct Speaker {
     pub(crate) deferral: Option<Deferral>,
     /// What listening sockets were told last.
     pub(crate) listen_hops: [Option<u8>; 2],
-    /// Peers that an operator switched off.
-    pub(crate) switched_off: BTreeSet<PeerKey>,
+    /// Peers that an operator switched off, with what they said.
+    pub(crate) switched_off: BTreeMap<PeerKey, String>,
+    pub(crate) retiring: Retiring,
+    pub(crate) lingering: Option<Lingering>,
     /// Adj-RIB-Out of all sessions.
     pub(crate) members: Members,
     pub(crate) last_import: LastImport,
@@ -143,6 +159,7 @@ impl Speaker {
         let mut speaker = Self {
             start,
             peers: Vec::new(),
+            half_open: 0,
             by_key: HashMap::new(),
             by_conn: HashMap::new(),
             rib: Rib::new(start),
@@ -152,7 +169,9 @@ impl Speaker {
             timers: BTreeSet::new(),
             deferral,
             listen_hops: [None; 2],
-            switched_off: BTreeSet::new(),
+            switched_off: BTreeMap::new(),
+            retiring: Retiring::default(),
+            lingering: None,
             members: Members::default(),
             last_import: LastImport::default(),
             free_peers: Vec::new(),
@@ -237,7 +256,8 @@ impl Speaker {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let peers = self.timers.first().map(|(at, _)| *at);
         let deferral = self.deferral.as_ref().map(Deferral::deadline);
-        [peers, deferral].into_iter().flatten().min()
+        let lingering = self.lingering.as_ref().map(Lingering::deadline);
+        [peers, deferral, self.retiring.deadline(), lingering].into_iter().flatten().min()
     }
 
     /// Fires what is due at `now`.
@@ -251,8 +271,10 @@ impl Speaker {
                 peer.armed = None;
                 self.fire(index, now);
             }
-            self.arm(index);
+            self.settle(index, now);
         }
+        self.check_retiring(now);
+        self.check_lingering(now);
         self.check_deferral(now);
     }
 
@@ -262,6 +284,7 @@ impl Speaker {
         let Some(session) = self.peer_mut(index).and_then(|p| p.session.as_mut()) else { return };
         if session.conn == conn {
             session.in_flight = session.in_flight.saturating_sub(bytes);
+            session.blocked_since = session.blocked_since.filter(|_| bytes == 0);
             self.members.enqueue(index);
         }
     }
@@ -277,6 +300,7 @@ impl Speaker {
     /// Makes room for a peer.
     pub(crate) fn add_peer(&mut self, peer: Peer) -> PeerIndex {
         let key = peer.key;
+        self.dynamic_peers += usize::from(peer.dynamic);
         let index = self.free_peers.pop().unwrap_or_else(|| {
             self.peers.push(None);
             PeerIndex::try_from(self.peers.len() - 1).expect("fewer peers than addresses of IPv4")
@@ -284,6 +308,29 @@ impl Speaker {
         self.peers[index as usize] = Some(peer);
         self.by_key.insert(key, index);
         index
+    }
+
+    /// Takes a peer out.
+    pub(crate) fn take_peer(&mut self, index: PeerIndex) -> Option<Peer> {
+        let peer = self.peers.get_mut(index as usize)?.take()?;
+        self.free_peers.push(index);
+        self.dynamic_peers -= usize::from(peer.dynamic);
+        self.half_open -= peer.connections.iter().filter(|c| c.half_open).count();
+        self.by_key.remove(&peer.key);
+        for connection in &peer.connections {
+            self.by_conn.remove(&connection.id);
+        }
+        if let Some(armed) = peer.armed {
+            self.timers.remove(&(armed, index));
+        }
+        Some(peer)
+    }
+
+    /// What every input that concerns a peer ends with.
+    pub(crate) fn settle(&mut self, index: PeerIndex, now: Instant) {
+        self.forget_idle_dynamic(index);
+        self.note_deferral(index, now);
+        self.arm(index);
     }
 
     pub(crate) fn new_conn(&mut self, index: PeerIndex) -> ConnId {

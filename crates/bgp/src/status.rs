@@ -178,7 +178,7 @@ fn timers(peer: &Peer) -> PeerTimers {
         hold: earliest(|c| c.deadline),
         keepalive: earliest(|c| c.keepalive_at),
         connect_retry: peer.retry_at,
-        stale: peer.stale_until,
+        stale: peer.retained.iter().flatten().map(|r| r.until).min(),
     }
 }
 
@@ -188,8 +188,8 @@ fn state(peer: &Peer) -> PeerState {
         Some(Phase::Established) => PeerState::Established,
         Some(Phase::OpenConfirm) => PeerState::OpenConfirm,
         Some(Phase::OpenSent) => PeerState::OpenSent,
-        Some(Phase::Connecting) => PeerState::Connect,
-        None if !peer.config.is_enabled() => PeerState::Idle,
+        Some(Phase::DelayOpen | Phase::Connecting) => PeerState::Connect,
+        None if !peer.is_enabled() => PeerState::Idle,
         None => PeerState::Active,
     }
 }

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use bgp_packet::{EncodeOptions, Family, Prefix};
+use bgp_packet::{EncodeOptions, Family, Prefix, Role};
 
 use crate::chunk::{Chunk, ChunkBuilder, Chunks};
 use crate::export::{Exporter, Memo};
@@ -36,6 +36,12 @@ pub(crate) struct GroupKey {
     pub(crate) next_hop: NextHopMode,
     /// IPv4 routes may have an IPv6 next hop (RFC 8950).
     pub(crate) v4_over_v6: bool,
+    /// Our role towards the peers (RFC 9234).
+    pub(crate) role: Option<Role>,
+    /// The peers take part in long-lived graceful restart (RFC 9494).
+    pub(crate) long_lived: bool,
+    /// The sessions are about to be shut down (RFC 8326).
+    pub(crate) graceful_shutdown: bool,
     pub(crate) families: [bool; 2],
     pub(crate) options: EncodeOptions,
     /// How many paths to a prefix go out where ADD-PATH was negotiated.

@@ -25,7 +25,7 @@ fn a_peer_that_was_switched_off_stays_off_over_a_change_of_configuration() {
     net.run(60);
 
     let seen = net.speaker(1).peer_at(ip(2)).unwrap();
-    assert_eq!((seen.state, seen.cause), (PeerState::Idle, Cause::AdminDown));
+    assert_eq!((seen.state, seen.cause), (PeerState::Idle, Cause::Disabled("rack 7 is moved".into())));
     assert!(!net.has(2, "10.0.1.0/26"), "a peer that is switched off keeps no route over a restart");
     assert_eq!(net.state(1, 3), PeerState::Established);
     let theirs = net.speaker(2).peer_at(ip(1)).unwrap();
