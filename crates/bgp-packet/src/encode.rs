@@ -147,13 +147,13 @@ pub fn encode_unreach<R: Route>(out: &mut Vec<u8>, routes: &[R], options: Encode
 pub fn encode_end_of_rib(out: &mut Vec<u8>, family: Family) {
     let start = out.len();
     begin(out);
-    match family {
-        Family::Ipv4 => finish(out, start),
-        Family::Ipv6 => {
-            begin_mp_unreach(out, family);
-            finish_mp(out, start, 0);
-        }
+    if family == Family::Ipv6 {
+        let AfiSafi { afi, safi } = family.into();
+        let [a, b] = afi.to_be_bytes();
+        out.extend_from_slice(&[OPTIONAL, ac::MP_UNREACH_NLRI, 3, a, b, safi]);
+        patch_u16(out, start + LEAD - 2, 6);
     }
+    finish(out, start);
 }
 
 /// Appends the header of an UPDATE and its two lengths, which are to be filled in.

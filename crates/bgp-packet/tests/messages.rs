@@ -145,7 +145,13 @@ fn end_of_rib_is_known_in_both_families() {
         let update = Update::parse(&bytes[19..], CONTEXT).unwrap();
         assert_eq!(update.end_of_rib(), Some(family));
     }
+    let mut bytes = Vec::new();
+    encode_end_of_rib(&mut bytes, Family::Ipv6);
+    assert_eq!(bytes, message(2, &[0, 0, 0, 6, 0x80, 15, 3, 0, 2, 1]));
     assert_eq!(Update::parse(&with(&[]), CONTEXT).unwrap().end_of_rib(), None);
+    // One that carries more is none.
+    let more = update_body(&[], &[&[0x80, 15, 3, 0, 2, 1], ORIGIN].concat(), &[]);
+    assert_eq!(Update::parse(&more, CONTEXT).unwrap().end_of_rib(), None);
 }
 
 #[test]

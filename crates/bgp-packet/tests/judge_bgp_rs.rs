@@ -2,13 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+mod support;
+
 use std::io::Cursor;
 use std::net::Ipv4Addr;
 
 use bgp_packet::*;
 use bgp_rs::{Message as Theirs, NLRIEncoding, PathAttribute, Reader, Segment};
-
-const OPTIONS: EncodeOptions = EncodeOptions { as4: true, extended: false, add_path: [false; 2] };
+use support::OPTIONS;
 
 fn read(bytes: Vec<u8>) -> Vec<Theirs> {
     let end = bytes.len() as u64;
