@@ -267,14 +267,15 @@ impl<'a> Attributes<'a> {
             return self.all;
         }
         scratch.clear();
-        let [mut first, mut second] = self.mp;
+        // One that is not there stands at the end.
+        let len = self.all.len() as u16;
+        let place = |span: Span| if span.is_empty() { Span { start: len, end: len } } else { span };
+        let (mut first, mut second) = (place(self.mp[0]), place(self.mp[1]));
         if first.start > second.start {
             (first, second) = (second, first);
         }
-        let parts = [(0, first.start), (first.end, second.start), (second.end, u16::MAX)];
-        for (start, end) in parts {
-            let end = usize::from(end).min(self.all.len());
-            scratch.extend_from_slice(self.all.get(usize::from(start)..end).unwrap_or_default());
+        for (start, end) in [(0, first.start), (first.end, second.start), (second.end, len)] {
+            scratch.extend_from_slice(Span { start, end }.of(self.all));
         }
         // In the shape of an attribute, so that no list can be taken for another one.
         scratch.extend_from_slice(&[OPTIONAL, ac::MP_REACH_NLRI]);

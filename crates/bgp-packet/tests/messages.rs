@@ -47,71 +47,6 @@ fn decode_all(mut bytes: &[u8], context: UpdateContext) -> Vec<(Prefix, PathAttr
 }
 
 #[test]
-fn an_open_stands_as_the_rfcs_say() {
-    let open = Open {
-        asn: 4_200_000_000,
-        hold_time: 90,
-        router_id: Ipv4Addr::new(192, 0, 2, 1),
-        capabilities: vec![
-            Capability::Multiprotocol(Family::Ipv4.into()),
-            Capability::RouteRefresh,
-            Capability::FourOctetAs(4_200_000_000),
-            Capability::GracefulRestart(GracefulRestart {
-                restarting: true,
-                notification: true,
-                restart_time: 120,
-                families: vec![(Family::Ipv6.into(), true)],
-            }),
-        ],
-    };
-    let mut bytes = Vec::new();
-    open.encode(&mut bytes);
-    let body = [
-        4, 0x5b, 0xa0, 0, 90, 192, 0, 2, 1, 24, 2,
-        22, // version, AS_TRANS, hold time, identifier, parameters
-        1, 4, 0, 1, 0, 1, // multiprotocol
-        2, 0, // route refresh
-        65, 4, 0xfa, 0x56, 0xea, 0x00, // four-octet AS
-        64, 6, 0xc0, 120, 0, 2, 1, 0x80, // graceful restart
-    ];
-    assert_eq!(bytes, message(1, &body));
-    let found = frame(&bytes, MAX_LEN).unwrap().unwrap();
-    let Message::Open(decoded) = found.parse(CONTEXT).unwrap() else { panic!("an OPEN was expected") };
-    assert_eq!(decoded, open);
-}
-
-#[test]
-fn many_capabilities_take_the_extended_form() {
-    let unknown = |code| Capability::Unknown { code, value: vec![code; 200] };
-    let open = Open {
-        asn: 64512,
-        hold_time: 0,
-        router_id: Ipv4Addr::new(1, 1, 1, 1),
-        capabilities: (200..203).map(unknown).collect(),
-    };
-    let mut bytes = Vec::new();
-    open.encode(&mut bytes);
-    let body = frame(&bytes, MAX_LEN).unwrap().unwrap().body;
-    assert_eq!(Open::parse(body).unwrap(), open);
-}
-
-#[test]
-fn an_open_that_cannot_be_is_refused_with_the_right_subcode() {
-    let cases: [(&[u8], u8); 6] = [
-        (&[3, 0, 1, 0, 90, 1, 1, 1, 1, 0], 1),
-        (&[4, 0, 0, 0, 90, 1, 1, 1, 1, 0], 2),
-        (&[4, 0, 1, 0, 90, 0, 0, 0, 0, 0], 3),
-        (&[4, 0, 1, 0, 90, 1, 1, 1, 1, 2, 1, 0], 4),
-        (&[4, 0, 1, 0, 2, 1, 1, 1, 1, 0], 6),
-        (&[4, 0, 1, 0, 90, 1, 1, 1, 1, 9, 2, 200], 0),
-    ];
-    for (body, subcode) in cases {
-        let error = Open::parse(body).unwrap_err();
-        assert_eq!((error.notification.code, error.notification.subcode), (2, subcode), "{error}");
-    }
-}
-
-#[test]
 fn an_update_stands_as_the_rfc_says() {
     let mut attributes = PathAttributes::new(NextHop::V4(Ipv4Addr::new(192, 0, 2, 1)));
     attributes.as_path = AsPath::sequence(&[64513]);
@@ -330,28 +265,146 @@ fn path_identifiers_stand_before_each_prefix_where_negotiated() {
 }
 
 #[test]
-fn capabilities_stand_as_their_rfcs_say() {
-    let v4 = Family::Ipv4.into();
-    let cases: [(Capability, &[u8]); 5] = [
-        (Capability::AddPath(vec![(v4, AddPathMode::Both)]), &[69, 4, 0, 1, 1, 3]),
-        (Capability::ExtendedNextHop(vec![(v4, 2)]), &[5, 6, 0, 1, 0, 1, 0, 2]),
-        (Capability::Role(Role::Customer), &[9, 1, 3]),
-        (
-            Capability::LongLivedGracefulRestart(vec![(v4, true, 86400)]),
-            &[71, 7, 0, 1, 1, 0x80, 1, 0x51, 0x80],
-        ),
-        (Capability::EnhancedRouteRefresh, &[70, 0]),
-    ];
-    for (capability, expected) in cases {
-        let open = Open {
-            asn: 64512,
-            hold_time: 90,
-            router_id: Ipv4Addr::new(1, 1, 1, 1),
-            capabilities: vec![capability],
+fn the_partial_bit_of_a_known_attribute_stays_on_what_is_passed_on() {
+    for (code, value) in [
+        (7, &[0, 0, 0xfc, 1, 192, 0, 2, 9][..]),
+        (8, &[0, 1, 0, 2]),
+        (16, &[0; 8]),
+        (32, &[0; 12]),
+        (35, &[0, 0, 0, 1]),
+    ] {
+        let bytes = message(2, &with(&attribute(0xe0, code, value)));
+        let [(prefix, attributes)] = &decode_all(&bytes, CONTEXT)[..] else {
+            panic!("one route was expected")
         };
-        let mut bytes = Vec::new();
-        open.encode(&mut bytes);
-        assert_eq!(&bytes[HEADER_LEN + 12..], expected);
-        assert_eq!(Open::parse(&bytes[HEADER_LEN..]).unwrap(), open);
+        assert!(attributes.partial.contains(code));
+
+        let mut again = Vec::new();
+        encode_reach(&mut again, attributes, &[*prefix], OPTIONS).unwrap();
+
+        assert_eq!(again, bytes, "attribute {code}");
     }
+}
+
+#[test]
+fn as4_attributes_give_way_to_an_aggregator_that_came_after_them() {
+    let old = UpdateContext { as4: false, ..CONTEXT };
+    let path = attribute(0x40, 2, &[2, 2, 0x5b, 0xa0, 0, 9]);
+    let as4_path = attribute(0xc0, 17, &[2, 1, 0, 1, 0, 0, 3, 1, 0, 0, 0, 7]);
+    let aggregator = |asn: [u8; 2]| attribute(0xc0, 7, &[&asn[..], &[192, 0, 2, 9]].concat());
+    let as4_aggregator = attribute(0xc0, 18, &[0, 1, 0, 0, 192, 0, 2, 8]);
+    let trans = [0x5b, 0xa0];
+    let long = Aggregator { asn: 65536, address: Ipv4Addr::new(192, 0, 2, 8) };
+    let short = |asn| Aggregator { asn, address: Ipv4Addr::new(192, 0, 2, 9) };
+    // RFC 6793 §4.2.3. The confederation's part of AS4_PATH is passed over (§6).
+    let cases = [
+        (vec![as4_path.clone()], "23456 65536", None),
+        (vec![as4_path.clone(), aggregator([0, 5])], "23456 65536", Some(short(5))),
+        (vec![as4_path.clone(), aggregator(trans), as4_aggregator.clone()], "23456 65536", Some(long)),
+        (vec![as4_path.clone(), aggregator([0, 5]), as4_aggregator.clone()], "23456 9", Some(short(5))),
+        (vec![as4_path, as4_aggregator], "23456 65536", None),
+        (vec![aggregator(trans)], "23456 9", Some(short(AS_TRANS))),
+    ];
+    for (extra, expected, aggregated) in cases {
+        let attributes = [&[ORIGIN, &path, NEXT_HOP, LOCAL_PREF].concat()[..], &extra.concat()].concat();
+        let body = update_body(&[], &attributes, NLRI);
+        let update = Update::parse(&body, old).unwrap();
+        let path = update.attributes.to_path(NextHop::V4(Ipv4Addr::new(192, 0, 2, 1)));
+        assert_eq!((update.problem, path.as_path.to_string().as_str()), (None, expected));
+        assert_eq!(path.aggregator, aggregated);
+    }
+}
+
+#[test]
+fn a_two_octet_speaker_gets_as_trans_and_the_rest_beside_it() {
+    let mut attributes = PathAttributes::new(NextHop::V4(Ipv4Addr::new(192, 0, 2, 1)));
+    attributes.as_path = AsPath::sequence(&[64513, 65536]);
+    attributes.local_pref = Some(100);
+    attributes.aggregator = Some(Aggregator { asn: 65536, address: Ipv4Addr::new(192, 0, 2, 9) });
+    let mut bytes = Vec::new();
+    encode_reach(&mut bytes, &attributes, &[p("10.0.1.0/26")], EncodeOptions { as4: false, ..OPTIONS })
+        .unwrap();
+    let expected = [
+        ORIGIN,
+        &attribute(0x40, 2, &[2, 2, 0xfc, 1, 0x5b, 0xa0]),
+        NEXT_HOP,
+        LOCAL_PREF,
+        &attribute(0xc0, 7, &[0x5b, 0xa0, 192, 0, 2, 9]),
+        &attribute(0xc0, 17, &[2, 2, 0, 0, 0xfc, 1, 0, 1, 0, 0]),
+        &attribute(0xc0, 18, &[0, 1, 0, 0, 192, 0, 2, 9]),
+    ];
+    assert_eq!(bytes, message(2, &update_body(&[], &expected.concat(), NLRI)));
+}
+
+#[test]
+fn ipv4_routes_over_an_ipv6_next_hop_go_into_mp_reach() {
+    let next_hop: std::net::Ipv6Addr = "2001:db8::1".parse().unwrap();
+    let mut bytes = Vec::new();
+    let attributes = PathAttributes::new(NextHop::V6(next_hop, None));
+    encode_reach(&mut bytes, &attributes, &[p("10.0.1.0/26")], OPTIONS).unwrap();
+    let value = [&[0, 1, 1, 16][..], &next_hop.octets(), &[0], NLRI].concat();
+    // The length of MP_REACH_NLRI always takes two octets.
+    let mp = [&[0x90, 14, 0, value.len() as u8], &value[..]].concat();
+    let expected = [&mp[..], ORIGIN, &[0x40, 2, 0]].concat();
+    assert_eq!(bytes, message(2, &update_body(&[], &expected, &[])));
+    let context = UpdateContext { v4_over_v6: true, internal: false, ..CONTEXT };
+    let read = decode_all(&bytes, context);
+    assert_eq!(read, [(p("10.0.1.0/26"), attributes)]);
+}
+
+#[test]
+fn equal_keys_are_equal_attributes_whatever_the_routes() {
+    let mut random = Random(0xbeef);
+    let mut known: std::collections::HashMap<Vec<u8>, PathAttributes> = Default::default();
+    let (mut scratch, mut hits) = (Vec::new(), 0);
+    let sets: Vec<_> = (0..40).map(|i| (Family::ALL[i % 2], random.attributes(Family::ALL[i % 2]))).collect();
+    for _ in 0..400 {
+        let (family, attributes) = &sets[random.below(sets.len())];
+        let routes: Vec<Prefix> = (0..=random.below(9)).map(|_| random.prefix(*family)).collect();
+        let mut bytes = Vec::new();
+        let extended = EncodeOptions { extended: true, ..OPTIONS };
+        encode_reach(&mut bytes, attributes, &routes, extended).unwrap();
+        let update = Update::parse(&bytes[HEADER_LEN..], CONTEXT).unwrap();
+        let next_hop = attributes.next_hop;
+
+        let key = update.attributes.key(next_hop, &mut scratch).to_vec();
+
+        let path = update.attributes.to_path(next_hop);
+        hits += usize::from(known.insert(key, path.clone()).is_some_and(|old| {
+            assert_eq!(old, path);
+            true
+        }));
+    }
+    assert_eq!(known.len(), 40);
+    assert_eq!(hits, 360);
+}
+
+#[test]
+fn a_key_knows_the_next_hop_of_its_routes_and_no_prefix() {
+    let reach = [&[0, 2, 1, 16][..], &[0x20; 16], &[0, 16, 0xfd, 0]].concat();
+    let unreach = [0, 2, 1, 16, 0xfd, 1];
+    let list = |parts: &[&[u8]]| update_body(&[], &parts.concat(), NLRI);
+    let (reach, unreach) = (attribute(0x80, 14, &reach), attribute(0x80, 15, &unreach));
+    let rest = mandatory().concat();
+    let bodies = [
+        list(&[&reach, &unreach, &rest]),
+        list(&[&unreach, &rest, &reach]),
+        list(&[&rest[..4], &unreach, &rest[4..], &reach]),
+        list(&[&reach, &rest]),
+    ];
+    let (v4, v6) = (NextHop::V4([192, 0, 2, 1].into()), NextHop::V6([0x20; 16].into(), None));
+    for body in &bodies {
+        let update = Update::parse(body, CONTEXT).unwrap();
+        assert_eq!(update.mp_reach.unwrap().next_hop, v6);
+        let (mut one, mut two) = (Vec::new(), Vec::new());
+        let key = update.attributes.key(v6, &mut one);
+        assert_eq!(key, [&rest[..], &[0x80, 14, 16], &[0x20; 16]].concat());
+        assert_eq!(update.attributes.key(v4, &mut two), [&rest[..], &[0x80, 14, 4, 192, 0, 2, 1]].concat());
+    }
+    // Without MP attributes it is the list itself, and nothing is copied.
+    let body = list(&[&rest]);
+    let update = Update::parse(&body, CONTEXT).unwrap();
+    let mut scratch = Vec::new();
+    assert_eq!(update.attributes.key(v4, &mut scratch), rest);
+    assert_eq!(scratch.capacity(), 0);
 }
