@@ -1,21 +1,21 @@
 //! The loop of the process. Owns the order in which the parts get their turn; decides nothing itself.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use bgp::{Event, Speaker, Start};
+use bgp::{Change, Config, Event, Speaker, Start};
 use bgp_api::{ControlSocket, Health, KernelRoutes, Metrics, Owner, Readiness, Subject};
-use bgp_packet::{PathAttributes, Prefix};
 use bgp_transport::Driver;
 use bird_lite::cluster::Cluster;
-use bird_lite::{origin, peers};
+use bird_lite::origin::Origins;
+use bird_lite::peers::{Plan, Planner};
 use datastore::{Datastore, Interest};
-use model::{NodeName, Update};
+use model::{NodeName, Secret, Update};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::dataplane::Dataplane;
 use crate::monitor::{self, Disturbance};
@@ -30,6 +30,8 @@ const LISTEN_RETRY: Duration = Duration::from_secs(2);
 pub(crate) struct Settings {
     pub(crate) node_name: NodeName,
     pub(crate) kubeconfig: Option<PathBuf>,
+    /// Namespace of the Secrets that peerings refer to.
+    pub(crate) namespace: String,
     pub(crate) socket: PathBuf,
     pub(crate) health_listen: SocketAddr,
 }
@@ -50,11 +52,17 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     let datastore =
         Datastore::connect(settings.kubeconfig.as_deref()).await.context("connect to the cluster")?;
     let mut updates = datastore.watch(Interest::speaker(settings.node_name.clone()));
+    let (wanted_secrets, asked) = watch::channel(BTreeSet::new());
+    let mut secrets = datastore.watch_secrets(&settings.namespace, asked);
     let mut app = App {
-        cluster: Cluster::new(settings.node_name),
+        cluster: Cluster::new(settings.node_name).with_namespace(settings.namespace),
         dataplane: Dataplane::open().context("read the kernel's routes")?,
         driver: None,
-        originated: BTreeMap::new(),
+        planner: Planner::default(),
+        origins: Origins::default(),
+        secrets: wanted_secrets,
+        wanted_secrets: BTreeSet::new(),
+        plan_problems: Vec::new(),
         listen_problems: Vec::new(),
         listen_retry: None,
         health,
@@ -66,6 +74,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
         let deadline = app.deadline();
         tokio::select! {
             update = updates.recv() => app.updates(update, &mut updates),
+            Some(secret) = secrets.recv() => app.secret(secret),
             () = turn(&mut app.driver) => {}
             Some(disturbance) = kernel_events.recv() => app.disturbed(disturbance, &mut kernel_events),
             call = calls.next() => app.call(call),
@@ -102,7 +111,13 @@ struct App {
     dataplane: Dataplane,
     /// `None` until the cluster and this node's address are known.
     driver: Option<Driver>,
-    originated: BTreeMap<Prefix, PathAttributes>,
+    planner: Planner,
+    origins: Origins,
+    /// Says which Secrets are to be read.
+    secrets: watch::Sender<BTreeSet<String>>,
+    wanted_secrets: BTreeSet<String>,
+    /// What the cluster asks for and does not get.
+    plan_problems: Vec<String>,
     listen_problems: Vec<String>,
     listen_retry: Option<Instant>,
     health: Health,
@@ -112,68 +127,111 @@ struct App {
 
 impl App {
     fn updates(&mut self, first: Option<Update>, rest: &mut mpsc::Receiver<Update>) {
-        let mut changed = false;
         let mut next = first;
         for _ in 0..UPDATE_BATCH {
             let Some(update) = next else { break };
-            changed |= self.cluster.apply(update);
+            self.cluster.apply(update);
             next = rest.try_recv().ok();
         }
         if let Some(update) = next {
-            changed |= self.cluster.apply(update);
+            self.cluster.apply(update);
         }
-        if changed && self.cluster.in_sync {
+        self.reconcile();
+    }
+
+    /// Takes over what a Secret says.
+    fn secret(&mut self, (name, secret): (String, Secret)) {
+        if self.wanted_secrets.contains(&name) {
+            self.cluster.apply(Update::Secret(name, Some(secret)));
             self.reconcile();
         }
     }
 
-    /// Brings speaker and kernel to what the cluster says.
+    /// Brings speaker and kernel to what the cluster says, by what has changed.
     fn reconcile(&mut self) {
+        if !self.cluster.in_sync {
+            return;
+        }
         let now = now();
-        let Some(config) = peers::config(&self.cluster) else {
+        let mut changes = self.cluster.take_changes();
+        if changes.is_empty() {
+            return;
+        }
+        let is_new = self.driver.is_none();
+        if changes.peers || is_new {
+            self.replan(now);
+            changes.all_routes |= self.cluster.take_changes().all_routes;
+        }
+        let Some(driver) = &mut self.driver else { return };
+        let all = changes.all_routes || is_new;
+        for (prefix, route) in self.origins.update(&self.cluster, &changes.prefixes, all) {
+            match route {
+                Some(attributes) => driver.speaker_mut().originate(prefix, attributes),
+                None => driver.speaker_mut().withdraw(prefix),
+            }
+        }
+        if all {
+            self.dataplane.decide_all(&self.cluster);
+            self.listen(now);
+        } else {
+            self.dataplane.decide_some(&self.cluster, &changes.prefixes);
+        }
+    }
+
+    /// Brings the speaker's configuration to what the cluster says; starts the speaker once there is one.
+    fn replan(&mut self, now: Instant) {
+        let Some(Plan { config, secrets, gateways, problems }) = self.planner.plan(&self.cluster) else {
             if self.driver.is_none() {
                 tracing::warn!(node = %self.cluster.node_name, "waiting for the Node and its address");
             }
             return;
         };
-        let driver = match &mut self.driver {
+        problems.iter().filter(|p| !self.plan_problems.contains(p)).for_each(|p| tracing::warn!("{p}"));
+        self.plan_problems = problems;
+        self.want_secrets(secrets);
+        self.cluster.set_gateways(gateways);
+        match &mut self.driver {
             Some(driver) => {
                 for change in driver.speaker_mut().reconfigure(config, now) {
                     self.reconfigured = Some(now);
-                    tracing::info!(?change, "configuration");
-                }
-                driver
-            }
-            None => {
-                let forwarding_kept = self.dataplane.has_adopted();
-                tracing::info!(asn = config.asn, router_id = %config.router_id, forwarding_kept, "speaker starts");
-                let start = Start { seed: seed(), forwarding_kept, report_routes: true, ..Start::default() };
-                if !forwarding_kept {
-                    self.dataplane.allow_sweep();
-                }
-                match Driver::new(Speaker::new(config, start, now)) {
-                    Ok(driver) => self.driver.insert(driver),
-                    Err(error) => return tracing::error!(%error, "cannot start the speaker"),
+                    match change {
+                        Change::PeerUpdated(peer) => tracing::debug!(%peer, "settings changed"),
+                        change => tracing::info!(?change, "configuration"),
+                    }
                 }
             }
-        };
-        let wanted = origin::origins(&self.cluster);
-        for prefix in self.originated.keys().filter(|prefix| !wanted.contains_key(prefix)) {
-            driver.speaker_mut().withdraw(*prefix);
+            None => self.start(config, now),
         }
-        for (prefix, attributes) in wanted.iter().filter(|(p, a)| self.originated.get(p) != Some(a)) {
-            driver.speaker_mut().originate(*prefix, attributes.clone());
+    }
+
+    fn start(&mut self, config: Config, now: Instant) {
+        let forwarding_kept = self.dataplane.has_adopted();
+        tracing::info!(asn = config.asn, router_id = %config.router_id, forwarding_kept, "speaker starts");
+        let start = Start { seed: seed(), forwarding_kept, report_routes: true, ..Start::default() };
+        if !forwarding_kept {
+            self.dataplane.allow_sweep();
         }
-        self.originated = wanted;
-        self.dataplane.decide_all(&self.cluster);
-        self.listen(now);
+        match Driver::new(Speaker::new(config, start, now)) {
+            Ok(driver) => self.driver = Some(driver),
+            Err(error) => tracing::error!(%error, "cannot start the speaker"),
+        }
+    }
+
+    /// Secrets that no session refers to are forgotten and no longer read.
+    fn want_secrets(&mut self, wanted: BTreeSet<String>) {
+        if wanted == self.wanted_secrets {
+            return;
+        }
+        self.secrets.send_replace(wanted.clone());
+        for name in self.wanted_secrets.difference(&wanted) {
+            self.cluster.apply(Update::Secret(name.clone(), None));
+        }
+        self.wanted_secrets = wanted;
     }
 
     fn listen(&mut self, now: Instant) {
         let Some(driver) = &mut self.driver else { return };
-        let port = self.cluster.configuration.listen_port;
-        let any = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
-        let addresses: Vec<_> = any.into_iter().map(|a| SocketAddr::new(a, port)).collect();
+        let addresses = self.cluster.listen_addresses();
         let problems = match driver.listen(&addresses) {
             Ok(()) => Vec::new(),
             Err(errors) => errors.iter().map(ToString::to_string).collect(),
@@ -248,7 +306,7 @@ impl App {
             reconfigured: self.reconfigured,
             listening: self.driver.iter().flat_map(Driver::listening).collect(),
             kernel: Some(KernelRoutes { written: self.dataplane.count(), pending: self.dataplane.pending() }),
-            problems: self.problems(),
+            problems: [self.problems(), self.plan_problems.clone()].concat(),
         };
         let speaker = self.driver.as_mut().map(Driver::speaker_mut);
         call.run(Subject { speaker, owner, now: now() });

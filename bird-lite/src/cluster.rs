@@ -1,11 +1,20 @@
-//! What the cluster says now. Owns the newest state of every object that matters to BGP.
+//! What the cluster says now. Owns the newest state of every object that matters to BGP, and what each change
+//! touches: an update costs what it changes, not what there is.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use bgp_packet::Prefix;
 use model::{
-    AffinityState, BgpConfiguration, BgpPeer, Block, BlockAffinity, Cidr, IpPool, Node, NodeName, Update,
+    AffinityState, BgpConfiguration, BgpFilter, BgpPeer, Block, BlockAffinity, Cidr, IpPool, Node, NodeName,
+    Secret, Update,
 };
+
+use crate::convert::prefix;
+use crate::services::Services;
+
+/// Nodes with this label announce no Service.
+const EXCLUDED: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 
 /// The cluster as one node sees it.
 #[derive(Clone, Debug)]
@@ -16,55 +25,166 @@ pub struct Cluster {
     pub in_sync: bool,
     pub nodes: BTreeMap<NodeName, Node>,
     pub pools: BTreeMap<String, IpPool>,
-    pub blocks: BTreeMap<Cidr, Block>,
     /// Affinities of this node.
     pub affinities: BTreeMap<Cidr, BlockAffinity>,
     pub configuration: BgpConfiguration,
     pub peers: BTreeMap<String, BgpPeer>,
+    pub filters: BTreeMap<String, BgpFilter>,
+    /// Namespace of the Secrets that peerings refer to.
+    pub namespace: String,
+    /// Secrets that were asked for, by name.
+    pub secrets: BTreeMap<String, Secret>,
+    /// What is announced of Services.
+    pub services: Services,
+    /// Host routes to peers that are reached through a gateway, as the peerings say.
+    pub gateways: BTreeMap<IpAddr, IpAddr>,
+    own_addresses: OwnAddresses,
+    pool_index: PoolIndex,
+    changes: Changes,
+}
+
+/// What may be different since it was asked last.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Peers, their settings or their policies.
+    pub peers: bool,
+    /// Every announcement and every kernel route.
+    pub all_routes: bool,
+    /// Announcements of these prefixes, and what the kernel does with them.
+    pub prefixes: BTreeSet<Prefix>,
+    /// Every kind has been listed for the first time.
+    pub in_sync: bool,
+}
+
+impl Changes {
+    /// Is everything as it was?
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl Cluster {
     /// Nothing is known yet.
     pub fn new(node_name: NodeName) -> Self {
         Self {
+            services: Services::new(node_name.clone()),
             node_name,
             in_sync: false,
             nodes: BTreeMap::new(),
             pools: BTreeMap::new(),
-            blocks: BTreeMap::new(),
             affinities: BTreeMap::new(),
             configuration: BgpConfiguration::default(),
             peers: BTreeMap::new(),
+            filters: BTreeMap::new(),
+            namespace: "kube-system".to_owned(),
+            secrets: BTreeMap::new(),
+            gateways: BTreeMap::new(),
+            own_addresses: OwnAddresses::default(),
+            pool_index: PoolIndex::default(),
+            changes: Changes::default(),
         }
     }
 
-    /// Takes in one update. Gives back whether it can matter.
-    pub fn apply(&mut self, update: Update) -> bool {
+    /// With Secrets in another namespace than `kube-system`.
+    #[must_use]
+    pub fn with_namespace(self, namespace: String) -> Self {
+        Self { namespace, ..self }
+    }
+
+    /// Takes in one update and notes what it touches.
+    pub fn apply(&mut self, update: Update) {
         match update {
-            Update::Node(name, node) => set(&mut self.nodes, name, node),
-            Update::Pool(name, pool) => set(&mut self.pools, name, pool),
-            Update::Block(cidr, block) => {
-                let block = block.map(|b| *b).filter(|b| !b.deleted);
-                set(&mut self.blocks, cidr, block)
+            Update::Node(name, node) => self.set_node(name, node),
+            Update::Pool(name, pool) => {
+                if set(&mut self.pools, name, pool) {
+                    self.pool_index = PoolIndex::new(self.pools.values());
+                    self.changes.peers = true;
+                    self.changes.all_routes = true;
+                }
             }
-            Update::BlockAffinity(node, cidr, affinity) => {
-                node == self.node_name && set(&mut self.affinities, cidr, affinity.filter(|a| !a.deleted))
+            Update::Block(cidr, block) => self.set_block(cidr, block.as_deref()),
+            Update::BlockAffinity(node, cidr, affinity) if node == self.node_name => {
+                if set(&mut self.affinities, cidr, affinity.filter(|a| !a.deleted)) {
+                    self.changes.peers = true;
+                    self.changes.all_routes = true;
+                }
             }
             Update::BgpConfiguration(configuration) => {
-                let new = configuration.unwrap_or_default();
-                let changed = new != self.configuration;
-                self.configuration = new;
-                changed
+                let new = configuration.map(|c| *c).unwrap_or_default();
+                if new != self.configuration {
+                    self.services.configure(new.services.clone());
+                    self.configuration = new;
+                    self.changes.peers = true;
+                    self.changes.all_routes = true;
+                }
             }
-            Update::BgpPeer(name, peer) => set(&mut self.peers, name, peer),
-            Update::InSync => !std::mem::replace(&mut self.in_sync, true),
-            _ => false,
+            Update::BgpPeer(name, peer) => {
+                self.changes.peers |= set(&mut self.peers, name, peer.map(|peer| *peer));
+            }
+            Update::BgpFilter(name, filter) => {
+                self.changes.peers |= set(&mut self.filters, name, filter.map(|filter| *filter));
+            }
+            Update::Secret(name, secret) => self.changes.peers |= set(&mut self.secrets, name, secret),
+            Update::Service(key, service) => self.services.set_service(key, service),
+            Update::EndpointSlice(key, slice) => self.services.set_slice(key, slice),
+            Update::InSync => self.changes.in_sync |= !std::mem::replace(&mut self.in_sync, true),
+            _ => {}
         }
+    }
+
+    /// What was touched since this was called last.
+    pub fn take_changes(&mut self) -> Changes {
+        self.changes.prefixes.append(&mut self.services.take_changed());
+        std::mem::take(&mut self.changes)
+    }
+
+    /// Takes over which peers are reached through which gateway.
+    pub fn set_gateways(&mut self, gateways: BTreeMap<IpAddr, IpAddr>) {
+        if self.gateways != gateways {
+            self.gateways = gateways;
+            self.changes.all_routes = true;
+        }
+    }
+
+    fn set_node(&mut self, name: NodeName, node: Option<Node>) {
+        let own = name == self.node_name;
+        if !set(&mut self.nodes, name, node) {
+            return;
+        }
+        self.changes.peers = true;
+        if own {
+            let label = self.node().and_then(|node| node.labels.get(EXCLUDED));
+            let excluded = label.is_some_and(|value| value == "true");
+            self.services.exclude(excluded);
+            self.changes.all_routes = true;
+        }
+    }
+
+    fn set_block(&mut self, cidr: Cidr, block: Option<&Block>) {
+        let node = self.node_name.as_str();
+        let allocated = block.filter(|b| !b.deleted).into_iter().flat_map(Block::allocated);
+        let ours = allocated.filter(|(_, attributes)| {
+            attributes.released_at.is_none()
+                && attributes.secondary.get("node").is_some_and(|owner| owner == node)
+        });
+        let changed = self.own_addresses.set(cidr, ours.map(|(address, _)| address).collect());
+        self.changes.prefixes.extend(changed.into_iter().map(Prefix::host));
     }
 
     /// This node, once it is known.
     pub fn node(&self) -> Option<&Node> {
         self.nodes.get(&self.node_name)
+    }
+
+    /// Where this node listens: on every address, or on its own ones alone.
+    pub fn listen_addresses(&self) -> Vec<SocketAddr> {
+        let port = self.configuration.listen_port;
+        let own = self.node().filter(|_| self.configuration.listen_on_node_addresses);
+        let addresses: Vec<IpAddr> = match own {
+            Some(node) => [node.ipv4, node.ipv6].into_iter().flatten().map(|a| a.address).collect(),
+            None => vec![IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)],
+        };
+        addresses.into_iter().map(|address| SocketAddr::new(address, port)).collect()
     }
 
     /// Blocks that this node owns: its confirmed affinities.
@@ -73,20 +193,78 @@ impl Cluster {
         self.affinities.values().filter(confirmed).map(|a| a.cidr)
     }
 
+    /// Does this node own the block?
+    pub fn is_own_block(&self, cidr: Cidr) -> bool {
+        self.affinities.get(&cidr).is_some_and(|a| a.state == AffinityState::Confirmed)
+    }
+
     /// Addresses that this node's endpoints hold, with the block that each is from.
     pub fn own_addresses(&self) -> impl Iterator<Item = (IpAddr, Cidr)> + '_ {
-        self.blocks.values().flat_map(move |block| {
-            let ours = block.allocated().filter(|(_, attributes)| {
-                let node = attributes.secondary.get("node").map(String::as_str);
-                node == Some(self.node_name.as_str()) && attributes.released_at.is_none()
-            });
-            ours.map(|(address, _)| (address, block.cidr))
-        })
+        self.own_addresses.by_address.iter().map(|(address, block)| (*address, *block))
+    }
+
+    /// The block of an address that an endpoint of this node holds.
+    pub fn block_of_own_address(&self, address: IpAddr) -> Option<Cidr> {
+        self.own_addresses.by_address.get(&address).copied()
     }
 
     /// The smallest pool that a prefix is in.
     pub fn pool_of(&self, cidr: Cidr) -> Option<&IpPool> {
-        self.pools.values().filter(|p| p.cidr.covers(cidr)).max_by_key(|p| p.cidr.length())
+        self.pool_index.name_of(cidr).and_then(|name| self.pools.get(name))
+    }
+
+    /// Prefixes that the node announces, or whose announcement it once considered: all that a change of
+    /// everything may touch.
+    pub fn announceable(&self) -> BTreeSet<Prefix> {
+        let addresses = self.own_addresses().map(|(address, _)| Prefix::host(address));
+        self.own_blocks().map(prefix).chain(addresses).chain(self.services.announced()).collect()
+    }
+}
+
+/// Addresses of this node's endpoints.
+#[derive(Clone, Debug, Default)]
+struct OwnAddresses {
+    by_block: BTreeMap<Cidr, BTreeSet<IpAddr>>,
+    by_address: BTreeMap<IpAddr, Cidr>,
+}
+
+impl OwnAddresses {
+    /// Takes over what a block says. Gives back the addresses that came or went.
+    fn set(&mut self, block: Cidr, new: BTreeSet<IpAddr>) -> Vec<IpAddr> {
+        let old = match new.is_empty() {
+            true => self.by_block.remove(&block),
+            false => self.by_block.insert(block, new.clone()),
+        };
+        let old = old.unwrap_or_default();
+        for gone in old.difference(&new) {
+            self.by_address.remove(gone);
+        }
+        for came in new.difference(&old) {
+            self.by_address.insert(*came, block);
+        }
+        old.symmetric_difference(&new).copied().collect()
+    }
+}
+
+/// Pools by range: the smallest around a prefix is found by one lookup for each length that occurs.
+#[derive(Clone, Debug, Default)]
+struct PoolIndex {
+    by_cidr: BTreeMap<Cidr, String>,
+    /// Longest first.
+    lengths: Vec<u8>,
+}
+
+impl PoolIndex {
+    fn new<'a>(pools: impl Iterator<Item = &'a IpPool>) -> Self {
+        let by_cidr: BTreeMap<_, _> = pools.map(|pool| (pool.cidr, pool.name.clone())).collect();
+        let lengths: BTreeSet<u8> = by_cidr.keys().map(|cidr| cidr.length()).collect();
+        Self { by_cidr, lengths: lengths.into_iter().rev().collect() }
+    }
+
+    fn name_of(&self, cidr: Cidr) -> Option<&String> {
+        let lengths = self.lengths.iter().filter(|length| **length <= cidr.length());
+        let around = lengths.filter_map(|length| Cidr::truncated(cidr.address(), *length));
+        around.into_iter().find_map(|around| self.by_cidr.get(&around))
     }
 }
 

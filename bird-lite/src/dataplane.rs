@@ -1,6 +1,7 @@
 //! The kernel's side of the speaker. Owns the copy of the node's own routes, and when these and the table of
 //! `proto bird` routes are read and written.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -84,6 +85,12 @@ impl Dataplane {
     pub(crate) fn decide_all(&mut self, cluster: &Cluster) {
         let context = Context { cluster, fib: &self.fib, tunnel_up: self.tunnel_up };
         self.table.decide_all(context);
+    }
+
+    /// Decides about some routes anew: what this node holds of them has changed.
+    pub(crate) fn decide_some(&mut self, cluster: &Cluster, prefixes: &BTreeSet<Prefix>) {
+        let context = Context { cluster, fib: &self.fib, tunnel_up: self.tunnel_up };
+        self.table.decide_some(context, prefixes);
     }
 
     /// From now on unwanted routes go: the peers have said what they have.

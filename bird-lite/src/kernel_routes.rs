@@ -12,7 +12,7 @@ use model::{Cidr, EncapMode, IpPool};
 use crate::cluster::Cluster;
 use crate::convert::cidr;
 use crate::fib::Fib;
-use crate::origin::{NORMAL_PRIORITY, PREFERENCE_SUM};
+use crate::origin::PREFERENCE_SUM;
 
 /// Name of the IPIP device.
 pub const TUNNEL: &str = "tunl0";
@@ -50,7 +50,9 @@ impl Context<'_> {
     /// Decides about one route.
     pub fn verdict(&self, prefix: Prefix, route: &bgp::Route) -> Verdict {
         let destination = cidr(prefix);
-        if route.source == RouteSource::Local || self.is_local(destination) {
+        // Each node answers for the addresses of Services itself.
+        let here = self.is_local(destination) || self.cluster.services.covers(destination);
+        if route.source == RouteSource::Local || here {
             return Verdict::Skip;
         }
         let pool = self.cluster.pool_of(destination);
@@ -69,7 +71,8 @@ impl Context<'_> {
         hops.sort();
         hops.dedup();
         let route_kind = RouteKind::Unicast(hops);
-        Verdict::Install(RouteKey::new(destination, metric(route)), ours(route_kind))
+        let normal = self.cluster.configuration.normal_priority(destination.family());
+        Verdict::Install(RouteKey::new(destination, metric(route, normal)), ours(route_kind))
     }
 
     /// One way out; `None` when the pool's routes are not ours to program.
@@ -104,6 +107,12 @@ impl Context<'_> {
         if pool.vxlan_mode != EncapMode::Never {
             return Way::Foreign;
         }
+        let programs = self.cluster.configuration.programs;
+        let encapsulates = pool.ipip_mode != EncapMode::Never && next_hop.is_ipv4();
+        let ours = if encapsulates { programs.ipip } else { programs.no_encapsulation };
+        if !ours {
+            return Way::Foreign;
+        }
         let node = self.cluster.node();
         let subnets = node.into_iter().flat_map(|n| [n.ipv4, n.ipv6]).flatten().map(|a| a.subnet());
         let same_subnet = subnets.into_iter().any(|s| s.contains(next_hop));
@@ -117,19 +126,18 @@ impl Context<'_> {
     /// Whether the destination is an endpoint of this node or one of its blocks: what is here is never
     /// shadowed by what somebody announces.
     fn is_local(&self, destination: Cidr) -> bool {
-        self.cluster.own_blocks().any(|block| block == destination)
-            || (destination.is_host()
-                && self.cluster.own_addresses().any(|(address, _)| address == destination.address()))
+        self.cluster.is_own_block(destination)
+            || (destination.is_host() && self.cluster.block_of_own_address(destination.address()).is_some())
     }
 }
 
 /// The kernel metric mirrors a LOCAL_PREF of our convention, which lies in the upper half of the sum. Others,
 /// such as the 100 that most speakers send, say nothing about metrics.
-fn metric(route: &bgp::Route) -> u32 {
+fn metric(route: &bgp::Route, normal: u32) -> u32 {
     let conventional = PREFERENCE_SUM / 2 + 1..=PREFERENCE_SUM;
     match route.attributes.local_pref.filter(|p| conventional.contains(p)) {
         Some(preference) => (PREFERENCE_SUM - preference).max(1),
-        None => NORMAL_PRIORITY,
+        None => normal,
     }
 }
 
@@ -140,5 +148,6 @@ fn ours(kind: RouteKind) -> Route {
 /// Blackholes for own blocks, so that packets to addresses without an endpoint end here.
 pub fn blackholes(cluster: &Cluster) -> BTreeMap<RouteKey, Route> {
     let blocks = cluster.own_blocks().filter(|block| !block.is_host());
-    blocks.map(|block| (RouteKey::new(block, NORMAL_PRIORITY), ours(RouteKind::Blackhole))).collect()
+    let metric = |block: Cidr| cluster.configuration.normal_priority(block.family());
+    blocks.map(|block| (RouteKey::new(block, metric(block)), ours(RouteKind::Blackhole))).collect()
 }

@@ -22,6 +22,9 @@ struct Arguments {
     /// How to reach the API server; without it, as a Pod does
     #[arg(long, env = "KUBECONFIG")]
     kubeconfig: Option<PathBuf>,
+    /// Namespace of the Secrets that hold BGP passwords
+    #[arg(long, env = "NAMESPACE", default_value = "kube-system")]
+    namespace: String,
     /// Unix socket on which `ocicat bgp` asks
     #[arg(long, default_value = "/var/run/calico/bird-lite.sock")]
     socket: PathBuf,
@@ -45,6 +48,7 @@ fn main() -> anyhow::Result<()> {
     runtime.block_on(app::run(app::Settings {
         node_name: arguments.node_name.as_str().into(),
         kubeconfig: arguments.kubeconfig,
+        namespace: arguments.namespace,
         socket: arguments.socket,
         health_listen: arguments.health_listen,
     }))?;

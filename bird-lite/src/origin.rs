@@ -1,4 +1,4 @@
-//! What this node announces by itself. Owns which blocks and addresses, and how preferred they are.
+//! What this node announces by itself. Owns which prefixes, and how preferred they are.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -6,29 +6,77 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use bgp_packet::{Family, NextHop, PathAttributes, Prefix};
 
 use crate::cluster::Cluster;
-use crate::convert::prefix;
+use crate::convert::cidr;
 
-/// Kernel metric of a route that nothing says another one of.
+/// Kernel metric of a route that nothing says another one of, unless the settings have another.
 pub const NORMAL_PRIORITY: u32 = 1024;
 /// A kernel metric and LOCAL_PREF add up to this, so that they mirror each other.
 pub const PREFERENCE_SUM: u32 = 2_147_483_647;
 
-/// The routes that this node originates: its blocks whole, and single addresses that its endpoints hold in
-/// blocks of others.
-pub fn origins(cluster: &Cluster) -> BTreeMap<Prefix, PathAttributes> {
-    let blocks: BTreeSet<_> = cluster.own_blocks().collect();
-    let borrowed = cluster.own_addresses().filter(|(_, block)| !blocks.contains(block));
-    let borrowed = borrowed.map(|(address, _)| Prefix::host(address));
-    let all = blocks.iter().map(|block| prefix(*block)).chain(borrowed);
-    all.map(|prefix| (prefix, attributes(prefix))).collect()
+/// The routes that this node originates.
+#[derive(Debug, Default)]
+pub struct Origins {
+    announced: BTreeMap<Prefix, PathAttributes>,
 }
 
-fn attributes(prefix: Prefix) -> PathAttributes {
+impl Origins {
+    /// Decides anew about `prefixes`, or about everything. Gives back what differs; `None` takes a route back.
+    pub fn update(
+        &mut self,
+        cluster: &Cluster,
+        prefixes: &BTreeSet<Prefix>,
+        all: bool,
+    ) -> Vec<(Prefix, Option<PathAttributes>)> {
+        let everything: BTreeSet<Prefix>;
+        let prefixes = if all {
+            everything = self.announced.keys().copied().chain(cluster.announceable()).collect();
+            &everything
+        } else {
+            prefixes
+        };
+        let mut changes = Vec::new();
+        for prefix in prefixes {
+            let wanted = origin(cluster, *prefix);
+            if self.announced.get(prefix) == wanted.as_ref() {
+                continue;
+            }
+            match &wanted {
+                Some(attributes) => self.announced.insert(*prefix, attributes.clone()),
+                None => self.announced.remove(prefix),
+            };
+            changes.push((*prefix, wanted));
+        }
+        changes
+    }
+}
+
+/// What this node originates for a prefix: its blocks go out whole, single addresses that its endpoints hold in
+/// blocks of others one by one, and addresses of Services as these say.
+pub fn origin(cluster: &Cluster, prefix: Prefix) -> Option<PathAttributes> {
+    let own_block = cluster.is_own_block(cidr(prefix));
+    let borrowed = || {
+        let block = cluster.block_of_own_address(prefix.address()).filter(|_| prefix.is_host());
+        block.is_some_and(|block| !cluster.is_own_block(block))
+    };
+    let wanted = own_block || borrowed() || cluster.services.announces(prefix);
+    wanted.then(|| attributes(cluster, prefix))
+}
+
+/// LOCAL_PREF that mirrors the normal metric of a family.
+pub(crate) fn normal_preference(cluster: &Cluster, family: Family) -> u32 {
+    let family = match family {
+        Family::Ipv4 => model::Family::V4,
+        Family::Ipv6 => model::Family::V6,
+    };
+    PREFERENCE_SUM - cluster.configuration.normal_priority(family)
+}
+
+fn attributes(cluster: &Cluster, prefix: Prefix) -> PathAttributes {
     let unspecified = match prefix.family() {
         Family::Ipv4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         Family::Ipv6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
     let mut attributes = PathAttributes::new(NextHop::from(unspecified));
-    attributes.local_pref = Some(PREFERENCE_SUM - NORMAL_PRIORITY);
+    attributes.local_pref = Some(normal_preference(cluster, prefix.family()));
     attributes
 }

@@ -1,33 +1,82 @@
 //! Who this node peers with. Owns the mesh, the meaning of BGPPeer, and who is whose reflector client.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use bgp::{Config, NextHopMode, PeerConfig, PeerKey};
+use bgp::{Config, NextHopMode, PeerConfig, PeerKey, Policy};
 use bgp_packet::Family;
-use model::{BgpPeer, Node, PeerSelection};
+use model::{BgpPeer, Node, NodeName, PeerSelection, PeerTarget, SecretKey};
 use sha2::{Digest, Sha256};
 
 use crate::cluster::Cluster;
-use crate::export::export_policy;
-use crate::origin::{NORMAL_PRIORITY, PREFERENCE_SUM};
+use crate::export::{export_policy, import_policy};
+use crate::origin::normal_preference;
+use crate::passwords::password;
 
-/// The speaker's configuration; `None` while this node or its address is not known.
-pub fn config(cluster: &Cluster) -> Option<Config> {
-    let node = cluster.node()?;
-    let v4 = address(node, Family::Ipv4);
-    let v6 = address(node, Family::Ipv6);
-    v4.or(v6)?;
-    let mut config = Config::new(asn(cluster, node), router_id(node));
-    config.cluster_id = node.route_reflector_cluster_id;
-    config.default_local_pref = PREFERENCE_SUM - NORMAL_PRIORITY;
-    config.next_hop_v4 = v4.and_then(|a| if let IpAddr::V4(a) = a { Some(a) } else { None });
-    config.next_hop_v6 = v6.and_then(|a| if let IpAddr::V6(a) = a { Some(a) } else { None });
-    config.max_paths = 64;
-    let builder = Builder { cluster, node, export: Arc::new(export_policy(cluster)) };
-    config.peers = builder.peers();
-    Some(config)
+/// Well-known port of BGP.
+const PORT: u16 = 179;
+/// Longest restart time that an OPEN can carry, in seconds (RFC 4724 §3).
+const LONGEST_RESTART: u64 = 4095;
+
+/// What the cluster asks of this node's speaker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The speaker's configuration.
+    pub config: Config,
+    /// Secrets that hold passwords of its sessions.
+    pub secrets: BTreeSet<String>,
+    /// Peers that are reached through a gateway.
+    pub gateways: BTreeMap<IpAddr, IpAddr>,
+    /// What an operator asked for and does not get, in words.
+    pub problems: Vec<String>,
+}
+
+/// Makes plans. Owns policies that are shared by many sessions, also from one plan to the next.
+#[derive(Debug, Default)]
+pub struct Planner {
+    policies: BTreeMap<PolicyKey, Policies>,
+}
+
+/// Filters in order, and whether the session is internal.
+type PolicyKey = (Vec<String>, bool);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Policies {
+    import: Arc<Policy>,
+    export: Arc<Policy>,
+}
+
+impl Planner {
+    /// The plan for a cluster; `None` while this node or its address is not known.
+    pub fn plan(&mut self, cluster: &Cluster) -> Option<Plan> {
+        let node = cluster.node()?;
+        let v4 = address(node, Family::Ipv4);
+        let v6 = address(node, Family::Ipv6);
+        v4.or(v6)?;
+        let mut config = Config::new(asn(cluster, node), router_id(node));
+        config.cluster_id = node.route_reflector_cluster_id;
+        config.default_local_pref = normal_preference(cluster, Family::Ipv4);
+        config.next_hop_v4 = v4.and_then(|a| if let IpAddr::V4(a) = a { Some(a) } else { None });
+        config.next_hop_v6 = v6.and_then(|a| if let IpAddr::V6(a) = a { Some(a) } else { None });
+        config.max_paths = 64;
+        let mut builder = Builder {
+            cluster,
+            node,
+            known: &mut self.policies,
+            policies: BTreeMap::new(),
+            by_address: by_address(cluster),
+            peers: BTreeMap::new(),
+            secrets: BTreeSet::new(),
+            gateways: BTreeMap::new(),
+            problems: Vec::new(),
+        };
+        builder.add_peers();
+        let Builder { policies, peers, secrets, gateways, problems, .. } = builder;
+        config.peers = peers.into_iter().map(|(key, found)| (key, found.config)).collect();
+        self.policies = policies;
+        Some(Plan { config, secrets, gateways, problems })
+    }
 }
 
 /// A BGP Identifier for a node: its IPv4 address, or one derived from its name.
@@ -52,139 +101,289 @@ fn address(node: &Node, family: Family) -> Option<IpAddr> {
     .map(|a| a.address)
 }
 
+/// Which node has an address.
+fn by_address(cluster: &Cluster) -> BTreeMap<IpAddr, &NodeName> {
+    let nodes = cluster.nodes.values();
+    nodes
+        .flat_map(|node| Family::ALL.into_iter().filter_map(|f| Some((address(node, f)?, &node.name))))
+        .collect()
+}
+
+/// A session that was asked for, and by whom.
+struct Found {
+    config: PeerConfig,
+    /// Name of the BGPPeer; `None` is the mesh.
+    by: Option<String>,
+}
+
+/// What a session has beside its address.
+struct Wanted<'a> {
+    remote: IpAddr,
+    asn: u32,
+    port: u16,
+    /// The node at the other end.
+    other: Option<&'a Node>,
+    /// `None` is the mesh.
+    peer: Option<&'a BgpPeer>,
+    /// The other half of a peering that a node at the other end was chosen for.
+    reverse: bool,
+}
+
 struct Builder<'a> {
     cluster: &'a Cluster,
     node: &'a Node,
-    export: Arc<bgp::Policy>,
+    /// Policies of the plan before.
+    known: &'a mut BTreeMap<PolicyKey, Policies>,
+    policies: BTreeMap<PolicyKey, Policies>,
+    by_address: BTreeMap<IpAddr, &'a NodeName>,
+    peers: BTreeMap<PeerKey, Found>,
+    secrets: BTreeSet<String>,
+    gateways: BTreeMap<IpAddr, IpAddr>,
+    problems: Vec<String>,
 }
 
-impl Builder<'_> {
-    /// Global peers come before those of this node, and these before the mesh; the first of an address wins.
-    fn peers(&self) -> BTreeMap<PeerKey, PeerConfig> {
-        let mut peers = BTreeMap::new();
+impl<'a> Builder<'a> {
+    /// Global peers come before those of this node, then what others' peerings imply, then the mesh; the first
+    /// of an address wins.
+    fn add_peers(&mut self) {
         let (global, own): (Vec<_>, Vec<_>) =
             self.cluster.peers.values().partition(|p| p.nodes == PeerSelection::AllNodes);
         for peer in global.into_iter().chain(own) {
-            if self.selects(&peer.nodes, self.node) {
-                self.add_explicit(peer, &mut peers);
+            if selects(&peer.nodes, self.node) {
+                self.add_explicit(peer);
             }
         }
-        for peer in self.cluster.peers.values() {
-            self.add_reverse(peer, &mut peers);
+        for peer in self.cluster.peers.values().filter(|peer| peer.reverse) {
+            self.add_reverse(peer);
         }
-        self.add_mesh(&mut peers);
-        let own = Family::ALL.iter().filter_map(|f| address(self.node, *f));
-        own.for_each(|a| drop(peers.remove(&a.into())));
-        peers
+        self.add_mesh();
     }
 
-    fn others(&self) -> impl Iterator<Item = &Node> {
-        self.cluster.nodes.values().filter(|n| n.name != self.node.name)
+    fn others(&self) -> impl Iterator<Item = &'a Node> + use<'a> {
+        let own = &self.node.name;
+        self.cluster.nodes.values().filter(move |n| n.name != *own)
     }
 
-    fn selects(&self, selection: &PeerSelection, node: &Node) -> bool {
-        match selection {
-            PeerSelection::AllNodes => true,
-            PeerSelection::Node(name) => *name == node.name,
-            PeerSelection::Selector(selector) => selector.matches(&node.labels),
-        }
-    }
-
-    fn add_mesh(&self, peers: &mut BTreeMap<PeerKey, PeerConfig>) {
-        if !self.cluster.configuration.node_to_node_mesh || self.node.route_reflector_cluster_id.is_some() {
+    fn add_mesh(&mut self) {
+        let mesh = self.cluster.configuration.node_to_node_mesh;
+        if !mesh || self.node.route_reflector_cluster_id.is_some() {
             return;
         }
         for other in self.others().filter(|n| n.route_reflector_cluster_id.is_none()) {
-            self.add_node(other, &format!("mesh {}", other.name), None, peers);
+            self.add_node(other, None, false);
         }
     }
 
     /// Peers with another node of the cluster: a session for each family that both have.
-    fn add_node(
-        &self,
-        other: &Node,
-        description: &str,
-        peer: Option<&BgpPeer>,
-        peers: &mut BTreeMap<PeerKey, PeerConfig>,
-    ) {
+    fn add_node(&mut self, other: &'a Node, peer: Option<&'a BgpPeer>, reverse: bool) {
         for family in Family::ALL {
             let Some(remote) = address(other, family) else { continue };
-            if address(self.node, family).is_none() || peers.contains_key(&remote.into()) {
+            if address(self.node, family).is_none() {
                 continue;
             }
-            let mut config = self.peer(remote, asn(self.cluster, other), description, peer);
-            config.port = self.cluster.configuration.listen_port;
-            config.families = vec![family];
-            config.reflector_client = self.is_client(&config, Some(other));
-            peers.insert(remote.into(), config);
+            // What the other side shows to us is what it was told to show.
+            let shown = peer.filter(|_| reverse).and_then(|peer| peer.local_as_number);
+            let asn = shown.unwrap_or(asn(self.cluster, other));
+            let port = self.cluster.configuration.listen_port_of(&other.name);
+            self.add(Wanted { remote, asn, port, other: Some(other), peer, reverse });
         }
     }
 
-    fn add_explicit(&self, peer: &BgpPeer, peers: &mut BTreeMap<PeerKey, PeerConfig>) {
-        let description = format!("BGPPeer {}", peer.name);
-        if let Some(selector) = &peer.peer_selector {
-            for other in self.others().filter(|n| selector.matches(&n.labels)) {
-                self.add_node(other, &description, Some(peer), peers);
+    fn add_explicit(&mut self, peer: &'a BgpPeer) {
+        match &peer.target {
+            PeerTarget::Nodes(selector) => {
+                for other in self.others().filter(|n| selector.matches(&n.labels)) {
+                    self.add_node(other, Some(peer), false);
+                }
             }
-            return;
+            PeerTarget::Address(remote, port) => {
+                let other = self.by_address.get(remote).and_then(|name| self.cluster.nodes.get(name));
+                if other.is_some_and(|other| other.name == self.node.name) {
+                    return;
+                }
+                let node_port = other.map(|n| self.cluster.configuration.listen_port_of(&n.name));
+                let port = port.or(node_port).unwrap_or(PORT);
+                let node_asn = other.map(|n| asn(self.cluster, n));
+                let asn = peer.as_number.or(node_asn).unwrap_or(self.cluster.configuration.as_number);
+                self.add(Wanted { remote: *remote, asn, port, other, peer: Some(peer), reverse: false });
+            }
+            PeerTarget::LocalWorkloads(_) => self.problems.push(format!(
+                "BGPPeer {}: localWorkloadSelector is not acted upon by this release",
+                peer.name
+            )),
         }
-        let Some(remote) = peer.peer else { return };
-        if peers.contains_key(&remote.into()) {
-            return;
-        }
-        let other = self.others().find(|n| Family::ALL.iter().any(|f| address(n, *f) == Some(remote.ip())));
-        let cluster_asn = self.cluster.configuration.as_number;
-        let asn = peer.as_number.or(other.map(|n| asn(self.cluster, n))).unwrap_or(cluster_asn);
-        let mut config = self.peer(remote.ip(), asn, &description, Some(peer));
-        let default_port = remote.port() == 179 && other.is_some();
-        config.port = if default_port { self.cluster.configuration.listen_port } else { remote.port() };
-        config.reflector_client = self.is_client(&config, other);
-        peers.insert(remote.into(), config);
     }
 
     /// The other half of a peering that selects nodes on both sides: a selected peer has the session too.
-    fn add_reverse(&self, peer: &BgpPeer, peers: &mut BTreeMap<PeerKey, PeerConfig>) {
-        let chosen = match (&peer.peer_selector, peer.peer) {
-            (Some(selector), _) => selector.matches(&self.node.labels),
-            (None, Some(remote)) => Family::ALL.iter().any(|f| address(self.node, *f) == Some(remote.ip())),
-            (None, None) => false,
+    fn add_reverse(&mut self, peer: &'a BgpPeer) {
+        let chosen = match &peer.target {
+            PeerTarget::Nodes(selector) => selector.matches(&self.node.labels),
+            PeerTarget::Address(remote, _) => self.by_address.get(remote) == Some(&&self.node.name),
+            PeerTarget::LocalWorkloads(_) => false,
         };
         if !chosen {
             return;
         }
-        for other in self.others().filter(|n| self.selects(&peer.nodes, n)) {
-            self.add_node(other, &format!("BGPPeer {} (reverse)", peer.name), Some(peer), peers);
+        for other in self.others().filter(|n| selects(&peer.nodes, n)) {
+            self.add_node(other, Some(peer), true);
         }
     }
 
-    fn peer(&self, remote: IpAddr, asn: u32, description: &str, peer: Option<&BgpPeer>) -> PeerConfig {
-        let mut config = PeerConfig::new(asn);
-        config.description = description.to_owned();
-        config.export = self.export.clone();
-        let family = Family::of(remote);
-        config.families =
-            Family::ALL.into_iter().filter(|f| *f == family || address(self.node, *f).is_some()).collect();
-        config.local_address = address(self.node, family);
-        let Some(peer) = peer else { return config };
-        config.local_asn = peer.local_as_number;
-        if !peer.source_address_is_node_ip {
-            config.local_address = None;
+    /// Adds a session, unless one with that address is there.
+    fn add(&mut self, wanted: Wanted<'a>) {
+        let key = PeerKey::from(wanted.remote);
+        if let Some(found) = self.peers.get(&key) {
+            let other_port = found.config.port != wanted.port;
+            if let Some(peer) = wanted.peer.filter(|_| other_port && !wanted.reverse) {
+                let by = found.by.as_deref().map_or("the mesh".to_owned(), |by| format!("BGPPeer {by}"));
+                self.problems.push(format!(
+                    "BGPPeer {} is not used on this node: {by} already peers with {} on port {}, and one \
+                     address has one session",
+                    peer.name, wanted.remote, found.config.port
+                ));
+            }
+            return;
         }
-        if let Some(time) = peer.max_restart_time {
-            config.restart_time = u16::try_from(time.as_secs()).unwrap_or(4095).min(4095);
+        let config = self.config(&wanted);
+        if let (Some(gateway), false) = (wanted.peer.and_then(|p| p.reachable_by), wanted.reverse) {
+            self.gateways.insert(wanted.remote, gateway);
         }
-        config.next_hop = match peer.next_hop_mode {
-            model::NextHopMode::Auto => NextHopMode::Auto,
-            model::NextHopMode::SelfAddress => NextHopMode::SelfAddress,
-            model::NextHopMode::Keep => NextHopMode::Keep,
+        let by = wanted.peer.map(|peer| peer.name.clone());
+        self.peers.insert(key, Found { config, by });
+    }
+
+    fn config(&mut self, wanted: &Wanted<'_>) -> PeerConfig {
+        let mut config = PeerConfig::new(wanted.asn);
+        config.port = wanted.port;
+        config.description = description(wanted);
+        let family = Family::of(wanted.remote);
+        config.families = match wanted.other.filter(|_| !matches!(wanted.peer, Some(p) if is_address(p))) {
+            // Nodes have a session for each family.
+            Some(_) => vec![family],
+            None => {
+                Family::ALL.into_iter().filter(|f| *f == family || address(self.node, *f).is_some()).collect()
+            }
         };
+        config.local_address = address(self.node, family);
+        let mesh = &self.cluster.configuration;
+        let (secret, restart) = match wanted.peer {
+            None => (mesh.mesh_password.as_ref(), mesh.mesh_max_restart_time),
+            Some(peer) => (peer.password.as_ref(), peer.max_restart_time),
+        };
+        if let Some(time) = restart {
+            config.restart_time = u16::try_from(time.as_secs().min(LONGEST_RESTART)).unwrap_or_default();
+        }
+        if let Some(peer) = wanted.peer {
+            tune(&mut config, peer, wanted.reverse);
+        }
+        let own_asn = config.local_asn.unwrap_or(asn(self.cluster, self.node));
+        let internal = config.asn == Some(own_asn);
+        config.reflector_client = internal && self.reflects_to(wanted.other);
+        self.set_password(&mut config, secret);
+        self.set_policies(&mut config, wanted.peer, internal);
         config
     }
 
-    /// A reflector's clients are the peers of its AS that are not reflectors of the same cluster.
-    fn is_client(&self, config: &PeerConfig, other: Option<&Node>) -> bool {
+    /// A reflector's clients are the internal peers that are not reflectors of the same cluster.
+    fn reflects_to(&self, other: Option<&Node>) -> bool {
         let Some(own) = self.node.route_reflector_cluster_id else { return false };
-        let local = config.local_asn.unwrap_or(asn(self.cluster, self.node));
-        config.asn == Some(local) && other.and_then(|n| n.route_reflector_cluster_id) != Some(own)
+        other.and_then(|n| n.route_reflector_cluster_id) != Some(own)
     }
+
+    fn set_password(&mut self, config: &mut PeerConfig, wanted: Option<&SecretKey>) {
+        let Some(wanted) = wanted else { return };
+        if !wanted.name.is_empty() {
+            self.secrets.insert(wanted.name.clone());
+        }
+        match password(self.cluster, wanted) {
+            Ok(password) => config.password = Some(password),
+            Err(why) => config.password_missing = Some(why.into()),
+        }
+    }
+
+    /// Sessions with the same filters share their policies. A filter that does not exist is named, and the
+    /// others count.
+    fn set_policies(&mut self, config: &mut PeerConfig, peer: Option<&BgpPeer>, internal: bool) {
+        let names = peer.map(|peer| peer.filters.as_slice()).unwrap_or_default();
+        let exists = |name: &&String| self.cluster.filters.contains_key(*name);
+        let (found, missing): (Vec<_>, Vec<_>) = names.iter().partition(exists);
+        for name in missing {
+            let problem = format!("BGPFilter {name} does not exist");
+            config.description.push_str(&format!(" ({problem})"));
+            let peer = peer.map_or("", |peer| &peer.name);
+            let problem = format!("BGPPeer {peer}: {problem}, its rules are not applied");
+            if !self.problems.contains(&problem) {
+                self.problems.push(problem);
+            }
+        }
+        let key = (found.into_iter().cloned().collect(), internal);
+        let policies = self.policies(key);
+        (config.import, config.export) = (policies.import, policies.export);
+    }
+
+    /// Policies that are as they were stay the same objects, so that comparing them costs nothing.
+    fn policies(&mut self, key: PolicyKey) -> Policies {
+        if let Some(policies) = self.policies.get(&key) {
+            return policies.clone();
+        }
+        let filters: Vec<_> = key.0.iter().filter_map(|name| self.cluster.filters.get(name)).collect();
+        let new = Policies {
+            import: Arc::new(import_policy(&filters, key.1)),
+            export: Arc::new(export_policy(self.cluster, &filters, key.1)),
+        };
+        let known = self.known.remove(&key);
+        let keep = |old: Option<&Arc<Policy>>, new: Arc<Policy>| match old {
+            Some(old) if **old == *new => old.clone(),
+            _ => new,
+        };
+        let policies = Policies {
+            import: keep(known.as_ref().map(|k| &k.import), new.import),
+            export: keep(known.as_ref().map(|k| &k.export), new.export),
+        };
+        self.policies.insert(key, policies.clone());
+        policies
+    }
+}
+
+fn selects(selection: &PeerSelection, node: &Node) -> bool {
+    match selection {
+        PeerSelection::AllNodes => true,
+        PeerSelection::Node(name) => *name == node.name,
+        PeerSelection::Selector(selector) => selector.matches(&node.labels),
+    }
+}
+
+fn is_address(peer: &BgpPeer) -> bool {
+    matches!(peer.target, PeerTarget::Address(..))
+}
+
+fn description(wanted: &Wanted<'_>) -> String {
+    match (wanted.peer, wanted.other) {
+        (Some(peer), _) if wanted.reverse => format!("BGPPeer {} (reverse)", peer.name),
+        (Some(peer), _) => format!("BGPPeer {}", peer.name),
+        (None, Some(other)) => format!("mesh {}", other.name),
+        (None, None) => String::new(),
+    }
+}
+
+/// Takes over what a BGPPeer says; the AS to show is for the side that it is written for.
+fn tune(config: &mut PeerConfig, peer: &BgpPeer, reverse: bool) {
+    if !reverse {
+        config.local_asn = peer.local_as_number;
+    }
+    if !peer.source_address_is_node_ip {
+        config.local_address = None;
+    }
+    if let Some(interval) = peer.keepalive_time {
+        // Keepalives leave three times within the hold time.
+        let hold = interval.as_secs().saturating_mul(3).clamp(3, u64::from(u16::MAX));
+        config.hold_time = u16::try_from(hold).unwrap_or(u16::MAX);
+    }
+    config.next_hop = match peer.next_hop_mode {
+        model::NextHopMode::Auto => NextHopMode::Auto,
+        model::NextHopMode::SelfAddress => NextHopMode::SelfAddress,
+        model::NextHopMode::Keep => NextHopMode::Keep,
+    };
+    config.allow_own_as = peer.allowed_local_as_numbers;
+    config.ttl_security = peer.ttl_security;
 }

@@ -74,6 +74,13 @@ impl<D: Driver<Key = RouteKey, Value = Route>> RouteTable<D> {
         }
     }
 
+    /// Decides anew about some prefixes: what this node holds of them has changed.
+    pub fn decide_some<'a>(&mut self, context: Context<'_>, prefixes: impl IntoIterator<Item = &'a Prefix>) {
+        for prefix in prefixes {
+            self.decide(context, *prefix);
+        }
+    }
+
     fn decide(&mut self, context: Context<'_>, prefix: Prefix) {
         let verdict = self.learned.get(&prefix).map_or(Verdict::Skip, |route| context.verdict(prefix, route));
         match verdict {

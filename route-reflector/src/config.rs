@@ -151,13 +151,14 @@ impl Peer {
             );
         }
         let (password, password_missing) = match &self.password_file {
-            None => (None, false),
+            None => (None, None),
             Some(path) => match fs::read_to_string(path) {
                 Ok(text) if !text.trim_end().is_empty() => {
-                    (Some(Password::new(text.trim_end().to_owned())), false)
+                    (Some(Password::new(text.trim_end().to_owned())), None)
                 }
                 // The session stays down and says so: it never goes without.
-                _ => (None, true),
+                Ok(_) => (None, Some(format!("{} is empty", path.display()).into())),
+                Err(error) => (None, Some(format!("{}: {error}", path.display()).into())),
             },
         };
         Ok(PeerConfig {
@@ -222,6 +223,6 @@ peers:
     fn a_password_that_cannot_be_read_keeps_the_session_down() {
         let text = GOOD.replace("name: tor", "name: tor, passwordFile: /nonexistent");
         let peers = parse(&text).unwrap().speaker.peers;
-        assert!(peers[&"198.51.100.1".parse::<PeerKey>().unwrap()].password_missing);
+        assert!(peers[&"198.51.100.1".parse::<PeerKey>().unwrap()].password_missing.is_some());
     }
 }

@@ -5,12 +5,14 @@ use std::net::Ipv4Addr;
 
 use bgp_packet::PathAttributes;
 use bird_lite::cluster::Cluster;
-use bird_lite::origin::{NORMAL_PRIORITY, PREFERENCE_SUM, origins};
-use bird_lite::peers;
+use bird_lite::origin::{NORMAL_PRIORITY, PREFERENCE_SUM};
 use model::{AffinityState, IpPool, PeerSelection, Update};
 
 use crate::net::{Net, config, config_in, ip, local, peer, prefix};
-use crate::world::*;
+use crate::world::{
+    self, OWN_BLOCK, address, cidr, claim, cluster, dual_stack, give, node, origins, own, peering, pool,
+    put_node, put_peering, put_pool, selector,
+};
 
 const INTERNAL: u8 = 2;
 const ROUTER: u8 = 9;
@@ -25,7 +27,7 @@ fn preferred(metric: u32) -> PathAttributes {
 fn start(cluster: &mut Cluster) -> Net {
     put_peering(cluster, peering("router", "192.0.2.9", 65000));
     let mut net = Net::new(5);
-    net.start(1, peers::config(cluster).unwrap(), false);
+    net.start(1, world::config(cluster), false);
     for (prefix, attributes) in origins(cluster) {
         net.speaker(1).originate(prefix, attributes);
     }
@@ -160,7 +162,7 @@ fn nothing_of_a_pool_with_export_off_goes_out_and_switching_it_is_live() {
 
     put_pool(&mut cluster, pool("10.0.0.0/16"));
     let now = net.now;
-    net.speaker(1).reconfigure(peers::config(&cluster).unwrap(), now);
+    net.speaker(1).reconfigure(world::config(&cluster), now);
     net.run(5);
 
     assert!(net.has(INTERNAL, OWN_BLOCK) && net.has(ROUTER, OWN_BLOCK) && net.has(ROUTER, "10.0.3.0/26"));

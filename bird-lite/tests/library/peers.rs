@@ -5,24 +5,20 @@ use std::net::Ipv4Addr;
 use bgp::{Config, NextHopMode};
 use bgp_packet::Family;
 use bird_lite::cluster::Cluster;
-use bird_lite::peers::{config, router_id};
-use model::{BgpConfiguration, BgpPeer, Node, NodeName, PeerSelection, Update};
+use bird_lite::peers::{Planner, router_id};
+use model::{BgpConfiguration, BgpPeer, Node, NodeName, PeerSelection, PeerTarget, Update};
 
 use crate::world::*;
 
 const ROUTER: &str = "192.0.2.200";
 
 fn addresses(cluster: &Cluster) -> Vec<String> {
-    config(cluster).unwrap().peers.keys().map(ToString::to_string).collect()
-}
-
-fn set(cluster: &mut Cluster, configuration: BgpConfiguration) {
-    cluster.apply(Update::BgpConfiguration(Some(configuration)));
+    config(cluster).peers.keys().map(ToString::to_string).collect()
 }
 
 fn without_mesh(nodes: u8) -> Cluster {
     let mut cluster = cluster(nodes);
-    set(&mut cluster, BgpConfiguration { node_to_node_mesh: false, ..BgpConfiguration::default() });
+    configure(&mut cluster, BgpConfiguration { node_to_node_mesh: false, ..BgpConfiguration::default() });
     cluster
 }
 
@@ -34,11 +30,11 @@ fn peer_of<'a>(config: &'a Config, address: &str) -> &'a bgp::PeerConfig {
 fn nothing_is_configured_before_the_node_and_its_address_are_known() {
     let mut cluster = cluster(2);
     put_node(&mut cluster, Node { ipv4: None, ..node(1) });
-    assert_eq!(config(&cluster), None);
+    assert_eq!(Planner::default().plan(&cluster), None);
 
     cluster.apply(Update::Node(NodeName::from("n1"), None));
 
-    assert_eq!(config(&cluster), None);
+    assert_eq!(Planner::default().plan(&cluster), None);
 }
 
 #[test]
@@ -50,10 +46,13 @@ fn the_mesh_is_every_other_node_and_can_be_switched_off() {
 #[test]
 fn as_and_port_come_from_the_cluster_unless_a_node_has_its_own_as() {
     let mut cluster = cluster(3);
-    set(&mut cluster, BgpConfiguration { as_number: 65001, listen_port: 1790, ..Default::default() });
+    configure(
+        &mut cluster,
+        BgpConfiguration { as_number: 65001, cluster_listen_port: 1790, ..Default::default() },
+    );
     put_node(&mut cluster, Node { as_number: Some(65003), ..node(3) });
 
-    let config = config(&cluster).unwrap();
+    let config = config(&cluster);
 
     assert_eq!((config.asn, config.router_id), (65001, Ipv4Addr::new(192, 0, 2, 1)));
     let (second, third) = (peer_of(&config, "192.0.2.2"), peer_of(&config, "192.0.2.3"));
@@ -68,7 +67,7 @@ fn nodes_of_both_families_have_a_session_for_each() {
     put_node(&mut cluster, dual_stack(1));
     put_node(&mut cluster, dual_stack(2));
 
-    let config = config(&cluster).unwrap();
+    let config = config(&cluster);
 
     let sessions: Vec<_> = config.peers.iter().map(|(a, p)| (a.to_string(), p.families.clone())).collect();
     let expected = [("192.0.2.2", Family::Ipv4), ("192.0.2.3", Family::Ipv4), ("2001:db8::2", Family::Ipv6)];
@@ -110,10 +109,7 @@ fn nodes_can_be_chosen_as_peers_by_their_labels() {
     let mut cluster = without_mesh(4);
     let chosen = BgpPeer {
         nodes: PeerSelection::Node(NodeName::from("n1")),
-        peer: None,
-        peer_selector: Some(selector("rack in {'r1', 'r3'}")),
-        as_number: None,
-        ..peering("racks", ROUTER, 64512)
+        ..BgpPeer::new("racks", PeerTarget::Nodes(selector("rack in {'r1', 'r3'}")), None)
     };
 
     put_peering(&mut cluster, chosen.clone());
@@ -134,7 +130,7 @@ fn a_peering_with_a_node_stands_in_for_the_mesh() {
 
     put_peering(&mut cluster, special);
 
-    let config = config(&cluster).unwrap();
+    let config = config(&cluster);
     assert_eq!(config.peers.len(), 2);
     assert_eq!(peer_of(&config, "192.0.2.2").next_hop, NextHopMode::SelfAddress);
     assert_eq!(peer_of(&config, "192.0.2.3").next_hop, NextHopMode::Auto);
@@ -144,7 +140,7 @@ fn a_peering_with_a_node_stands_in_for_the_mesh() {
 fn settings_of_a_peering_reach_the_session() {
     let mut cluster = without_mesh(1);
     let tuned = BgpPeer {
-        peer: Some("192.0.2.200:1179".parse().unwrap()),
+        target: PeerTarget::Address(address(ROUTER), Some(1179)),
         local_as_number: Some(65100),
         next_hop_mode: model::NextHopMode::Keep,
         max_restart_time: Some(std::time::Duration::from_secs(300)),
@@ -154,7 +150,7 @@ fn settings_of_a_peering_reach_the_session() {
 
     put_peering(&mut cluster, tuned);
 
-    let config = config(&cluster).unwrap();
+    let config = config(&cluster);
     let peer = peer_of(&config, ROUTER);
     assert_eq!((peer.asn, peer.local_asn, peer.port), (Some(65000), Some(65100), 1179));
     assert_eq!((peer.next_hop, peer.restart_time, peer.local_address), (NextHopMode::Keep, 300, None));
@@ -171,15 +167,10 @@ fn reflectors_leave_the_mesh_and_take_nodes_as_clients() {
     assert_eq!(addresses(&cluster), [""; 0]);
 
     // All nodes peer with the reflectors.
-    let all = BgpPeer {
-        peer: None,
-        peer_selector: Some(selector("rack in {'r1', 'r2'}")),
-        as_number: None,
-        ..peering("reflectors", ROUTER, 64512)
-    };
-    put_peering(&mut cluster, all);
+    let reflectors = PeerTarget::Nodes(selector("rack in {'r1', 'r2'}"));
+    put_peering(&mut cluster, BgpPeer::new("reflectors", reflectors, None));
 
-    let reflector = config(&cluster).unwrap();
+    let reflector = config(&cluster);
     assert_eq!(reflector.cluster_id, Some(id));
     let clients: Vec<_> = reflector.peers.iter().map(|(a, p)| (a.to_string(), p.reflector_client)).collect();
     let expected = [("192.0.2.2", false), ("192.0.2.3", true), ("192.0.2.4", true)];
@@ -187,7 +178,7 @@ fn reflectors_leave_the_mesh_and_take_nodes_as_clients() {
     // The nodes keep their mesh until it is switched off: reflectors join before it goes.
     cluster.node_name = NodeName::from("n3");
     assert_eq!(addresses(&cluster), ["192.0.2.1", "192.0.2.2", "192.0.2.4"]);
-    assert!(config(&cluster).unwrap().peers.values().all(|p| !p.reflector_client));
+    assert!(config(&cluster).peers.values().all(|p| !p.reflector_client));
 }
 
 #[test]
@@ -196,7 +187,7 @@ fn an_ipv4_session_with_a_router_carries_both_families() {
     put_node(&mut cluster, dual_stack(1));
     put_peering(&mut cluster, peering("tor", ROUTER, 65000));
 
-    let config = config(&cluster).unwrap();
+    let config = config(&cluster);
 
     assert_eq!(peer_of(&config, ROUTER).families, [Family::Ipv4, Family::Ipv6]);
 }

@@ -1,13 +1,17 @@
 //! A cluster to test with: node n1 is ours, nodes are 192.0.2.N/24, AS 64512, pool 10.0.0.0/16, and block
 //! 10.0.1.0/26 is n1's.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
+use bgp::Config;
+use bgp_packet::{PathAttributes, Prefix};
 use bird_lite::cluster::Cluster;
+use bird_lite::origin::Origins;
+use bird_lite::peers::{Plan, Planner};
 use model::{
-    AffinityState, AllocationAttributes, AllowedUse, AssignmentMode, BgpPeer, Block, BlockAffinity, Cidr,
-    EncapMode, IpPool, NextHopMode, Node, NodeAddress, NodeName, PeerSelection, Selector, Update,
+    AffinityState, AllocationAttributes, AllowedUse, AssignmentMode, BgpConfiguration, BgpFilter, BgpPeer,
+    Block, BlockAffinity, Cidr, EncapMode, IpPool, Node, NodeAddress, NodeName, PeerTarget, Selector, Update,
 };
 
 pub(crate) const OWN_BLOCK: &str = "10.0.1.0/26";
@@ -64,18 +68,7 @@ pub(crate) fn pool(prefix: &str) -> IpPool {
 
 /// A peering of all nodes with an address.
 pub(crate) fn peering(name: &str, remote: &str, asn: u32) -> BgpPeer {
-    BgpPeer {
-        name: name.to_owned(),
-        nodes: PeerSelection::AllNodes,
-        peer: Some(SocketAddr::new(address(remote), 179)),
-        peer_selector: None,
-        as_number: Some(asn),
-        local_as_number: None,
-        next_hop_mode: NextHopMode::Auto,
-        keepalive_time: None,
-        max_restart_time: None,
-        source_address_is_node_ip: true,
-    }
+    BgpPeer::new(name, PeerTarget::Address(address(remote), None), Some(asn))
 }
 
 pub(crate) fn selector(text: &str) -> Selector {
@@ -101,7 +94,30 @@ pub(crate) fn put_pool(cluster: &mut Cluster, pool: IpPool) {
 }
 
 pub(crate) fn put_peering(cluster: &mut Cluster, peer: BgpPeer) {
-    cluster.apply(Update::BgpPeer(peer.name.clone(), Some(peer)));
+    cluster.apply(Update::BgpPeer(peer.name.clone(), Some(Box::new(peer))));
+}
+
+pub(crate) fn put_filter(cluster: &mut Cluster, filter: BgpFilter) {
+    cluster.apply(Update::BgpFilter(filter.name.clone(), Some(Box::new(filter))));
+}
+
+pub(crate) fn configure(cluster: &mut Cluster, configuration: BgpConfiguration) {
+    cluster.apply(Update::BgpConfiguration(Some(Box::new(configuration))));
+}
+
+/// What the speaker of the node is to do.
+pub(crate) fn plan(cluster: &Cluster) -> Plan {
+    Planner::default().plan(cluster).unwrap()
+}
+
+pub(crate) fn config(cluster: &Cluster) -> Config {
+    plan(cluster).config
+}
+
+/// What the node announces by itself.
+pub(crate) fn origins(cluster: &Cluster) -> BTreeMap<Prefix, PathAttributes> {
+    let changes = Origins::default().update(cluster, &BTreeSet::new(), true);
+    changes.into_iter().filter_map(|(prefix, route)| Some((prefix, route?))).collect()
 }
 
 /// Makes a block n1's.

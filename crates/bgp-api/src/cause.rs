@@ -10,7 +10,7 @@ pub fn cause_name(cause: &Cause) -> &'static str {
         Cause::Starting => "Starting",
         Cause::WaitingForPeer => "WaitingForPeer",
         Cause::AdminDown => "AdminDown",
-        Cause::PasswordMissing => "PasswordMissing",
+        Cause::PasswordMissing(_) => "PasswordMissing",
         Cause::Connect(failure, with_password) => connect_name(failure, *with_password),
         Cause::ClosedBeforeOpen => "ClosedBeforeOpen",
         Cause::Closed(Closed::Eof) => "ClosedByPeer",

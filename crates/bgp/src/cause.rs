@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bgp_packet::{Family, Notification, Role, code};
@@ -63,7 +64,8 @@ pub enum Cause {
     /// Switched off by an operator at run time, with what they said.
     Disabled(String),
     /// A password is configured but could not be had: the session stays down rather than go without.
-    PasswordMissing,
+    /// Which password it is, and why it could not be had.
+    PasswordMissing(Arc<str>),
     /// The connection could not be made; whether a password is in use changes the advice.
     Connect(ConnectFailure, bool),
     /// The peer closed the connection before it sent an OPEN.
@@ -151,7 +153,7 @@ impl fmt::Display for Cause {
             Self::AdminDown => f.write_str("administratively down: switched off in the configuration"),
             Self::Disabled(text) if text.is_empty() => f.write_str("disabled by the operator"),
             Self::Disabled(text) => write!(f, "disabled by the operator: \"{}\"", text.escape_debug()),
-            Self::PasswordMissing => f.write_str("the password is missing: check the Secret"),
+            Self::PasswordMissing(why) => write!(f, "the password is missing: {why}"),
             Self::Connect(ConnectFailure::TimedOut, true) => {
                 f.write_str("TCP connect timed out: MD5 mismatch suspected, or host down, or firewall")
             }
@@ -244,7 +246,8 @@ mod tests {
         assert!(rejected.ends_with("are we configured on the peer?"), "{rejected}");
         let timed_out = cause(Cause::Connect(ConnectFailure::TimedOut, true));
         assert!(timed_out.contains("MD5 mismatch suspected"), "{timed_out}");
-        assert!(cause(Cause::PasswordMissing).contains("Secret"));
+        let missing = cause(Cause::PasswordMissing("there is no Secret x".into()));
+        assert_eq!(missing, "the password is missing: there is no Secret x");
     }
 
     #[test]

@@ -228,8 +228,8 @@ pub struct PeerConfig {
     pub ttl_security: Option<u8>,
     /// TCP MD5 password (RFC 2385).
     pub password: Option<Password>,
-    /// A password is wanted but could not be had.
-    pub password_missing: bool,
+    /// A password is wanted but could not be had: which, and why. The session stays down.
+    pub password_missing: Option<Arc<str>>,
     /// Switched off.
     pub admin_down: bool,
     /// The session is about to be shut down: routes to and from the peer become least preferred (RFC 8326).
@@ -276,7 +276,7 @@ impl PeerConfig {
             bfd: None,
             ttl_security: None,
             password: None,
-            password_missing: false,
+            password_missing: None,
             admin_down: false,
             graceful_shutdown: false,
             max_prefix: [None; 2],
@@ -311,6 +311,6 @@ impl PeerConfig {
 
     /// Whether the configuration lets the peer have a session at all.
     pub(crate) fn is_enabled(&self) -> bool {
-        !self.admin_down && !self.password_missing
+        !self.admin_down && self.password_missing.is_none()
     }
 }

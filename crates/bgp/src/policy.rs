@@ -68,6 +68,8 @@ pub enum Condition {
 pub enum Operation {
     /// Sets LOCAL_PREF.
     SetLocalPref(u32),
+    /// Sets LOCAL_PREF, unless it is there.
+    DefaultLocalPref(u32),
     /// Adds a community, unless it is there.
     AddCommunity(Community),
     /// Adds a large community, unless it is there.
@@ -211,6 +213,9 @@ impl Operation {
     fn perform(&self, attributes: &mut Edit<'_>) {
         match self {
             Self::SetLocalPref(value) if attributes.current().local_pref != Some(*value) => {
+                attributes.edit().local_pref = Some(*value);
+            }
+            Self::DefaultLocalPref(value) if attributes.current().local_pref.is_none() => {
                 attributes.edit().local_pref = Some(*value);
             }
             Self::AddCommunity(community) if !attributes.current().communities.contains(community) => {

@@ -135,7 +135,7 @@ impl Speaker {
         let Some(peer) = self.peer_mut(index) else { return };
         peer.cause = match &peer.config {
             c if c.admin_down => Cause::AdminDown,
-            c if c.password_missing => Cause::PasswordMissing,
+            PeerConfig { password_missing: Some(why), .. } => Cause::PasswordMissing(why.clone()),
             _ if text.is_some() => Cause::Disabled(text.unwrap_or_default()),
             c if c.passive => Cause::WaitingForPeer,
             _ => Cause::Starting,
@@ -178,6 +178,8 @@ impl Speaker {
         let old = std::mem::replace(&mut peer.config, config);
         let enabled = peer.is_enabled();
         let passive_changed = old.passive != peer.config.passive;
+        // Why it is down reads differently now.
+        let still_missing = !enabled && old.password_missing != peer.config.password_missing;
         let reset = old.needs_reset(&peer.config);
         // Those of a range share the key of the range.
         if old.password != peer.config.password && !peer.dynamic {
@@ -194,7 +196,8 @@ impl Speaker {
             self.first_attempt(index, now);
         } else {
             self.update_running(index, &old, now);
-            if passive_changed && self.peer(index).is_some_and(|p| p.session.is_none()) {
+            let idle = self.peer(index).is_some_and(|p| p.session.is_none());
+            if still_missing || (passive_changed && idle) {
                 self.first_attempt(index, now);
             }
         }

@@ -1,11 +1,12 @@
 //! The connection to the API server, and the writes that are not IPAM's.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
-use model::Update;
+use model::{Secret, Update};
 use tokio::sync::mpsc;
 
 use crate::watch::{self, Interest};
@@ -56,6 +57,16 @@ impl Datastore {
     /// Lists and watches; see [`watch`](crate::watch).
     pub fn watch(&self, interest: Interest) -> mpsc::Receiver<Update> {
         watch::spawn(self.client(), interest)
+    }
+
+    /// Watches Secrets of one namespace: those whose names `wanted` holds, one by one, and no other. What one
+    /// says that was let go a moment ago may still come.
+    pub fn watch_secrets(
+        &self,
+        namespace: &str,
+        wanted: tokio::sync::watch::Receiver<BTreeSet<String>>,
+    ) -> mpsc::Receiver<(String, Secret)> {
+        watch::secrets::spawn(self.client(), namespace, wanted)
     }
 }
 

@@ -4,11 +4,12 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::marker::PhantomData;
 
-use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::networking::v1::NetworkPolicySpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::{ByteString, NamespaceResourceScope};
 use kube::Resource;
 use serde::{Deserialize, Deserializer};
 
@@ -108,6 +109,90 @@ pub struct NetworkPolicyObject {
     pub spec: Option<NetworkPolicySpec>,
 }
 
+/// A Service.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct ServiceObject {
+    #[serde(deserialize_with = "lean")]
+    pub metadata: ObjectMeta,
+    #[serde(default)]
+    pub spec: ServiceSpec,
+    #[serde(default)]
+    pub status: ServiceStatus,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServiceSpec {
+    #[serde(rename = "type")]
+    pub type_: Option<String>,
+    #[serde(rename = "clusterIP")]
+    pub cluster_ip: Option<String>,
+    #[serde(rename = "clusterIPs")]
+    pub cluster_ips: Option<Vec<String>>,
+    #[serde(rename = "externalIPs")]
+    pub external_ips: Option<Vec<String>>,
+    pub external_traffic_policy: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServiceStatus {
+    pub load_balancer: LoadBalancerStatus,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct LoadBalancerStatus {
+    pub ingress: Option<Vec<LoadBalancerIngress>>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct LoadBalancerIngress {
+    pub ip: Option<String>,
+}
+
+/// An EndpointSlice of `discovery.k8s.io/v1`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointSliceObject {
+    #[serde(deserialize_with = "lean")]
+    pub metadata: ObjectMeta,
+    #[serde(default)]
+    pub address_type: String,
+    #[serde(default)]
+    pub endpoints: Option<Vec<Endpoint>>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Endpoint {
+    pub node_name: Option<String>,
+    #[serde(deserialize_with = "or_default")]
+    pub conditions: EndpointConditions,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct EndpointConditions {
+    pub ready: Option<bool>,
+}
+
+/// A Secret; its content is never shown.
+#[derive(Clone, Default, Deserialize)]
+pub struct SecretObject {
+    #[serde(deserialize_with = "lean")]
+    pub metadata: ObjectMeta,
+    #[serde(default)]
+    pub data: Option<BTreeMap<String, ByteString>>,
+}
+
+impl fmt::Debug for SecretObject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SecretObject").field("name", &self.metadata.name).finish_non_exhaustive()
+    }
+}
+
 /// A custom resource of type `K` whose spec is not understood yet, so that one that cannot be read does not
 /// hide the others.
 #[derive(Debug, Deserialize)]
@@ -193,6 +278,9 @@ built_in!(NodeObject, k8s_openapi::ClusterResourceScope, "", "Node", "nodes");
 built_in!(PodObject, NamespaceResourceScope, "", "Pod", "pods");
 built_in!(NamespaceObject, k8s_openapi::ClusterResourceScope, "", "Namespace", "namespaces");
 built_in!(ServiceAccountObject, NamespaceResourceScope, "", "ServiceAccount", "serviceaccounts");
+built_in!(ServiceObject, NamespaceResourceScope, "", "Service", "services");
+built_in!(SecretObject, NamespaceResourceScope, "", "Secret", "secrets");
+built_in!(EndpointSliceObject, NamespaceResourceScope, "discovery.k8s.io", "EndpointSlice", "endpointslices");
 built_in!(
     NetworkPolicyObject,
     NamespaceResourceScope,
@@ -200,6 +288,13 @@ built_in!(
     "NetworkPolicy",
     "networkpolicies"
 );
+
+/// Takes `null` for nothing said.
+fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Option::<T>::deserialize(deserializer).map(Option::unwrap_or_default)
+}
 
 /// Metadata without managed fields, owners and finalizers.
 fn lean<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {

@@ -11,7 +11,7 @@ use datastore::{AssignRequest, Datastore, Error, Interest, IpamClient, IpamError
 use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::{ApiResource, GroupVersionKind};
-use model::{AllowedUse, Update};
+use model::{AllowedUse, Secret, Update};
 use serde_json::{Value, json};
 use tokio::sync::mpsc::Receiver;
 
@@ -108,6 +108,7 @@ async fn what_is_wrong_is_refused_and_the_field_is_named() {
     let cluster = Cluster::with_definitions().await;
     let pool = |extra: Value| merged(json!({"cidr": "10.65.0.0/16"}), extra);
     let peer = |extra: Value| merged(json!({"peerIP": "192.0.2.1", "asNumber": 64512}), extra);
+    let filter = |rule: Value| json!({"importV4": [merged(json!({"action": "Accept"}), rule)]});
     let rule = |rule: Value| json!({"ingress": [merged(json!({"action": "Allow"}), rule)]});
     let refused = [
         ("IPPool", json!({}), "cidr"),
@@ -133,7 +134,59 @@ async fn what_is_wrong_is_refused_and_the_field_is_named() {
         ("BGPPeer", json!({"peerIP": "192.0.2.1"}), "asNumber"),
         ("BGPPeer", json!({"asNumber": 1}), "peerIP"),
         ("BGPPeer", peer(json!({"reachableBy": "fd00::1"})), "reachableBy"),
+        ("BGPPeer", peer(json!({"asNumber": "1.65536"})), "spec.asNumber"),
+        ("BGPPeer", peer(json!({"ttlSecurity": 256})), "spec.ttlSecurity"),
+        ("BGPPeer", peer(json!({"filters": ["no spaces"]})), "spec.filters[0]"),
+        ("BGPPeer", peer(json!({"reversePeering": "Sometimes"})), "spec.reversePeering"),
+        ("BGPPeer", json!({"localWorkloadSelector": "all()"}), "localWorkloadSelector"),
         ("BGPConfiguration", json!({}), "name"),
+        ("BGPConfiguration", json!({"listenPort": 65536}), "spec.listenPort"),
+        ("BGPConfiguration", json!({"asNumber": 0}), "spec.asNumber"),
+        (
+            "BGPConfiguration",
+            json!({"serviceClusterIPs": [{"cidr": "10.96.0.0"}]}),
+            "spec.serviceClusterIPs[0].cidr",
+        ),
+        (
+            "BGPConfiguration",
+            json!({"communities": [{"name": "a", "value": "65536:1"}]}),
+            "spec.communities[0].value",
+        ),
+        ("BGPConfiguration", json!({"communities": [{"name": "a", "value": "1:1"}]}), "communities"),
+        (
+            "BGPConfiguration",
+            json!({"prefixAdvertisements": [{"cidr": "10.0.0.0/8", "communities": ["a b"]}]}),
+            "spec.prefixAdvertisements[0].communities[0]",
+        ),
+        ("BGPConfiguration", json!({"logSeverityScreen": "Loud"}), "spec.logSeverityScreen"),
+        ("BGPFilter", filter(json!({"cidr": "10.0.0.0/8"})), "matchOperator"),
+        ("BGPFilter", filter(json!({"cidr": "fd00::/8", "matchOperator": "In"})), "spec.importV4[0].cidr"),
+        (
+            "BGPFilter",
+            filter(json!({"cidr": "10.0.0.0/8", "matchOperator": "Inside"})),
+            "spec.importV4[0].matchOperator",
+        ),
+        ("BGPFilter", filter(json!({"prefixLength": {"max": 33}})), "spec.importV4[0].prefixLength.max"),
+        ("BGPFilter", filter(json!({"prefixLength": {"min": 9, "max": 8}})), "min is greater than max"),
+        (
+            "BGPFilter",
+            filter(json!({"interface": "an-interface-that-is-long"})),
+            "spec.importV4[0].interface",
+        ),
+        ("BGPFilter", filter(json!({"peerType": "ebgp"})), "spec.importV4[0].peerType"),
+        (
+            "BGPFilter",
+            filter(json!({"communities": {"values": ["1:70000"]}})),
+            "spec.importV4[0].communities.values[0]",
+        ),
+        ("BGPFilter", filter(json!({"action": "Drop"})), "spec.importV4[0].action"),
+        (
+            "BGPFilter",
+            filter(json!({"action": "Reject", "operations": [{"setPriority": {"value": 1}}]})),
+            "operations",
+        ),
+        ("BGPFilter", filter(json!({"operations": [{}]})), "exactly one of"),
+        ("BGPFilter", filter(json!({"priority": 0})), "spec.importV4[0].priority"),
         ("FelixConfiguration", json!({"routeRefreshInterval": "soon"}), "spec.routeRefreshInterval"),
         (
             "FelixConfiguration",
@@ -195,7 +248,22 @@ async fn what_people_write_is_accepted_and_some_of_it_never_changes() {
             "default",
             json!({"asNumber": 65000, "nodeToNodeMeshEnabled": false, "serviceClusterIPs": [{"cidr": "10.96.0.0/12"}]}),
         ),
-        ("BGPConfiguration", "node.n1", json!({"listenPort": 1790})),
+        ("BGPConfiguration", "node.n1", json!({"listenPort": 1790, "bindMode": "NodeIP"})),
+        ("BGPPeer", "c", json!({"peerIP": "2001:db8::1", "asNumber": "1.10", "reachableBy": "2001:db8::2"})),
+        (
+            "BGPFilter",
+            "everything",
+            json!({
+                "importV4": [{
+                    "cidr": "10.0.0.0/8", "matchOperator": "NotIn", "prefixLength": {"min": 24, "max": 32},
+                    "source": "RemotePeers", "interface": "*.calico", "peerType": "iBGP",
+                    "communities": {"values": ["4294967295:1:2"]}, "asPathPrefix": [65001, "1.0"],
+                    "priority": 512, "action": "Accept",
+                    "operations": [{"addCommunity": {"value": "65000:1"}}, {"prependASPath": {"prefix": [65010]}}],
+                }],
+                "exportV6": [{"action": "Reject"}],
+            }),
+        ),
         (
             "FelixConfiguration",
             "default",
@@ -389,4 +457,71 @@ async fn a_node_says_its_address_and_that_its_network_is_up() {
     assert_eq!(object.data["status"]["conditions"][0]["reason"], "CalicoIsUp");
     let missing = datastore.annotate_node(&"n2".into(), &annotations).await.unwrap_err();
     assert!(matches!(missing, Error::NotFound { .. }), "{missing}");
+}
+
+fn is_service(update: &Update) -> bool {
+    matches!(update, Update::Service(..) | Update::EndpointSlice(..))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn services_are_watched_once_the_settings_announce_them() {
+    let cluster = Cluster::with_definitions().await;
+    let service =
+        json!({"metadata": {"name": "web", "namespace": "default"}, "spec": {"ports": [{"port": 80}]}});
+    cluster.create("v1", "Service", service).await.unwrap();
+    let slice = json!({
+        "metadata": {"name": "web-1", "namespace": "default", "labels": {"kubernetes.io/service-name": "web"}},
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": ["10.0.0.1"], "nodeName": "n1", "conditions": {"ready": true}}],
+    });
+    cluster.create("discovery.k8s.io/v1", "EndpointSlice", slice).await.unwrap();
+    let mut updates = cluster.datastore().watch(Interest::speaker("n1".into()));
+    let mut seen = Vec::new();
+    until(&mut updates, &mut seen, |update| *update == Update::InSync).await;
+    assert!(!seen.iter().any(is_service), "{seen:#?}");
+
+    cluster
+        .make("BGPConfiguration", "default", json!({"serviceClusterIPs": [{"cidr": "10.96.0.0/12"}]}))
+        .await
+        .unwrap();
+
+    until(&mut updates, &mut seen, |update| matches!(update, Update::Service(_, Some(_)))).await;
+    if !seen.iter().any(|update| matches!(update, Update::EndpointSlice(_, Some(_)))) {
+        until(&mut updates, &mut seen, |update| matches!(update, Update::EndpointSlice(_, Some(_)))).await;
+    }
+    // Who comes later hears of them before it is told that it is in sync.
+    let mut updates = cluster.datastore().watch(Interest::speaker("n2".into()));
+    let mut seen = Vec::new();
+    until(&mut updates, &mut seen, |update| *update == Update::InSync).await;
+    let ours = seen.iter().filter(|update| is_service(update) && format!("{update:?}").contains("web"));
+    assert_eq!(ours.count(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_secrets_that_are_asked_for_are_read_and_each_change_is_told() {
+    let cluster = Cluster::empty().await;
+    let (wanted, asked) = tokio::sync::watch::channel(BTreeSet::new());
+    let mut found = cluster.datastore().watch_secrets("kube-system", asked);
+    let secret = |name: &str, text: &str| json!({"metadata": {"name": name, "namespace": "kube-system"}, "stringData": {"bgp": text}});
+    cluster.create("v1", "Secret", secret("other", "not asked for")).await.unwrap();
+    let mut next = async || {
+        let next = tokio::time::timeout(DEADLINE, found.recv()).await;
+        next.expect("told in time").expect("the stream has no end")
+    };
+
+    wanted.send_replace(["rack".to_owned()].into());
+    assert_eq!(next().await, ("rack".to_owned(), Secret::Absent));
+    cluster.create("v1", "Secret", secret("rack", "opensesame\n")).await.unwrap();
+    let present =
+        |text: &str| Secret::Present([("bgp".to_owned(), model::Password::new(text.to_owned()))].into());
+    assert_eq!(next().await, ("rack".to_owned(), present("opensesame")));
+    let api = cluster.api("v1", "Secret", Some("kube-system"));
+    let patch = Patch::Merge(json!({"stringData": {"bgp": "changed"}}));
+    api.patch("rack", &PatchParams::default(), &patch).await.unwrap();
+    assert_eq!(next().await, ("rack".to_owned(), present("changed")));
+    api.delete("rack", &Default::default()).await.unwrap();
+    assert_eq!(next().await, ("rack".to_owned(), Secret::Absent));
+
+    wanted.send_replace(["other".to_owned()].into());
+    assert_eq!(next().await, ("other".to_owned(), present("not asked for")));
 }

@@ -1,57 +1,195 @@
-//! BGP settings of the cluster.
+//! `BGPConfiguration`: BGP settings of the cluster as one node sees them.
 
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
 use std::time::Duration;
 
-use crate::{NodeName, Selector};
+use crate::{Cidr, Family, LogSeverity, NodeName, SecretKey};
 
-/// `BGPConfiguration` named `default`, with defaults filled in.
+/// `BGPConfiguration` named `default`, with what `node.<name>` says instead, and with defaults filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BgpConfiguration {
+    /// Every node peers with every other.
     pub node_to_node_mesh: bool,
+    /// AS of nodes that have none of their own.
     pub as_number: u32,
+    /// Port on which this node listens.
     pub listen_port: u16,
+    /// Port of nodes that have none of their own.
+    pub cluster_listen_port: u16,
+    /// Ports of nodes that have one of their own.
+    pub node_listen_ports: BTreeMap<NodeName, u16>,
+    /// Listen on the node's own addresses only.
+    pub listen_on_node_addresses: bool,
+    /// Service addresses to announce.
+    pub services: ServiceRanges,
+    /// Communities to attach to routes that go out.
+    pub prefix_advertisements: Vec<PrefixAdvertisement>,
+    /// Where the MD5 password of the mesh is.
+    pub mesh_password: Option<SecretKey>,
+    /// Graceful restart time in the mesh.
+    pub mesh_max_restart_time: Option<Duration>,
+    /// Address that the node presents to peers in its own pods.
+    pub local_workload_ipv4: Option<IpAddr>,
+    /// The same for IPv6.
+    pub local_workload_ipv6: Option<IpAddr>,
+    /// Which routes to pods of other nodes the speaker writes into the kernel.
+    pub programs: ProgramClusterRoutes,
+    /// Kernel metric of IPv4 routes that nothing says another one of.
+    pub normal_priority_v4: u32,
+    /// The same for IPv6.
+    pub normal_priority_v6: u32,
+    /// Log level of the speaker; `None` leaves the one that it was started with.
+    pub log_severity: Option<LogSeverity>,
+}
+
+impl BgpConfiguration {
+    /// The port on which the speaker of a node listens.
+    pub fn listen_port_of(&self, node: &NodeName) -> u16 {
+        self.node_listen_ports.get(node).copied().unwrap_or(self.cluster_listen_port)
+    }
+
+    /// Kernel metric of routes that nothing says another one of.
+    pub fn normal_priority(&self, family: Family) -> u32 {
+        match family {
+            Family::V4 => self.normal_priority_v4,
+            Family::V6 => self.normal_priority_v6,
+        }
+    }
 }
 
 impl Default for BgpConfiguration {
     fn default() -> Self {
-        Self { node_to_node_mesh: true, as_number: 64512, listen_port: 179 }
+        Self {
+            node_to_node_mesh: true,
+            as_number: 64512,
+            listen_port: 179,
+            cluster_listen_port: 179,
+            node_listen_ports: BTreeMap::new(),
+            listen_on_node_addresses: false,
+            services: ServiceRanges::default(),
+            prefix_advertisements: Vec::new(),
+            mesh_password: None,
+            mesh_max_restart_time: None,
+            local_workload_ipv4: None,
+            local_workload_ipv6: None,
+            programs: ProgramClusterRoutes::default(),
+            normal_priority_v4: 1024,
+            normal_priority_v6: 1024,
+            log_severity: None,
+        }
     }
 }
 
-/// Which nodes a `BGPPeer` is for.
+/// Ranges of Service addresses that are announced.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PeerSelection {
-    /// Neither `node` nor `nodeSelector`.
-    AllNodes,
-    Node(NodeName),
-    Selector(Selector),
+pub struct ServiceRanges {
+    /// `serviceClusterIPs`.
+    pub cluster_ips: Vec<Cidr>,
+    /// `serviceExternalIPs`.
+    pub external_ips: Vec<Cidr>,
+    /// `serviceLoadBalancerIPs`.
+    pub load_balancer_ips: Vec<Cidr>,
+    /// Announce load balancer ranges whole instead of each Service's address.
+    pub aggregate_load_balancers: bool,
 }
 
-/// What next hop is announced to a peer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum NextHopMode {
-    #[default]
-    Auto,
-    SelfAddress,
-    Keep,
+impl Default for ServiceRanges {
+    fn default() -> Self {
+        Self {
+            cluster_ips: Vec::new(),
+            external_ips: Vec::new(),
+            load_balancer_ips: Vec::new(),
+            aggregate_load_balancers: true,
+        }
+    }
 }
 
-/// `BGPPeer` of `projectcalico.org/v3`.
+impl ServiceRanges {
+    /// Is nothing announced?
+    pub fn is_empty(&self) -> bool {
+        self.all().next().is_none()
+    }
+
+    /// Every range.
+    pub fn all(&self) -> impl Iterator<Item = Cidr> + '_ {
+        self.cluster_ips.iter().chain(&self.external_ips).chain(&self.load_balancer_ips).copied()
+    }
+}
+
+/// Communities for routes inside a range.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BgpPeer {
-    pub name: String,
-    pub nodes: PeerSelection,
-    /// Address and port; port 179 unless given. `None` when `peer_selector` chooses nodes.
-    pub peer: Option<SocketAddr>,
-    /// Nodes to peer with, instead of an address.
-    pub peer_selector: Option<Selector>,
-    /// Required with `peer`.
-    pub as_number: Option<u32>,
-    pub local_as_number: Option<u32>,
-    pub next_hop_mode: NextHopMode,
-    pub keepalive_time: Option<Duration>,
-    pub max_restart_time: Option<Duration>,
-    /// Bind to the node's address; false leaves the choice to the kernel.
-    pub source_address_is_node_ip: bool,
+pub struct PrefixAdvertisement {
+    pub cidr: Cidr,
+    pub communities: Vec<BgpCommunity>,
+}
+
+/// Which routes to pods of other nodes the speaker writes into the kernel; the rest is another agent's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProgramClusterRoutes {
+    /// Of pools with IPIP.
+    pub ipip: bool,
+    /// Of pools without encapsulation.
+    pub no_encapsulation: bool,
+}
+
+impl Default for ProgramClusterRoutes {
+    fn default() -> Self {
+        Self { ipip: true, no_encapsulation: true }
+    }
+}
+
+/// A community of RFC 1997 (`aa:nn`, 16 bits each) or a large one of RFC 8092 (`aa:nn:mm`, 32 bits each).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum BgpCommunity {
+    Standard(u16, u16),
+    Large(u32, u32, u32),
+}
+
+/// Text that is no community.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no community such as 65000:100 (16 bits each) or 65000:1:2 (32 bits each)")]
+pub struct InvalidBgpCommunity(String);
+
+impl FromStr for BgpCommunity {
+    type Err = InvalidBgpCommunity;
+
+    fn from_str(text: &str) -> Result<Self, InvalidBgpCommunity> {
+        let parts: Vec<&str> = text.split(':').collect();
+        let community = match parts[..] {
+            [a, b] => a.parse().ok().zip(b.parse().ok()).map(|(a, b)| Self::Standard(a, b)),
+            [a, b, c] => {
+                let all = [a, b, c].map(|part| part.parse().ok());
+                if let [Some(a), Some(b), Some(c)] = all { Some(Self::Large(a, b, c)) } else { None }
+            }
+            _ => None,
+        };
+        community.ok_or_else(|| InvalidBgpCommunity(text.to_owned()))
+    }
+}
+
+impl fmt::Display for BgpCommunity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Standard(a, b) => write!(f, "{a}:{b}"),
+            Self::Large(a, b, c) => write!(f, "{a}:{b}:{c}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn communities_are_standard_or_large() {
+        for text in ["65000:100", "0:0", "65535:65535", "4294967295:1:2"] {
+            assert_eq!(text.parse::<BgpCommunity>().map(|c| c.to_string()), Ok(text.to_owned()));
+        }
+        for text in ["", "1", "65536:1", "1:2:3:4", "4294967296:1:1", "a:b", "1:-1", "1::2"] {
+            assert!(text.parse::<BgpCommunity>().is_err(), "{text:?} was accepted");
+        }
+    }
 }

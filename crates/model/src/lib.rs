@@ -6,6 +6,8 @@
 //! `crates/datastore`.
 
 mod bgp;
+mod bgp_filter;
+mod bgp_peer;
 mod block;
 mod cidr;
 mod endpoint;
@@ -14,10 +16,17 @@ mod names;
 mod node;
 mod policy;
 mod pool;
+mod secret;
 mod selector;
+mod service;
 mod update;
 
-pub use bgp::{BgpConfiguration, BgpPeer, NextHopMode, PeerSelection};
+pub use bgp::{
+    BgpCommunity, BgpConfiguration, InvalidBgpCommunity, PrefixAdvertisement, ProgramClusterRoutes,
+    ServiceRanges,
+};
+pub use bgp_filter::{BgpFilter, BgpFilterOperation, BgpFilterRule, BgpPeerType, MatchOperator};
+pub use bgp_peer::{BgpPeer, NextHopMode, PeerSelection, PeerTarget};
 pub use block::{AffinityState, AllocationAttributes, Block, BlockAffinity, Handle, IpamConfiguration};
 pub use cidr::{Cidr, Family, InvalidCidr};
 pub use endpoint::{EndpointPort, HostInterface, LocalEndpoint, Pod, host_interface_name};
@@ -29,5 +38,7 @@ pub use policy::{
     PortRange, Protocol, Rule, Tier,
 };
 pub use pool::{AllowedUse, AssignmentMode, EncapMode, IpPool};
+pub use secret::{Password, Secret, SecretKey};
 pub use selector::{InvalidSelector, LabelLookup, Restriction, Selector};
+pub use service::{EndpointSlice, ObjectKey, Service};
 pub use update::Update;

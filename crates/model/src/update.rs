@@ -1,8 +1,9 @@
 //! What the datastore tells: one object's present state, or that it is gone.
 
 use crate::{
-    BgpConfiguration, BgpPeer, Block, BlockAffinity, Cidr, FelixConfiguration, IpPool, IpamConfiguration,
-    Labels, Node, NodeName, Pod, PodKey, Policy, PolicyKey, Tier,
+    BgpConfiguration, BgpFilter, BgpPeer, Block, BlockAffinity, Cidr, EndpointSlice, FelixConfiguration,
+    IpPool, IpamConfiguration, Labels, Node, NodeName, ObjectKey, Pod, PodKey, Policy, PolicyKey, Secret,
+    Service, Tier,
 };
 
 /// One change. `None` means that the object is gone (or invalid, which counts as gone and is logged).
@@ -22,8 +23,14 @@ pub enum Update {
     Block(Cidr, Option<Box<Block>>),
     /// By node and block.
     BlockAffinity(NodeName, Cidr, Option<BlockAffinity>),
-    BgpConfiguration(Option<BgpConfiguration>),
-    BgpPeer(String, Option<BgpPeer>),
+    BgpConfiguration(Option<Box<BgpConfiguration>>),
+    BgpPeer(String, Option<Box<BgpPeer>>),
+    BgpFilter(String, Option<Box<BgpFilter>>),
+    /// Services with an address; the others count as gone.
+    Service(ObjectKey, Option<Service>),
+    EndpointSlice(ObjectKey, Option<EndpointSlice>),
+    /// By name, of the speaker's own namespace; only those that were asked for. `None`: no longer asked for.
+    Secret(String, Option<Secret>),
     IpamConfiguration(Option<IpamConfiguration>),
     FelixConfiguration(Option<FelixConfiguration>),
     /// Every kind has been listed once; sent once, and only then may the kernel be touched.

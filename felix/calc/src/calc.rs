@@ -68,6 +68,10 @@ impl Calc {
             | Update::BlockAffinity(..)
             | Update::BgpConfiguration(_)
             | Update::BgpPeer(..)
+            | Update::BgpFilter(..)
+            | Update::Service(..)
+            | Update::EndpointSlice(..)
+            | Update::Secret(..)
             | Update::IpamConfiguration(_) => {}
         }
     }

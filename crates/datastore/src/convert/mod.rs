@@ -4,6 +4,8 @@
 //! understood never opens a policy: rules that allow are left out, rules that deny deny more.
 
 mod bgp;
+mod bgp_filter;
+mod bgp_peer;
 mod duration;
 mod felix;
 mod ipam;
@@ -12,13 +14,16 @@ mod node;
 mod pod;
 mod policy;
 mod pool;
+mod service;
 
 use std::fmt;
 use std::net::IpAddr;
 
 use model::{Cidr, Selector};
 
-pub use bgp::{bgp_configuration, bgp_peer};
+pub use bgp::{BgpSettings, bgp_configuration};
+pub use bgp_filter::bgp_filter;
+pub use bgp_peer::bgp_peer;
 pub use felix::felix_configuration;
 pub(crate) use ipam::affinity_labels;
 pub use ipam::{
@@ -30,6 +35,7 @@ pub use node::{IPIP_TUNNEL_ADDRESS, IPV4_ADDRESS, IPV6_ADDRESS, node};
 pub use pod::pod;
 pub use policy::{global_network_policy, network_policy, tier};
 pub use pool::pool;
+pub use service::{endpoint_slice, service};
 
 /// What is wrong with one field of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]

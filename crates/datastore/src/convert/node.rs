@@ -6,6 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use model::{Family, Node, NodeAddress};
 
 use super::Problems;
+use super::bgp::as_number;
 use crate::objects::NodeObject;
 
 /// A Node; annotations that cannot be read count as absent.
@@ -76,20 +77,6 @@ fn node_address(text: &str, family: Family) -> Result<NodeAddress, String> {
         return Err(invalid());
     }
     Ok(NodeAddress { address, length })
-}
-
-/// Takes `64512` and `1.10` (RFC 5396 asdot).
-fn as_number(text: &str) -> Result<u32, String> {
-    let invalid = || format!("{text:?} is not an AS number");
-    let number = match text.split_once('.') {
-        Some((high, low)) => {
-            let high: u16 = high.parse().map_err(|_| invalid())?;
-            let low: u16 = low.parse().map_err(|_| invalid())?;
-            u32::from(high) << 16 | u32::from(low)
-        }
-        None => text.parse().map_err(|_| invalid())?,
-    };
-    if number == 0 { Err(invalid()) } else { Ok(number) }
 }
 
 #[cfg(test)]

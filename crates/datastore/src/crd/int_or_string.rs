@@ -1,4 +1,4 @@
-//! Values that people write as a number or as text: ports and protocols.
+//! Values that people write as a number or as text: ports, protocols and AS numbers.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,6 +11,10 @@ use super::text;
 /// A port: `80`, `"80:90"` or the name of one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PortValue(pub String);
+
+/// An AS number: `64512` or `"1.10"`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct AsNumberValue(pub String);
 
 /// A protocol: `TCP` or `6`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -28,6 +32,19 @@ impl JsonSchema for PortValue {
     }
 }
 
+impl JsonSchema for AsNumberValue {
+    fn schema_name() -> Cow<'static, str> {
+        "AsNumber".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "x-kubernetes-int-or-string": true, "pattern": text::AS_NUMBER, "minimum": 1,
+            "maximum": 4294967295u32,
+        })
+    }
+}
+
 impl JsonSchema for ProtocolValue {
     fn schema_name() -> Cow<'static, str> {
         "Protocol".into()
@@ -41,6 +58,12 @@ impl JsonSchema for ProtocolValue {
 }
 
 impl<'de> Deserialize<'de> for PortValue {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Text).map(Self)
+    }
+}
+
+impl<'de> Deserialize<'de> for AsNumberValue {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(Text).map(Self)
     }

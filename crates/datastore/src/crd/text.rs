@@ -44,6 +44,10 @@ macro_rules! port {
 
 /// A CIDR of either family.
 pub(crate) const CIDR: &str = concat!("^(", v4!(), length4!(), "|", v6!(), length6!(), ")$");
+/// An IPv4 CIDR.
+pub(crate) const CIDR_V4: &str = concat!("^", v4!(), length4!(), "$");
+/// An IPv6 CIDR.
+pub(crate) const CIDR_V6: &str = concat!("^", v6!(), length6!(), "$");
 /// A CIDR, or an address that stands for its /32 or /128.
 pub(crate) const NET: &str = concat!("^(", v4!(), "(", length4!(), ")?|", v6!(), "(", length6!(), ")?)$");
 /// An address of either family.
@@ -58,8 +62,50 @@ pub(crate) const PORT: &str = r"^([0-9]{1,5}(:[0-9]{1,5})?|[a-zA-Z0-9_.-]{1,63})
 /// A protocol by name or number.
 pub(crate) const PROTOCOL: &str =
     concat!("^(TCP|UDP|ICMP|ICMPv6|SCTP|UDPLite|[1-9]|[1-9][0-9]|", "1[0-9][0-9]|2[0-4][0-9]|25[0-5])$");
-/// `aa:nn` or `aa:nn:mm`, or the name of a community.
-pub(crate) const COMMUNITY: &str = r"^(\d+:\d+(:\d+)?)$";
+/// `0` to `65535`.
+macro_rules! u16 {
+    () => {
+        "(6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[0-5]?[0-9]{1,4})"
+    };
+}
+
+/// `0` to `4294967295`.
+macro_rules! u32 {
+    () => {
+        concat!(
+            "(429496729[0-5]|42949672[0-8][0-9]|4294967[01][0-9]{2}|429496[0-6][0-9]{3}|42949[0-5][0-9]{4}|",
+            "4294[0-8][0-9]{5}|429[0-3][0-9]{6}|42[0-8][0-9]{7}|4[01][0-9]{8}|[0-3]?[0-9]{1,9})"
+        )
+    };
+}
+
+/// `aa:nn` of 16 bits each, or `aa:nn:mm` of 32 bits each.
+pub(crate) const COMMUNITY: &str =
+    concat!("^(", u16!(), ":", u16!(), "|", u32!(), ":", u32!(), ":", u32!(), ")$");
+/// A community, or the name of one.
+pub(crate) const COMMUNITY_OR_NAME: &str = concat!(
+    "^(",
+    u16!(),
+    ":",
+    u16!(),
+    "|",
+    u32!(),
+    ":",
+    u32!(),
+    ":",
+    u32!(),
+    r"|[a-zA-Z0-9]([-a-zA-Z0-9_.]*[a-zA-Z0-9])?)$"
+);
+/// An AS number, as one number or as two of 16 bits with a dot (RFC 5396).
+pub(crate) const AS_NUMBER: &str = concat!("^(", u32!(), "|", u16!(), r"\.", u16!(), ")$");
+/// A name of an object.
+pub(crate) const NAME: &str = r"^[a-zA-Z0-9]([-a-zA-Z0-9_.]*[a-zA-Z0-9])?$";
+/// A key of a Secret.
+pub(crate) const SECRET_KEY: &str = r"^[-._a-zA-Z0-9]+$";
+/// Name of an interface, where `*` stands for any text.
+pub(crate) const INTERFACE: &str = r"^[-a-zA-Z0-9_.*:@]+$";
+/// A log level as Calico knows them.
+pub(crate) const LOG_SEVERITY: &str = "^(?i)(none|trace|debug|info|warning|error|fatal)?$";
 
 /// A string of the selector language.
 macro_rules! quoted {

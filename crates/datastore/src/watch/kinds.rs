@@ -15,7 +15,8 @@ use super::{Kind, Retry};
 use crate::convert::{self, Problems};
 use crate::crd;
 use crate::objects::{
-    Custom, NamespaceObject, NetworkPolicyObject, NodeObject, PodObject, ServiceAccountObject,
+    Custom, EndpointSliceObject, NamespaceObject, NetworkPolicyObject, NodeObject, PodObject,
+    ServiceAccountObject, ServiceObject,
 };
 
 /// Events of one kind.
@@ -80,7 +81,19 @@ fn network(client: Client, kind: Kind) -> EventStream {
         }
         Kind::BgpPeer => custom::<crd::BGPPeer, _>(client, kind, |key, spec, problems| {
             let peer = convert::bgp_peer(&key.name, &spec, problems)?;
-            Some(Item::Update(Update::BgpPeer(peer.name.clone(), Some(peer))))
+            Some(Item::Update(Update::BgpPeer(peer.name.clone(), Some(Box::new(peer)))))
+        }),
+        Kind::BgpFilter => custom::<crd::BGPFilter, _>(client, kind, |key, spec, problems| {
+            let filter = convert::bgp_filter(&key.name, &spec, problems);
+            Some(Item::Update(Update::BgpFilter(filter.name.clone(), Some(Box::new(filter)))))
+        }),
+        Kind::Service => built_in(client, kind, |object: &ServiceObject, problems| {
+            let service = convert::service(object, problems)?;
+            Some(Update::Service(service.key.clone(), Some(service)))
+        }),
+        Kind::EndpointSlice => built_in(client, kind, |object: &EndpointSliceObject, problems| {
+            let slice = convert::endpoint_slice(object, problems)?;
+            Some(Update::EndpointSlice(slice.key.clone(), Some(slice)))
         }),
         Kind::FelixConfiguration => {
             custom::<crd::FelixConfiguration, _>(client, kind, |_, spec, _| Some(Item::Felix(Box::new(spec))))

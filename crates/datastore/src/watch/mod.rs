@@ -1,13 +1,14 @@
 //! List and watch of every kind as one stream of [`Update`]s.
 
 mod kinds;
+pub(crate) mod secrets;
 mod tracker;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use futures_util::stream::{SelectAll, select_all};
+use futures_util::stream::SelectAll;
 use kube::Client;
 use kube::runtime::utils::Backoff;
 use model::{NodeName, Update};
@@ -32,7 +33,12 @@ pub enum Kind {
     IpamConfiguration,
     BgpConfiguration,
     BgpPeer,
+    BgpFilter,
     FelixConfiguration,
+    /// Watched once the BGP settings announce Services.
+    Service,
+    /// Watched once the BGP settings announce Services.
+    EndpointSlice,
 }
 
 impl Kind {
@@ -54,14 +60,23 @@ impl Kind {
     ];
 
     /// What a speaker needs.
-    pub const SPEAKER: [Kind; 6] = [
+    pub const SPEAKER: [Kind; 9] = [
         Kind::Node,
         Kind::IpPool,
         Kind::IpamBlock,
         Kind::BlockAffinity,
         Kind::BgpConfiguration,
         Kind::BgpPeer,
+        Kind::BgpFilter,
+        Kind::Service,
+        Kind::EndpointSlice,
     ];
+
+    /// Is it watched only once something needs it? A node that announces no Service has no use for thousands
+    /// of EndpointSlices.
+    fn is_on_demand(self) -> bool {
+        matches!(self, Kind::Service | Kind::EndpointSlice)
+    }
 }
 
 /// What a watcher wants to hear of, and who it is.
@@ -97,8 +112,7 @@ pub(crate) fn spawn(client: Client, interest: Interest) -> mpsc::Receiver<Update
         kinds.sort();
         kinds.dedup();
         let mut tracker = Tracker::new(Viewer { node, overrides }, kinds.iter().copied());
-        let mut events = select_all(kinds.iter().map(|kind| kinds::watch(client.clone(), *kind)));
-        run(&mut tracker, &mut events, &sender).await;
+        run(&mut tracker, &client, &sender).await;
     });
     receiver
 }
@@ -106,13 +120,11 @@ pub(crate) fn spawn(client: Client, interest: Interest) -> mpsc::Receiver<Update
 /// Updates that wait for the receiver.
 const CHANNEL: usize = 256;
 
-async fn run(
-    tracker: &mut Tracker,
-    events: &mut SelectAll<kinds::EventStream>,
-    sender: &mpsc::Sender<Update>,
-) {
+async fn run(tracker: &mut Tracker, client: &Client, sender: &mpsc::Sender<Update>) {
     let mut updates = Vec::new();
+    let mut events: SelectAll<kinds::EventStream> = SelectAll::new();
     loop {
+        events.extend(tracker.take_woken().into_iter().map(|kind| kinds::watch(client.clone(), kind)));
         let next = tokio::select! {
             next = events.next() => next,
             () = sender.closed() => return,

@@ -71,7 +71,12 @@ pub(crate) struct Tracker {
     kinds: BTreeMap<Kind, KindState>,
     in_sync: bool,
     felix: Settings<crd::FelixConfigurationSpec>,
-    bgp: Settings<crd::BGPConfigurationSpec>,
+    bgp: convert::BgpSettings,
+    bgp_told: Option<u64>,
+    /// Kinds that nobody needs until the settings say so.
+    asleep: Vec<Kind>,
+    /// Kinds that the settings have just asked for.
+    woken: Vec<Kind>,
 }
 
 #[derive(Debug, Default)]
@@ -117,8 +122,22 @@ impl<S> Settings<S> {
 
 impl Tracker {
     pub(crate) fn new(viewer: Viewer, kinds: impl IntoIterator<Item = Kind>) -> Self {
-        let kinds = kinds.into_iter().map(|kind| (kind, KindState::default())).collect();
-        Self { viewer, kinds, in_sync: false, felix: Settings::new(), bgp: Settings::new() }
+        let (asleep, awake): (Vec<Kind>, Vec<Kind>) = kinds.into_iter().partition(|k| k.is_on_demand());
+        Self {
+            viewer,
+            kinds: awake.iter().map(|kind| (*kind, KindState::default())).collect(),
+            in_sync: false,
+            felix: Settings::new(),
+            bgp: convert::BgpSettings::default(),
+            bgp_told: None,
+            asleep,
+            woken: awake,
+        }
+    }
+
+    /// Kinds whose watch is to begin now.
+    pub(crate) fn take_woken(&mut self) -> Vec<Kind> {
+        std::mem::take(&mut self.woken)
     }
 
     /// Has every kind been listed once?
@@ -160,8 +179,10 @@ impl Tracker {
                 self.settle_unless_listing(kind, out);
             }
             Item::Bgp(spec) => {
-                if let Some(slot) = self.bgp.slot(&name.name, &self.viewer.node) {
-                    *slot = Some(spec);
+                if &*name.name == "default" {
+                    self.bgp.default = Some(spec);
+                } else if let Some(node) = name.name.strip_prefix("node.") {
+                    self.bgp.nodes.insert(node.to_owned(), spec);
                 }
                 self.settle_unless_listing(kind, out);
             }
@@ -192,7 +213,9 @@ impl Tracker {
                 self.felix.slot(&name.name, &self.viewer.node).is_some_and(|slot| slot.take().is_some())
             }
             Kind::BgpConfiguration => {
-                self.bgp.slot(&name.name, &self.viewer.node).is_some_and(|slot| slot.take().is_some())
+                let node = name.name.strip_prefix("node.");
+                let own = node.is_some_and(|node| self.bgp.nodes.remove(node).is_some());
+                own || (&*name.name == "default" && self.bgp.default.take().is_some())
             }
             _ => false,
         };
@@ -217,7 +240,10 @@ impl Tracker {
         let own = format!("node.{}", self.viewer.node);
         match kind {
             Kind::FelixConfiguration => self.felix.keep(is_seen("default"), is_seen(&own)),
-            Kind::BgpConfiguration => self.bgp.keep(is_seen("default"), is_seen(&own)),
+            Kind::BgpConfiguration => {
+                self.bgp.default = self.bgp.default.take().filter(|_| is_seen("default"));
+                self.bgp.nodes.retain(|node, _| is_seen(&format!("node.{node}")));
+            }
             _ => {}
         }
         self.settle(kind, out);
@@ -245,9 +271,14 @@ impl Tracker {
                 (Update::FelixConfiguration(Some(merged)), &mut self.felix.told)
             }
             Kind::BgpConfiguration => {
-                let (default, node) = (self.bgp.default.as_deref(), self.bgp.node.as_deref());
-                let merged = convert::bgp_configuration(default, node, &mut problems);
-                (Update::BgpConfiguration(Some(merged)), &mut self.bgp.told)
+                let merged = convert::bgp_configuration(&self.bgp, &self.viewer.node, &mut problems);
+                if !merged.services.is_empty() {
+                    for kind in self.asleep.drain(..) {
+                        self.kinds.insert(kind, KindState::default());
+                        self.woken.push(kind);
+                    }
+                }
+                (Update::BgpConfiguration(Some(Box::new(merged))), &mut self.bgp_told)
             }
             _ => return,
         };
@@ -291,6 +322,11 @@ fn gone_of(update: &Update) -> Update {
         Update::BlockAffinity(node, cidr, _) => Update::BlockAffinity(node.clone(), *cidr, None),
         Update::BgpConfiguration(_) => Update::BgpConfiguration(None),
         Update::BgpPeer(name, _) => Update::BgpPeer(name.clone(), None),
+        Update::BgpFilter(name, _) => Update::BgpFilter(name.clone(), None),
+        Update::Service(key, _) => Update::Service(key.clone(), None),
+        Update::EndpointSlice(key, _) => Update::EndpointSlice(key.clone(), None),
+        // Secrets have a watch of their own, which never hashes what it tells.
+        Update::Secret(name, _) => Update::Secret(name.clone(), None),
         Update::IpamConfiguration(_) => Update::IpamConfiguration(None),
         Update::FelixConfiguration(_) => Update::FelixConfiguration(None),
         Update::InSync => Update::InSync,
