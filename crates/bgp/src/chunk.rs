@@ -14,12 +14,12 @@ use crate::path::{PeerIndex, Source};
 /// A path identifier (0 without ADD-PATH) and a prefix.
 pub(crate) type PathRoute = (u32, Prefix);
 
-/// Whom a message is not for.
+/// Whom a route does not go to, and who loses it when others get it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Except {
-    /// Where the routes came from.
+enum Owner {
+    /// Where it came from.
     Source(PeerIndex),
-    /// Who originated them (RFC 4456 §8).
+    /// Who originated it (RFC 4456 §8).
     Originator(Ipv4Addr),
 }
 
@@ -31,19 +31,15 @@ pub(crate) struct Chunk {
     bytes: Bytes,
     /// This much is for all but some; what follows is for single members.
     common: usize,
-    except: Vec<(Except, Range<u32>)>,
-    only: Vec<(PeerIndex, Range<u32>)>,
+    except: Vec<(Owner, Range<u32>)>,
+    only: Vec<(Owner, Range<u32>)>,
 }
 
 impl Chunk {
     /// The parts for one member, in order.
     pub(crate) fn parts(&self, member: PeerIndex, router_id: Ipv4Addr) -> Vec<Bytes> {
-        let mut left_out: Vec<Range<u32>> = Vec::new();
-        for who in [Except::Source(member), Except::Originator(router_id)] {
-            let start = self.except.partition_point(|(other, _)| *other < who);
-            let own = self.except[start..].iter().take_while(|(other, _)| *other == who);
-            left_out.extend(own.map(|(_, range)| range.clone()));
-        }
+        let roles = [Owner::Source(member), Owner::Originator(router_id)];
+        let mut left_out: Vec<Range<u32>> = roles.iter().flat_map(|who| of(&self.except, *who)).collect();
         left_out.sort_unstable_by_key(|range| range.start);
         let mut parts = Vec::with_capacity(left_out.len() + 1);
         let mut push = |range: Range<usize>| {
@@ -57,9 +53,8 @@ impl Chunk {
             at = at.max(range.end as usize);
         }
         push(at..self.common.max(at));
-        let start = self.only.partition_point(|(other, _)| *other < member);
-        let own = self.only[start..].iter().take_while(|(other, _)| *other == member);
-        own.for_each(|(_, range)| push(range.start as usize..range.end as usize));
+        let own = roles.iter().flat_map(|who| of(&self.only, *who));
+        own.for_each(|range| push(range.start as usize..range.end as usize));
         parts
     }
 
@@ -68,16 +63,22 @@ impl Chunk {
     }
 }
 
+/// The parts of an owner in a sorted list.
+fn of(list: &[(Owner, Range<u32>)], who: Owner) -> impl Iterator<Item = Range<u32>> + '_ {
+    let start = list.partition_point(|(other, _)| *other < who);
+    list[start..].iter().take_while(move |(other, _)| *other == who).map(|(_, range)| range.clone())
+}
+
 /// Gathers routes, and makes a [`Chunk`] of them.
 #[derive(Debug, Default)]
 pub(crate) struct ChunkBuilder {
     reach: Vec<(AttrId, Source, PathRoute)>,
     unreach: [Vec<PathRoute>; 2],
-    unreach_at: Vec<(PeerIndex, PathRoute)>,
+    unreach_at: Vec<(Owner, PathRoute)>,
     bytes: Vec<u8>,
     common: usize,
-    except: Vec<(Except, Range<u32>)>,
-    only: Vec<(PeerIndex, Range<u32>)>,
+    except: Vec<(Owner, Range<u32>)>,
+    only: Vec<(Owner, Range<u32>)>,
 }
 
 impl ChunkBuilder {
@@ -91,9 +92,10 @@ impl ChunkBuilder {
         self.unreach[route.1.family().index()].push(route);
     }
 
-    /// One member loses the route: the best path is its own now.
-    pub(crate) fn unreach_at(&mut self, member: PeerIndex, route: PathRoute) {
-        self.unreach_at.push((member, route));
+    /// Who owns the route now loses what it had.
+    pub(crate) fn unreach_at(&mut self, source: Source, originator: Option<Ipv4Addr>, route: PathRoute) {
+        let owners = [source.as_peer().map(Owner::Source), originator.map(Owner::Originator)];
+        self.unreach_at.extend(owners.into_iter().flatten().map(|owner| (owner, route)));
     }
 
     /// Makes the messages: withdrawals first, then as many routes of one source and attributes as a message
@@ -119,14 +121,14 @@ impl ChunkBuilder {
             }
             let range = start..bytes.len() as u32;
             if let Some(originator) = set.originator_id.filter(|_| internal) {
-                except.push((Except::Originator(originator), range.clone()));
+                except.push((Owner::Originator(originator), range.clone()));
             }
             if let Some(source) = source.as_peer() {
-                except.push((Except::Source(source), range));
+                except.push((Owner::Source(source), range));
             }
         }
         *common = bytes.len();
-        unreach_at.sort_by_key(|(member, route)| (*member, route.1.family()));
+        unreach_at.sort_by_key(|(owner, route)| (*owner, route.1.family()));
         for run in unreach_at.chunk_by(|a, b| (a.0, a.1.1.family()) == (b.0, b.1.1.family())) {
             let start = bytes.len() as u32;
             routes.clear();

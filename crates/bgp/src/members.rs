@@ -1,7 +1,7 @@
 //! Who has got how far. Owns groups and the positions of their members, and gives out what each is to get
 //! next; knows neither connections nor windows.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::rib::Rib;
 use crate::update_group::{GroupKey, Lane, UpdateGroup};
 
 /// Routes of a member that came from another group are sent by so many at a time.
-const BATCH: usize = 1024;
+const BATCH: usize = if cfg!(test) { 3 } else { 1024 };
 
 /// A family that a member asked for again (RFC 2918).
 #[derive(Clone, Copy, Debug)]
@@ -70,7 +70,7 @@ pub(crate) struct Members {
     /// Members that may have something to get.
     queue: VecDeque<PeerIndex>,
     /// Members whose settings may have changed, with the new ones.
-    moving: Vec<(PeerIndex, GroupKey)>,
+    moving: BTreeMap<PeerIndex, GroupKey>,
     deferred: bool,
     /// Groups must be asked although the table has not changed.
     unsettled: bool,
@@ -107,16 +107,15 @@ impl Members {
     /// The session is gone.
     pub(crate) fn leave(&mut self, index: PeerIndex) {
         let Some(member) = self.members.get_mut(index as usize).and_then(Option::take) else { return };
+        self.moving.remove(&index);
         self.leave_group(index, member.group);
+        self.groups[member.group].take_if(|group| group.members.is_empty());
     }
 
     fn leave_group(&mut self, index: PeerIndex, at: usize) {
         let Some(group) = &mut self.groups[at] else { return };
         if let Some(place) = group.members.iter().position(|m| *m == index) {
             group.members.swap_remove(place);
-        }
-        if group.members.is_empty() {
-            self.groups[at] = None;
         }
     }
 
@@ -136,7 +135,7 @@ impl Members {
 
     /// The settings of a member, or what they are applied to, may be different now.
     pub(crate) fn look_again(&mut self, index: PeerIndex, key: GroupKey) {
-        self.moving.push((index, key));
+        self.moving.insert(index, key);
         self.unsettled = true;
     }
 
@@ -256,7 +255,7 @@ impl Members {
             self.leave_group(index, from);
             self.enqueue(index);
         }
-        // A group that was made for somebody who was gone by then.
+        // Only now: one that was left by all may have been joined by others since.
         for place in &mut self.groups {
             place.take_if(|group| group.members.is_empty());
         }
@@ -357,3 +356,6 @@ impl Members {
         Some((self.groups[member.group].as_ref()?, member.router_id))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -315,9 +315,14 @@ impl Rib {
     /// Drops attributes that neither a path nor a consumer refers to, when it is time.
     /// `others` marks what consumers refer to. Gives back whether names were dropped.
     pub(crate) fn sweep(&mut self, others: impl FnOnce(&mut Marks)) -> bool {
-        if !self.attributes.wants_sweep(self.table.len()) {
-            return false;
+        let wanted = self.attributes.wants_sweep(self.table.len());
+        if wanted {
+            self.sweep_now(others);
         }
+        wanted
+    }
+
+    pub(crate) fn sweep_now(&mut self, others: impl FnOnce(&mut Marks)) {
         let mut marks = self.attributes.marks();
         for (_, node) in self.table.nodes() {
             for path in node.paths.as_slice() {
@@ -328,7 +333,6 @@ impl Rib {
         others(&mut marks);
         let hops = self.attributes.sweep(&marks);
         self.hops.retain(&hops);
-        true
     }
 
     pub(crate) fn slots(&self) -> u32 {

@@ -86,7 +86,7 @@ impl Place {
         self.0 & EVER != 0
     }
 
-    /// It came from different sources, so the one that it comes from now may have had the other's.
+    /// It came from different sources, so the one that it comes from now may have had that of another.
     fn shifted(self) -> bool {
         self.0 & SHIFTED != 0
     }
@@ -94,7 +94,9 @@ impl Place {
 
 /// A piece of the log ends where the position is a multiple of this, so that members that go over the same
 /// piece share its bytes.
-pub(crate) const PIECE: u32 = 2048;
+pub(crate) const PIECE: u32 = if cfg!(test) { 8 } else { 2048 };
+/// So many superseded entries are never worth closing up a log.
+const FEW: usize = if cfg!(test) { 4 } else { 1024 };
 
 /// One group.
 #[derive(Debug)]
@@ -173,10 +175,10 @@ impl UpdateGroup {
         let best = rib.best(slot).copied().filter(usable);
         let advert = best.and_then(|path| self.export(rib, config, slot, &path));
         match &mut self.lanes {
-            None => self.set(slot, advert),
+            None => self.set(rib, slot, advert),
             Some(lanes) => {
                 if let Some(lane) = lanes.lane(LaneKey { slot, path_id: 0 }, advert.is_some()) {
-                    self.set(lane, advert);
+                    self.set(rib, lane, advert);
                 }
             }
         }
@@ -202,7 +204,7 @@ impl UpdateGroup {
             }
         }
         changes.extend(gone.into_iter().map(|lane| (lane, None)));
-        changes.into_iter().for_each(|(lane, advert)| self.set(lane, advert));
+        changes.into_iter().for_each(|(lane, advert)| self.set(rib, lane, advert));
     }
 
     fn export(&mut self, rib: &mut Rib, config: &Config, slot: Slot, path: &Path) -> Option<Advert> {
@@ -212,7 +214,7 @@ impl UpdateGroup {
     }
 
     /// Notes what members are to have of a route, and logs it when that is something else than before.
-    fn set(&mut self, lane: Lane, advert: Option<Advert>) {
+    fn set(&mut self, rib: &Rib, lane: Lane, advert: Option<Advert>) {
         let at = lane as usize;
         if at >= self.adverts.len() {
             if advert.is_none() {
@@ -228,7 +230,7 @@ impl UpdateGroup {
         }
         self.count(old, false);
         self.count(new, true);
-        if place.ever() && old.source != new.source {
+        if place.ever() && !self.left_out_alike(rib, old, new) {
             place.0 |= SHIFTED;
         }
         place.0 |= EVER;
@@ -236,6 +238,17 @@ impl UpdateGroup {
         self.bury(place);
         self.places[at] = place.at(self.end());
         self.log.push(lane);
+    }
+
+    /// Whether a route leaves out the same members as the one before, so that none of them has that one.
+    fn left_out_alike(&self, rib: &Rib, old: Advert, new: Advert) -> bool {
+        let originator = |a: Advert| a.attributes.map(|id| rib.attributes.get(id).originator_id);
+        let alike = match (originator(old), originator(new)) {
+            (_, None) => true,
+            (None, Some(new)) => new.is_none(),
+            (Some(old), Some(new)) => old == new,
+        };
+        old.source == new.source && (alike || !self.key.internal)
     }
 
     fn count(&mut self, advert: Advert, add: bool) {
@@ -292,7 +305,7 @@ impl UpdateGroup {
 
     /// Closes up the log when more than half of it is dead. Gives back where each position went.
     pub(crate) fn compact(&mut self) -> Option<Vec<u32>> {
-        if self.dead <= self.log.len() / 2 + 1024 {
+        if self.dead <= self.log.len() / 2 + FEW {
             return None;
         }
         let mut moved = Vec::with_capacity(self.log.len() + 1);
@@ -351,8 +364,9 @@ impl UpdateGroup {
             match advert.attributes {
                 Some(attributes) => {
                     builder.reach(attributes, advert.source, route);
-                    if let (true, Some(source)) = (moved || place.shifted(), advert.source.as_peer()) {
-                        builder.unreach_at(source, route);
+                    if moved || place.shifted() {
+                        let originator = rib.attributes.get(attributes).originator_id;
+                        builder.unreach_at(advert.source, originator.filter(|_| self.key.internal), route);
                     }
                 }
                 None => builder.unreach(route),
