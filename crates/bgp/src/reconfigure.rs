@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bgp_packet::{Cease, Family, Notification, Prefix};
 
 use crate::dynamic::settings;
-use crate::peer::{FIRST_RETRY, Peer};
+use crate::peer::{FIRST_RETRY, HeldDown, Peer};
 use crate::rib::{Keep, PeerIndex, PeerInfo};
 use crate::{Cause, Config, Output, Password, PeerConfig, PeerKey, Speaker};
 
@@ -107,9 +107,9 @@ impl Speaker {
     fn configure_peer(&mut self, key: PeerKey, config: PeerConfig, now: Instant) -> Change {
         if let Some(index) = self.by_key.get(&key).copied() {
             self.make_static(index);
-            self.reinstate_peer(index);
+            let was_retiring = self.reinstate_peer(index);
             let change = self.update_peer(index, config, now);
-            if self.peer(index).is_some_and(|p| p.connections.is_empty() && p.retry_at.is_none()) {
+            if was_retiring && self.peer(index).is_some_and(|p| p.connections.is_empty()) {
                 self.first_attempt(index, now);
                 self.settle(index, now);
             }
@@ -133,6 +133,9 @@ impl Speaker {
         let Some(key) = self.peer(index).map(|p| p.key) else { return };
         let text = self.switched_off.get(&key).cloned();
         let Some(peer) = self.peer_mut(index) else { return };
+        if matches!(peer.held_down, Some(HeldDown::MaxPrefix(_))) {
+            return;
+        }
         peer.cause = match &peer.config {
             c if c.admin_down => Cause::AdminDown,
             PeerConfig { password_missing: Some(why), .. } => Cause::PasswordMissing(why.clone()),

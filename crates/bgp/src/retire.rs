@@ -64,12 +64,10 @@ impl Speaker {
         true
     }
 
-    /// A retiring peer is configured again.
-    pub(crate) fn reinstate_peer(&mut self, index: PeerIndex) {
+    /// A retiring peer is configured again. Gives back whether it was one.
+    pub(crate) fn reinstate_peer(&mut self, index: PeerIndex) -> bool {
         self.retiring.forget(index);
-        if let Some(peer) = self.peer_mut(index) {
-            peer.retiring = None;
-        }
+        self.peer_mut(index).is_some_and(|peer| peer.retiring.take().is_some())
     }
 
     /// Peers that are configured no more but keep their session for now.
