@@ -110,11 +110,17 @@ pub fn refresh(family: Family, subtype: u8) -> Vec<u8> {
 }
 
 impl Script {
-    #[allow(clippy::disallowed_methods)]
     pub fn new(config: Config) -> Self {
+        Self::starting(config, false)
+    }
+
+    /// A speaker that has restarted when `forwarding_kept`.
+    #[allow(clippy::disallowed_methods)]
+    pub fn starting(config: Config, forwarding_kept: bool) -> Self {
         let now = Instant::now();
         let context = UpdateContext { as4: true, internal: true, ..UpdateContext::default() };
-        Self { speaker: Speaker::new(config, Start::default(), now), now, context }
+        let start = Start { forwarding_kept, ..Start::default() };
+        Self { speaker: Speaker::new(config, start, now), now, context }
     }
 
     pub fn pass(&mut self, seconds: u64) {
