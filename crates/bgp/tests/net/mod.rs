@@ -159,6 +159,18 @@ impl Net {
         }
     }
 
+    /// Runs until a time of the net's clock, and calls `check` after everything that happens.
+    pub fn run_until(&mut self, end: Instant, mut check: impl FnMut(&mut Self)) {
+        loop {
+            self.perform();
+            check(self);
+            if !self.step(end) {
+                break;
+            }
+        }
+        self.now = end;
+    }
+
     /// Runs for some seconds of the net's clock.
     pub fn run(&mut self, seconds: u64) {
         let end = self.now + Duration::from_secs(seconds);
