@@ -33,7 +33,7 @@ impl Drop for File {
 /// Whether the binary takes a file, and all that it says.
 fn check(path: &std::path::Path) -> (bool, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_route-reflector"))
-        .arg("--check-config")
+        .arg("--check")
         .arg("--config")
         .arg(path)
         .output()
@@ -85,4 +85,13 @@ fn text_that_is_no_yaml_and_a_missing_file_are_errors_and_no_panic() {
     let (taken, said) = check("/nonexistent/reflector.yaml".as_ref());
 
     assert!(!taken && said.contains("/nonexistent/reflector.yaml"), "{said}");
+}
+
+#[test]
+fn the_example_is_taken() {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/route-reflector.yaml");
+
+    let (taken, said) = check(example.as_ref());
+
+    assert!(taken, "{said}");
 }

@@ -4,6 +4,9 @@
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -30,6 +33,7 @@ impl Lab {
         fs::create_dir_all(&dir).unwrap();
         let mut lab = Self { id, dir, clients, reflector: None, birds: Vec::new() };
         run(&format!("ip netns add rr{id}"));
+        run(&format!("ip -n rr{id} link set lo up"));
         for n in 1..=clients {
             run(&format!("ip netns add rc{n}-{id}"));
             run(&format!("ip -n rr{id} link add l{n} type veth peer name l0 netns rc{n}-{id}"));
@@ -71,6 +75,7 @@ impl Lab {
             .args(["netns", "exec", &format!("rr{}", self.id), env!("CARGO_BIN_EXE_route-reflector")])
             .args(["--config".as_ref(), self.dir.join("rr.yaml").as_os_str()])
             .args(["--socket".as_ref(), self.dir.join("rr.sock").as_os_str()])
+            .args(["--http", "127.0.0.1:9179"])
             .stdin(Stdio::null())
             .stderr(log)
             .spawn()
@@ -78,11 +83,27 @@ impl Lab {
         self.reflector = Some(child);
     }
 
-    /// Ends the reflector without giving it a chance to say goodbye.
-    fn kill_reflector(&mut self) {
+    /// Asks the reflector to stop, as systemd and Kubernetes do.
+    fn stop_reflector(&mut self) {
         let mut child = self.reflector.take().unwrap();
-        child.kill().unwrap();
-        child.wait().unwrap();
+        kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+        assert!(child.wait().unwrap().success(), "{}", self.log());
+    }
+
+    /// What the reflector answers to a probe.
+    fn get(&self, path: &str) -> String {
+        let (namespace, path) = (format!("/run/netns/rr{}", self.id), path.to_owned());
+        let asked = std::thread::spawn(move || {
+            let namespace = fs::File::open(namespace).unwrap();
+            let kind = Some(rustix::thread::LinkNameSpaceType::Network);
+            rustix::thread::move_into_link_name_space(namespace.as_fd(), kind).unwrap();
+            let mut stream = TcpStream::connect("127.0.0.1:9179").unwrap();
+            stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).unwrap();
+            let mut text = String::new();
+            stream.read_to_string(&mut text).unwrap();
+            text
+        });
+        asked.join().unwrap()
     }
 
     fn hang_up(&mut self) {
@@ -190,9 +211,8 @@ fn clients_learn_each_others_routes_and_configuration_is_live() {
     lab.until("the error", |lab| lab.log().contains("holdtime"));
     assert!(lab.has(1, 2) && lab.has(2, 1));
 
-    // The third becomes a client live; the sessions of the others stay.
+    // The third becomes a client live, without a signal; the sessions of the others stay.
     lab.configure(&TWO.replace("10.99.2.2]", "10.99.2.2, 10.99.3.0/24]"));
-    lab.hang_up();
     lab.until("a third client", |lab| lab.has(3, 1) && lab.has(3, 2) && lab.has(1, 3) && lab.has(2, 3));
     assert_eq!((lab.sessions(1), lab.sessions(2)), (1, 1), "{}", lab.log());
 
@@ -200,9 +220,15 @@ fn clients_learn_each_others_routes_and_configuration_is_live() {
     lab.birdc(1, "disable own");
     lab.until("a withdrawal", |lab| !lab.has(2, 1) && !lab.has(3, 1));
 
-    // The reflector dies and comes back: clients have their routes all the time, also when it has said that it
+    // Probes and figures.
+    assert!(lab.get("/healthz").starts_with("HTTP/1.1 200"));
+    assert!(lab.get("/readyz").contains("{\"ready\":true,\"reasons\":[]}"), "{}", lab.get("/readyz"));
+    let figures = lab.get("/metrics");
+    assert!(figures.contains("bgp_peers{kind=\"client\",state=\"Established\"} 3"), "{figures}");
+
+    // The reflector stops and comes back: clients have their routes all the time, also when it has said that it
     // has no more to say, which goes out before any later change.
-    lab.kill_reflector();
+    lab.stop_reflector();
     lab.start_reflector();
     let kept = |lab: &Lab, stage: &str| {
         assert!(lab.has(3, 2) && lab.has(2, 3), "routes were lost {stage}: {}", lab.log());

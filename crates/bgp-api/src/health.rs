@@ -1,4 +1,5 @@
-//! Probes and figures. Owns a tiny HTTP/1 responder for `/liveness`, `/readiness` and `/metrics`; what the
+//! Probes and figures. Owns a tiny HTTP/1 responder for `/liveness` (or `/healthz`), `/readiness` (or
+//! `/readyz`) and `/metrics`; what the
 //! probes say is the owner's.
 
 use std::io;
@@ -133,8 +134,8 @@ impl Asked {
         let mut words = line.split(' ');
         let (method, path) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
         match (method, path.split('?').next().unwrap_or("")) {
-            ("GET" | "HEAD", "/liveness") => Self::Liveness,
-            ("GET" | "HEAD", "/readiness") => Self::Readiness,
+            ("GET" | "HEAD", "/liveness" | "/healthz") => Self::Liveness,
+            ("GET" | "HEAD", "/readiness" | "/readyz") => Self::Readiness,
             ("GET" | "HEAD", "/metrics") => Self::Metrics,
             ("GET" | "HEAD", _) => Self::Unknown,
             _ => Self::OtherMethod,

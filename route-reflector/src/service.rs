@@ -1,0 +1,214 @@
+//! The loop of the process. Owns the order in which the parts get their turn, and what probes are told.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use bgp::{Event, Speaker, Start};
+use bgp_api::{ControlSocket, Health, Metrics, Owner, Readiness, Subject};
+use bgp_transport::Driver;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::Arguments;
+use crate::config::{self, Settings};
+use crate::watch::Watch;
+
+/// How often an address that cannot be listened on is tried again.
+const LISTEN_RETRY: Duration = Duration::from_secs(2);
+/// Descriptors that are not sessions: files, sockets of the operator, probes.
+const OTHER_DESCRIPTORS: u64 = 128;
+
+/// Runs until asked to stop.
+pub(crate) async fn run(arguments: &Arguments, settings: Settings) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("handle SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("handle SIGINT")?;
+    let mut reload = signal(SignalKind::hangup()).context("handle SIGHUP")?;
+    check_descriptors(&settings);
+    // A socket that an earlier run left behind means that clients may still hold what it reflected.
+    let restarted = arguments.socket.exists();
+    let (console, mut calls) = bgp_api::console();
+    let mut control = ControlSocket::bind(&arguments.socket, console.clone())
+        .with_context(|| format!("listen on {}", arguments.socket.display()))?;
+    let health = Health::default();
+    if let Some(http) = arguments.http {
+        let listening = health.listen(http, console, Metrics::default()).await;
+        listening.with_context(|| format!("listen on {http}"))?;
+    }
+    let mut watch = Watch::new().context("watch files")?;
+    let mut service = Service::start(settings, restarted, health)?;
+    service.watch_files(&arguments.config, &mut watch);
+    loop {
+        let retry = service.listen_retry;
+        tokio::select! {
+            () = service.driver.turn() => {}
+            call = calls.next() => {
+                let owner = service.owner();
+                call.run(Subject { speaker: Some(service.driver.speaker_mut()), owner, now: now() });
+            }
+            () = watch.changed() => service.reload(&arguments.config, &mut watch),
+            _ = reload.recv() => service.reload(&arguments.config, &mut watch),
+            () = sleep_until(retry) => service.listen(),
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+        service.report();
+    }
+    tracing::info!("stopping; clients keep their routes by graceful restart");
+    // The next run must find the socket: see above.
+    control.keep_file();
+    Ok(())
+}
+
+/// Each session needs a descriptor: says so at the start, not when they run out.
+fn check_descriptors(settings: &Settings) {
+    let limit = bgp_transport::raise_descriptor_limit();
+    let speaker = &settings.speaker;
+    let ranges = if speaker.dynamic.is_empty() { 0 } else { speaker.max_dynamic };
+    let wanted = (speaker.peers.len() + ranges) as u64 + OTHER_DESCRIPTORS;
+    if limit < wanted {
+        tracing::warn!(
+            limit,
+            wanted,
+            "too few descriptors for all clients: raise LimitNOFILE or lower maxClients"
+        );
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+struct Service {
+    settings: Settings,
+    driver: Driver,
+    health: Health,
+    readiness: Option<Readiness>,
+    started: Instant,
+    reconfigured: Instant,
+    /// Addresses that cannot be listened on, and why.
+    listen_problems: Vec<String>,
+    listen_retry: Option<Instant>,
+    /// What is wrong with the file as it is now; the settings before it are in force.
+    file_problem: Option<String>,
+}
+
+impl Service {
+    fn start(settings: Settings, restarted: bool, health: Health) -> anyhow::Result<Self> {
+        let start = Start { seed: seed(), forwarding_kept: restarted, ..Start::default() };
+        let speaker = Speaker::new(settings.speaker.clone(), start, now());
+        let driver = Driver::new(speaker).context("start driver")?;
+        let mut service = Self {
+            settings,
+            driver,
+            health,
+            readiness: None,
+            started: now(),
+            reconfigured: now(),
+            listen_problems: Vec::new(),
+            listen_retry: None,
+            file_problem: None,
+        };
+        service.listen();
+        tracing::info!(restarted, "reflecting");
+        Ok(service)
+    }
+
+    fn listen(&mut self) {
+        let errors = self.driver.listen(&self.settings.listen).err().unwrap_or_default();
+        let problems: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        if problems != self.listen_problems {
+            problems.iter().for_each(|problem| tracing::error!("{problem}"));
+            self.listen_problems = problems;
+        }
+        self.listen_retry = (!self.listen_problems.is_empty()).then(|| now() + LISTEN_RETRY);
+    }
+
+    /// Takes over the file as it is now; a file with an error changes nothing.
+    fn reload(&mut self, path: &Path, watch: &mut Watch) {
+        let settings = match config::read(path) {
+            Ok(settings) => settings,
+            Err(error) => {
+                let problem = format!("configuration not changed: {error:#}");
+                if self.file_problem.as_ref() != Some(&problem) {
+                    tracing::error!("{problem}");
+                    self.file_problem = Some(problem);
+                }
+                return;
+            }
+        };
+        self.file_problem = None;
+        if settings == self.settings {
+            return;
+        }
+        for change in self.driver.speaker_mut().reconfigure(settings.speaker.clone(), now()) {
+            tracing::info!(?change, "configuration");
+        }
+        self.settings = settings;
+        self.reconfigured = now();
+        self.listen();
+        self.watch_files(path, watch);
+    }
+
+    fn watch_files(&self, path: &Path, watch: &mut Watch) {
+        watch.add(std::iter::once(path).chain(self.settings.password_files.iter().map(AsRef::as_ref)));
+    }
+
+    fn problems(&self) -> Vec<String> {
+        self.listen_problems.iter().chain(&self.file_problem).cloned().collect()
+    }
+
+    fn owner(&self) -> Owner {
+        Owner {
+            version: env!("CARGO_PKG_VERSION"),
+            started: Some(self.started),
+            reconfigured: Some(self.reconfigured),
+            listening: self.driver.listening().collect(),
+            problems: self.problems(),
+            ..Owner::default()
+        }
+    }
+
+    /// Logs what happened and tells probes. Ready is who listens everywhere and has heard, after a restart, what
+    /// clients have; peers that are down are no reason.
+    fn report(&mut self) {
+        while let Some(event) = self.driver.speaker_mut().poll_event() {
+            log(&event);
+        }
+        let mut reasons = self.listen_problems.clone();
+        if self.driver.speaker().is_restarting() {
+            reasons.push("restarting: waiting for clients to send their routes again".to_owned());
+        }
+        let readiness = Readiness { ready: reasons.is_empty(), reasons };
+        if self.readiness.as_ref() != Some(&readiness) {
+            self.health.set(readiness.clone());
+            self.readiness = Some(readiness);
+        }
+    }
+}
+
+fn now() -> Instant {
+    Instant::now()
+}
+
+fn seed() -> u64 {
+    let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    time.as_nanos() as u64
+}
+
+fn log(event: &Event) {
+    match event {
+        Event::PeerUp { peer } => tracing::info!(%peer, "session up"),
+        Event::PeerDown { peer, cause, routes_kept } => {
+            tracing::warn!(%peer, %cause, routes_kept, "session down");
+        }
+        Event::PeerFailed { peer, cause } => tracing::info!(%peer, %cause, "cannot connect"),
+        Event::Malformed { peer, detail } => tracing::warn!(%peer, %detail, "malformed message"),
+        Event::MaxPrefixWarning { peer, family, received, limit } => {
+            tracing::warn!(%peer, %family, received, limit, "nearly as many routes as the peer may send");
+        }
+        Event::RestartComplete => tracing::info!("restart complete"),
+    }
+}
