@@ -2,9 +2,11 @@
 
 use std::time::Instant;
 
+use bgp_packet::Prefix;
+
 use crate::peer::Peer;
 use crate::rib::PeerIndex;
-use crate::{Cause, Config, PeerConfig, PeerKey, Refused, Speaker};
+use crate::{Cause, Change, Config, Output, PeerConfig, PeerKey, Refused, Speaker};
 
 /// The settings that the most specific range gives a peer; always passive.
 pub(crate) fn settings(config: &Config, key: PeerKey) -> Option<PeerConfig> {
@@ -34,14 +36,37 @@ impl Speaker {
         Ok(self.add_peer(peer))
     }
 
+    /// A peer that was configured by itself comes out of a range from now on, if there is one that has it and it has
+    /// anything to keep. Gives back what changed for it.
+    pub(crate) fn make_dynamic(&mut self, index: PeerIndex, new: &Config, now: Instant) -> Option<Change> {
+        let peer = self.peers.get_mut(index as usize)?.as_mut()?;
+        let config = settings(new, peer.key)?;
+        if peer.session.is_none() && !peer.retains() {
+            return None;
+        }
+        let was_dynamic = std::mem::replace(&mut peer.dynamic, true);
+        let key = peer.key;
+        if !was_dynamic && peer.config.password.is_some() {
+            self.outputs
+                .push_back(Output::ListenPassword { peers: Prefix::host(key.address()), password: None });
+        }
+        self.dynamic_peers += usize::from(!was_dynamic);
+        Some(self.update_peer(index, config, now))
+    }
+
     /// A dynamic neighbour is configured by itself from now on: its session stays.
-    pub(crate) fn make_static(&mut self, index: PeerIndex) {
+    pub(crate) fn make_static(&mut self, index: PeerIndex, config: &PeerConfig) {
         let Some(peer) = self.peer_mut(index) else { return };
         let was_dynamic = std::mem::take(&mut peer.dynamic);
+        let key = peer.key;
         let waiting = peer.connections.iter_mut().map(|c| std::mem::take(&mut c.half_open));
         let waiting = waiting.filter(|half_open| *half_open).count();
         self.half_open -= waiting;
         self.dynamic_peers -= usize::from(was_dynamic);
+        if was_dynamic && config.password.is_some() {
+            let password = config.password.clone();
+            self.outputs.push_back(Output::ListenPassword { peers: Prefix::host(key.address()), password });
+        }
     }
 
     /// Forgets a dynamic peer that has neither a connection nor anything that is kept for it.

@@ -94,6 +94,10 @@ impl Speaker {
 
     /// A peer is configured no more.
     fn drop_peer(&mut self, key: PeerKey, new: &Config, now: Instant) -> Option<Change> {
+        let index = self.by_key.get(&key).copied();
+        if let Some(change) = index.and_then(|index| self.make_dynamic(index, new, now)) {
+            return Some(change);
+        }
         let retired_before =
             self.by_key.get(&key).and_then(|i| self.peer(*i)).is_some_and(|p| p.retiring.is_some());
         if self.retire_peer(key, new, now) {
@@ -106,7 +110,7 @@ impl Speaker {
     /// A peer is new, or its settings are. One that was a dynamic neighbour, or was retiring, keeps its session.
     fn configure_peer(&mut self, key: PeerKey, config: PeerConfig, now: Instant) -> Change {
         if let Some(index) = self.by_key.get(&key).copied() {
-            self.make_static(index);
+            self.make_static(index, &config);
             let was_retiring = self.reinstate_peer(index);
             let change = self.update_peer(index, config, now);
             if was_retiring && self.peer(index).is_some_and(|p| p.connections.is_empty()) {
@@ -174,7 +178,7 @@ impl Speaker {
     }
 
     /// Goes over to other settings of a peer.
-    fn update_peer(&mut self, index: PeerIndex, config: PeerConfig, now: Instant) -> Change {
+    pub(crate) fn update_peer(&mut self, index: PeerIndex, config: PeerConfig, now: Instant) -> Change {
         let Some(Some(peer)) = self.peers.get_mut(index as usize) else { return Change::SpeakerUpdated };
         let key = peer.key;
         let was_enabled = peer.is_enabled();
