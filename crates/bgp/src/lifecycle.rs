@@ -141,6 +141,10 @@ impl Speaker {
             peer.retry_at = None;
             return;
         }
+        // Who connects to us and fails must not put off our own attempt for ever.
+        if peer.retry_at.is_some_and(|at| at > now) {
+            return;
+        }
         let (least, most) = if idle {
             (FIRST_IDLE_HOLD, peer.config.idle_hold)
         } else {
