@@ -346,15 +346,18 @@ impl<'a> Attributes<'a> {
             at = usize::from(attribute.span.end);
             let both = OPTIONAL | TRANSITIVE;
             let Attribute { code, value, flags, .. } = attribute;
-            let unread = code == ac::IPV6_EXTENDED_COMMUNITIES
-                || (code != 0 && revised_errors::expected_flags(code) == UNKNOWN);
-            if unread && flags & both == both && unknown.iter().all(|u| u.code != code) {
+            if is_unread(code) && flags & both == both && unknown.iter().all(|u| u.code != code) {
                 unknown.push(RawAttribute { flags: both | PARTIAL, code, value: value.into() });
             }
         }
         unknown.sort_by_key(|a| a.code);
         unknown
     }
+}
+
+/// Whether attributes of a code are passed on unread. Type 0 is reserved.
+pub(crate) fn is_unread(code: u8) -> bool {
+    code == ac::IPV6_EXTENDED_COMMUNITIES || (code != 0 && revised_errors::expected_flags(code) == UNKNOWN)
 }
 
 impl Span {

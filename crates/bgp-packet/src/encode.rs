@@ -3,6 +3,7 @@
 use std::ops::RangeInclusive;
 
 use crate::attribute_code::{self as ac, EXTENDED, OPTIONAL, PARTIAL, TRANSITIVE};
+use crate::attributes::is_unread;
 use crate::{
     AS_TRANS, AfiSafi, Aggregator, Family, HEADER_LEN, MAX_EXTENDED_LEN, MAX_LEN, MessageType, NextHop,
     PathAttributes, Prefix,
@@ -297,10 +298,11 @@ fn flags(a: &PathAttributes, code: u8) -> u8 {
     OPTIONAL | TRANSITIVE | if a.partial.contains(code) { PARTIAL } else { 0 }
 }
 
-/// Appends the unknown attributes of a range of codes.
+/// Appends the unknown attributes of a range of codes. Whatever was put among them, nothing that has a field of its
+/// own goes out a second time.
 fn encode_unknown(out: &mut Vec<u8>, a: &PathAttributes, codes: RangeInclusive<u8>) {
-    for raw in a.unknown.iter().filter(|raw| codes.contains(&raw.code)) {
-        attribute(out, raw.flags & (OPTIONAL | TRANSITIVE | PARTIAL), raw.code, &raw.value);
+    for raw in a.unknown.iter().filter(|raw| codes.contains(&raw.code) && is_unread(raw.code)) {
+        attribute(out, OPTIONAL | TRANSITIVE | raw.flags & PARTIAL, raw.code, &raw.value);
     }
 }
 

@@ -7,6 +7,8 @@
 //! Decoding borrows from the receive buffer and never allocates by a length that the peer sent.
 //! Never touches sockets, timers or policy.
 
+#![forbid(unsafe_code)]
+
 mod as_path;
 pub mod attribute_code;
 mod attributes;

@@ -408,3 +408,16 @@ fn a_key_knows_the_next_hop_of_its_routes_and_no_prefix() {
     assert_eq!(update.attributes.key(v4, &mut scratch), rest);
     assert_eq!(scratch.capacity(), 0);
 }
+
+#[test]
+fn what_stands_among_the_unknown_goes_out_only_when_it_is_unknown() {
+    let mut attributes = PathAttributes::new(NextHop::V4(Ipv4Addr::new(192, 0, 2, 1)));
+    let raw = |flags, code| RawAttribute { flags, code, value: [1, 2].into() };
+    // As an operator may ask for by the control socket.
+    attributes.unknown =
+        vec![raw(0, 0), raw(0x40, 1), raw(0x80, 14), raw(0xc0, 35), raw(0xff, 99), raw(0, 255)];
+    let mut bytes = Vec::new();
+    encode_reach(&mut bytes, &attributes, &[p("10.0.1.0/26")], OPTIONS).unwrap();
+    let expected = [ORIGIN, &[0x40, 2, 0], NEXT_HOP, &[0xe0, 99, 2, 1, 2], &[0xc0, 255, 2, 1, 2]].concat();
+    assert_eq!(bytes, message(2, &update_body(&[], &expected, NLRI)));
+}

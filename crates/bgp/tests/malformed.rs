@@ -21,8 +21,13 @@ struct Pair {
 
 impl Pair {
     /// The session is up; the peer speaks `families`.
-    #[allow(clippy::disallowed_methods)]
     fn new(families: &[Family]) -> Self {
+        Self::with(families, Vec::new())
+    }
+
+    /// The session is up, and the peer announced more capabilities.
+    #[allow(clippy::disallowed_methods)]
+    fn with(families: &[Family], more: Vec<Capability>) -> Self {
         let now = Instant::now();
         let mut config = net::config(1);
         config.peers.insert(net::key(2), net::peer(1, 64512));
@@ -30,7 +35,8 @@ impl Pair {
         let mut speaker = Speaker::new(config, start, now);
         let (local, remote) = (SocketAddr::new(net::ip(1), 179), SocketAddr::new(net::ip(2), 40000));
         let conn = speaker.handle_incoming(remote, local, now).unwrap();
-        let mut capabilities = vec![Capability::FourOctetAs(64512)];
+        let mut capabilities = more;
+        capabilities.push(Capability::FourOctetAs(64512));
         capabilities.extend(families.iter().map(|f| Capability::Multiprotocol((*f).into())));
         let mut bytes = Vec::new();
         let router_id = Ipv4Addr::new(192, 0, 2, 2);
@@ -133,4 +139,91 @@ fn a_malformed_replacement_takes_the_old_route_away() {
     assert!(!pair.has("10.0.1.0/26"));
     pair.announce("10.0.1.0/26", |_| {});
     assert!(pair.has("10.0.1.0/26"));
+}
+
+/// The mandatory attributes of a route of an internal peer, one by one.
+const MANDATORY: [&[u8]; 4] =
+    [&[0x40, 1, 1, 0], &[0x40, 2, 0], &[0x40, 3, 4, 192, 0, 2, 2], &[0x40, 5, 4, 0, 0, 0, 100]];
+
+/// An UPDATE that announces 10.0.1.0/26.
+fn update(attributes: &[u8]) -> Vec<u8> {
+    let nlri = [26, 10, 0, 1, 0];
+    let len = (23 + attributes.len() + nlri.len()) as u16;
+    let attributes_len = (attributes.len() as u16).to_be_bytes();
+    [&[0xff; 16][..], &len.to_be_bytes(), &[2, 0, 0], &attributes_len, attributes, &nlri].concat()
+}
+
+fn withdrawal() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encode_unreach(&mut bytes, &["10.0.1.0/26".parse::<Prefix>().unwrap()], OPTIONS);
+    bytes
+}
+
+#[test]
+fn cve_2026_42285_a_malformed_route_then_a_good_one_then_none() {
+    let good = update(&MANDATORY.concat());
+    let broken: [&[u8]; 6] =
+        [&[0x40, 1, 1, 9], &[0xc0, 8, 1, 0], &[0x80, 4, 1, 0], &[0xc0, 32, 0], &[0xc0, 35, 1, 0], &[0x40]];
+    for attribute in broken {
+        let kept = MANDATORY.iter().filter(|a| a[1] != attribute[1..].first().copied().unwrap_or(0));
+        let bad = update(&[&kept.copied().collect::<Vec<_>>().concat()[..], attribute].concat());
+        let mut pair = Pair::new(&Family::ALL);
+        for message in
+            [&bad, &good, &bad, &bad, &good, &withdrawal(), &withdrawal(), &bad, &withdrawal(), &good]
+        {
+            pair.hear(message);
+            assert_eq!(pair.state(), PeerState::Established);
+            let is_good = *message == good;
+            assert_eq!(pair.has("10.0.1.0/26"), is_good, "{attribute:?}");
+        }
+    }
+}
+
+#[test]
+fn frr_d8482bf_missing_attributes_with_every_set_of_capabilities() {
+    let families = Family::ALL.map(AfiSafi::from);
+    let restart = GracefulRestart {
+        restart_time: 120,
+        families: families.iter().map(|f| (*f, true)).collect(),
+        ..GracefulRestart::default()
+    };
+    let all = [
+        Capability::GracefulRestart(restart),
+        Capability::LongLivedGracefulRestart(families.iter().map(|f| (*f, true, 60)).collect()),
+        Capability::EnhancedRouteRefresh,
+        Capability::ExtendedMessage,
+    ];
+    for set in 0..16 {
+        let some = all.iter().enumerate().filter(|(i, _)| set >> i & 1 == 1).map(|(_, c)| c.clone());
+        let mut pair = Pair::with(&Family::ALL, some.collect());
+        for missing in 0..16 {
+            let kept = MANDATORY.iter().enumerate().filter(|(i, _)| missing >> i & 1 == 0);
+            pair.hear(&update(&kept.map(|(_, a)| *a).collect::<Vec<_>>().concat()));
+            assert_eq!(pair.state(), PeerState::Established);
+            assert_eq!(pair.has("10.0.1.0/26"), missing == 0, "capabilities {set:b}, missing {missing:b}");
+        }
+    }
+}
+
+#[test]
+fn cert_vu_347067_no_malformed_attribute_ends_the_session_or_keeps_an_old_route() {
+    let codes = [(4, 0x80), (8, 0xc0), (9, 0x80), (10, 0x80), (16, 0xc0), (25, 0xc0), (32, 0xc0), (35, 0xc0)];
+    let mut pair = Pair::new(&Family::ALL);
+    for (code, flags) in codes {
+        for (flags, value) in
+            [(flags, &[1][..]), (flags ^ 0x40, &[0, 0, 0, 1]), (flags ^ 0x80, &[]), (0xff, &[])]
+        {
+            pair.hear(&update(&MANDATORY.concat()));
+            assert!(pair.has("10.0.1.0/26"));
+            let mut attribute = vec![flags, code];
+            attribute.extend(if flags & 0x10 != 0 { vec![0xff, 0xff] } else { vec![value.len() as u8] });
+            attribute.extend(value);
+
+            pair.hear(&update(&[&MANDATORY.concat()[..], &attribute].concat()));
+
+            assert_eq!(pair.state(), PeerState::Established, "{attribute:?}");
+            assert!(!pair.has("10.0.1.0/26"), "{attribute:?}");
+        }
+    }
+    assert_eq!(pair.speaker.peer_at(net::key(2)).unwrap().sessions, 1);
 }
