@@ -18,7 +18,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::dataplane::Dataplane;
-use crate::monitor::{self, Disturbance};
 
 /// Updates that are taken in before they are acted upon.
 const UPDATE_BATCH: usize = 1024;
@@ -48,7 +47,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
         .with_context(|| format!("listen on {}", settings.health_listen))?;
     let _control = ControlSocket::bind(&settings.socket, console)
         .with_context(|| format!("listen on {}", settings.socket.display()))?;
-    let mut kernel_events = monitor::start().context("listen to the kernel")?;
+    let (dataplane, mut kernel_events) = Dataplane::open().context("read the kernel's routes")?;
     let datastore =
         Datastore::connect(settings.kubeconfig.as_deref()).await.context("connect to the cluster")?;
     let mut updates = datastore.watch(Interest::speaker(settings.node_name.clone()));
@@ -56,7 +55,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     let mut secrets = datastore.watch_secrets(&settings.namespace, asked);
     let mut app = App {
         cluster: Cluster::new(settings.node_name).with_namespace(settings.namespace),
-        dataplane: Dataplane::open().context("read the kernel's routes")?,
+        dataplane,
         driver: None,
         planner: Planner::default(),
         origins: Origins::default(),
@@ -76,7 +75,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
             update = updates.recv() => app.updates(update, &mut updates),
             Some(secret) = secrets.recv() => app.secret(secret),
             () = turn(&mut app.driver) => {}
-            Some(disturbance) = kernel_events.recv() => app.disturbed(disturbance, &mut kernel_events),
+            Some(events) = kernel_events.recv() => app.dataplane.events(&app.cluster, events, now()),
             call = calls.next() => app.call(call),
             () = sleep_until(deadline) => {}
             _ = terminate.recv() => break,
@@ -243,14 +242,6 @@ impl App {
         }
         self.listen_retry = (!problems.is_empty()).then(|| now + LISTEN_RETRY);
         self.listen_problems = problems;
-    }
-
-    fn disturbed(&mut self, first: Disturbance, rest: &mut mpsc::Receiver<Disturbance>) {
-        let now = now();
-        self.dataplane.disturb(first, now);
-        while let Ok(more) = rest.try_recv() {
-            self.dataplane.disturb(more, now);
-        }
     }
 
     fn deadline(&self) -> Option<Instant> {

@@ -1,22 +1,27 @@
 //! The kernel's side of the speaker. Owns the copy of the node's own routes, and when these and the table of
 //! `proto bird` routes are read and written.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::{Duration, Instant};
 
 use bgp_packet::Prefix;
 use bird_lite::cluster::Cluster;
-use bird_lite::fib::Fib;
+use bird_lite::fib::{Fib, Unclear};
 use bird_lite::kernel_routes::{Context, TUNNEL};
 use bird_lite::route_table::RouteTable;
-use kernel::PROTO_BIRD;
-use kernel_linux::{RouteDriver, RouteOwner, Rtnl};
+use kernel::{PROTO_BIRD, Route, RouteKey, RouteKind};
+use kernel_linux::{RouteDriver, RouteEvent, RouteOwner, Rtnl};
+use tokio::sync::mpsc;
 
-use crate::monitor::Disturbance;
+use crate::monitor;
 
-/// Disturbances that come together are looked at once.
+/// Disturbances that come together are looked at once; who deletes our routes again and again costs no more.
 const SETTLE: Duration = Duration::from_millis(50);
+/// With more routes disturbed than this, all are read again.
+const DISTURBED: usize = 10_000;
+/// After a failure to read.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Kernel routes of this speaker.
 pub(crate) struct Dataplane {
@@ -24,7 +29,10 @@ pub(crate) struct Dataplane {
     rtnl: Rtnl,
     fib: Fib,
     tunnel_up: bool,
-    /// What the kernel may be asked again, and when.
+    /// What somebody did to our routes, to be put right at `repair_at`.
+    disturbed: BTreeMap<RouteKey, Option<Route>>,
+    repair_at: Option<Instant>,
+    /// When all of ours, and all of the node's own routes, are to be read again.
     resync_at: Option<Instant>,
     survey_at: Option<Instant>,
     /// Unwanted routes may go.
@@ -33,21 +41,24 @@ pub(crate) struct Dataplane {
 }
 
 impl Dataplane {
-    /// Reads what an earlier run left behind; nothing is written yet.
-    pub(crate) fn open() -> io::Result<Self> {
+    /// Listens to the kernel, and reads what an earlier run left behind; nothing is written yet.
+    pub(crate) fn open() -> io::Result<(Self, mpsc::Receiver<Vec<RouteEvent>>)> {
         let driver = RouteDriver::new(vec![RouteOwner::Protocol(PROTO_BIRD)])?;
+        let events = monitor::start(driver.port()?)?;
         let mut dataplane = Self {
             table: RouteTable::adopt(driver)?,
             rtnl: Rtnl::open()?,
             fib: Fib::default(),
             tunnel_up: false,
+            disturbed: BTreeMap::new(),
+            repair_at: None,
             resync_at: None,
             survey_at: None,
             sweep: false,
             synced: false,
         };
         dataplane.survey()?;
-        Ok(dataplane)
+        Ok((dataplane, events))
     }
 
     /// Whether routes of an earlier run are still there: forwarding was kept.
@@ -55,23 +66,107 @@ impl Dataplane {
         self.table.count() > 0
     }
 
-    /// Reads the node's own routes and the state of the tunnel. Gives back whether something changed.
+    /// Reads the node's own routes and the state of the tunnel. Gives back whether the tunnel has changed.
     fn survey(&mut self) -> io::Result<bool> {
-        let fib = Fib::new(self.rtnl.all_routes()?);
+        self.fib = Fib::new(self.rtnl.all_routes()?);
         let tunnel_up = self.rtnl.link_by_name(TUNNEL)?.is_some_and(|link| link.up);
-        let changed = fib != self.fib || tunnel_up != self.tunnel_up;
-        self.fib = fib;
-        self.tunnel_up = tunnel_up;
-        Ok(changed)
+        Ok(std::mem::replace(&mut self.tunnel_up, tunnel_up) != tunnel_up)
     }
 
-    /// Notes that the kernel has changed.
-    pub(crate) fn disturb(&mut self, disturbance: Disturbance, now: Instant) {
-        if disturbance != Disturbance::Surroundings {
-            self.resync_at.get_or_insert(now + SETTLE);
+    /// Takes in what has changed in the kernel.
+    pub(crate) fn events(&mut self, cluster: &Cluster, events: Vec<RouteEvent>, now: Instant) {
+        for event in events {
+            match event {
+                RouteEvent::Put { key, route, replaces } => self.put(cluster, key, route, replaces, now),
+                RouteEvent::Gone { key, route } if route.protocol == PROTO_BIRD => {
+                    self.own_gone(key, now);
+                }
+                RouteEvent::Gone { key, .. } => {
+                    let changed = self.fib.remove(key);
+                    self.fib_changed(cluster, key, changed, now);
+                }
+                RouteEvent::Link { name, up } if name.starts_with("cali") => {
+                    self.pod_link(cluster, &name, up)
+                }
+                // Addresses of a pod's link come with routes of their own, and go with the link.
+                RouteEvent::Address { name } if name.starts_with("cali") => {}
+                RouteEvent::Link { .. } | RouteEvent::Address { .. } | RouteEvent::Overrun => {
+                    self.read_again(now);
+                }
+            }
         }
-        if disturbance != Disturbance::OwnRoutes {
-            self.survey_at.get_or_insert(now + SETTLE);
+    }
+
+    fn read_again(&mut self, now: Instant) {
+        self.resync_at.get_or_insert(now + SETTLE);
+        self.survey_at.get_or_insert(now + SETTLE);
+    }
+
+    fn put(&mut self, cluster: &Cluster, key: RouteKey, route: Route, replaces: bool, now: Instant) {
+        if route.protocol == PROTO_BIRD {
+            if replaces {
+                let changed = self.fib.remove(key);
+                self.fib_changed(cluster, key, changed, now);
+            }
+            // Beside one of ours under the same key: which of them counts, an event does not say.
+            if !replaces && self.table.holds(&key).is_some() {
+                self.resync_at.get_or_insert(now + SETTLE);
+            } else {
+                self.disturb(key, Some(route), now);
+            }
+            return;
+        }
+        if replaces && self.table.holds(&key).is_some() {
+            self.disturb(key, None, now);
+        }
+        let changed = self.fib.put(key, route, replaces);
+        self.fib_changed(cluster, key, changed, now);
+    }
+
+    fn own_gone(&mut self, key: RouteKey, now: Instant) {
+        let several = |route: &Route| matches!(&route.kind, RouteKind::Unicast(hops) if hops.len() > 1);
+        if self.table.holds(&key).is_some_and(several) {
+            // IPv6 tells of each next hop by itself.
+            self.resync_at.get_or_insert(now + SETTLE);
+        } else {
+            self.disturb(key, None, now);
+        }
+    }
+
+    /// A pod's link: when it goes, the kernel drops its routes without a word.
+    fn pod_link(&mut self, cluster: &Cluster, name: &str, up: bool) {
+        if up {
+            return;
+        }
+        for destination in self.fib.remove_through(name) {
+            let context = Context { cluster, fib: &self.fib, tunnel_up: self.tunnel_up };
+            self.table.fib_changed(context, Some(destination));
+        }
+    }
+
+    fn fib_changed(
+        &mut self,
+        cluster: &Cluster,
+        key: RouteKey,
+        changed: Result<bool, Unclear>,
+        now: Instant,
+    ) {
+        match changed {
+            Ok(false) => {}
+            Ok(true) => {
+                let context = Context { cluster, fib: &self.fib, tunnel_up: self.tunnel_up };
+                self.table.fib_changed(context, Some(key.destination));
+            }
+            Err(Unclear) => drop(self.survey_at.get_or_insert(now + SETTLE)),
+        }
+    }
+
+    fn disturb(&mut self, key: RouteKey, route: Option<Route>, now: Instant) {
+        self.disturbed.insert(key, route);
+        self.repair_at.get_or_insert(now + SETTLE);
+        if self.disturbed.len() > DISTURBED {
+            self.resync_at.get_or_insert(now + SETTLE);
+            self.disturbed.clear();
         }
     }
 
@@ -81,7 +176,7 @@ impl Dataplane {
         self.table.learn(context, prefix, route);
     }
 
-    /// Decides about every route anew: pools, nodes or the node's own routes have changed.
+    /// Decides about every route anew: pools, nodes or the tunnel have changed.
     pub(crate) fn decide_all(&mut self, cluster: &Cluster) {
         let context = Context { cluster, fib: &self.fib, tunnel_up: self.tunnel_up };
         self.table.decide_all(context);
@@ -100,7 +195,8 @@ impl Dataplane {
 
     /// When `work` is due next.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        [self.resync_at, self.survey_at, self.table.poll_timeout()].into_iter().flatten().min()
+        let due = [self.repair_at, self.resync_at, self.survey_at, self.table.poll_timeout()];
+        due.into_iter().flatten().min()
     }
 
     /// Looks at what was disturbed, and writes what differs.
@@ -108,23 +204,19 @@ impl Dataplane {
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         if due(self.survey_at) {
             self.survey_at = None;
-            match self.survey() {
-                Ok(true) => {
-                    self.table.retry_now(now);
-                    self.decide_all(cluster);
-                }
-                Ok(false) => {}
-                Err(error) => {
-                    tracing::warn!(%error, "cannot read the node's routes");
-                    self.survey_at = Some(now + Duration::from_secs(1));
-                }
+            self.survey_again(cluster, now);
+        }
+        if due(self.repair_at) {
+            self.repair_at = None;
+            for (key, route) in std::mem::take(&mut self.disturbed) {
+                self.table.observe(key, route);
             }
         }
         if due(self.resync_at) {
             self.resync_at = None;
             if let Err(error) = self.table.resync() {
                 tracing::warn!(%error, "cannot read our routes");
-                self.resync_at = Some(now + Duration::from_secs(1));
+                self.resync_at = Some(now + RETRY);
             }
         }
         let applied = self.table.apply(self.sweep, now);
@@ -134,6 +226,24 @@ impl Dataplane {
         }
         for (key, error) in applied.failed {
             tracing::warn!(destination = %key.destination, %error, "cannot write route");
+        }
+    }
+
+    fn survey_again(&mut self, cluster: &Cluster, now: Instant) {
+        match self.survey() {
+            Ok(tunnel_changed) => {
+                // What could not be written before a link came up can be now.
+                self.table.retry_now(now);
+                let context = Context { cluster, fib: &self.fib, tunnel_up: self.tunnel_up };
+                self.table.fib_changed(context, None);
+                if tunnel_changed {
+                    self.table.decide_all(context);
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot read the node's routes");
+                self.survey_at = Some(now + RETRY);
+            }
         }
     }
 
@@ -152,3 +262,7 @@ impl Dataplane {
         self.table.pending()
     }
 }
+
+#[cfg(test)]
+#[path = "dataplane_tests.rs"]
+mod tests;

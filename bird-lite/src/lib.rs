@@ -10,6 +10,7 @@ pub mod export;
 pub mod fib;
 pub mod filters;
 pub mod kernel_routes;
+pub mod next_hops;
 pub mod origin;
 mod passwords;
 pub mod peers;

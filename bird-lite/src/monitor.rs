@@ -1,42 +1,32 @@
-//! What happens in the kernel. Owns the translation of kernel events into what must be looked at again.
+//! What happens in the kernel. Owns the thread that listens, and what of it concerns a speaker.
 
 use std::io;
+use std::thread;
 
-use kernel::{LinkEvent, PROTO_BIRD};
-use kernel_linux::events::Events;
+use kernel_linux::{RouteEvent, RouteEvents};
 use tokio::sync::mpsc;
 
-/// What must be looked at again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Disturbance {
-    /// A `proto bird` route came or went.
-    OwnRoutes,
-    /// A route that is not ours came or went.
-    Surroundings,
-    /// A link or an address: the kernel drops routes with them, some without a word.
-    Everything,
-}
+/// Bursts that wait. When these are full the thread waits, the kernel counts what it drops, and everything is
+/// read again.
+const BURSTS: usize = 16;
 
-/// Subscribes in this thread's network namespace. Reports that wait count once.
-pub(crate) fn start() -> io::Result<mpsc::Receiver<Disturbance>> {
-    let (sender, receiver) = mpsc::channel(64);
-    let deliver = move |event: LinkEvent| match classify(&event) {
-        // A full queue holds the same news already.
-        Some(news) => !matches!(sender.try_send(news), Err(mpsc::error::TrySendError::Closed(_))),
-        None => !sender.is_closed(),
+/// Subscribes in this thread's network namespace to all changes but those that the socket with the port
+/// `ignored` makes.
+pub(crate) fn start(ignored: u32) -> io::Result<mpsc::Receiver<Vec<RouteEvent>>> {
+    let (sender, receiver) = mpsc::channel(BURSTS);
+    let mut events = RouteEvents::open(ignored)?;
+    let work = move || {
+        loop {
+            let burst = events.receive().unwrap_or_else(|error| {
+                tracing::warn!(%error, "cannot hear of kernel events");
+                thread::sleep(std::time::Duration::from_secs(1));
+                vec![RouteEvent::Overrun]
+            });
+            if !burst.is_empty() && sender.blocking_send(burst).is_err() {
+                return;
+            }
+        }
     };
-    Events::open()?.spawn(deliver)?;
+    thread::Builder::new().name("kernel-events".to_owned()).spawn(work)?;
     Ok(receiver)
-}
-
-fn classify(event: &LinkEvent) -> Option<Disturbance> {
-    match event {
-        LinkEvent::Route { protocol: PROTO_BIRD } => Some(Disturbance::OwnRoutes),
-        LinkEvent::Route { .. } => Some(Disturbance::Surroundings),
-        // Links of pods come and go all the time and lead to no next hop.
-        LinkEvent::Link { name, .. } | LinkEvent::LinkGone { name, .. } if name.starts_with("cali") => None,
-        LinkEvent::Link { .. } | LinkEvent::LinkGone { .. } => Some(Disturbance::Everything),
-        LinkEvent::Address { .. } | LinkEvent::Overrun => Some(Disturbance::Everything),
-        LinkEvent::Neighbour { .. } => None,
-    }
 }

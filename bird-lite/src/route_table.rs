@@ -1,15 +1,18 @@
 //! The table of `proto bird` routes. Owns what is wanted there, under which key the route of a prefix stands,
 //! and what cannot be installed yet. Decides nothing about a single route, and knows no clock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::IpAddr;
 use std::time::Instant;
 
 use bgp_packet::Prefix;
 use kernel::{Applied, Driver, Route, RouteKey, Table};
+use model::Cidr;
 
 use crate::convert::cidr;
 use crate::kernel_routes::{Context, Verdict, blackholes};
+use crate::next_hops::NextHops;
 
 /// Learned routes and blackholes, and what the kernel has of them.
 pub struct RouteTable<D: Driver<Key = RouteKey, Value = Route>> {
@@ -21,6 +24,9 @@ pub struct RouteTable<D: Driver<Key = RouteKey, Value = Route>> {
     /// The key under which the route of a prefix stands.
     keys: BTreeMap<Prefix, RouteKey>,
     blackholes: BTreeMap<RouteKey, Route>,
+    /// Prefixes by the next hops of their routes, and how these are reached.
+    dependants: BTreeMap<IpAddr, BTreeSet<Prefix>>,
+    next_hops: NextHops,
 }
 
 impl<D: Driver<Key = RouteKey, Value = Route>> RouteTable<D> {
@@ -37,6 +43,8 @@ impl<D: Driver<Key = RouteKey, Value = Route>> RouteTable<D> {
             blocked: BTreeMap::new(),
             keys: BTreeMap::new(),
             blackholes: BTreeMap::new(),
+            dependants: BTreeMap::new(),
+            next_hops: NextHops::default(),
         })
     }
 
@@ -50,11 +58,49 @@ impl<D: Driver<Key = RouteKey, Value = Route>> RouteTable<D> {
 
     /// Takes over a change of the Loc-RIB.
     pub fn learn(&mut self, context: Context<'_>, prefix: Prefix, route: Option<bgp::Route>) {
-        match route {
+        let hops = route.iter().flat_map(|route| route.next_hops.clone()).collect();
+        let old = match route {
             Some(route) => self.learned.insert(prefix, route),
             None => self.learned.remove(&prefix),
         };
+        self.depend(context, prefix, old.map_or(Vec::new(), |route| route.next_hops), hops);
         self.decide(context, prefix);
+    }
+
+    /// Keeps the index of next hops.
+    fn depend(&mut self, context: Context<'_>, prefix: Prefix, old: Vec<IpAddr>, new: Vec<IpAddr>) {
+        for hop in old.iter().filter(|hop| !new.contains(hop)) {
+            let Some(prefixes) = self.dependants.get_mut(hop) else { continue };
+            prefixes.remove(&prefix);
+            if prefixes.is_empty() {
+                self.dependants.remove(hop);
+                self.next_hops.forget(*hop);
+            }
+        }
+        for hop in new.into_iter().filter(|hop| !old.contains(hop)) {
+            self.dependants.entry(hop).or_default().insert(prefix);
+            self.next_hops.watch(context.fib, hop);
+        }
+    }
+
+    /// The node's own routes to `within`, or any of them, have changed: decides about what depends on them.
+    pub fn fib_changed(&mut self, context: Context<'_>, within: Option<Cidr>) {
+        for hop in self.next_hops.changed(context.fib, within) {
+            let prefixes = self.dependants.get(&hop).into_iter().flatten();
+            for prefix in prefixes.copied().collect::<Vec<_>>() {
+                self.decide(context, prefix);
+            }
+        }
+    }
+
+    /// Somebody else made or deleted a route that carries our protocol number, or put one in its place.
+    pub fn observe(&mut self, key: RouteKey, route: Option<Route>) {
+        self.table.observe(key, route);
+    }
+
+    /// Whether the kernel holds a route of ours under this key, as far as is known.
+    pub fn holds(&self, key: &RouteKey) -> Option<&Route> {
+        self.table.actual().get(key)
     }
 
     /// Decides about every route anew: pools, nodes or the node's own routes have changed.

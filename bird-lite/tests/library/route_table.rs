@@ -45,6 +45,13 @@ impl World {
         self.table.apply(true, self.now);
     }
 
+    /// The node's own routes to a destination have changed.
+    fn fib_changed(&mut self, within: model::Cidr) {
+        let context = Context { cluster: &self.cluster, fib: &self.fib, tunnel_up: self.tunnel_up };
+        self.table.fib_changed(context, Some(within));
+        self.table.apply(true, self.now);
+    }
+
     /// What the kernel has for a destination.
     fn kind(&self, destination: &str) -> Option<RouteKind> {
         let state = self.kernel.state();
@@ -160,4 +167,58 @@ fn a_route_that_the_kernel_refuses_is_named_and_stops_no_other() {
     world.settle();
     assert_eq!(world.table.pending(), []);
     assert_eq!(world.table.count(), 3, "two routes and the blackhole of the own block");
+}
+
+#[test]
+fn a_next_hop_that_is_reached_another_way_moves_what_depends_on_it() {
+    let mut world = World::new(&[]);
+    world.learn(THERE, Some(from_mesh(FAR)));
+    world.learn("10.0.8.0/26", Some(from_mesh("192.0.2.9")));
+    world.settle();
+    let (key, route) = crate::fib::route("198.51.100.0/24", Some("192.0.2.7"), "eth0");
+    let destination = key.destination;
+
+    assert_eq!(world.fib.put(key, route, false), Ok(true));
+    world.fib_changed(destination);
+
+    assert_eq!(world.kind(THERE), via(lan("192.0.2.7")));
+    assert_eq!(world.kind("10.0.8.0/26"), via(lan("192.0.2.9")));
+    assert_eq!(world.fib.remove(key), Ok(true));
+    world.fib_changed(destination);
+    assert_eq!(world.kind(THERE), via(lan("192.0.2.254")));
+}
+
+#[test]
+fn a_route_that_somebody_deleted_or_changed_comes_back() {
+    let mut world = World::new(&[]);
+    world.learn(THERE, Some(from_mesh(FAR)));
+    world.learn("10.0.8.0/26", Some(from_mesh(FAR)));
+    world.settle();
+    let (key, other) = left_behind(THERE, lan("192.0.2.66"));
+    let deleted = RouteKey::new(cidr("10.0.8.0/26"), 1024);
+    world.kernel.state().routes.insert(key, other.clone());
+    world.kernel.state().routes.remove(&deleted);
+
+    world.table.observe(key, Some(other));
+    world.table.observe(deleted, None);
+    world.table.apply(true, world.now);
+
+    assert_eq!(world.kind(THERE), via(lan("192.0.2.254")));
+    assert_eq!(world.kind("10.0.8.0/26"), via(lan("192.0.2.254")));
+}
+
+#[test]
+fn an_address_that_comes_to_this_node_takes_its_learned_route_away() {
+    let mut world = World::new(&[]);
+    world.learn("10.0.9.7/32", Some(from_mesh(FAR)));
+    world.settle();
+    assert_eq!(world.kind("10.0.9.7/32"), via(lan("192.0.2.254")));
+
+    give(&mut world.cluster, "10.0.9.0/26", "10.0.9.7", "n1");
+    world.settle();
+    assert_eq!(world.kind("10.0.9.7/32"), None, "what is here is shadowed");
+
+    give(&mut world.cluster, "10.0.9.0/26", "10.0.9.7", "n2");
+    world.settle();
+    assert_eq!(world.kind("10.0.9.7/32"), via(lan("192.0.2.254")));
 }

@@ -18,6 +18,7 @@ mod link;
 mod neighbour;
 mod nftables;
 mod route;
+mod route_events;
 mod rtnl;
 mod tunnel;
 
@@ -28,6 +29,7 @@ pub use link::RETIRED_GROUP;
 pub use neighbour::NeighbourDriver;
 pub use netns::Netns;
 pub use route::{FibLookup, RouteDriver, RouteOwner};
+pub use route_events::{RouteEvent, RouteEvents};
 pub use rtnl::Rtnl;
 pub use sysctl::SysctlDriver;
 pub use tunnel::TunnelDriver;

@@ -57,6 +57,14 @@ impl RouteDriver {
         Ok(Self { rtnl: Rtnl::open()?, owners, protocols: BTreeMap::new() })
     }
 
+    /// The port of its socket, by which [`crate::RouteEvents`] knows what it did.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn port(&self) -> io::Result<u32> {
+        self.rtnl.socket.port()
+    }
+
     /// The only protocol of our routes, when they are known by that: then the kernel itself filters dumps.
     fn only_protocol(&self) -> u8 {
         match self.owners.as_slice() {
@@ -171,8 +179,8 @@ impl Rtnl {
                 |w| w.bytes(&rtmsg(family_number(family), 0, table, protocol, 0, 0)),
                 // A kernel without one family answers for all others instead.
                 |routes: &mut Vec<_>, message| {
-                    routes
-                        .extend(parse(message, &name).filter(|(key, _)| key.destination.family() == family));
+                    let route = (message.kind == libc::RTM_NEWROUTE).then(|| parse(message, &name)).flatten();
+                    routes.extend(route.filter(|(key, _)| key.destination.family() == family));
                 },
             );
             match dumped {
@@ -341,7 +349,7 @@ fn write_delete(w: &mut Writer<'_>, key: &RouteKey, protocol: u8) {
     w.u32(RTA_PRIORITY, key.metric);
 }
 
-/// A unicast or blackhole route of the main table; anything else is `None`.
+/// A unicast or blackhole route of the main table, of a message that tells of one; anything else is `None`.
 pub(crate) fn parse<'n>(
     message: &Message<'_>,
     name: &impl Fn(u32) -> Option<&'n str>,
@@ -350,7 +358,7 @@ pub(crate) fn parse<'n>(
     let flags = u32::from_ne_bytes(header[8..12].try_into().ok()?);
     let kind = header[7];
     let known = kind == libc::RTN_UNICAST || kind == libc::RTN_BLACKHOLE;
-    if message.kind != libc::RTM_NEWROUTE || !known || flags & RTM_F_CLONED != 0 {
+    if !known || flags & RTM_F_CLONED != 0 {
         return None;
     }
     let family = if header[0] == libc::AF_INET6 as u8 { Family::V6 } else { Family::V4 };

@@ -93,6 +93,14 @@ impl<D: Driver> Table<D> {
         self.retries.remove(key);
     }
 
+    /// Somebody else made `key` hold `value`, or deleted it: what is wanted is written at the next `apply`.
+    pub fn observe(&mut self, key: D::Key, value: Option<D::Value>) {
+        if !self.delta.is_pending(&key) {
+            self.retries.remove(&key);
+        }
+        self.delta.set_actual(key, value);
+    }
+
     /// Writes and deletes all that is pending and due at `now`.
     pub fn apply(&mut self, now: Instant) -> Applied<D::Key> {
         let mut applied = self.apply_puts(now);
@@ -352,6 +360,24 @@ mod tests {
 
         assert_eq!(table.apply(now).written, 1);
         assert_eq!(table.driver().held, BTreeMap::from([(1, 10)]));
+    }
+
+    #[test]
+    fn what_somebody_else_did_is_put_right_without_reading_everything() {
+        let now = clock();
+        let mut table = table(&[]);
+        table.set(1, Some(10));
+        table.set(2, Some(20));
+        table.apply(now);
+        table.driver_mut().held = BTreeMap::from([(1, 11), (3, 30)]);
+
+        table.observe(1, Some(11));
+        table.observe(2, None);
+        table.observe(3, Some(30));
+        let applied = table.apply(now);
+
+        assert_eq!((applied.written, applied.deleted), (2, 1));
+        assert_eq!(table.driver().held, BTreeMap::from([(1, 10), (2, 20)]));
     }
 
     #[test]

@@ -12,6 +12,8 @@ pub struct Message<'a> {
     pub kind: u16,
     pub flags: u16,
     pub sequence: u32,
+    /// The socket whose request this answers or tells of; 0 for the kernel's own doing.
+    pub port: u32,
     pub body: &'a [u8],
 }
 
@@ -33,6 +35,7 @@ pub fn messages(mut data: &[u8]) -> impl Iterator<Item = Message<'_>> {
             kind: u16_at(data, 4)?,
             flags: u16_at(data, 6)?,
             sequence: u32_at(data, 8)?,
+            port: u32_at(data, 12)?,
             body: &data[16..length],
         };
         data = data.get(align(length)..).unwrap_or_default();

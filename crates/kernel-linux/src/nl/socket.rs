@@ -84,6 +84,17 @@ impl Socket {
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
+    /// The port that the kernel has chosen: it stands in the messages that tell others of what this socket did.
+    pub fn port(&self) -> io::Result<u32> {
+        // SAFETY: all-zero is a valid sockaddr_nl.
+        let mut address: libc::sockaddr_nl = unsafe { mem::zeroed() };
+        let mut length = mem::size_of::<libc::sockaddr_nl>() as libc::socklen_t;
+        // SAFETY: the pointers describe `address` and its length.
+        let result =
+            unsafe { libc::getsockname(self.fd.as_raw_fd(), (&raw mut address).cast(), &raw mut length) };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(address.nl_pid) }
+    }
+
     /// Lets `receive` wait for ever (`0`) or this many seconds.
     pub fn set_timeout(&self, seconds: i64) -> io::Result<()> {
         let time = libc::timeval { tv_sec: seconds, tv_usec: 0 };
