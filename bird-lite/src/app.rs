@@ -206,7 +206,7 @@ impl App {
     fn start(&mut self, config: Config, now: Instant) {
         let forwarding_kept = self.dataplane.has_adopted();
         tracing::info!(asn = config.asn, router_id = %config.router_id, forwarding_kept, "speaker starts");
-        let start = Start { seed: seed(), forwarding_kept, report_routes: true, ..Start::default() };
+        let start = Start { seed: seed(), forwarding_kept, report_routes: true, track_next_hops: true };
         if !forwarding_kept {
             self.dataplane.allow_sweep();
         }
@@ -255,6 +255,7 @@ impl App {
             self.listen(now);
         }
         if let Some(driver) = &mut self.driver {
+            self.dataplane.answer(driver.speaker_mut());
             while let Some((prefix, route)) = driver.speaker_mut().poll_route() {
                 self.dataplane.learn(&self.cluster, prefix, route);
             }

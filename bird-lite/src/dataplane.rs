@@ -3,15 +3,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use bgp::{NextHopInterest, Speaker};
 use bgp_packet::Prefix;
 use bird_lite::cluster::Cluster;
-use bird_lite::fib::{Fib, Unclear};
+use bird_lite::fib::{Fib, Resolved, Unclear};
 use bird_lite::kernel_routes::{Context, TUNNEL};
+use bird_lite::next_hops::NextHops;
 use bird_lite::route_table::RouteTable;
 use kernel::{PROTO_BIRD, Route, RouteKey, RouteKind};
 use kernel_linux::{RouteDriver, RouteEvent, RouteOwner, Rtnl};
+use model::Cidr;
 use tokio::sync::mpsc;
 
 use crate::monitor;
@@ -28,6 +32,9 @@ pub(crate) struct Dataplane {
     table: RouteTable<RouteDriver>,
     rtnl: Rtnl,
     fib: Fib,
+    /// Next hops that the speaker asks about, and answers that it has not had.
+    next_hops: NextHops,
+    answers: Vec<IpAddr>,
     tunnel_up: bool,
     /// What somebody did to our routes, to be put right at `repair_at`.
     disturbed: BTreeMap<RouteKey, Option<Route>>,
@@ -49,6 +56,8 @@ impl Dataplane {
             table: RouteTable::adopt(driver)?,
             rtnl: Rtnl::open()?,
             fib: Fib::default(),
+            next_hops: NextHops::default(),
+            answers: Vec::new(),
             tunnel_up: false,
             disturbed: BTreeMap::new(),
             repair_at: None,
@@ -139,8 +148,38 @@ impl Dataplane {
             return;
         }
         for destination in self.fib.remove_through(name) {
-            let context = Context { cluster, fib: &self.fib, tunnel_up: self.tunnel_up };
-            self.table.fib_changed(context, Some(destination));
+            self.follow(cluster, Some(destination));
+        }
+    }
+
+    /// The node's own routes to `within`, or any of them, have changed.
+    fn follow(&mut self, cluster: &Cluster, within: Option<Cidr>) {
+        let context = Context { cluster, fib: &self.fib, tunnel_up: self.tunnel_up };
+        self.table.fib_changed(context, within);
+        self.answers.extend(self.next_hops.changed(&self.fib, within));
+    }
+
+    /// Takes the speaker's questions about next hops, and gives it the answers.
+    pub(crate) fn answer(&mut self, speaker: &mut Speaker) {
+        while let Some(interest) = speaker.poll_next_hop() {
+            match interest {
+                NextHopInterest::Watch(next_hop) => {
+                    self.next_hops.watch(&self.fib, next_hop);
+                    self.answers.push(next_hop);
+                }
+                NextHopInterest::Forget(next_hop) => self.next_hops.forget(next_hop),
+            }
+        }
+        for next_hop in std::mem::take(&mut self.answers) {
+            speaker.handle_next_hop(next_hop, self.cost(next_hop));
+        }
+    }
+
+    fn cost(&self, next_hop: IpAddr) -> Option<u32> {
+        match next_hop {
+            // Always there, behind the link of the session that told of it.
+            IpAddr::V6(address) if address.is_unicast_link_local() => Some(0),
+            _ => self.next_hops.way(next_hop).map(Resolved::cost),
         }
     }
 
@@ -153,10 +192,7 @@ impl Dataplane {
     ) {
         match changed {
             Ok(false) => {}
-            Ok(true) => {
-                let context = Context { cluster, fib: &self.fib, tunnel_up: self.tunnel_up };
-                self.table.fib_changed(context, Some(key.destination));
-            }
+            Ok(true) => self.follow(cluster, Some(key.destination)),
             Err(Unclear) => drop(self.survey_at.get_or_insert(now + SETTLE)),
         }
     }
@@ -234,10 +270,9 @@ impl Dataplane {
             Ok(tunnel_changed) => {
                 // What could not be written before a link came up can be now.
                 self.table.retry_now(now);
-                let context = Context { cluster, fib: &self.fib, tunnel_up: self.tunnel_up };
-                self.table.fib_changed(context, None);
+                self.follow(cluster, None);
                 if tunnel_changed {
-                    self.table.decide_all(context);
+                    self.decide_all(cluster);
                 }
             }
             Err(error) => {
@@ -259,7 +294,12 @@ impl Dataplane {
 
     /// Routes that ought to be in the kernel and are not, with the reason.
     pub(crate) fn pending(&self) -> Vec<(String, String)> {
-        self.table.pending()
+        let lost = self.next_hops.unreachable().filter(|next_hop| self.cost(*next_hop).is_none());
+        let lost = lost.map(|next_hop| {
+            let reason = "no route to this next hop: check the node's routing table";
+            (format!("routes by {next_hop}"), reason.to_owned())
+        });
+        lost.chain(self.table.pending()).collect()
     }
 }
 

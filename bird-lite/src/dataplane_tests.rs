@@ -187,3 +187,26 @@ fn routes_come_back_with_their_link() {
         node.until("all routes", |node| node.routes() == before && node.dataplane.pending().is_empty());
     });
 }
+
+#[test]
+fn a_path_counts_while_its_next_hop_can_be_reached() {
+    in_new_netns(|| {
+        let mut node = Node::new();
+        let start = bgp::Start { track_next_hops: true, ..bgp::Start::default() };
+        let config = bgp::Config::new(64512, std::net::Ipv4Addr::new(192, 0, 2, 1));
+        let mut speaker = Speaker::new(config, start, Instant::now());
+
+        for (next_hop, cost) in [("192.0.2.77", Some(0)), ("203.0.113.77", None)] {
+            let next_hop = next_hop.parse().unwrap();
+            node.dataplane.next_hops.watch(&node.dataplane.fib, next_hop);
+            assert_eq!(node.dataplane.cost(next_hop), cost, "{next_hop}");
+        }
+        ip("route add 203.0.113.0/24 via 192.0.2.2 metric 30");
+        let far = IpAddr::from([203, 0, 113, 77]);
+        node.until("the way", |node| node.dataplane.answers == [far]);
+
+        assert_eq!(node.dataplane.cost(far), Some(30));
+        node.dataplane.answer(&mut speaker);
+        assert!(node.dataplane.answers.is_empty());
+    });
+}

@@ -31,6 +31,14 @@ pub struct Resolved {
     pub metric: u32,
 }
 
+impl Resolved {
+    /// What the way costs inside our network, as the decision process compares it (RFC 4271 §9.1.2.2 e): nothing
+    /// on a link of ours, otherwise the metric of the route.
+    pub fn cost(&self) -> u32 {
+        if self.on_link { 0 } else { self.metric.max(1) }
+    }
+}
+
 /// The copy cannot follow from one event: the routes must be read again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unclear;

@@ -19,6 +19,16 @@ impl NextHops {
         self.ways.entry(next_hop).or_insert_with(|| fib.resolve(next_hop)).as_ref()
     }
 
+    /// Those that cannot be reached.
+    pub fn unreachable(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.ways.iter().filter(|(_, way)| way.is_none()).map(|(next_hop, _)| *next_hop)
+    }
+
+    /// How a watched next hop is reached.
+    pub fn way(&self, next_hop: IpAddr) -> Option<&Resolved> {
+        self.ways.get(&next_hop)?.as_ref()
+    }
+
     /// Watches it no longer.
     pub fn forget(&mut self, next_hop: IpAddr) {
         self.ways.remove(&next_hop);
