@@ -165,7 +165,7 @@ impl App {
         let all = changes.all_routes || is_new;
         for (prefix, route) in self.origins.update(&self.cluster, &changes.prefixes, all) {
             match route {
-                Some(attributes) => driver.speaker_mut().originate(prefix, attributes),
+                Some(origin) => driver.speaker_mut().originate(prefix, origin),
                 None => driver.speaker_mut().withdraw(prefix),
             }
         }

@@ -3,11 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 use bgp_packet::Prefix;
 use model::{
-    AffinityState, BgpConfiguration, BgpFilter, BgpPeer, Block, BlockAffinity, Cidr, IpPool, Node, NodeName,
-    Secret, Update,
+    AffinityState, AllocationAttributes, BgpConfiguration, BgpFilter, BgpPeer, Block, BlockAffinity, Cidr,
+    IpPool, Node, NodeName, PodKey, Secret, Update, host_interface_name,
 };
 
 use crate::convert::prefix;
@@ -167,7 +168,8 @@ impl Cluster {
             attributes.released_at.is_none()
                 && attributes.secondary.get("node").is_some_and(|owner| owner == node)
         });
-        let changed = self.own_addresses.set(cidr, ours.map(|(address, _)| address).collect());
+        let ours = ours.map(|(address, attributes)| (address, interface(attributes)));
+        let changed = self.own_addresses.set(cidr, ours.collect());
         self.changes.prefixes.extend(changed.into_iter().map(Prefix::host));
     }
 
@@ -200,12 +202,12 @@ impl Cluster {
 
     /// Addresses that this node's endpoints hold, with the block that each is from.
     pub fn own_addresses(&self) -> impl Iterator<Item = (IpAddr, Cidr)> + '_ {
-        self.own_addresses.by_address.iter().map(|(address, block)| (*address, *block))
+        self.own_addresses.by_address.iter().map(|(address, held)| (*address, held.block))
     }
 
-    /// The block of an address that an endpoint of this node holds.
-    pub fn block_of_own_address(&self, address: IpAddr) -> Option<Cidr> {
-        self.own_addresses.by_address.get(&address).copied()
+    /// An address that an endpoint of this node holds.
+    pub fn own_address(&self, address: IpAddr) -> Option<&OwnAddress> {
+        self.own_addresses.by_address.get(&address)
     }
 
     /// The smallest pool that a prefix is in.
@@ -221,28 +223,57 @@ impl Cluster {
     }
 }
 
+/// Where an address of an endpoint of this node comes from, and where packets to it go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnAddress {
+    pub block: Cidr,
+    /// Host side of the pod's veth, or the tunnel.
+    pub interface: Option<Arc<str>>,
+}
+
+/// The interface that packets to an allocated address leave through.
+fn interface(attributes: &AllocationAttributes) -> Option<Arc<str>> {
+    let text = |key: &str| attributes.secondary.get(key).map(String::as_str);
+    match (text("namespace"), text("pod"), text("type")) {
+        (Some(namespace), Some(pod), _) => {
+            Some(host_interface_name(POD_INTERFACES, &PodKey::new(namespace, pod)).into())
+        }
+        (_, _, Some("ipipTunnelAddress")) => Some("tunl0".into()),
+        _ => None,
+    }
+}
+
+/// How names of the host side of pods' interfaces begin.
+const POD_INTERFACES: &str = "cali";
+
 /// Addresses of this node's endpoints.
 #[derive(Clone, Debug, Default)]
 struct OwnAddresses {
     by_block: BTreeMap<Cidr, BTreeSet<IpAddr>>,
-    by_address: BTreeMap<IpAddr, Cidr>,
+    by_address: BTreeMap<IpAddr, OwnAddress>,
 }
 
 impl OwnAddresses {
-    /// Takes over what a block says. Gives back the addresses that came or went.
-    fn set(&mut self, block: Cidr, new: BTreeSet<IpAddr>) -> Vec<IpAddr> {
-        let old = match new.is_empty() {
+    /// Takes over what a block says. Gives back the addresses that came, went or changed hands.
+    fn set(&mut self, block: Cidr, new: BTreeMap<IpAddr, Option<Arc<str>>>) -> Vec<IpAddr> {
+        let addresses: BTreeSet<IpAddr> = new.keys().copied().collect();
+        let old = match addresses.is_empty() {
             true => self.by_block.remove(&block),
-            false => self.by_block.insert(block, new.clone()),
+            false => self.by_block.insert(block, addresses),
         };
-        let old = old.unwrap_or_default();
-        for gone in old.difference(&new) {
-            self.by_address.remove(gone);
+        let mut changed = Vec::new();
+        for gone in old.into_iter().flatten().filter(|address| !new.contains_key(address)) {
+            self.by_address.remove(&gone);
+            changed.push(gone);
         }
-        for came in new.difference(&old) {
-            self.by_address.insert(*came, block);
+        for (address, interface) in new {
+            let held = OwnAddress { block, interface };
+            if self.by_address.get(&address) != Some(&held) {
+                self.by_address.insert(address, held);
+                changed.push(address);
+            }
         }
-        old.symmetric_difference(&new).copied().collect()
+        changed
     }
 }
 

@@ -127,7 +127,7 @@ impl Context<'_> {
     /// shadowed by what somebody announces.
     fn is_local(&self, destination: Cidr) -> bool {
         self.cluster.is_own_block(destination)
-            || (destination.is_host() && self.cluster.block_of_own_address(destination.address()).is_some())
+            || (destination.is_host() && self.cluster.own_address(destination.address()).is_some())
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use bgp::Origin;
 use bgp_packet::{Family, NextHop, PathAttributes, Prefix};
 
 use crate::cluster::Cluster;
@@ -16,7 +17,7 @@ pub const PREFERENCE_SUM: u32 = 2_147_483_647;
 /// The routes that this node originates.
 #[derive(Debug, Default)]
 pub struct Origins {
-    announced: BTreeMap<Prefix, PathAttributes>,
+    announced: BTreeMap<Prefix, Origin>,
 }
 
 impl Origins {
@@ -26,7 +27,7 @@ impl Origins {
         cluster: &Cluster,
         prefixes: &BTreeSet<Prefix>,
         all: bool,
-    ) -> Vec<(Prefix, Option<PathAttributes>)> {
+    ) -> Vec<(Prefix, Option<Origin>)> {
         let everything: BTreeSet<Prefix>;
         let prefixes = if all {
             everything = self.announced.keys().copied().chain(cluster.announceable()).collect();
@@ -41,7 +42,7 @@ impl Origins {
                 continue;
             }
             match &wanted {
-                Some(attributes) => self.announced.insert(*prefix, attributes.clone()),
+                Some(origin) => self.announced.insert(*prefix, origin.clone()),
                 None => self.announced.remove(prefix),
             };
             changes.push((*prefix, wanted));
@@ -52,14 +53,15 @@ impl Origins {
 
 /// What this node originates for a prefix: its blocks go out whole, single addresses that its endpoints hold in
 /// blocks of others one by one, and addresses of Services as these say.
-pub fn origin(cluster: &Cluster, prefix: Prefix) -> Option<PathAttributes> {
+pub fn origin(cluster: &Cluster, prefix: Prefix) -> Option<Origin> {
     let own_block = cluster.is_own_block(cidr(prefix));
-    let borrowed = || {
-        let block = cluster.block_of_own_address(prefix.address()).filter(|_| prefix.is_host());
-        block.is_some_and(|block| !cluster.is_own_block(block))
-    };
-    let wanted = own_block || borrowed() || cluster.services.announces(prefix);
-    wanted.then(|| attributes(cluster, prefix))
+    let held = cluster.own_address(prefix.address()).filter(|_| prefix.is_host());
+    let borrowed = held.filter(|held| !cluster.is_own_block(held.block));
+    let wanted = own_block || borrowed.is_some() || cluster.services.announces(prefix);
+    wanted.then(|| Origin {
+        attributes: attributes(cluster, prefix),
+        interface: borrowed.filter(|_| !own_block).and_then(|held| held.interface.clone()),
+    })
 }
 
 /// LOCAL_PREF that mirrors the normal metric of a family.

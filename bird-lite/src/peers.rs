@@ -72,6 +72,8 @@ impl Planner {
             problems: Vec::new(),
         };
         builder.add_peers();
+        // A node that is still there keeps its session until its routes come another way.
+        config.retire = builder.other_addresses().map(PeerKey::from).collect();
         let Builder { policies, peers, secrets, gateways, problems, .. } = builder;
         config.peers = peers.into_iter().map(|(key, found)| (key, found.config)).collect();
         self.policies = policies;
@@ -162,6 +164,11 @@ impl<'a> Builder<'a> {
     fn others(&self) -> impl Iterator<Item = &'a Node> + use<'a> {
         let own = &self.node.name;
         self.cluster.nodes.values().filter(move |n| n.name != *own)
+    }
+
+    fn other_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let own = &self.node.name;
+        self.by_address.iter().filter(move |(_, name)| **name != own).map(|(address, _)| *address)
     }
 
     fn add_mesh(&mut self) {
@@ -375,9 +382,10 @@ fn tune(config: &mut PeerConfig, peer: &BgpPeer, reverse: bool) {
         config.local_address = None;
     }
     if let Some(interval) = peer.keepalive_time {
-        // Keepalives leave three times within the hold time.
-        let hold = interval.as_secs().saturating_mul(3).clamp(3, u64::from(u16::MAX));
-        config.hold_time = u16::try_from(hold).unwrap_or(u16::MAX);
+        // Three of them leave within the hold time.
+        let seconds = u16::try_from(interval.as_secs()).unwrap_or(u16::MAX / 3).clamp(1, u16::MAX / 3);
+        config.keepalive_interval = Some(seconds);
+        config.hold_time = config.hold_time.max(seconds * 3);
     }
     config.next_hop = match peer.next_hop_mode {
         model::NextHopMode::Auto => NextHopMode::Auto,

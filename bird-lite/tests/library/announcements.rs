@@ -28,8 +28,8 @@ fn start(cluster: &mut Cluster) -> Net {
     put_peering(cluster, peering("router", "192.0.2.9", 65000));
     let mut net = Net::new(5);
     net.start(1, world::config(cluster), false);
-    for (prefix, attributes) in origins(cluster) {
-        net.speaker(1).originate(prefix, attributes);
+    for (prefix, origin) in origins(cluster) {
+        net.speaker(1).originate(prefix, origin);
     }
     for (n, mut config) in [(2, config(2)), (3, config(3)), (ROUTER, config_in(ROUTER, 65000))] {
         config.peers.insert(ip(1).into(), peer(n, 64512));

@@ -27,7 +27,7 @@ pub(crate) fn fib() -> Fib {
     ])
 }
 
-fn learned(next_hops: &[&str], local_pref: Option<u32>) -> Learned {
+pub(crate) fn learned(next_hops: &[&str], local_pref: Option<u32>) -> Learned {
     let next_hops: Vec<_> = next_hops.iter().map(|a| address(a)).collect();
     let mut attributes = PathAttributes::new(BgpNextHop::from(next_hops[0]));
     attributes.local_pref = local_pref;
@@ -45,7 +45,7 @@ pub(crate) fn from_mesh(next_hop: &str) -> Learned {
     learned(&[next_hop], Some(PREFERENCE_SUM - NORMAL_PRIORITY))
 }
 
-fn verdict(cluster: &Cluster, prefix: &str, route: &Learned) -> Verdict {
+pub(crate) fn verdict(cluster: &Cluster, prefix: &str, route: &Learned) -> Verdict {
     Context { cluster, fib: &fib(), tunnel_up: true }.verdict(prefix.parse().unwrap(), route)
 }
 

@@ -9,5 +9,8 @@ mod kernel_routes;
 #[path = "../../../crates/bgp/tests/net/mod.rs"]
 mod net;
 mod peers;
+mod policy;
 mod route_table;
+mod services;
+mod vectors;
 mod world;

@@ -6,7 +6,9 @@ use bgp::{Config, NextHopMode};
 use bgp_packet::Family;
 use bird_lite::cluster::Cluster;
 use bird_lite::peers::{Planner, router_id};
-use model::{BgpConfiguration, BgpPeer, Node, NodeName, PeerSelection, PeerTarget, Update};
+use model::{
+    BgpConfiguration, BgpPeer, Node, NodeName, Password, PeerSelection, PeerTarget, Secret, SecretKey, Update,
+};
 
 use crate::world::*;
 
@@ -190,4 +192,161 @@ fn an_ipv4_session_with_a_router_carries_both_families() {
     let config = config(&cluster);
 
     assert_eq!(peer_of(&config, ROUTER).families, [Family::Ipv4, Family::Ipv6]);
+}
+
+fn secret(cluster: &mut Cluster, name: &str, secret: Secret) {
+    cluster.apply(Update::Secret(name.to_owned(), Some(secret)));
+}
+
+fn entries(key: &str, text: &str) -> Secret {
+    Secret::Present([(key.to_owned(), Password::new(text.to_owned()))].into())
+}
+
+#[test]
+fn a_password_that_cannot_be_had_keeps_the_session_down_and_says_why() {
+    let mut cluster = without_mesh(1);
+    let wanted = SecretKey { name: "racks".to_owned(), key: "r1".to_owned() };
+    put_peering(&mut cluster, BgpPeer { password: Some(wanted), ..peering("tor", ROUTER, 65000) });
+    assert_eq!(plan(&cluster).secrets.into_iter().collect::<Vec<_>>(), ["racks"]);
+
+    let stages = [
+        (None, Some("Secret kube-system/racks has not been read yet")),
+        (Some(Secret::Absent), Some("there is no Secret racks in namespace kube-system")),
+        (
+            Some(Secret::Unreadable("forbidden".to_owned())),
+            Some("Secret kube-system/racks cannot be read: forbidden"),
+        ),
+        (Some(entries("r2", "x")), Some("Secret kube-system/racks has no text under the key r1")),
+        (Some(entries("r1", "")), Some("Secret kube-system/racks is empty under the key r1")),
+        (
+            Some(entries("r1", &"x".repeat(81))),
+            Some("Secret kube-system/racks key r1 is longer than 80 octets"),
+        ),
+        (Some(entries("r1", "opensesame")), None),
+    ];
+    for (state, why) in stages {
+        if let Some(state) = state {
+            secret(&mut cluster, "racks", state);
+        }
+        let config = config(&cluster);
+        let peer = peer_of(&config, ROUTER);
+        assert_eq!(peer.password_missing.as_deref(), why);
+        assert_eq!(peer.password.is_some(), why.is_none());
+        assert!(!format!("{config:?}{cluster:?}").contains("opensesame"), "a password is shown");
+    }
+}
+
+#[test]
+fn the_mesh_has_its_own_password_and_restart_time() {
+    let mut cluster = cluster(2);
+    put_peering(&mut cluster, peering("tor", ROUTER, 65000));
+    let mesh = BgpConfiguration {
+        mesh_password: Some(SecretKey { name: "mesh".to_owned(), key: "k".to_owned() }),
+        mesh_max_restart_time: Some(std::time::Duration::from_secs(9999)),
+        ..Default::default()
+    };
+    configure(&mut cluster, mesh);
+    secret(&mut cluster, "mesh", entries("k", "opensesame"));
+
+    let config = config(&cluster);
+
+    let (inside, outside) = (peer_of(&config, "192.0.2.2"), peer_of(&config, ROUTER));
+    assert_eq!((inside.password.is_some(), outside.password.is_some()), (true, false));
+    assert_eq!((inside.restart_time, outside.restart_time), (4095, 120));
+}
+
+#[test]
+fn each_node_is_reached_on_the_port_that_it_listens_on() {
+    let mut cluster = without_mesh(4);
+    let configuration = BgpConfiguration {
+        cluster_listen_port: 1790,
+        node_listen_ports: [(NodeName::from("n2"), 1792)].into(),
+        ..Default::default()
+    };
+    configure(&mut cluster, configuration);
+    put_peering(&mut cluster, peering("by-address", "192.0.2.2", 64512));
+    let with_port = PeerTarget::Address(address("192.0.2.3"), Some(1179));
+    put_peering(&mut cluster, BgpPeer::new("with-port", with_port, Some(64512)));
+    put_peering(&mut cluster, peering("router", ROUTER, 65000));
+
+    let config = config(&cluster);
+
+    let ports: Vec<_> = config.peers.values().map(|peer| peer.port).collect();
+    assert_eq!(ports, [1792, 1179, 1790, 179], "n2, n3, n4 out of the mesh, the router");
+}
+
+#[test]
+fn the_other_half_is_made_unless_the_peering_says_not_to() {
+    let racks = |reverse| BgpPeer {
+        nodes: PeerSelection::Node(NodeName::from("n2")),
+        local_as_number: Some(65002),
+        reverse,
+        ..BgpPeer::new("racks", PeerTarget::Nodes(selector("rack == 'r1'")), None)
+    };
+    let mut cluster = without_mesh(3);
+    put_peering(&mut cluster, racks(true));
+    let config = config(&cluster);
+    let peer = peer_of(&config, "192.0.2.2");
+    assert_eq!((peer.asn, peer.local_asn), (Some(65002), None), "what the other side shows is expected here");
+
+    put_peering(&mut cluster, racks(false));
+    assert_eq!(addresses(&cluster), [""; 0]);
+}
+
+#[test]
+fn an_address_has_one_session_and_who_comes_second_is_told() {
+    let mut cluster = without_mesh(1);
+    put_peering(&mut cluster, peering("global", ROUTER, 65000));
+    let own = BgpPeer {
+        nodes: PeerSelection::Node(NodeName::from("n1")),
+        ..BgpPeer::new("own", PeerTarget::Address(address(ROUTER), Some(1790)), Some(65001))
+    };
+    put_peering(&mut cluster, own);
+
+    let plan = plan(&cluster);
+
+    assert_eq!(peer_of(&plan.config, ROUTER).asn, Some(65000), "the global one wins");
+    assert!(plan.problems[0].starts_with("BGPPeer own is not used on this node"), "{:?}", plan.problems);
+}
+
+#[test]
+fn the_rest_of_a_peering_reaches_the_session() {
+    let mut cluster = without_mesh(1);
+    let tuned = BgpPeer {
+        allowed_local_as_numbers: 2,
+        ttl_security: Some(3),
+        keepalive_time: Some(std::time::Duration::from_secs(40)),
+        reachable_by: Some(address("192.0.2.254")),
+        ..peering("tor", "198.51.100.9", 65000)
+    };
+    put_peering(&mut cluster, tuned);
+
+    let plan = plan(&cluster);
+
+    let peer = peer_of(&plan.config, "198.51.100.9");
+    assert_eq!((peer.allow_own_as, peer.ttl_security), (2, Some(3)));
+    assert_eq!((peer.keepalive_interval, peer.hold_time), (Some(40), 120));
+    assert_eq!(plan.gateways, [(address("198.51.100.9"), address("192.0.2.254"))].into());
+}
+
+#[test]
+fn nodes_that_are_still_there_may_keep_their_session_for_a_while() {
+    let cluster = without_mesh(3);
+
+    let retire: Vec<_> = config(&cluster).retire.iter().map(ToString::to_string).collect();
+
+    assert_eq!(retire, ["192.0.2.2", "192.0.2.3"]);
+}
+
+#[test]
+fn sessions_with_the_same_filters_share_their_policies_from_plan_to_plan() {
+    let mut cluster = cluster(4);
+    let mut planner = bird_lite::peers::Planner::default();
+    let first = planner.plan(&cluster).unwrap().config;
+    put_node(&mut cluster, node(5));
+
+    let second = planner.plan(&cluster).unwrap().config;
+
+    let shared = &first.peers.values().next().unwrap().export;
+    assert!(second.peers.values().all(|peer| std::sync::Arc::ptr_eq(&peer.export, shared)));
 }

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use bgp::Config;
-use bgp_packet::{PathAttributes, Prefix};
+use bgp::{Config, Origin};
+use bgp_packet::Prefix;
 use bird_lite::cluster::Cluster;
 use bird_lite::origin::Origins;
 use bird_lite::peers::{Plan, Planner};
@@ -115,7 +115,7 @@ pub(crate) fn config(cluster: &Cluster) -> Config {
 }
 
 /// What the node announces by itself.
-pub(crate) fn origins(cluster: &Cluster) -> BTreeMap<Prefix, PathAttributes> {
+pub(crate) fn origins(cluster: &Cluster) -> BTreeMap<Prefix, Origin> {
     let changes = Origins::default().update(cluster, &BTreeSet::new(), true);
     changes.into_iter().filter_map(|(prefix, route)| Some((prefix, route?))).collect()
 }

@@ -83,7 +83,7 @@ impl Exporter<'_> {
             let attributes = rib.attributes.get(path.attributes).clone();
             let mut edit = Edit::Same(&attributes);
             let source = self.permitted(rib, path, &attributes).ok()?;
-            if policy.apply(Facts::new(&prefix, source), &mut edit) != Verdict::Accept {
+            if policy.apply(facts(rib, &prefix, source), &mut edit) != Verdict::Accept {
                 return None;
             }
             if let Edit::Changed(changed) = edit {
@@ -119,7 +119,7 @@ impl Exporter<'_> {
         let attributes = rib.attributes.get(path.attributes);
         let source = self.permitted(rib, path, attributes)?;
         let mut edit = Edit::Same(attributes);
-        if let Verdict::Reject(rule) = self.key.policy.apply(Facts::new(prefix, source), &mut edit) {
+        if let Verdict::Reject(rule) = self.key.policy.apply(facts(rib, prefix, source), &mut edit) {
             return Err(Withheld::Policy(rule));
         }
         self.finish(rib, path, prefix.family(), edit.current().clone())
@@ -246,4 +246,10 @@ impl Exporter<'_> {
         let mut bytes = Vec::new();
         encode_reach(&mut bytes, attributes, &[(0_u32, Prefix::host(longest))], self.key.options).is_ok()
     }
+}
+
+/// What policy looks at; only routes that are originated here know their interface.
+fn facts<'a>(rib: &'a Rib, prefix: &'a Prefix, source: SourceKind) -> Facts<'a> {
+    let interface = if source == SourceKind::Local { rib.interfaces.get(prefix) } else { None };
+    Facts { interface: interface.map(|interface| &**interface), ..Facts::new(prefix, source) }
 }

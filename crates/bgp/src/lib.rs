@@ -69,5 +69,5 @@ pub use policy::{
 pub use reconfigure::Change;
 pub use rib::{Route, RouteSource};
 pub use route_status::{AdvertisedRoute, RouteStatus};
-pub use speaker::{ConnId, Event, Output, Speaker};
+pub use speaker::{ConnId, Event, Origin, Output, Speaker};
 pub use status::{PeerState, PeerStatus, PeerTimers};

@@ -1,7 +1,7 @@
 //! The table of routes. Owns all paths of all peers (Adj-RIB-In and Loc-RIB in one), what is best, and which
 //! entries have changed since consumers looked. Never decides what a peer may send or get.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -80,6 +80,8 @@ pub(crate) struct Rib {
     pub(crate) hops: NextHops,
     /// How many equally good paths a route may have.
     pub(crate) max_paths: usize,
+    /// Interfaces of routes that are originated here, where they are known.
+    pub(crate) interfaces: HashMap<Prefix, Arc<str>>,
     table: Table,
     peers: Vec<Option<Known>>,
     changed: Vec<Slot>,
@@ -103,6 +105,7 @@ impl Rib {
             attributes: AttributeTable::new(seed),
             hops: NextHops::new(start.track_next_hops),
             max_paths: 1,
+            interfaces: HashMap::new(),
             table: Table::new(seed),
             peers: Vec::new(),
             changed: Vec::new(),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bgp_packet::{Family, PathAttributes, Prefix};
@@ -152,6 +153,21 @@ pub struct Speaker {
     next_conn: u64,
 }
 
+/// What is originated for a prefix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// Attributes; an unspecified next hop becomes the own address of each session.
+    pub attributes: PathAttributes,
+    /// Interface through which packets to the prefix leave, for policies that look at it.
+    pub interface: Option<Arc<str>>,
+}
+
+impl From<PathAttributes> for Origin {
+    fn from(attributes: PathAttributes) -> Self {
+        Self { attributes, interface: None }
+    }
+}
+
 impl Speaker {
     /// A speaker that connects to its peers as soon as it is polled.
     pub fn new(config: Config, start: Start, now: Instant) -> Self {
@@ -189,13 +205,20 @@ impl Speaker {
     }
 
     /// Originates a route. An unspecified next hop becomes the own address of each session.
-    pub fn originate(&mut self, prefix: Prefix, attributes: PathAttributes) {
+    pub fn originate(&mut self, prefix: Prefix, origin: impl Into<Origin>) {
+        let Origin { attributes, interface } = origin.into();
+        if self.rib.interfaces.get(&prefix) != interface.as_ref() {
+            // Policy may look at the interface: the route is a new one.
+            self.withdraw(prefix);
+            self.rib.interfaces.extend(interface.map(|interface| (prefix, interface)));
+        }
         let attributes = self.rib.attributes.intern(attributes);
         self.rib.insert(&prefix, Path::new(Source::LOCAL, attributes));
     }
 
     /// Takes back a route that was originated here.
     pub fn withdraw(&mut self, prefix: Prefix) {
+        self.rib.interfaces.remove(&prefix);
         self.rib.remove(&prefix, Source::LOCAL, 0);
     }
 
