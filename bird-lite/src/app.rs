@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use bgp::{Change, Config, Event, Speaker, Start};
-use bgp_api::{ControlSocket, Health, KernelRoutes, Metrics, Owner, Readiness, Subject};
+use bgp_api::{BirdSocket, Console, ControlSocket, Health, KernelRoutes, Metrics, Owner, Readiness, Subject};
+use bgp_packet::Family;
 use bgp_transport::Driver;
 use bird_lite::cluster::Cluster;
 use bird_lite::origin::Origins;
@@ -32,6 +33,7 @@ pub(crate) struct Settings {
     /// Namespace of the Secrets that peerings refer to.
     pub(crate) namespace: String,
     pub(crate) socket: PathBuf,
+    pub(crate) bird_socket: PathBuf,
     pub(crate) health_listen: SocketAddr,
 }
 
@@ -45,8 +47,9 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
         .listen(settings.health_listen, console.clone(), Metrics::default())
         .await
         .with_context(|| format!("listen on {}", settings.health_listen))?;
-    let _control = ControlSocket::bind(&settings.socket, console)
+    let _control = ControlSocket::bind(&settings.socket, console.clone())
         .with_context(|| format!("listen on {}", settings.socket.display()))?;
+    let _bird = bird_sockets(&settings.bird_socket, &console);
     let (dataplane, mut kernel_events) = Dataplane::open().context("read the kernel's routes")?;
     let datastore =
         Datastore::connect(settings.kubeconfig.as_deref()).await.context("connect to the cluster")?;
@@ -85,6 +88,16 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     }
     tracing::info!("stopping; routes stay, peers keep ours by graceful restart");
     Ok(())
+}
+
+/// What only serves those who are used to BIRD must not keep the node from its routes.
+fn bird_sockets(path: &Path, console: &Console) -> Vec<ControlSocket> {
+    let sockets = [(path.to_owned(), Family::Ipv4), (path.with_file_name("bird6.ctl"), Family::Ipv6)];
+    let bind = |(path, family): (PathBuf, Family)| {
+        let bound = BirdSocket::bind(&path, Some(family), console.clone());
+        bound.inspect_err(|error| tracing::warn!(path = %path.display(), %error, "no socket for birdc")).ok()
+    };
+    sockets.into_iter().filter_map(bind).collect()
 }
 
 async fn turn(driver: &mut Option<Driver>) {

@@ -25,9 +25,13 @@ struct Arguments {
     /// Namespace of the Secrets that hold BGP passwords
     #[arg(long, env = "NAMESPACE", default_value = "kube-system")]
     namespace: String,
-    /// Unix socket on which `ocicat bgp` asks
+    /// Unix socket on which `ocicat bgp` and `gobgp` ask
     #[arg(long, default_value = "/var/run/calico/bird-lite.sock")]
     socket: PathBuf,
+    /// Unix socket that answers `birdc` about IPv4 peers; beside --socket unless given. bird6.ctl, for IPv6
+    /// peers, is in the same directory
+    #[arg(long)]
+    bird_socket: Option<PathBuf>,
     /// Where /liveness, /readiness and /metrics are answered
     #[arg(long, default_value = "127.0.0.1:9098")]
     health_listen: SocketAddr,
@@ -49,6 +53,7 @@ fn main() -> anyhow::Result<()> {
         node_name: arguments.node_name.as_str().into(),
         kubeconfig: arguments.kubeconfig,
         namespace: arguments.namespace,
+        bird_socket: arguments.bird_socket.unwrap_or_else(|| arguments.socket.with_file_name("bird.ctl")),
         socket: arguments.socket,
         health_listen: arguments.health_listen,
     }))?;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use bgp::{Config, NextHopMode, PeerConfig, PeerKey, Policy};
+use bgp::{Config, NextHopMode, PeerConfig, PeerKey, PeerKind, Policy};
 use bgp_packet::Family;
 use model::{BgpPeer, Node, NodeName, PeerSelection, PeerTarget, SecretKey};
 use sha2::{Digest, Sha256};
@@ -263,6 +263,11 @@ impl<'a> Builder<'a> {
         let mut config = PeerConfig::new(wanted.asn);
         config.port = wanted.port;
         config.description = description(wanted);
+        config.kind = match wanted.peer {
+            None => PeerKind::Mesh,
+            Some(peer) if peer.nodes == PeerSelection::AllNodes => PeerKind::Global,
+            Some(_) => PeerKind::Node,
+        };
         let family = Family::of(wanted.remote);
         config.families = match wanted.other.filter(|_| !matches!(wanted.peer, Some(p) if is_address(p))) {
             // Nodes have a session for each family.

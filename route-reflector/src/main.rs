@@ -24,9 +24,12 @@ struct Arguments {
     /// Check the file, say what is wrong with it, and exit
     #[arg(long, alias = "check-config")]
     check: bool,
-    /// Unix socket on which `ocicat bgp` asks
+    /// Unix socket on which `ocicat bgp` and `gobgp` ask
     #[arg(long, default_value = "/run/route-reflector.sock")]
     socket: PathBuf,
+    /// Unix socket that answers `birdc`; none unless given
+    #[arg(long)]
+    bird_socket: Option<PathBuf>,
     /// Address and port of /healthz, /readyz and /metrics; none unless given
     #[arg(long)]
     http: Option<SocketAddr>,

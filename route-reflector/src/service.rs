@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use bgp::{Event, Speaker, Start};
-use bgp_api::{ControlSocket, Health, Metrics, Owner, Readiness, Subject};
+use bgp_api::{BirdSocket, ControlSocket, Health, Metrics, Owner, Readiness, Subject};
 use bgp_transport::Driver;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -29,6 +29,13 @@ pub(crate) async fn run(arguments: &Arguments, settings: Settings) -> anyhow::Re
     let (console, mut calls) = bgp_api::console();
     let mut control = ControlSocket::bind(&arguments.socket, console.clone())
         .with_context(|| format!("listen on {}", arguments.socket.display()))?;
+    let _bird = match &arguments.bird_socket {
+        Some(path) => {
+            let bound = BirdSocket::bind(path, None, console.clone());
+            Some(bound.with_context(|| format!("listen on {}", path.display()))?)
+        }
+        None => None,
+    };
     let health = Health::default();
     if let Some(http) = arguments.http {
         let listening = health.listen(http, console, Metrics::default()).await;

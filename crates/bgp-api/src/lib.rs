@@ -4,15 +4,18 @@
 //! Both speakers, the node's and the route reflector, use it. Never knows a TCP connection of a peer, the
 //! kernel or the cluster: what belongs to these comes in as [`Owner`].
 
+mod bird;
 mod cause;
 mod console;
 mod framed;
+mod gobgp;
 mod health;
 mod metrics;
 mod routes;
 mod socket;
 mod words;
 
+pub use bird::BirdSocket;
 pub use cause::cause_name;
 pub use console::{Call, Calls, Console, KernelRoutes, Owner, Subject, console};
 pub use health::{Health, Readiness};

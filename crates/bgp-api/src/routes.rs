@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use bgp::{PeerKey, Reason, Rejection, RouteSource, RouteStatus, Speaker};
+use bgp::{AdvertisedRoute, PeerKey, Reason, Rejection, RouteSource, RouteStatus, Speaker};
 use bgp_packet::{Family, PathAttributes, Prefix};
 
 use crate::Console;
@@ -70,7 +70,7 @@ impl std::fmt::Display for WalkError {
 
 enum Rest {
     Prefixes(std::vec::IntoIter<Prefix>),
-    Sent(std::vec::IntoIter<(Prefix, Arc<PathAttributes>)>),
+    Sent(std::vec::IntoIter<AdvertisedRoute>),
 }
 
 /// A walk that has begun.
@@ -104,9 +104,9 @@ impl Walk {
             }
             Ok(match table {
                 Table::AdjOut(peer) => {
-                    let sent = speaker.advertised(peer).into_iter().map(|r| (r.prefix, r.attributes));
-                    let mut sent: Vec<_> = sent.filter(|(prefix, _)| wanted.takes(prefix)).collect();
-                    keep_longest(&mut sent, wanted, |(prefix, _)| prefix.len());
+                    let sent = speaker.advertised(peer).into_iter();
+                    let mut sent: Vec<_> = sent.filter(|route| wanted.takes(&route.prefix)).collect();
+                    keep_longest(&mut sent, wanted, |route| route.prefix.len());
                     Rest::Sent(sent.into_iter())
                 }
                 Table::Global | Table::AdjIn(_) => Rest::Prefixes(prefixes(speaker, wanted).into_iter()),
@@ -121,7 +121,7 @@ impl Walk {
         loop {
             let found = match &mut self.rest {
                 Rest::Sent(sent) => {
-                    let page: Vec<_> = sent.by_ref().take(PAGE).map(|(p, a)| Found::sent(p, a)).collect();
+                    let page: Vec<_> = sent.by_ref().take(PAGE).map(Found::sent).collect();
                     return (!page.is_empty()).then_some(page);
                 }
                 Rest::Prefixes(prefixes) => {
@@ -137,7 +137,7 @@ impl Walk {
                         let speaker = subject.speaker.as_deref()?;
                         let paths = page.iter().flat_map(|prefix| speaker.routes_to(prefix));
                         let paths = paths.filter(|path| from.is_none_or(|from| from == path.source));
-                        Some(paths.map(|path| Found::path(speaker, path)).collect::<Vec<_>>())
+                        Some(paths.map(|path| Found::path(path, from.is_some())).collect::<Vec<_>>())
                     });
                     found.await.ok().flatten()?
                 }
@@ -167,35 +167,37 @@ fn keep_longest<T>(found: &mut Vec<T>, wanted: Wanted, len: impl Fn(&T) -> u8) {
 }
 
 impl Found {
-    fn sent(prefix: Prefix, attributes: Arc<PathAttributes>) -> Self {
-        Self { prefix, source: None, attributes, best: None, rejected: None, stale: false, path_id: 0 }
+    fn sent(route: AdvertisedRoute) -> Self {
+        let AdvertisedRoute { prefix, path_id, attributes } = route;
+        Self { prefix, source: None, attributes, best: None, rejected: None, stale: false, path_id }
     }
 
-    fn path(speaker: &Speaker, status: RouteStatus) -> Self {
-        let rejected = status.rejection.map(|rejection| rejection_text(speaker, rejection, status.source));
+    /// An Adj-RIB-In holds what was received, the table what policy made of it.
+    fn path(status: RouteStatus, as_received: bool) -> Self {
+        let rejected_by = status.rejected_by;
         Self {
             prefix: status.prefix,
             source: Some(status.source),
-            attributes: status.attributes,
+            attributes: if as_received { status.received } else { status.attributes },
             best: status.best,
-            rejected,
+            rejected: status.rejection.map(|rejection| rejection_text(rejection, rejected_by)),
             stale: status.stale,
-            path_id: 0,
+            path_id: status.path_id,
         }
     }
 }
 
-fn rejection_text(speaker: &Speaker, rejection: Rejection, source: RouteSource) -> String {
-    match (rejection, source) {
-        (Rejection::Policy(rule), RouteSource::Peer(peer)) => {
-            let config = speaker.peer_config(peer);
-            format!("import policy: {}", config.map_or("default", |c| c.import.rule_name(rule)))
-        }
-        (Rejection::AsLoop, _) => "own AS is in the AS path".to_owned(),
-        (Rejection::OwnOriginator, _) => "originated by this speaker".to_owned(),
-        (Rejection::ClusterLoop, _) => "own cluster is in the cluster list".to_owned(),
-        (Rejection::NextHop, _) => "the next hop is ourselves or no usable address".to_owned(),
+fn rejection_text(rejection: Rejection, rule: Option<String>) -> String {
+    match rejection {
+        Rejection::Policy(_) => format!("import policy: {}", rule.unwrap_or_else(|| "default".to_owned())),
+        Rejection::AsLoop => "own AS is in the AS path".to_owned(),
+        Rejection::OwnOriginator => "originated by this speaker".to_owned(),
+        Rejection::ClusterLoop => "own cluster is in the cluster list".to_owned(),
+        Rejection::NextHop => "the next hop is ourselves or no usable address".to_owned(),
+        Rejection::NoPolicy => "the external peer has no import policy (RFC 8212)".to_owned(),
+        Rejection::RouteLeak => "route leak: it must not come from this peer (RFC 9234)".to_owned(),
+        Rejection::NextHopUnreachable => "no route leads to the next hop".to_owned(),
         #[allow(unreachable_patterns)]
-        (rejection, _) => format!("{rejection:?}"),
+        other => format!("{other:?}"),
     }
 }

@@ -5,17 +5,22 @@ use std::future::Future;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 
-use crate::{Console, framed};
+use crate::{Console, framed, gobgp};
 
 /// Clients at a time; others wait in the kernel's queue.
 const MAX_CLIENTS: usize = 16;
+/// How long a client may take to say which language it speaks.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A socket that is served until this is dropped; the file goes away with it.
 #[derive(Debug)]
@@ -26,13 +31,14 @@ pub struct ControlSocket {
 }
 
 impl ControlSocket {
-    /// Serves `ocicat bgp` on `path`, for root only; takes the place of an older socket. Must be called inside
+    /// Serves `ocicat bgp` and the `gobgp` client on `path`, for root only; takes the place of an older socket. Must be called inside
     /// a tokio runtime.
     ///
     /// # Errors
     /// What the file system says.
     pub fn bind(path: &Path, console: Console) -> io::Result<Self> {
-        serve(path, move |stream| framed::client(stream, console.clone()))
+        let service = gobgp::Service::new(console.clone());
+        serve(path, move |stream| client(stream, console.clone(), service.clone()))
     }
 
     /// Leaves the file in place when this is dropped: the next run sees that there was one before it.
@@ -47,6 +53,56 @@ impl Drop for ControlSocket {
         if !self.keep_file {
             let _ = fs::remove_file(&self.path);
         }
+    }
+}
+
+/// Finds out which of the two languages a client speaks: HTTP/2 begins with `PRI `, which as the length of a
+/// frame would be far above [`proto::MAX_FRAME`].
+async fn client(mut stream: UnixStream, console: Console, service: gobgp::Service) -> io::Result<()> {
+    let mut head = [0; 4];
+    tokio::time::timeout(PATIENCE, stream.read_exact(&mut head)).await??;
+    let is_http = head == *b"PRI ";
+    let stream = Rewound { head: head.to_vec(), stream };
+    if is_http { gobgp::client(stream, service).await } else { framed::client(stream, console).await }
+}
+
+/// A stream whose first octets were read already and are read once more.
+struct Rewound {
+    head: Vec<u8>,
+    stream: UnixStream,
+}
+
+impl AsyncRead for Rewound {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.head.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(context, buffer);
+        }
+        let n = self.head.len().min(buffer.remaining());
+        let part: Vec<u8> = self.head.drain(..n).collect();
+        buffer.put_slice(&part);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Rewound {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 

@@ -75,15 +75,18 @@ fn family_text(family: AfiSafi) -> String {
 pub(crate) fn reason_text(reason: Reason) -> &'static str {
     match reason {
         Reason::OnlyRoute => "only path",
+        Reason::LongLivedStale => "the others are stale for long",
         Reason::LocalOrigin => "originated here",
         Reason::LocalPref => "higher LOCAL_PREF",
         Reason::AsPathLength => "shorter AS path",
         Reason::Origin => "lower ORIGIN",
         Reason::Med => "lower MED",
         Reason::External => "external before internal",
+        Reason::InteriorCost => "nearer next hop",
         Reason::RouterId => "lower router ID",
         Reason::ClusterList => "shorter cluster list",
         Reason::PeerAddress => "lower peer address",
+        Reason::PathId => "lower path identifier",
         // Steps may be added beside this list.
         #[allow(unreachable_patterns)]
         _ => "another step",

@@ -175,11 +175,27 @@ impl MaxPrefix {
     }
 }
 
+/// Where a peering comes from, for those who look: Calico and BIRD name sessions by it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PeerKind {
+    /// The node-to-node mesh.
+    Mesh,
+    /// A BGPPeer for all nodes.
+    Global,
+    /// A BGPPeer for some nodes.
+    Node,
+    /// Anything else.
+    #[default]
+    Other,
+}
+
 /// Settings of one peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerConfig {
     /// What an operator knows the peer by.
     pub description: String,
+    /// Where the peering comes from.
+    pub kind: PeerKind,
     /// Its AS; `None` takes any.
     pub asn: Option<u32>,
     /// The AS that we show to it, when not the speaker's own.
@@ -253,6 +269,7 @@ impl PeerConfig {
     pub fn new(asn: u32) -> Self {
         Self {
             description: String::new(),
+            kind: PeerKind::Other,
             asn: Some(asn),
             local_asn: None,
             port: 179,

@@ -54,7 +54,7 @@ mod update_group;
 pub use bfd::{BfdConfig, BfdFailure, BfdState, BfdWanted};
 pub use cause::{Cause, Closed, ConnectFailure, Refused};
 pub use config::{
-    Config, DynamicNeighbours, MaxPrefix, MaxPrefixAction, NextHopMode, Password, PeerConfig, Start,
+    Config, DynamicNeighbours, MaxPrefix, MaxPrefixAction, NextHopMode, Password, PeerConfig, PeerKind, Start,
 };
 pub use decision::Reason;
 pub use export::Withheld;

@@ -8,7 +8,7 @@ use bgp_packet::{Capability, Family};
 use crate::history::{MessageCounts, Turn};
 use crate::path::PeerIndex;
 use crate::peer::{Connection, Peer, Phase};
-use crate::{BfdState, Cause, PeerConfig, PeerKey, Speaker};
+use crate::{BfdState, Cause, PeerConfig, PeerKey, PeerKind, Speaker};
 
 /// States of RFC 4271 §8.2.2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,6 +34,8 @@ pub struct PeerStatus {
     pub peer: PeerKey,
     /// What the configuration calls it.
     pub description: String,
+    /// Where the peering comes from.
+    pub kind: PeerKind,
     /// Its AS: from the session, else the configured one; `None` when any is taken.
     pub asn: Option<u32>,
     /// Its identifier, once seen.
@@ -135,6 +137,7 @@ impl Speaker {
         Some(PeerStatus {
             peer: peer.key,
             description: peer.config.description.clone(),
+            kind: peer.config.kind,
             bfd: peer.bfd,
             asn: session.map(|s| s.asn).or(peer.config.asn),
             router_id: peer.router_id,
