@@ -329,7 +329,7 @@ impl<'a> Attributes<'a> {
             aggregator,
             communities: u32s(self.communities.of(self.all)).map(Community).collect(),
             extended_communities: self.extended_communities.of(self.all).as_chunks::<8>().0.to_vec(),
-            large_communities: large.as_chunks::<12>().0.iter().map(LargeCommunity::from_wire).collect(),
+            large_communities: LargeCommunity::list(large.as_chunks::<12>().0),
             originator_id: self.originator_id,
             cluster_list: u32s(self.cluster_list.of(self.all)).map(Ipv4Addr::from).collect(),
             only_to_customer: self.only_to_customer,
@@ -341,12 +341,14 @@ impl<'a> Attributes<'a> {
     /// Unknown transitive attributes, marked Partial as they leave here (RFC 4271 §5).
     fn unknown_attributes(&self) -> Vec<RawAttribute> {
         let mut unknown: Vec<RawAttribute> = Vec::new();
+        let mut seen = [false; 256];
         let mut at = if self.unknown { 0 } else { self.all.len() };
         while let Some(attribute) = attribute_at(self.all, at) {
             at = usize::from(attribute.span.end);
             let both = OPTIONAL | TRANSITIVE;
             let Attribute { code, value, flags, .. } = attribute;
-            if is_unread(code) && flags & both == both && unknown.iter().all(|u| u.code != code) {
+            let first = !std::mem::replace(&mut seen[usize::from(code)], true);
+            if first && is_unread(code) && flags & both == both {
                 unknown.push(RawAttribute { flags: both | PARTIAL, code, value: value.into() });
             }
         }

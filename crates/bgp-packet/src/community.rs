@@ -1,5 +1,6 @@
 //! Communities (RFC 1997) and large communities (RFC 8092). Owns their text form.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -34,7 +35,24 @@ pub struct LargeCommunity {
 }
 
 impl LargeCommunity {
-    pub(crate) fn from_wire(bytes: &[u8; 12]) -> Self {
+    /// The communities of an attribute, each once: a receiver drops repetitions (RFC 8092 §3).
+    pub(crate) fn list(wire: &[[u8; 12]]) -> Vec<Self> {
+        let mut list = Vec::with_capacity(wire.len());
+        let mut seen = BTreeSet::new();
+        for community in wire.iter().map(Self::from_wire) {
+            // Mostly there are few, and then a set would cost more than a look.
+            let is_new = match wire.len() {
+                0..=8 => !list.contains(&community),
+                _ => seen.insert(community),
+            };
+            if is_new {
+                list.push(community);
+            }
+        }
+        list
+    }
+
+    fn from_wire(bytes: &[u8; 12]) -> Self {
         let part = |i: usize| u32::from_be_bytes([bytes[i], bytes[i + 1], bytes[i + 2], bytes[i + 3]]);
         Self { global: part(0), local1: part(4), local2: part(8) }
     }

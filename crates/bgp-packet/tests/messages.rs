@@ -421,3 +421,17 @@ fn what_stands_among_the_unknown_goes_out_only_when_it_is_unknown() {
     let expected = [ORIGIN, &[0x40, 2, 0], NEXT_HOP, &[0xe0, 99, 2, 1, 2], &[0xc0, 255, 2, 1, 2]].concat();
     assert_eq!(bytes, message(2, &update_body(&[], &expected, NLRI)));
 }
+
+#[test]
+fn repeated_large_communities_are_taken_once() {
+    for (count, distinct) in [(3_u8, 2), (40, 7)] {
+        let value: Vec<u8> =
+            (0..count).flat_map(|i| [0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, i % distinct]).collect();
+        let body = with(&attribute(0xc0, 32, &value));
+        let path =
+            Update::parse(&body, CONTEXT).unwrap().attributes.to_path(NextHop::V4([192, 0, 2, 1].into()));
+        let expected: Vec<_> =
+            (0..u32::from(distinct)).map(|local2| LargeCommunity { global: 1, local1: 2, local2 }).collect();
+        assert_eq!(path.large_communities, expected);
+    }
+}
