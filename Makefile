@@ -5,7 +5,7 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 BIN := $(TARGET_DIR)/debug
 JOBS ?= 2
 
-.PHONY: help setup build cni-static demo test check fmt bench bench-bgp bench-codec deny
+.PHONY: help setup build cni-static demo test check fmt bench bench-bgp bench-codec bench-speaker deny
 
 help: ## lists the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -39,6 +39,9 @@ bench: setup ## measures against peers, in one run
 
 bench-codec: setup ## measures BGP messages into types and back
 	@$(CARGO) bench -q -p bgp-packet --bench codec -j$(JOBS)
+
+bench-speaker: setup ## measures the BGP speaker without sockets
+	@$(CARGO) bench -q -p bgp --bench speaker -j$(JOBS)
 
 bench-bgp: setup ## measures the BGP speaker beside others; ARGS="--shape cold --subject ocicat,bird2 --runs 1" for a part
 	@$(CARGO) build --release -p bench-bgp -p route-reflector -j$(JOBS)

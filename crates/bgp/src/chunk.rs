@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use crate::intern::{AttrId, AttributeTable};
 use crate::path::{PeerIndex, Source};
+use crate::update_group::PIECE;
 
 /// A path identifier (0 without ADD-PATH) and a prefix.
 pub(crate) type PathRoute = (u32, Prefix);
@@ -159,6 +160,8 @@ pub(crate) struct Chunks {
     /// Those that reach to the end of the log: not valid any more once it grows.
     at_end: Vec<Piece>,
     octets: usize,
+    /// Nothing is kept of the piece that begins here.
+    nothing_at: Option<u32>,
 }
 
 /// More than this is not kept.
@@ -174,6 +177,7 @@ impl Chunks {
             self.clear();
         }
         self.octets += chunk.octets();
+        self.nothing_at = None;
         if !whole {
             self.at_end.push((position, families));
         }
@@ -192,9 +196,19 @@ impl Chunks {
         if self.kept.is_empty() {
             return;
         }
-        let start = position / crate::update_group::PIECE * crate::update_group::PIECE;
-        let pieces = self.kept.range((start, [false; 2])..=(position, [true; 2]));
-        let hit: Vec<Piece> = pieces.filter(|(_, chunk)| chunk.next > position).map(|(p, _)| *p).collect();
+        let start = position / PIECE * PIECE;
+        if self.nothing_at == Some(start) {
+            return;
+        }
+        let pieces = self.kept.range((start, [false; 2])..=(start + PIECE - 1, [true; 2]));
+        let (mut hit, mut any) = (Vec::new(), false);
+        for (piece, chunk) in pieces {
+            any = true;
+            if (piece.0..chunk.next).contains(&position) {
+                hit.push(*piece);
+            }
+        }
+        self.nothing_at = (!any).then_some(start);
         hit.into_iter().for_each(|piece| self.drop(piece));
     }
 

@@ -29,6 +29,7 @@ impl AttrId {
 #[derive(Debug)]
 struct Set {
     attributes: Arc<PathAttributes>,
+    hash: u64,
     /// The tracked next hop, 0 when none is.
     hop: u32,
 }
@@ -70,15 +71,15 @@ impl AttributeTable {
     /// The name of a set.
     pub(crate) fn intern(&mut self, attributes: PathAttributes) -> AttrId {
         let hash = self.seed.of(&attributes);
-        let (sets, seed) = (&self.sets, self.seed);
+        let sets = &self.sets;
         let of = |id: &AttrId| sets[id.at()].as_ref().map(|set| &*set.attributes);
         if let Some(id) = self.index.find(hash, |id| of(id) == Some(&attributes)) {
             return *id;
         }
         let id = self.free.pop().unwrap_or_else(|| AttrId::new(self.sets.len()));
-        self.index.insert_unique(hash, id, |id| of(id).map_or(0, |a| seed.of(a)));
+        self.index.insert_unique(hash, id, |id| sets[id.at()].as_ref().map_or(0, |set| set.hash));
         self.new_octets += octets(&attributes);
-        let set = Some(Set { attributes: Arc::new(attributes), hop: 0 });
+        let set = Some(Set { attributes: Arc::new(attributes), hash, hop: 0 });
         match self.sets.get_mut(id.at()) {
             Some(place) => *place = set,
             None => self.sets.push(set),
@@ -118,8 +119,7 @@ impl AttributeTable {
     /// Drops what is not marked. Gives back the next hops of what stays.
     pub(crate) fn sweep(&mut self, marks: &Marks) -> Vec<u32> {
         let (mut hops, mut kept) = (Vec::new(), 0);
-        let (sets, seed) = (&mut self.sets, self.seed);
-        for (at, place) in sets.iter_mut().enumerate() {
+        for (at, place) in self.sets.iter_mut().enumerate() {
             let Some(set) = place else { continue };
             if marks.has(at) {
                 kept += octets(&set.attributes);
@@ -127,7 +127,7 @@ impl AttributeTable {
                 continue;
             }
             let id = AttrId::new(at);
-            if let Ok(entry) = self.index.find_entry(seed.of(&*set.attributes), |other| *other == id) {
+            if let Ok(entry) = self.index.find_entry(set.hash, |other| *other == id) {
                 entry.remove();
             }
             *place = None;

@@ -187,12 +187,23 @@ fn hash(seed: Seed, prefix: &Prefix) -> u64 {
     }
 }
 
+/// Prefixes that follow one another lie side by side in the index, sixteen to a group: routes mostly come and go
+/// in order, and then nearly every look-up finds its cache line warm.
 fn hash_v4(seed: Seed, address: u32, len: u8) -> u64 {
-    seed.words(u64::from(address), u64::from(len))
+    let number = address.checked_shr(32 - u32::from(len)).unwrap_or(0);
+    beside(seed.words(u64::from(number >> 4), u64::from(len)), u64::from(number & 15))
 }
 
 fn hash_v6(seed: Seed, address: u128, len: u8) -> u64 {
-    seed.words((address >> 64) as u64 ^ u64::from(len).rotate_left(56), address as u64)
+    let number = address.checked_shr(128 - u32::from(len)).unwrap_or(0);
+    let group = number >> 4;
+    let high = (group >> 64) as u64 ^ u64::from(len).rotate_left(56);
+    beside(seed.words(high, group as u64), (number & 15) as u64)
+}
+
+/// The low bits of a hash choose the place, the high ones tell neighbours apart.
+fn beside(group: u64, place: u64) -> u64 {
+    (group & !15 | place) ^ (place << 60)
 }
 
 #[cfg(test)]

@@ -8,7 +8,6 @@
 //! A route is never sent back to where it came from (RFC 4271 §9.2, RFC 4456 §8), although its peer is a member
 //! too: each message has one source, and the source leaves it out.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -110,9 +109,9 @@ pub(crate) struct UpdateGroup {
     lanes: Option<Lanes>,
     memo: Memo,
     chunks: Chunks,
-    /// Routes that members have, and how many of them came from each of the sources.
+    /// Routes that members have, and how many of them came from each peer.
     count: usize,
-    by_source: HashMap<Source, usize>,
+    by_source: Vec<u32>,
     /// Everything must be looked at, not only what has changed.
     pub(crate) look_at_all: bool,
 }
@@ -131,7 +130,7 @@ impl UpdateGroup {
             memo: Memo::default(),
             chunks: Chunks::default(),
             count: 0,
-            by_source: HashMap::new(),
+            by_source: Vec::new(),
             look_at_all: true,
         }
     }
@@ -255,16 +254,14 @@ impl UpdateGroup {
         if advert.attributes.is_none() {
             return;
         }
-        let of_source = self.by_source.entry(advert.source).or_default();
-        if add {
-            self.count += 1;
-            *of_source += 1;
-        } else {
-            self.count -= 1;
-            *of_source -= 1;
-            if *of_source == 0 {
-                self.by_source.remove(&advert.source);
+        let one = |n: usize| if add { n + 1 } else { n - 1 };
+        self.count = one(self.count);
+        if let Some(peer) = advert.source.as_peer() {
+            let peer = peer as usize;
+            if peer >= self.by_source.len() {
+                self.by_source.resize(peer + 1, 0);
             }
+            self.by_source[peer] = one(self.by_source[peer] as usize) as u32;
         }
     }
 
@@ -440,7 +437,7 @@ impl UpdateGroup {
 
     /// How many routes a member has, once it has everything.
     pub(crate) fn advertised_to(&self, member: PeerIndex) -> usize {
-        self.count - self.by_source.get(&Source::peer(member)).copied().unwrap_or(0)
+        self.count - self.by_source.get(member as usize).map_or(0, |own| *own as usize)
     }
 
     /// What a member has, once it has everything.
