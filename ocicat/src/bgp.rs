@@ -1,77 +1,324 @@
-//! `ocicat bgp`.
+//! `ocicat bgp`: asks speakers, and puts together what they answer.
 
-use std::path::Path;
+mod neighbor;
+mod routes;
+mod sockets;
+mod summary;
 
-use proto::speaker::request::{self, Call};
+use std::path::{Path, PathBuf};
+
+use clap::Subcommand;
+use proto::speaker::request::{self, Action, Call};
 use proto::speaker::response::Answer;
-use proto::speaker::{Peer, PendingRoute, Request, Response, Route, Routes, Summary};
+use proto::speaker::{Request, Response, Route, Summary};
 use serde_json::{Value, json};
 
 use crate::client::{CallError, call, call_many};
-use crate::table::{duration, or_dash, plain, table};
-use crate::{Format, Report};
+use crate::table::plain;
+use crate::{Format, OutputOptions, Report};
+use neighbor::{neighbor_json, neighbor_text};
+use routes::{best_table, route_json, routes_table};
+use sockets::Target;
+use summary::{is_well, summary_json, summary_table};
 
 const AGENT: &str = "the BGP speaker";
 
-/// The speaker and its peers; not well when a peer is not Established, a route is pending, or there is a problem.
-pub(crate) fn summary(socket: &Path, format: Format) -> Result<Report, CallError> {
-    match ask(socket, Call::Summary(request::Summary::default()))? {
-        Answer::Summary(summary) => {
-            let text = match format {
-                Format::Table => summary_table(&summary),
-                Format::Json => format!("{:#}\n", summary_json(&summary)),
+#[derive(Subcommand)]
+pub(crate) enum BgpCommand {
+    /// Peers with state, uptime, prefixes, and why one is down
+    Summary {
+        /// Exit with 1 unless every peer is Established and nothing is pending or wrong
+        #[arg(long)]
+        check: bool,
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        output: OutputOptions,
+    },
+    /// One peer: what was negotiated, timers, counters, and what its sessions went through
+    #[command(visible_alias = "neighbour")]
+    Neighbor {
+        /// Address of the peer; without it, the summary
+        peer: Option<String>,
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        output: OutputOptions,
+    },
+    /// Paths of the table, the best ones marked with '*'
+    Routes {
+        /// Only paths to this prefix, such as 10.65.0.0/26, or to the longest one that holds this address
+        prefix: Option<String>,
+        /// Only paths from this peer
+        #[arg(long)]
+        peer: Option<String>,
+        /// Only what this peer (its address) has from us
+        #[arg(long, value_name = "PEER", conflicts_with = "peer")]
+        advertised_to: Option<String>,
+        /// Only paths that are not used, with what rejected them
+        #[arg(long)]
+        rejected: bool,
+        /// Only the best paths, with the step that made them the best
+        #[arg(long, conflicts_with = "rejected")]
+        best_why: bool,
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        output: OutputOptions,
+    },
+    /// What a peer has from us
+    Advertised {
+        /// Address of the peer
+        peer: String,
+        /// Only this prefix, or the longest that holds this address
+        prefix: Option<String>,
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        output: OutputOptions,
+    },
+    /// What a peer sent, as it was received, with what is not used of it and why
+    Received {
+        /// Address of the peer
+        peer: String,
+        /// Only this prefix, or the longest that holds this address
+        prefix: Option<String>,
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        output: OutputOptions,
+    },
+    /// Ends a peer's session so that a new one begins
+    Reset(Steer),
+    /// Asks a peer for its routes again and sends it ours, without ending the session
+    Softreset {
+        /// Only ask
+        #[arg(long = "in", conflicts_with = "out")]
+        inward: bool,
+        /// Only send
+        #[arg(long)]
+        out: bool,
+        #[command(flatten)]
+        steer: Steer,
+    },
+    /// Allows a peer sessions again after `disable` or after too many prefixes
+    Enable(Steer),
+    /// Ends a peer's session and allows no other until `enable` or until the speaker starts anew
+    Disable(Steer),
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Steer {
+    /// Address of the peer
+    peer: String,
+    /// Shown to the operator of the peer (RFC 9003)
+    #[arg(long, default_value_t)]
+    text: String,
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    output: OutputOptions,
+}
+
+/// Runs one command.
+pub(crate) fn run(command: BgpCommand) -> Result<Report, CallError> {
+    match command {
+        BgpCommand::Summary { check, target, output } => summary(&target, output.output, check),
+        BgpCommand::Neighbor { peer: None, target, output } => summary(&target, output.output, false),
+        BgpCommand::Neighbor { peer: Some(peer), target, output } => neighbor(&target, output.output, &peer),
+        BgpCommand::Routes { prefix, peer, advertised_to, rejected, best_why, target, output } => {
+            let wanted = request::Routes {
+                prefix: prefix.unwrap_or_default(),
+                advertised_to: advertised_to.unwrap_or_default(),
+                received_from: peer.unwrap_or_default(),
+                rejected,
             };
-            Ok(Report { text, is_well: is_well(&summary) })
+            routes(&target, output.output, &wanted, best_why)
         }
-        other => Err(unexpected(other)),
+        BgpCommand::Advertised { peer, prefix, target, output } => {
+            let prefix = prefix.unwrap_or_default();
+            let wanted = request::Routes { prefix, advertised_to: peer, ..Default::default() };
+            routes(&target, output.output, &wanted, false)
+        }
+        BgpCommand::Received { peer, prefix, target, output } => {
+            let prefix = prefix.unwrap_or_default();
+            let wanted = request::Routes { prefix, received_from: peer, ..Default::default() };
+            routes(&target, output.output, &wanted, false)
+        }
+        BgpCommand::Reset(steer) => self::steer(&steer, Action::Reset),
+        BgpCommand::Softreset { inward: true, steer, .. } => self::steer(&steer, Action::SoftResetIn),
+        BgpCommand::Softreset { out: true, steer, .. } => self::steer(&steer, Action::SoftResetOut),
+        BgpCommand::Softreset { steer, .. } => self::steer(&steer, Action::SoftReset),
+        BgpCommand::Enable(steer) => self::steer(&steer, Action::Enable),
+        BgpCommand::Disable(steer) => self::steer(&steer, Action::Disable),
     }
 }
 
-/// Paths of the table, or what a peer has from us.
-pub(crate) fn routes(
-    socket: &Path,
-    format: Format,
-    prefix: String,
-    advertised_to: String,
-) -> Result<Report, CallError> {
-    let routes = ask_routes(socket, request::Routes { prefix, advertised_to, ..Default::default() })?;
+/// What each speaker that is asked answers to a summary, with its socket. One that gives no answer is told of;
+/// when none does, that is an error.
+fn ask_each(target: &Target, peer: &str) -> Result<Vec<(PathBuf, Summary)>, CallError> {
+    let (mut answers, mut errors) = (Vec::new(), Vec::new());
+    for socket in target.sockets()? {
+        match ask(&socket, Call::Summary(request::Summary { peer: peer.to_owned() })) {
+            Ok(Answer::Summary(summary)) => answers.push((socket, summary)),
+            Ok(other) => errors.push(unexpected(other)),
+            Err(error) => errors.push(error),
+        }
+    }
+    let others = answers.len() + errors.len();
+    if let Some(node) = target.node() {
+        answers.retain(|(_, summary)| summary.node == node);
+        if answers.is_empty() && errors.is_empty() {
+            let reason = format!("none of the {others} speakers of this machine is that of node {node}");
+            return Err(CallError::Refused { agent: AGENT, reason });
+        }
+    }
+    match errors.into_iter().next() {
+        Some(error) if answers.is_empty() => Err(error),
+        // A peer is rarely known to every speaker.
+        Some(error) if peer.is_empty() => {
+            eprintln!("ocicat: {error}");
+            Ok(answers)
+        }
+        _ => Ok(answers),
+    }
+}
+
+fn summary(target: &Target, format: Format, check: bool) -> Result<Report, CallError> {
+    let answers = ask_each(target, "")?;
+    let summaries: Vec<&Summary> = answers.iter().map(|(_, summary)| summary).collect();
     let text = match format {
-        Format::Table => routes_table(&routes),
-        Format::Json => format!("{:#}\n", Value::from_iter(routes.routes.iter().map(route_json))),
+        Format::Table => {
+            let tables: Vec<String> = summaries.iter().map(|summary| summary_table(summary)).collect();
+            let mut text = tables.join("\n");
+            if let ([_], false, None) = (summaries.as_slice(), target.is_single(), target.node()) {
+                text.push_str(
+                    "\nThis is the only speaker of this machine; ask those of other nodes there.\n",
+                );
+            }
+            text
+        }
+        Format::Json => json_text(target, summaries.iter().map(|summary| summary_json(summary))),
+    };
+    let is_well = !check || summaries.iter().all(|summary| is_well(summary));
+    Ok(Report { text, is_well })
+}
+
+/// One value when one speaker was named by its socket, else a list.
+fn json_text(target: &Target, values: impl Iterator<Item = Value>) -> String {
+    let mut values: Vec<Value> = values.collect();
+    match values.pop() {
+        Some(only) if target.is_single() && values.is_empty() => format!("{only:#}\n"),
+        last => format!("{:#}\n", Value::from_iter(values.into_iter().chain(last))),
+    }
+}
+
+fn neighbor(target: &Target, format: Format, peer: &str) -> Result<Report, CallError> {
+    let answers = ask_each(target, peer)?;
+    let several = answers.len() > 1;
+    let found = answers.iter().flat_map(|(_, summary)| summary.peers.iter().map(move |p| (summary, p)));
+    let text = match format {
+        Format::Table => {
+            let tell = |(summary, peer): (&Summary, _)| match several {
+                true => format!("at {}\n{}", summary.node, neighbor_text(peer)),
+                false => neighbor_text(peer),
+            };
+            found.map(tell).collect::<Vec<_>>().join("\n")
+        }
+        Format::Json => {
+            let value = |(summary, peer): (&Summary, _)| {
+                let mut value = neighbor_json(peer);
+                value["node"] = json!(summary.node);
+                value
+            };
+            json_text(target, found.map(value))
+        }
+    };
+    Ok(Report { text, is_well: true })
+}
+
+fn routes(
+    target: &Target,
+    format: Format,
+    wanted: &request::Routes,
+    best_why: bool,
+) -> Result<Report, CallError> {
+    let peer = format!("{}{}", wanted.received_from, wanted.advertised_to);
+    let speakers = ask_each(target, &peer)?;
+    let several = speakers.len() > 1;
+    let (mut tables, mut values) = (Vec::new(), Vec::new());
+    for (socket, summary) in &speakers {
+        let mut routes = ask_routes(socket, wanted)?;
+        match format {
+            Format::Table => {
+                let head = if several { format!("{}\n", summary.node) } else { String::new() };
+                let table = if best_why { best_table(&routes) } else { routes_table(&routes) };
+                tables.push(format!("{head}{table}"));
+            }
+            Format::Json => {
+                routes.retain(|route| route.best || !best_why);
+                values.extend(routes.iter().map(|route| {
+                    let mut value = route_json(route);
+                    value["node"] = json!(summary.node);
+                    value
+                }));
+            }
+        }
+    }
+    let text = match format {
+        Format::Table => tables.join("\n"),
+        Format::Json => format!("{:#}\n", Value::from(values)),
     };
     Ok(Report { text, is_well: true })
 }
 
 /// Puts the portions together in which routes come.
-fn ask_routes(socket: &Path, wanted: request::Routes) -> Result<Routes, CallError> {
-    let mut all = Routes::default();
+fn ask_routes(socket: &Path, wanted: &request::Routes) -> Result<Vec<Route>, CallError> {
+    let mut all = Vec::new();
     let mut refused = None;
-    let request = Request { call: Some(Call::Routes(wanted)) };
+    let request = Request { call: Some(Call::Routes(wanted.clone())) };
     call_many(AGENT, socket, &request, |response: Response| match response.answer {
         Some(Answer::Routes(portion)) => {
-            all.routes.extend(portion.routes);
+            all.extend(portion.routes);
             portion.more
         }
         other => {
-            refused = Some(other);
+            refused = Some(other.unwrap_or_else(|| Answer::Error("the answer is empty".to_owned())));
             false
         }
     })?;
-    match refused {
-        None => Ok(all),
-        Some(other) => {
-            Err(unexpected(other.unwrap_or_else(|| Answer::Error("the answer is empty".to_owned()))))
-        }
-    }
+    refused.map_or(Ok(all), |other| Err(unexpected(other)))
 }
 
-/// Ends a peer's session.
-pub(crate) fn reset(socket: &Path, format: Format, peer: String) -> Result<Report, CallError> {
-    match ask(socket, Call::Steer(request::Steer { peer: peer.clone(), ..request::Steer::default() }))? {
+/// Does something to a session of the one speaker that has the peer.
+fn steer(steer: &Steer, action: Action) -> Result<Report, CallError> {
+    let Steer { peer, text, target, output } = steer;
+    let socket = match target.sockets()?.as_slice() {
+        // A peer that was switched off may be unknown until it is enabled.
+        [only] => only.clone(),
+        _ => match ask_each(target, peer)?.as_slice() {
+            [(socket, _)] => socket.clone(),
+            several => {
+                let nodes: Vec<&str> = several.iter().map(|(_, summary)| summary.node.as_str()).collect();
+                let reason = format!("{peer} is a peer of {}: choose one by --node", nodes.join(", "));
+                return Err(CallError::Refused { agent: AGENT, reason });
+            }
+        },
+    };
+    let call = request::Steer { peer: peer.clone(), action: action.into(), text: text.clone() };
+    match ask(&socket, Call::Steer(call))? {
         Answer::Done(_) => {
-            let text = match format {
-                Format::Table => format!("the session with {peer} begins anew\n"),
-                Format::Json => format!("{:#}\n", json!({ "peer": peer, "reset": true })),
+            let (name, words) = match action {
+                Action::Reset => ("reset", "the session begins anew"),
+                Action::SoftReset => ("softReset", "routes are asked for and sent again"),
+                Action::SoftResetIn => ("softResetIn", "routes are asked for again"),
+                Action::SoftResetOut => ("softResetOut", "routes are sent again"),
+                Action::Enable => ("enable", "sessions are allowed"),
+                Action::Disable => ("disable", "sessions are not allowed any more"),
+            };
+            let text = match output.output {
+                Format::Table => format!("{peer}: {words}\n"),
+                Format::Json => format!("{:#}\n", json!({ "peer": peer, "action": name })),
             };
             Ok(Report { text, is_well: true })
         }
@@ -92,256 +339,4 @@ fn unexpected(answer: Answer) -> CallError {
         _ => "the answer is of another version".to_owned(),
     };
     CallError::Refused { agent: AGENT, reason }
-}
-
-fn is_established(peer: &Peer) -> bool {
-    peer.state == "Established"
-}
-
-fn is_well(summary: &Summary) -> bool {
-    summary.peers.iter().all(is_established) && summary.pending.is_empty() && summary.problems.is_empty()
-}
-
-fn summary_table(summary: &Summary) -> String {
-    let Summary { asn, routes, kernel_routes, .. } = summary;
-    let up = summary.peers.iter().filter(|peer| is_established(peer)).count();
-    let mut out = format!("{}  AS {asn}  router ID {}", or_dash(&summary.node), or_dash(&summary.router_id));
-    if !summary.cluster_id.is_empty() {
-        out.push_str(&format!("  cluster ID {}", summary.cluster_id));
-    }
-    if summary.restarting {
-        out.push_str("  restarting gracefully");
-    }
-    out.push_str(&format!(
-        "\nlistening on {}; {up} of {} peers up; {routes} prefixes, {kernel_routes} routes in the kernel\n",
-        or_dash(&summary.listening.join(", ")),
-        summary.peers.len()
-    ));
-    for problem in &summary.problems {
-        out.push_str(&format!("problem: {}\n", plain(problem)));
-    }
-    for PendingRoute { prefix, reason } in &summary.pending {
-        out.push_str(&format!("pending: {prefix}: {}\n", plain(reason)));
-    }
-    let rows: Vec<_> = summary.peers.iter().map(peer_row).collect();
-    out.push('\n');
-    out.push_str(&table(&PEER_COLUMNS, &rows));
-    out
-}
-
-const PEER_COLUMNS: [&str; 9] =
-    ["PEER", "AS", "STATE", "SINCE", "RECEIVED", "ACCEPTED", "ADVERTISED", "DESCRIPTION", "CAUSE"];
-
-fn peer_row(peer: &Peer) -> Vec<String> {
-    let accepted = match peer.stale {
-        0 => peer.accepted.to_string(),
-        stale => format!("{} ({stale} stale)", peer.accepted),
-    };
-    // The end of a session before this one is history: the JSON has it.
-    let cause = if is_established(peer) { String::new() } else { plain(&peer.cause) };
-    vec![
-        peer.address.clone(),
-        if peer.asn == 0 { "any".to_owned() } else { peer.asn.to_string() },
-        peer.state.clone(),
-        duration(peer.seconds),
-        peer.received.to_string(),
-        accepted,
-        peer.advertised.to_string(),
-        or_dash(&plain(&peer.description)),
-        or_dash(&cause),
-    ]
-}
-
-fn routes_table(routes: &Routes) -> String {
-    let rows: Vec<_> = routes.routes.iter().map(route_row).collect();
-    table(&["", "PREFIX", "NEXT HOP", "FROM", "LOCAL PREF", "MED", "AS PATH", "WHY"], &rows)
-}
-
-fn route_row(route: &Route) -> Vec<String> {
-    let mark = match (route.best, route.stale) {
-        (true, true) => "*s",
-        (true, false) => "*",
-        (false, true) => "s",
-        (false, false) => "",
-    };
-    let number = |value: Option<u32>| value.map_or_else(|| "-".to_owned(), |value| value.to_string());
-    let why = if route.rejected.is_empty() {
-        or_dash(&route.reason)
-    } else {
-        format!("not used: {}", plain(&route.rejected))
-    };
-    vec![
-        mark.to_owned(),
-        route.prefix.clone(),
-        or_dash(&route.next_hop),
-        route.source.clone(),
-        number(route.local_pref),
-        number(route.med),
-        or_dash(&route.as_path),
-        why,
-    ]
-}
-
-fn summary_json(summary: &Summary) -> Value {
-    let pending = summary.pending.iter().map(|p| json!({ "prefix": p.prefix, "reason": p.reason }));
-    json!({
-        "node": summary.node,
-        "asn": summary.asn,
-        "routerId": summary.router_id,
-        "clusterId": summary.cluster_id,
-        "listening": summary.listening,
-        "restarting": summary.restarting,
-        "routes": summary.routes,
-        "kernelRoutes": summary.kernel_routes,
-        "problems": summary.problems,
-        "pending": pending.collect::<Vec<_>>(),
-        "peers": summary.peers.iter().map(peer_json).collect::<Vec<_>>(),
-    })
-}
-
-fn peer_json(peer: &Peer) -> Value {
-    json!({
-        "address": peer.address,
-        "description": peer.description,
-        "asn": peer.asn,
-        "routerId": peer.router_id,
-        "localAddress": peer.local_address,
-        "state": peer.state,
-        "seconds": peer.seconds,
-        "received": peer.received,
-        "accepted": peer.accepted,
-        "advertised": peer.advertised,
-        "stale": peer.stale,
-        "cause": peer.cause,
-        "sessions": peer.sessions,
-        "internal": peer.internal,
-        "reflectorClient": peer.reflector_client,
-        "dynamic": peer.dynamic,
-        "families": peer.families,
-        "holdTime": peer.hold_time,
-        "gracefulRestart": peer.graceful_restart,
-        "malformed": peer.malformed,
-        "lastMalformed": peer.last_malformed,
-    })
-}
-
-fn route_json(route: &Route) -> Value {
-    json!({
-        "prefix": route.prefix,
-        "nextHop": route.next_hop,
-        "source": route.source,
-        "asPath": route.as_path,
-        "localPref": route.local_pref,
-        "med": route.med,
-        "best": route.best,
-        "reason": route.reason,
-        "rejected": route.rejected,
-        "stale": route.stale,
-        "communities": route.communities,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn node() -> Summary {
-        let up = Peer {
-            address: "192.0.2.2".into(),
-            description: "mesh node-2".into(),
-            asn: 64512,
-            state: "Established".into(),
-            seconds: 75,
-            received: 2,
-            accepted: 2,
-            advertised: 1,
-            cause: "hold timer expired".into(),
-            ..Peer::default()
-        };
-        let down = Peer {
-            address: "192.0.2.254".into(),
-            description: "BGPPeer tor".into(),
-            state: "Active".into(),
-            seconds: 7_300,
-            stale: 3,
-            accepted: 3,
-            cause: "connection refused\n".into(),
-            ..Peer::default()
-        };
-        Summary {
-            node: "node-1".into(),
-            asn: 64512,
-            router_id: "192.0.2.1".into(),
-            listening: vec!["0.0.0.0:179".into()],
-            peers: vec![up, down],
-            routes: 3,
-            kernel_routes: 2,
-            ..Summary::default()
-        }
-    }
-
-    #[test]
-    fn a_summary_names_who_is_down_and_why() {
-        let expected = "\
-node-1  AS 64512  router ID 192.0.2.1
-listening on 0.0.0.0:179; 1 of 2 peers up; 3 prefixes, 2 routes in the kernel
-
-PEER         AS     STATE        SINCE  RECEIVED  ACCEPTED     ADVERTISED  DESCRIPTION  CAUSE
-192.0.2.2    64512  Established  1m15s  2         2            1           mesh node-2  -
-192.0.2.254  any    Active       2h01m  0         3 (3 stale)  0           BGPPeer tor  connection refused
-";
-
-        assert_eq!(summary_table(&node()), expected);
-        assert!(!is_well(&node()));
-    }
-
-    #[test]
-    fn a_speaker_is_well_when_every_peer_is_up_and_nothing_is_pending() {
-        let mut summary = node();
-        summary.peers.pop();
-        assert!(is_well(&summary));
-
-        summary.pending.push(PendingRoute { prefix: "10.0.0.0/26".into(), reason: "no tunl0".into() });
-        assert!(!is_well(&summary));
-        assert!(summary_table(&summary).contains("pending: 10.0.0.0/26: no tunl0\n"));
-    }
-
-    #[test]
-    fn json_has_the_cause_of_the_session_before_too() {
-        let json = summary_json(&node());
-
-        assert_eq!(json["peers"][0]["cause"], "hold timer expired");
-        assert_eq!(json["routerId"], "192.0.2.1");
-    }
-
-    #[test]
-    fn a_route_says_why_it_is_not_used() {
-        let routes = Routes {
-            routes: vec![
-                Route {
-                    prefix: "10.0.0.0/26".into(),
-                    source: "local".into(),
-                    best: true,
-                    ..Route::default()
-                },
-                Route {
-                    prefix: "10.0.0.64/26".into(),
-                    source: "192.0.2.2".into(),
-                    next_hop: "192.0.2.2".into(),
-                    local_pref: Some(100),
-                    rejected: "next hop unreachable".into(),
-                    stale: true,
-                    ..Route::default()
-                },
-            ],
-            more: false,
-        };
-        let expected = "\
-\x20  PREFIX        NEXT HOP   FROM       LOCAL PREF  MED  AS PATH  WHY
-*  10.0.0.0/26   -          local      -           -    -        -
-s  10.0.0.64/26  192.0.2.2  192.0.2.2  100         -    -        not used: next hop unreachable
-";
-
-        assert_eq!(routes_table(&routes), expected);
-    }
 }

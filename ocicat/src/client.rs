@@ -14,6 +14,8 @@ pub(crate) enum CallError {
     Connect { agent: &'static str, socket: PathBuf, error: io::Error },
     /// The connection was taken, and no whole answer came.
     NoAnswer { agent: &'static str, socket: PathBuf, error: FrameError },
+    /// No socket is where one is looked for.
+    Nowhere { agent: &'static str, tried: Vec<String> },
     /// The agent says why it cannot.
     Refused { agent: &'static str, reason: String },
 }
@@ -35,6 +37,11 @@ impl std::fmt::Display for CallError {
                 f,
                 "{agent} on {} gave no answer ({error}): see its log, and whether --socket names the right one",
                 socket.display()
+            ),
+            Self::Nowhere { agent, tried } => write!(
+                f,
+                "{agent} has no socket at {}: is it running here? --socket names another place",
+                tried.join(", ")
             ),
             Self::Refused { agent, reason } => write!(f, "{agent}: {reason}"),
         }

@@ -13,8 +13,6 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use client::CallError;
-
 /// Asks the agents of this node what they do and why.
 ///
 /// Exit status: 0 when answered, 1 when the agent answers that it cannot or is not ready, 2 for a wrong command line,
@@ -28,9 +26,9 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// The BGP speaker of this node (bird-lite, or a route reflector)
+    /// BGP speakers (bird-lite, route reflectors): all of this machine, or one
     #[command(subcommand)]
-    Bgp(BgpCommand),
+    Bgp(bgp::BgpCommand),
     /// The node agent (felix)
     #[command(subcommand)]
     Node(NodeCommand),
@@ -39,47 +37,9 @@ enum Command {
 }
 
 #[derive(Subcommand)]
-enum BgpCommand {
-    /// Peers with state, uptime, prefixes, and why one is down
-    Summary {
-        /// Exit with 1 unless every peer is Established and nothing is pending or wrong
-        #[arg(long)]
-        check: bool,
-        #[command(flatten)]
-        options: SpeakerOptions,
-    },
-    /// Paths of the table, the best ones marked with '*'
-    Routes {
-        /// Only paths to this prefix, such as 10.65.0.0/26
-        prefix: Option<String>,
-        /// Only what this peer (its address) has from us
-        #[arg(long, value_name = "PEER")]
-        advertised_to: Option<String>,
-        #[command(flatten)]
-        options: SpeakerOptions,
-    },
-    /// Ends a peer's session so that a new one begins
-    Reset {
-        /// Address of the peer
-        peer: String,
-        #[command(flatten)]
-        options: SpeakerOptions,
-    },
-}
-
-#[derive(Subcommand)]
 enum NodeCommand {
     /// Can the agent connect pods, and if not, why
     Status(AgentOptions),
-}
-
-#[derive(Args)]
-struct SpeakerOptions {
-    /// Unix socket of the speaker
-    #[arg(long, env = "OCICAT_BGP_SOCKET", default_value = "/var/run/calico/bird-lite.sock")]
-    socket: PathBuf,
-    #[command(flatten)]
-    output: OutputOptions,
 }
 
 #[derive(Args)]
@@ -114,7 +74,7 @@ struct Report {
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
-        Command::Bgp(command) => run_bgp(command),
+        Command::Bgp(command) => bgp::run(command),
         Command::Node(NodeCommand::Status(options)) => node::status(&options.socket, options.output.output),
         Command::Version => {
             Ok(Report { text: format!("ocicat {}\n", env!("CARGO_PKG_VERSION")), is_well: true })
@@ -131,25 +91,6 @@ fn main() -> ExitCode {
             let _ = writeln!(io::stderr(), "ocicat: {error}");
             ExitCode::from(if error.is_silence() { SILENT } else { UNWELL })
         }
-    }
-}
-
-fn run_bgp(command: BgpCommand) -> Result<Report, CallError> {
-    match command {
-        BgpCommand::Summary { check, options } => {
-            let report = bgp::summary(&options.socket, options.output.output)?;
-            Ok(Report { is_well: report.is_well || !check, ..report })
-        }
-        BgpCommand::Routes { prefix, advertised_to, options } => {
-            let format = options.output.output;
-            bgp::routes(
-                &options.socket,
-                format,
-                prefix.unwrap_or_default(),
-                advertised_to.unwrap_or_default(),
-            )
-        }
-        BgpCommand::Reset { peer, options } => bgp::reset(&options.socket, options.output.output, peer),
     }
 }
 
