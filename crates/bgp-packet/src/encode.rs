@@ -184,6 +184,7 @@ fn patch_u16(out: &mut [u8], at: usize, len: usize) {
 
 /// Appends as many routes as fit into `room` octets, at least one; gives back the others.
 fn push_routes<'r, R: Route>(out: &mut Vec<u8>, routes: &'r [R], room: usize, add_path: bool) -> &'r [R] {
+    debug_assert!(routes.windows(2).all(|w| w[0].prefix().family() == w[1].prefix().family()));
     let start = out.len();
     // Addresses are written whole and overlap: what the next one does not cover is cut off at the end.
     let reserved = room.min(routes.len().saturating_mul(MAX_ROUTE)) + MAX_ROUTE;
