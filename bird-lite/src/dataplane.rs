@@ -10,7 +10,7 @@ use bgp::{NextHopInterest, Speaker};
 use bgp_packet::Prefix;
 use bird_lite::cluster::Cluster;
 use bird_lite::fib::{Fib, Resolved, Unclear};
-use bird_lite::kernel_routes::{Context, TUNNEL};
+use bird_lite::kernel_routes::{Context, TUNNEL, WIREGUARD};
 use bird_lite::next_hops::NextHops;
 use bird_lite::route_table::RouteTable;
 use kernel::{PROTO_BIRD, Route, RouteKey, RouteKind};
@@ -36,6 +36,7 @@ pub(crate) struct Dataplane {
     next_hops: NextHops,
     answers: Vec<IpAddr>,
     tunnel_up: bool,
+    wireguard_up: bool,
     /// What somebody did to our routes, to be put right at `repair_at`.
     disturbed: BTreeMap<RouteKey, Option<Route>>,
     repair_at: Option<Instant>,
@@ -59,6 +60,7 @@ impl Dataplane {
             next_hops: NextHops::default(),
             answers: Vec::new(),
             tunnel_up: false,
+            wireguard_up: false,
             disturbed: BTreeMap::new(),
             repair_at: None,
             resync_at: None,
@@ -75,11 +77,16 @@ impl Dataplane {
         self.table.count() > 0
     }
 
-    /// Reads the node's own routes and the state of the tunnel. Gives back whether the tunnel has changed.
+    /// Reads the node's own routes and the state of the tunnels. Gives back whether a tunnel has changed.
     fn survey(&mut self) -> io::Result<bool> {
+        let gateways = self.fib.take_gateways();
         self.fib = Fib::new(self.rtnl.all_routes()?);
-        let tunnel_up = self.rtnl.link_by_name(TUNNEL)?.is_some_and(|link| link.up);
-        Ok(std::mem::replace(&mut self.tunnel_up, tunnel_up) != tunnel_up)
+        self.fib.set_gateways(gateways);
+        let mut is_up = |name| Ok::<_, io::Error>(self.rtnl.link_by_name(name)?.is_some_and(|link| link.up));
+        let up = (is_up(TUNNEL)?, is_up(WIREGUARD)?);
+        let was_up = (self.tunnel_up, self.wireguard_up);
+        (self.tunnel_up, self.wireguard_up) = up;
+        Ok(up != was_up)
     }
 
     /// Takes in what has changed in the kernel.
@@ -154,7 +161,10 @@ impl Dataplane {
 
     /// The node's own routes to `within`, or any of them, have changed.
     fn follow(&mut self, cluster: &Cluster, within: Option<Cidr>) {
-        let context = Context { cluster, fib: &self.fib, tunnel_up: self.tunnel_up };
+        // What is behind a gateway follows the way to the gateway.
+        let within = within.filter(|_| !self.fib.has_gateways());
+        let context =
+            Context { cluster, fib: &self.fib, tunnel_up: self.tunnel_up, wireguard_up: self.wireguard_up };
         self.table.fib_changed(context, within);
         self.answers.extend(self.next_hops.changed(&self.fib, within));
     }
@@ -208,19 +218,25 @@ impl Dataplane {
 
     /// Takes over a change of the Loc-RIB.
     pub(crate) fn learn(&mut self, cluster: &Cluster, prefix: Prefix, route: Option<bgp::Route>) {
-        let context = Context { cluster, fib: &self.fib, tunnel_up: self.tunnel_up };
+        let context =
+            Context { cluster, fib: &self.fib, tunnel_up: self.tunnel_up, wireguard_up: self.wireguard_up };
         self.table.learn(context, prefix, route);
     }
 
     /// Decides about every route anew: pools, nodes or the tunnel have changed.
     pub(crate) fn decide_all(&mut self, cluster: &Cluster) {
-        let context = Context { cluster, fib: &self.fib, tunnel_up: self.tunnel_up };
+        if self.fib.set_gateways(cluster.gateways.clone()) {
+            self.follow(cluster, None);
+        }
+        let context =
+            Context { cluster, fib: &self.fib, tunnel_up: self.tunnel_up, wireguard_up: self.wireguard_up };
         self.table.decide_all(context);
     }
 
     /// Decides about some routes anew: what this node holds of them has changed.
     pub(crate) fn decide_some(&mut self, cluster: &Cluster, prefixes: &BTreeSet<Prefix>) {
-        let context = Context { cluster, fib: &self.fib, tunnel_up: self.tunnel_up };
+        let context =
+            Context { cluster, fib: &self.fib, tunnel_up: self.tunnel_up, wireguard_up: self.wireguard_up };
         self.table.decide_some(context, prefixes);
     }
 

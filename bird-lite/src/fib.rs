@@ -11,6 +11,8 @@ use model::{Cidr, Family};
 pub struct Fib {
     v4: Lengths,
     v6: Lengths,
+    /// Peers that are reached through a gateway whatever the routes say.
+    gateways: BTreeMap<IpAddr, IpAddr>,
 }
 
 /// Destinations by their length.
@@ -54,6 +56,21 @@ impl Fib {
             routes.push(hops(route));
         }
         fib
+    }
+
+    /// Sets through which gateway some peers are reached. Gives back whether that has changed.
+    pub fn set_gateways(&mut self, gateways: BTreeMap<IpAddr, IpAddr>) -> bool {
+        std::mem::replace(&mut self.gateways, gateways.clone()) != gateways
+    }
+
+    /// Takes the gateways out, for another copy.
+    pub fn take_gateways(&mut self) -> BTreeMap<IpAddr, IpAddr> {
+        std::mem::take(&mut self.gateways)
+    }
+
+    /// Is any peer reached through a gateway of its own?
+    pub fn has_gateways(&self) -> bool {
+        !self.gateways.is_empty()
     }
 
     /// Somebody made a route. Gives back whether the copy has changed.
@@ -120,8 +137,16 @@ impl Fib {
         gone
     }
 
-    /// Resolves a next hop through the best route to it: the longest prefix, then the lowest metric.
+    /// Resolves a next hop through its gateway, or the best route to it: the longest prefix, then the lowest
+    /// metric.
     pub fn resolve(&self, next_hop: IpAddr) -> Option<Resolved> {
+        match self.gateways.get(&next_hop) {
+            Some(gateway) => Some(Resolved { on_link: false, ..self.by_route(*gateway)? }),
+            None => self.by_route(next_hop),
+        }
+    }
+
+    fn by_route(&self, next_hop: IpAddr) -> Option<Resolved> {
         let lengths = if next_hop.is_ipv4() { &self.v4 } else { &self.v6 };
         let found = lengths.iter().rev().find_map(|(length, destinations)| {
             destinations.get(&Cidr::truncated(next_hop, *length)?)?.first_key_value()

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use bgp::RouteSource;
 use bgp_packet::Prefix;
 use kernel::{NextHop, PROTO_BIRD, Route, RouteKey, RouteKind};
-use model::{Cidr, EncapMode, IpPool};
+use model::{Cidr, EncapMode, IpPool, Node};
 
 use crate::cluster::Cluster;
 use crate::convert::cidr;
@@ -16,6 +16,9 @@ use crate::origin::PREFERENCE_SUM;
 
 /// Name of the IPIP device.
 pub const TUNNEL: &str = "tunl0";
+
+/// Name of the WireGuard device.
+pub const WIREGUARD: &str = "wireguard.cali";
 
 /// What is to become of one route of the Loc-RIB.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +38,8 @@ pub struct Context<'a> {
     pub fib: &'a Fib,
     /// `tunl0` exists and is up.
     pub tunnel_up: bool,
+    /// `wireguard.cali` exists and is up: another agent sends what goes to nodes with a key through it.
+    pub wireguard_up: bool,
 }
 
 /// Which way a route of a pool travels.
@@ -119,14 +124,23 @@ impl Context<'_> {
         match (pool.ipip_mode, next_hop.is_ipv4()) {
             (EncapMode::Always, true) => Way::Tunnel,
             (EncapMode::CrossSubnet, true) if !same_subnet => Way::Tunnel,
+            _ if !encapsulates && self.is_encrypted(next_hop) => Way::Foreign,
             _ => Way::Lan,
         }
+    }
+
+    /// Does what goes to this node travel through WireGuard?
+    fn is_encrypted(&self, next_hop: IpAddr) -> bool {
+        let has_address =
+            |node: &Node| [node.ipv4, node.ipv6].into_iter().flatten().any(|own| own.address == next_hop);
+        self.wireguard_up && self.cluster.nodes.values().any(|node| node.wireguard_key && has_address(node))
     }
 
     /// Whether the destination is an endpoint of this node or one of its blocks: what is here is never
     /// shadowed by what somebody announces.
     fn is_local(&self, destination: Cidr) -> bool {
         self.cluster.is_own_block(destination)
+            || (destination.is_host() && self.cluster.gateways.contains_key(&destination.address()))
             || (destination.is_host() && self.cluster.own_address(destination.address()).is_some())
     }
 }
@@ -143,6 +157,20 @@ fn metric(route: &bgp::Route, normal: u32) -> u32 {
 
 fn ours(kind: RouteKind) -> Route {
     Route { kind, protocol: PROTO_BIRD, source: None, mtu: None }
+}
+
+/// Routes that no peer told us: [`blackholes`], and the ways to peers through their gateways.
+pub fn own_routes(context: Context<'_>) -> BTreeMap<RouteKey, Route> {
+    let Context { cluster, fib, .. } = context;
+    let mut routes = blackholes(cluster);
+    for (peer, gateway) in &cluster.gateways {
+        let destination = Cidr::host(*peer);
+        let Some(way) = fib.resolve(*gateway).filter(|way| way.on_link) else { continue };
+        let hop = NextHop { gateway: Some(*gateway), interface: Some(way.interface), onlink: false };
+        let metric = cluster.configuration.normal_priority(destination.family());
+        routes.insert(RouteKey::new(destination, metric), ours(RouteKind::Unicast(vec![hop])));
+    }
+    routes
 }
 
 /// Blackholes for own blocks, so that packets to addresses without an endpoint end here.

@@ -11,10 +11,10 @@ use kernel::{Applied, Driver, Route, RouteKey, Table};
 use model::Cidr;
 
 use crate::convert::cidr;
-use crate::kernel_routes::{Context, Verdict, blackholes};
+use crate::kernel_routes::{Context, Verdict, own_routes};
 use crate::next_hops::NextHops;
 
-/// Learned routes and blackholes, and what the kernel has of them.
+/// Learned routes and those that no peer told us, and what the kernel has of them.
 pub struct RouteTable<D: Driver<Key = RouteKey, Value = Route>> {
     table: Table<D>,
     /// Best routes of the Loc-RIB.
@@ -23,7 +23,8 @@ pub struct RouteTable<D: Driver<Key = RouteKey, Value = Route>> {
     blocked: BTreeMap<Prefix, String>,
     /// The key under which the route of a prefix stands.
     keys: BTreeMap<Prefix, RouteKey>,
-    blackholes: BTreeMap<RouteKey, Route>,
+    /// Routes that no peer told us.
+    own: BTreeMap<RouteKey, Route>,
     /// Prefixes by the next hops of their routes, and how these are reached.
     dependants: BTreeMap<IpAddr, BTreeSet<Prefix>>,
     next_hops: NextHops,
@@ -42,7 +43,7 @@ impl<D: Driver<Key = RouteKey, Value = Route>> RouteTable<D> {
             learned: BTreeMap::new(),
             blocked: BTreeMap::new(),
             keys: BTreeMap::new(),
-            blackholes: BTreeMap::new(),
+            own: BTreeMap::new(),
             dependants: BTreeMap::new(),
             next_hops: NextHops::default(),
         })
@@ -85,6 +86,9 @@ impl<D: Driver<Key = RouteKey, Value = Route>> RouteTable<D> {
 
     /// The node's own routes to `within`, or any of them, have changed: decides about what depends on them.
     pub fn fib_changed(&mut self, context: Context<'_>, within: Option<Cidr>) {
+        if context.fib.has_gateways() {
+            self.decide_own(context);
+        }
         for hop in self.next_hops.changed(context.fib, within) {
             let prefixes = self.dependants.get(&hop).into_iter().flatten();
             for prefix in prefixes.copied().collect::<Vec<_>>() {
@@ -105,18 +109,22 @@ impl<D: Driver<Key = RouteKey, Value = Route>> RouteTable<D> {
 
     /// Decides about every route anew: pools, nodes or the node's own routes have changed.
     pub fn decide_all(&mut self, context: Context<'_>) {
-        let wanted = blackholes(context.cluster);
-        let gone: Vec<RouteKey> =
-            self.blackholes.keys().filter(|key| !wanted.contains_key(key)).copied().collect();
-        self.blackholes = wanted;
+        self.decide_own(context);
+        for prefix in self.learned.keys().copied().collect::<Vec<_>>() {
+            self.decide(context, prefix);
+        }
+    }
+
+    /// Decides about the routes that no peer told us.
+    fn decide_own(&mut self, context: Context<'_>) {
+        let wanted = own_routes(context);
+        let gone: Vec<RouteKey> = self.own.keys().filter(|key| !wanted.contains_key(key)).copied().collect();
+        self.own = wanted;
         for key in gone {
             self.table.set(key, None);
         }
-        for (key, route) in &self.blackholes {
+        for (key, route) in &self.own {
             self.table.set(*key, Some(route.clone()));
-        }
-        for prefix in self.learned.keys().copied().collect::<Vec<_>>() {
-            self.decide(context, prefix);
         }
     }
 
@@ -163,10 +171,10 @@ impl<D: Driver<Key = RouteKey, Value = Route>> RouteTable<D> {
         }
     }
 
-    /// No longer wants a learned route, unless a blackhole stands under the same key.
+    /// No longer wants a learned route, unless one of our own stands under the same key.
     fn unset(&mut self, key: RouteKey) {
-        let blackhole = self.blackholes.get(&key).cloned();
-        self.table.set(key, blackhole);
+        let own = self.own.get(&key).cloned();
+        self.table.set(key, own);
     }
 
     /// Writes what differs; deletes what is not wanted only when `sweep` allows it.

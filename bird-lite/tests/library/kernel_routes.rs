@@ -6,7 +6,7 @@ use bgp::{Route as Learned, RouteSource};
 use bgp_packet::{NextHop as BgpNextHop, PathAttributes};
 use bird_lite::cluster::Cluster;
 use bird_lite::fib::Fib;
-use bird_lite::kernel_routes::{Context, Verdict, blackholes};
+use bird_lite::kernel_routes::{Context, Verdict, blackholes, own_routes};
 use bird_lite::origin::{NORMAL_PRIORITY, PREFERENCE_SUM};
 use kernel::{NextHop, PROTO_BIRD, RouteKey, RouteKind};
 use model::{AffinityState, EncapMode, IpPool};
@@ -45,8 +45,9 @@ pub(crate) fn from_mesh(next_hop: &str) -> Learned {
     learned(&[next_hop], Some(PREFERENCE_SUM - NORMAL_PRIORITY))
 }
 
-pub(crate) fn verdict(cluster: &Cluster, prefix: &str, route: &Learned) -> Verdict {
-    Context { cluster, fib: &fib(), tunnel_up: true }.verdict(prefix.parse().unwrap(), route)
+fn verdict(cluster: &Cluster, prefix: &str, route: &Learned) -> Verdict {
+    Context { cluster, fib: &fib(), tunnel_up: true, wireguard_up: false }
+        .verdict(prefix.parse().unwrap(), route)
 }
 
 /// Key and next hops of what is to be installed.
@@ -128,7 +129,7 @@ fn what_is_no_pod_address_goes_through_the_lan() {
 fn a_missing_tunnel_is_named_and_only_blocks_what_needs_it() {
     let cluster = cluster_with(ipip(EncapMode::CrossSubnet));
     let fib = fib();
-    let context = Context { cluster: &cluster, fib: &fib, tunnel_up: false };
+    let context = Context { cluster: &cluster, fib: &fib, tunnel_up: false, wireguard_up: false };
 
     let Verdict::Pending(reason) = context.verdict(THERE.parse().unwrap(), &from_mesh(FAR)) else {
         panic!("installed without a tunnel");
@@ -143,7 +144,7 @@ fn a_missing_tunnel_is_named_and_only_blocks_what_needs_it() {
 fn a_next_hop_without_a_route_is_named() {
     let cluster = cluster(2);
     let fib = Fib::new([route("192.0.2.0/24", None, "eth0")]);
-    let context = Context { cluster: &cluster, fib: &fib, tunnel_up: true };
+    let context = Context { cluster: &cluster, fib: &fib, tunnel_up: true, wireguard_up: false };
 
     let Verdict::Pending(reason) = context.verdict(THERE.parse().unwrap(), &from_mesh(FAR)) else {
         panic!("installed without a way");
@@ -227,4 +228,27 @@ fn ipv6_is_never_put_into_the_ipv4_tunnel() {
     let (_, far) = installed(&cluster, "fd00::9:0/122", &from_mesh("2001:db8:1::9"));
 
     assert_eq!((near, far), (vec![lan("2001:db8::9")], vec![lan("fe80::1")]));
+}
+
+#[test]
+fn a_peer_behind_a_gateway_has_a_route_and_what_it_tells_goes_that_way() {
+    let mut cluster = cluster(2);
+    let (peer, gateway) = ("198.51.100.9", "192.0.2.253");
+    cluster.set_gateways([(address(peer), address(gateway))].into());
+    let mut fib = Fib::new([route("192.0.2.0/24", None, "eth0")]);
+    fib.set_gateways(cluster.gateways.clone());
+    let context = Context { cluster: &cluster, fib: &fib, tunnel_up: true, wireguard_up: false };
+
+    let own = own_routes(context);
+
+    let to_peer = &own[&RouteKey::new(cidr("198.51.100.9/32"), NORMAL_PRIORITY)];
+    assert_eq!(to_peer.kind, RouteKind::Unicast(vec![lan(gateway)]));
+    assert!(own.contains_key(&RouteKey::new(cidr(OWN_BLOCK), NORMAL_PRIORITY)));
+    match context.verdict("203.0.113.0/24".parse().unwrap(), &learned(&[peer], None)) {
+        Verdict::Install(_, found) => assert_eq!(found.kind, RouteKind::Unicast(vec![lan(gateway)])),
+        other => panic!("{other:?}"),
+    }
+    // Nobody may tell us another way to the peer.
+    let verdict = context.verdict("198.51.100.9/32".parse().unwrap(), &learned(&["192.0.2.2"], None));
+    assert_eq!(verdict, Verdict::Skip);
 }

@@ -4,12 +4,12 @@
 use bgp::{Edit, Facts, Policy, SourceKind, Verdict as Decision};
 use bgp_packet::{NextHop as BgpNextHop, PathAttributes};
 use bird_lite::cluster::Cluster;
-use bird_lite::kernel_routes::Verdict;
+use bird_lite::kernel_routes::{Context, Verdict};
 use bird_lite::origin::PREFERENCE_SUM;
 use kernel::{NextHop, RouteKey, RouteKind};
 use model::{BgpConfiguration, EncapMode, IpPool, Node, PeerSelection, ProgramClusterRoutes, ServiceRanges};
 
-use crate::kernel_routes::{FAR, lan, learned, tunnel, verdict};
+use crate::kernel_routes::{FAR, fib, lan, learned, tunnel};
 use crate::net::{self, Net, ip, key};
 use crate::world::*;
 
@@ -29,6 +29,8 @@ enum World {
     Silent,
     /// 10.96.0.0/12 are addresses of Services.
     Services,
+    /// 192.0.2.9 is a node that takes WireGuard.
+    Encrypted,
 }
 
 fn cluster_in(world: World) -> Cluster {
@@ -45,6 +47,7 @@ fn cluster_in(world: World) -> Cluster {
         }
         World::CrossSubnet => put_pool(&mut cluster, IpPool { ipip_mode: EncapMode::CrossSubnet, ..pool }),
         World::Silent => put_pool(&mut cluster, IpPool { disable_bgp_export: true, ..pool }),
+        World::Encrypted => put_node(&mut cluster, Node { wireguard_key: true, ..node(9) }),
         World::Services => {
             let services = ServiceRanges { cluster_ips: vec![cidr("10.96.0.0/12")], ..Default::default() };
             configure(&mut cluster, BgpConfiguration { services, ..Default::default() });
@@ -135,7 +138,7 @@ fn what_is_learned_inside_goes_on_inside_only_through_a_reflector() {
 
 #[test]
 fn what_comes_into_the_kernel_is_what_calico_puts_there() {
-    use World::{CrossSubnet, ForeignIpip, Plain, Services, Vxlan};
+    use World::{CrossSubnet, Encrypted, ForeignIpip, Plain, Services, Vxlan};
     let near = "192.0.2.9";
     let vectors: &[(u8, &str, &str, u32, World, Option<(NextHop, u32)>)] = &[
         (14, "10.96.0.0/12", near, 1024, Services, None),
@@ -145,13 +148,16 @@ fn what_comes_into_the_kernel_is_what_calico_puts_there() {
         (20, "10.0.9.0/26", FAR, 1024, CrossSubnet, Some((tunnel(FAR), 1024))),
         (21, "10.0.9.0/26", FAR, 1024, Vxlan, None),
         (21, "10.0.9.0/26", near, 1024, ForeignIpip, None),
+        (22, "10.0.9.0/26", near, 1024, Encrypted, None),
         (23, "10.0.9.9/32", near, 512, Plain, Some((lan(near), 512))),
     ];
     for (number, prefix, next_hop, metric, world, expected) in vectors {
         let cluster = cluster_in(*world);
         let route = learned(&[next_hop], Some(PREFERENCE_SUM - metric));
 
-        let found = match verdict(&cluster, prefix, &route) {
+        let wireguard_up = matches!(world, Encrypted);
+        let context = Context { cluster: &cluster, fib: &fib(), tunnel_up: true, wireguard_up };
+        let found = match context.verdict(prefix.parse().unwrap(), &route) {
             Verdict::Install(key, kernel::Route { kind: RouteKind::Unicast(hops), .. }) => Some((key, hops)),
             Verdict::Skip => None,
             other => panic!("vector {number}: {other:?}"),

@@ -41,6 +41,7 @@ pub(crate) fn node(n: u8) -> Node {
         as_number: None,
         route_reflector_cluster_id: None,
         ipip_tunnel_address: None,
+        wireguard_key: false,
     }
 }
 

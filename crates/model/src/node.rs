@@ -36,6 +36,8 @@ pub struct Node {
     pub route_reflector_cluster_id: Option<Ipv4Addr>,
     /// `projectcalico.org/IPv4IPIPTunnelAddr`: address of `tunl0`.
     pub ipip_tunnel_address: Option<Ipv4Addr>,
+    /// `projectcalico.org/WireguardPublicKey` is there: the node takes WireGuard.
+    pub wireguard_key: bool,
 }
 
 impl Node {

@@ -42,6 +42,7 @@ pub fn node(object: &NodeObject, problems: &mut Problems) -> Option<Node> {
         ipip_tunnel_address: read(meta, IPIP_TUNNEL_ADDRESS, problems, |text| {
             text.parse().map_err(|_| format!("{text:?} is not an IPv4 address"))
         }),
+        wireguard_key: read(meta, WIREGUARD_PUBLIC_KEY, problems, |text| Ok(text.to_owned())).is_some(),
         internal_ips,
     })
 }
@@ -50,6 +51,8 @@ pub fn node(object: &NodeObject, problems: &mut Problems) -> Option<Node> {
 pub const IPV4_ADDRESS: &str = "projectcalico.org/IPv4Address";
 /// See [`IPV4_ADDRESS`].
 pub const IPV6_ADDRESS: &str = "projectcalico.org/IPv6Address";
+/// Key of WireGuard.
+const WIREGUARD_PUBLIC_KEY: &str = "projectcalico.org/WireguardPublicKey";
 /// Address of `tunl0`.
 pub const IPIP_TUNNEL_ADDRESS: &str = "projectcalico.org/IPv4IPIPTunnelAddr";
 
