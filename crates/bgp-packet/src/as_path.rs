@@ -14,7 +14,7 @@ const SEQUENCE: u8 = 2;
 const CONFED_SET: u8 = 4;
 
 /// An AS path, kept in its four-octet wire form so that it is compared, hashed and sent without work.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct AsPath(Box<[u8]>);
 
 /// Kind of a path segment.

@@ -39,6 +39,7 @@ pub enum Capability {
 /// What a speaker does with several paths for a prefix (RFC 7911 §4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
+#[derive(serde::Serialize, serde::Deserialize)]
 pub enum AddPathMode {
     /// It can receive them.
     Receive = 1,
@@ -67,6 +68,7 @@ impl AddPathMode {
 /// What a speaker is to the peer of an external session (RFC 9234 §4.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
+#[derive(serde::Serialize, serde::Deserialize)]
 pub enum Role {
     /// It gives the peer transit.
     Provider = 0,

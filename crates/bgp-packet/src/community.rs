@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 /// A community, written `65000:100` (RFC 1997).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct Community(pub u32);
 
 impl Community {
@@ -24,7 +24,7 @@ impl Community {
 }
 
 /// A large community, written `4200000000:1:2` (RFC 8092).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct LargeCommunity {
     /// AS number that gives the other two a meaning.
     pub global: u32,

@@ -13,7 +13,7 @@ pub struct AfiSafi {
 }
 
 /// A family that this codec carries routes for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub enum Family {
     /// AFI 1, SAFI 1.
     Ipv4,

@@ -8,6 +8,7 @@ use crate::{AsPath, Community, LargeCommunity, attribute_code as ac};
 /// ORIGIN (RFC 4271 §5.1.1); the better is less.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
+#[derive(serde::Serialize, serde::Deserialize)]
 pub enum Origin {
     /// Interior to the originating AS.
     #[default]
@@ -19,7 +20,7 @@ pub enum Origin {
 }
 
 /// AGGREGATOR (RFC 4271 §5.1.7).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Aggregator {
     /// AS of the speaker that aggregated.
     pub asn: u32,
@@ -28,7 +29,7 @@ pub struct Aggregator {
 }
 
 /// Where packets go: NEXT_HOP, or the next hop of MP_REACH_NLRI (RFC 4760 §3, RFC 2545 §3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum NextHop {
     /// An IPv4 address.
     V4(Ipv4Addr),
@@ -67,7 +68,7 @@ impl fmt::Display for NextHop {
 }
 
 /// An attribute that is not known here and is passed on unread (RFC 4271 §5).
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct RawAttribute {
     /// Flags as they will be sent: optional, transitive, partial.
     pub flags: u8,
@@ -79,7 +80,7 @@ pub struct RawAttribute {
 
 /// Which of the known optional transitive attributes came with the Partial bit: it stays on what is passed on
 /// (RFC 4271 §5).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Partial(u8);
 
 impl Partial {
@@ -106,7 +107,7 @@ impl Partial {
 }
 
 /// The attributes that routes share; two routes with equal attributes go into one UPDATE.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct PathAttributes {
     /// ORIGIN.
     pub origin: Origin,

@@ -7,7 +7,8 @@ use std::str::FromStr;
 use crate::Family;
 
 /// An IPv4 or IPv6 prefix in 18 bytes; host bits are always zero. Ordered by family, address, length.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Prefix {
     family: Family,
     bits: [u8; 16],
@@ -145,6 +146,20 @@ impl fmt::Display for Prefix {
 impl fmt::Debug for Prefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+impl From<Prefix> for String {
+    fn from(prefix: Prefix) -> Self {
+        prefix.to_string()
+    }
+}
+
+impl TryFrom<String> for Prefix {
+    type Error = InvalidPrefix;
+
+    fn try_from(text: String) -> Result<Self, InvalidPrefix> {
+        text.parse()
     }
 }
 

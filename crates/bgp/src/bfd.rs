@@ -11,7 +11,7 @@ use crate::rib::PeerIndex;
 use crate::{Cause, Output, PeerKey, Speaker};
 
 /// Settings of the BFD session that watches the path to a peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct BfdConfig {
     /// How often we want to send, at most (RFC 5880 §6.8.1 `bfd.DesiredMinTxInterval`), in milliseconds.
     pub min_tx: u32,
@@ -31,7 +31,7 @@ impl Default for BfdConfig {
 }
 
 /// What BFD says of the path to a peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub enum BfdState {
     /// The peer has BFD switched off: nothing can be said.
     AdminDown,
@@ -45,7 +45,7 @@ pub enum BfdState {
 }
 
 /// Why BFD says that a path does not work any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum BfdFailure {
     /// Nothing was heard for the detection time, in milliseconds.
     DetectionTimeExpired(u64),
@@ -77,6 +77,7 @@ impl Speaker {
         failure: Option<(BfdFailure, bool)>,
         now: Instant,
     ) {
+        self.note(Some(now), |_| crate::record::Entry::Bfd { peer, state, failure });
         let Some(index) = self.by_key.get(&peer).copied() else { return };
         let Some(Some(p)) = self.peers.get_mut(index as usize) else { return };
         p.bfd = Some(state);

@@ -10,7 +10,7 @@ use bgp_packet::{Family, Notification, Role, code};
 use crate::BfdFailure;
 
 /// Why a connection could not be made, as the transport saw it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum ConnectFailure {
     /// The peer's host answered that nobody listens there.
     Refused,
@@ -27,7 +27,7 @@ pub enum ConnectFailure {
 }
 
 /// How a connection ended, as the transport saw it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Closed {
     /// The peer closed it.
     Eof,

@@ -11,7 +11,7 @@ use bgp_packet::{Family, Prefix, Role};
 use crate::{BfdConfig, PeerKey, Policy};
 
 /// Settings of one speaker.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Config {
     /// Own AS number.
     pub asn: u32,
@@ -74,7 +74,7 @@ impl Config {
 }
 
 /// How a speaker begins its life.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Start {
     /// Seeds the jitter of timers.
     pub seed: u64,
@@ -89,7 +89,7 @@ pub struct Start {
 }
 
 /// Peers that connect from a range of addresses.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct DynamicNeighbours {
     /// The range.
     pub prefix: Prefix,
@@ -113,7 +113,7 @@ impl DynamicNeighbours {
 }
 
 /// Next hop of routes that are sent on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum NextHopMode {
     /// Own address towards external peers, unchanged towards internal ones (RFC 4271 §5.1.3).
     #[default]
@@ -125,7 +125,7 @@ pub enum NextHopMode {
 }
 
 /// A TCP MD5 password. Never shown.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Password(String);
 
 impl Password {
@@ -147,7 +147,7 @@ impl fmt::Debug for Password {
 }
 
 /// How many routes of a family a peer may send.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct MaxPrefix {
     /// More than this many ends the session (RFC 4486 §3).
     pub limit: usize,
@@ -158,7 +158,7 @@ pub struct MaxPrefix {
 }
 
 /// What happens when a peer sends too many routes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum MaxPrefixAction {
     /// Only a warning.
     Warn,
@@ -176,7 +176,9 @@ impl MaxPrefix {
 }
 
 /// Where a peering comes from, for those who look: Calico and BIRD name sessions by it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 pub enum PeerKind {
     /// The node-to-node mesh.
     Mesh,
@@ -190,7 +192,7 @@ pub enum PeerKind {
 }
 
 /// Settings of one peer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct PeerConfig {
     /// What an operator knows the peer by.
     pub description: String,
@@ -245,6 +247,7 @@ pub struct PeerConfig {
     /// TCP MD5 password (RFC 2385).
     pub password: Option<Password>,
     /// A password is wanted but could not be had: which, and why. The session stays down.
+    #[serde(with = "crate::record::text")]
     pub password_missing: Option<Arc<str>>,
     /// Switched off.
     pub admin_down: bool,
@@ -259,8 +262,10 @@ pub struct PeerConfig {
     /// How often our own AS may be in a received path.
     pub allow_own_as: u32,
     /// What is taken from the peer.
+    #[serde(with = "crate::record::shared")]
     pub import: Arc<Policy>,
     /// What is sent to the peer.
+    #[serde(with = "crate::record::shared")]
     pub export: Arc<Policy>,
 }
 

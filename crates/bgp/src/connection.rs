@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::peer::{Connection, Phase};
+use crate::record::Entry;
 use crate::rib::PeerIndex;
 use crate::{Cause, Closed, ConnId, ConnectFailure, Output, PeerKey, Refused, Speaker};
 
@@ -13,6 +14,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 impl Speaker {
     /// A connection that was asked for is open.
     pub fn handle_connected(&mut self, conn: ConnId, local: SocketAddr, now: Instant) {
+        self.note(Some(now), |_| Entry::Connected { conn: conn.0, local });
         let Some(index) = self.by_conn.get(&conn).copied() else { return };
         let Some(peer) = self.peer_mut(index) else { return };
         if peer.session.is_some() {
@@ -28,6 +30,7 @@ impl Speaker {
 
     /// A connection that was asked for could not be opened.
     pub fn handle_connect_failed(&mut self, conn: ConnId, failure: ConnectFailure, now: Instant) {
+        self.note(Some(now), |_| Entry::ConnectFailed { conn: conn.0, failure: failure.clone() });
         let Some(index) = self.by_conn.get(&conn).copied() else { return };
         self.forget_conn(index, conn);
         let Some(peer) = self.peer(index) else { return };
@@ -46,6 +49,7 @@ impl Speaker {
         local: SocketAddr,
         now: Instant,
     ) -> Result<ConnId, Refused> {
+        self.note(Some(now), |_| Entry::Incoming { remote, local });
         let key = PeerKey::from(remote);
         let index = match self.by_key.get(&key) {
             Some(index) => *index,
@@ -80,6 +84,7 @@ impl Speaker {
 
     /// The connection is gone.
     pub fn handle_closed(&mut self, conn: ConnId, closed: Closed, now: Instant) {
+        self.note(Some(now), |_| Entry::Closed { conn: conn.0, closed: closed.clone() });
         let Some(index) = self.by_conn.get(&conn).copied() else { return };
         let before_open =
             self.peer_mut(index).and_then(|p| p.connection(conn)).is_some_and(|c| c.open.is_none());

@@ -8,6 +8,7 @@ use bgp_packet::{
 };
 
 use crate::peer::Phase;
+use crate::record::{Entry, hex};
 use crate::rib::PeerIndex;
 use crate::{Cause, ConnId, Speaker};
 
@@ -22,6 +23,7 @@ struct Reading {
 impl Speaker {
     /// Bytes came in. Gives back how many were used up; the rest is the beginning of a message.
     pub fn handle_data(&mut self, conn: ConnId, bytes: &[u8], now: Instant) -> usize {
+        self.note(Some(now), |_| Entry::Data { conn: conn.0, hex: hex(bytes) });
         let mut used = 0;
         let mut last = None;
         while let Some(index) = self.by_conn.get(&conn).copied() {

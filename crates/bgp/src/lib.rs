@@ -37,6 +37,7 @@ mod policy;
 mod prefix_set;
 mod random;
 mod reconfigure;
+mod record;
 mod refresh;
 mod restart;
 mod retire;
@@ -67,6 +68,7 @@ pub use policy::{
     Verdict,
 };
 pub use reconfigure::Change;
+pub use record::{ReplayError, Replayed, Step, replay};
 pub use rib::{Route, RouteSource};
 pub use route_status::{AdvertisedRoute, RouteStatus};
 pub use speaker::{ConnId, Event, Origin, Output, Speaker};

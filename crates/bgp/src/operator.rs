@@ -6,6 +6,7 @@ use std::time::Instant;
 use bgp_packet::{Cease, Family, Notification, RouteRefresh};
 
 use crate::peer::HeldDown;
+use crate::record::Entry;
 use crate::rib::PeerIndex;
 use crate::{Cause, PeerKey, Speaker};
 
@@ -13,7 +14,9 @@ impl Speaker {
     /// Ends a peer's session and begins a new one; the peer's operator sees `text` (RFC 9003). A peer that went
     /// down by its limit of routes gets another try.
     pub fn reset(&mut self, peer: impl Into<PeerKey>, text: &str, now: Instant) {
-        let Some(index) = self.by_key.get(&peer.into()).copied() else { return };
+        let peer = peer.into();
+        self.note(Some(now), |_| Entry::Reset { peer, text: text.to_owned() });
+        let Some(index) = self.by_key.get(&peer).copied() else { return };
         let notification = cease(Cease::AdministrativeReset, text);
         self.end_all(index, &Cause::AdministrativeReset, Some(&notification), now);
         if let Some(peer) = self.peer_mut(index)
@@ -29,6 +32,7 @@ impl Speaker {
     /// The peer drops our routes also when graceful restart was negotiated (RFC 8538 §3.1).
     pub fn disable(&mut self, peer: impl Into<PeerKey>, text: &str, now: Instant) {
         let key = peer.into();
+        self.note(Some(now), |_| Entry::Disable { peer: key, text: text.to_owned() });
         let Some(index) = self.by_key.get(&key).copied() else { return };
         self.switched_off.insert(key, text.to_owned());
         let Some(peer) = self.peer_mut(index) else { return };
@@ -44,6 +48,7 @@ impl Speaker {
     /// forbids stays forbidden.
     pub fn enable(&mut self, peer: impl Into<PeerKey>, now: Instant) {
         let key = peer.into();
+        self.note(Some(now), |_| Entry::Enable { peer: key });
         self.switched_off.remove(&key);
         let Some(index) = self.by_key.get(&key).copied() else { return };
         let Some(peer) = self.peer_mut(index) else { return };
@@ -60,14 +65,18 @@ impl Speaker {
 
     /// Sends a peer all routes that it should have (RFC 2918, from our side).
     pub fn refresh_out(&mut self, peer: impl Into<PeerKey>) {
-        let Some(index) = self.by_key.get(&peer.into()).copied() else { return };
+        let peer = peer.into();
+        self.note(None, |_| Entry::RefreshOut { peer });
+        let Some(index) = self.by_key.get(&peer).copied() else { return };
         Family::ALL.into_iter().for_each(|family| self.send_again(index, family, false));
     }
 
     /// Asks a peer for all its routes of every negotiated family (RFC 2918). Gives back whether it can be
     /// asked: it is Established and has the capability.
     pub fn refresh_in(&mut self, peer: impl Into<PeerKey>) -> bool {
-        let Some(index) = self.by_key.get(&peer.into()).copied() else { return false };
+        let peer = peer.into();
+        self.note(None, |_| Entry::RefreshIn { peer });
+        let Some(index) = self.by_key.get(&peer).copied() else { return false };
         let Some(session) = self.peer(index).and_then(|p| p.session.as_ref()).filter(|s| s.route_refresh)
         else {
             return false;

@@ -6,7 +6,8 @@ use std::str::FromStr;
 
 /// Names a peer: its address, and for an IPv6 link-local one the interface that it is behind, since such an
 /// address means something on its link only (RFC 4007 §6). Written `192.0.2.1` or `fe80::1%3`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct PeerKey {
     address: IpAddr,
     scope: u32,
@@ -51,6 +52,20 @@ impl PeerKey {
 
 fn is_link_local(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(a) if a.is_unicast_link_local())
+}
+
+impl From<PeerKey> for String {
+    fn from(key: PeerKey) -> Self {
+        key.to_string()
+    }
+}
+
+impl TryFrom<String> for PeerKey {
+    type Error = InvalidPeerKey;
+
+    fn try_from(text: String) -> Result<Self, InvalidPeerKey> {
+        text.parse()
+    }
 }
 
 impl From<IpAddr> for PeerKey {

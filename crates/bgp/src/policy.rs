@@ -8,7 +8,7 @@ use bgp_packet::{Community, Family, LargeCommunity, PathAttributes, Prefix};
 pub use crate::prefix_set::{PrefixMatch, PrefixSet};
 
 /// Where a route came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum SourceKind {
     /// Originated here.
     Local,
@@ -37,7 +37,7 @@ impl<'a> Facts<'a> {
 }
 
 /// One condition of a rule.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Condition {
     /// The prefix is in the set.
     Prefix(PrefixSet),
@@ -64,7 +64,7 @@ pub enum Condition {
 }
 
 /// A change of the attributes of a route.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Operation {
     /// Sets LOCAL_PREF.
     SetLocalPref(u32),
@@ -79,7 +79,7 @@ pub enum Operation {
 }
 
 /// What a rule does when all its conditions hold.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Action {
     /// Take the route; no further rule is asked.
     Accept,
@@ -92,7 +92,7 @@ pub enum Action {
 }
 
 /// One rule.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Rule {
     /// Shown to operators when the rule rejects.
     pub name: String,
@@ -103,7 +103,7 @@ pub struct Rule {
 }
 
 /// Rules in order; the first that accepts or rejects decides.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Policy {
     rules: Vec<Rule>,
     accept_by_default: bool,
@@ -267,7 +267,7 @@ impl Edit<'_> {
 }
 
 /// A pattern for names of interfaces: `*` stands for any text.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Glob(Box<str>);
 
 impl Glob {

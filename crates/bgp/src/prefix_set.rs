@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use bgp_packet::{Family, Prefix};
 
 /// A set of prefixes: those inside `prefix` whose length is in a range.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct PrefixMatch {
     /// What contains the route's prefix.
     pub prefix: Prefix,
@@ -35,7 +35,8 @@ impl PrefixMatch {
 /// Many [`PrefixMatch`]es as one set.
 ///
 /// A lookup costs one hash for every length that occurs among the matches, however many there are.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(from = "Vec<PrefixMatch>", into = "Vec<PrefixMatch>")]
 pub struct PrefixSet {
     /// Ranges of lengths by prefix, for each family and length that occurs.
     lengths: Vec<(Family, u8, HashMap<Prefix, Ranges>)>,
@@ -43,6 +44,26 @@ pub struct PrefixSet {
 
 /// Ranges of lengths; more than one is rare.
 type Ranges = Vec<(u8, u8)>;
+
+impl From<Vec<PrefixMatch>> for PrefixSet {
+    fn from(matches: Vec<PrefixMatch>) -> Self {
+        Self::new(matches)
+    }
+}
+
+impl From<PrefixSet> for Vec<PrefixMatch> {
+    fn from(set: PrefixSet) -> Self {
+        let all = set.lengths.into_iter().flat_map(|(_, _, by_prefix)| by_prefix);
+        let mut matches: Self = all
+            .flat_map(|(prefix, ranges)| {
+                let one = move |(min_len, max_len)| PrefixMatch { prefix, min_len, max_len };
+                ranges.into_iter().map(one)
+            })
+            .collect();
+        matches.sort_by_key(|m| (m.prefix, m.min_len, m.max_len));
+        matches
+    }
+}
 
 impl PrefixSet {
     /// The union of the matches.

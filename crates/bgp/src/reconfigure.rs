@@ -36,6 +36,7 @@ const POLITE_DELAY: Duration = Duration::from_millis(400);
 impl Speaker {
     /// Goes over to another configuration by the differences only, and gives them back.
     pub fn reconfigure(&mut self, new: Config, now: Instant) -> Vec<Change> {
+        self.note(Some(now), |tape| crate::record::Entry::Reconfigure(Box::new(tape.scrub(&new))));
         let new = self.linger(new, now);
         self.apply(new, now)
     }

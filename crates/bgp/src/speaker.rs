@@ -13,6 +13,7 @@ use crate::members::Members;
 use crate::path::{Path, PeerIndex, Source};
 use crate::peer::Peer;
 use crate::random::Random;
+use crate::record::{Entry, Tape};
 use crate::restart::Deferral;
 use crate::retire::{Lingering, Retiring};
 use crate::rib::Rib;
@@ -150,6 +151,10 @@ pub struct Speaker {
     pub(crate) free_peers: Vec<PeerIndex>,
     /// How many peers came from ranges.
     pub(crate) dynamic_peers: usize,
+    /// The recording, while one runs.
+    pub(crate) tape: Option<Box<Tape>>,
+    /// Something was told to the speaker since it is there.
+    pub(crate) touched: bool,
     next_conn: u64,
 }
 
@@ -192,10 +197,13 @@ impl Speaker {
             last_import: LastImport::default(),
             free_peers: Vec::new(),
             dynamic_peers: 0,
+            tape: None,
+            touched: false,
             next_conn: 0,
             config: Config { peers: Default::default(), dynamic: Vec::new(), ..config.clone() },
         };
         speaker.reconfigure(config, now);
+        speaker.touched = false;
         speaker
     }
 
@@ -206,10 +214,16 @@ impl Speaker {
 
     /// Originates a route. An unspecified next hop becomes the own address of each session.
     pub fn originate(&mut self, prefix: Prefix, origin: impl Into<Origin>) {
-        let Origin { attributes, interface } = origin.into();
+        let origin = origin.into();
+        self.note(None, |_| Entry::Originate {
+            prefix,
+            attributes: Box::new(origin.attributes.clone()),
+            interface: origin.interface.as_deref().map(str::to_owned),
+        });
+        let Origin { attributes, interface } = origin;
         if self.rib.interfaces.get(&prefix) != interface.as_ref() {
             // Policy may look at the interface: the route is a new one.
-            self.withdraw(prefix);
+            self.withdraw_local(prefix);
             self.rib.interfaces.extend(interface.map(|interface| (prefix, interface)));
         }
         let attributes = self.rib.attributes.intern(attributes);
@@ -218,6 +232,11 @@ impl Speaker {
 
     /// Takes back a route that was originated here.
     pub fn withdraw(&mut self, prefix: Prefix) {
+        self.note(None, |_| Entry::Withdraw(prefix));
+        self.withdraw_local(prefix);
+    }
+
+    fn withdraw_local(&mut self, prefix: Prefix) {
         self.rib.interfaces.remove(&prefix);
         self.rib.remove(&prefix, Source::LOCAL, 0);
     }
@@ -227,7 +246,11 @@ impl Speaker {
         if self.outputs.is_empty() {
             self.flush();
         }
-        let output = self.outputs.pop_front()?;
+        let output = self.outputs.pop_front();
+        if self.tape.is_some() {
+            self.note_output(output.as_ref());
+        }
+        let output = output?;
         if let Output::Send { conn, bytes } = &output
             && let Some(index) = self.by_conn.get(conn).copied()
             && let Some(peer) = self.peer_mut(index)
@@ -259,6 +282,7 @@ impl Speaker {
     /// no way. Until the first answer there is none. Answers are best given together: the routes are decided
     /// about anew when the next output or route is asked for.
     pub fn handle_next_hop(&mut self, next_hop: IpAddr, cost: Option<u32>) {
+        self.note(None, |_| Entry::NextHop { next_hop, cost });
         self.rib.hops.answer(next_hop, cost);
     }
 
@@ -285,6 +309,7 @@ impl Speaker {
 
     /// Fires what is due at `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.note(Some(now), |_| Entry::Timeout);
         while let Some((at, index)) = self.timers.first().copied() {
             if at > now {
                 break;
@@ -303,6 +328,7 @@ impl Speaker {
 
     /// Notes that the kernel has taken bytes that were sent.
     pub fn handle_sent(&mut self, conn: ConnId, bytes: usize) {
+        self.note(None, |_| Entry::Sent { conn: conn.0, bytes });
         let Some(index) = self.by_conn.get(&conn).copied() else { return };
         let Some(session) = self.peer_mut(index).and_then(|p| p.session.as_mut()) else { return };
         if session.conn == conn {
