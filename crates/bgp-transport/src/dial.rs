@@ -74,3 +74,44 @@ fn failure(error: &io::Error, local: Option<IpAddr>) -> ConnectFailure {
         _ => ConnectFailure::Other(error.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::listener::Listener;
+
+    #[test]
+    fn both_ends_of_a_connection_have_what_routing_protocols_use() {
+        let listener = Listener::bind(SocketAddr::from(([127, 0, 0, 1], 0)), 0).unwrap();
+        let dial = Dial {
+            remote: listener.address,
+            local: Some(IpAddr::from([127, 0, 0, 9])),
+            password: None,
+            ttl_security: None,
+            hold_time: 90,
+        };
+
+        let outgoing = dial.begin().unwrap();
+        let (incoming, from) =
+            std::iter::repeat_with(|| listener.accept()).take(1_000_000).find_map(Result::ok).unwrap();
+
+        assert_eq!(from.ip(), IpAddr::from([127, 0, 0, 9]));
+        assert_eq!(sockopt::tcp_user_timeout(&outgoing).unwrap(), 95_000);
+        for socket in [outgoing.into(), incoming] {
+            let socket: std::os::fd::OwnedFd = socket;
+            assert!(sockopt::tcp_nodelay(&socket).unwrap());
+            assert_eq!((sockopt::ip_tos(&socket).unwrap(), sockopt::ip_ttl(&socket).unwrap()), (0xc0, 255));
+        }
+    }
+
+    #[test]
+    fn a_source_address_that_is_not_here_is_named() {
+        let remote = SocketAddr::from(([127, 0, 0, 1], 1));
+        let local = Some(IpAddr::from([198, 51, 100, 77]));
+        let dial = Dial { remote, local, password: None, ttl_security: None, hold_time: 90 };
+
+        let failure = dial.begin().unwrap_err();
+
+        assert_eq!(failure, ConnectFailure::SourceAddress(IpAddr::from([198, 51, 100, 77])));
+    }
+}
