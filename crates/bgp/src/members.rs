@@ -189,6 +189,10 @@ impl Members {
         let changed = rib.take_changed();
         for group in self.groups.iter_mut().flatten() {
             group.look_at_all |= ended;
+            let position = |index: &PeerIndex| self.members[*index as usize].as_ref().map(|m| m.position);
+            let end = group.end();
+            group
+                .drop_chunks_unless(|members| members.iter().any(|m| position(m).is_some_and(|at| at < end)));
             if (group.look_at_all || !changed.is_empty()) && group.evaluate(rib, config, &changed, deferring)
             {
                 for index in &group.members {

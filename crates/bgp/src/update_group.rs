@@ -343,6 +343,13 @@ impl UpdateGroup {
         self.encode(rib, lanes.iter().copied(), [true; 2], true).finish(0)
     }
 
+    /// Bytes of the past are of use only while a member has not had them.
+    pub(crate) fn drop_chunks_unless(&mut self, anybody_is_behind: impl FnOnce(&[PeerIndex]) -> bool) {
+        if !self.chunks.is_empty() && !anybody_is_behind(&self.members) {
+            self.chunks.clear();
+        }
+    }
+
     fn encode(
         &self,
         rib: &Rib,

@@ -96,7 +96,12 @@ impl Net {
 
     /// Starts node `n`.
     pub fn start(&mut self, n: u8, config: Config, forwarding_kept: bool) {
-        let start = Start { seed: u64::from(n) * 7919, forwarding_kept, ..Start::default() };
+        self.start_as(n, config, Start { forwarding_kept, ..Start::default() });
+    }
+
+    /// Starts node `n`; its seed is its own.
+    pub fn start_as(&mut self, n: u8, config: Config, start: Start) {
+        let start = Start { seed: u64::from(n) * 7919, ..start };
         let speaker = Speaker::new(config, start, self.now);
         let node = Node {
             speaker,
