@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use bgp::{Change, Config, Event, Speaker, Start};
-use bgp_api::{BirdSocket, Console, ControlSocket, Health, KernelRoutes, Metrics, Owner, Readiness, Subject};
+use bgp_api::{
+    BirdSocket, Console, ControlSocket, Health, KernelRoutes, Metrics, Owner, Readiness, Recording, Subject,
+};
 use bgp_packet::Family;
 use bgp_transport::Driver;
 use bird_lite::cluster::Cluster;
@@ -33,6 +35,8 @@ pub(crate) struct Settings {
     /// Namespace of the Secrets that peerings refer to.
     pub(crate) namespace: String,
     pub(crate) socket: PathBuf,
+    /// File to record into from the speaker's start.
+    pub(crate) record: Option<PathBuf>,
     pub(crate) bird_socket: PathBuf,
     pub(crate) health_listen: SocketAddr,
 }
@@ -57,6 +61,8 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     let (wanted_secrets, asked) = watch::channel(BTreeSet::new());
     let mut secrets = datastore.watch_secrets(&settings.namespace, asked);
     let mut app = App {
+        recording: calls.recording().clone(),
+        record: settings.record,
         cluster: Cluster::new(settings.node_name).with_namespace(settings.namespace),
         dataplane,
         driver: None,
@@ -85,6 +91,9 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
             _ = interrupt.recv() => break,
         }
         app.carry_on();
+        if let Some(driver) = &mut app.driver {
+            app.recording.take(driver.speaker_mut());
+        }
     }
     tracing::info!("stopping; routes stay, peers keep ours by graceful restart");
     Ok(())
@@ -119,6 +128,9 @@ fn now() -> Instant {
 }
 
 struct App {
+    recording: Recording,
+    /// Where to record as soon as there is a speaker.
+    record: Option<PathBuf>,
     cluster: Cluster,
     dataplane: Dataplane,
     /// `None` until the cluster and this node's address are known.
@@ -223,7 +235,13 @@ impl App {
         if !forwarding_kept {
             self.dataplane.allow_sweep();
         }
-        match Driver::new(Speaker::new(config, start, now)) {
+        let mut speaker = Speaker::new(config, start, now);
+        if let Some(path) = self.record.take()
+            && let Err(error) = self.recording.start(&path, &mut speaker, now)
+        {
+            tracing::error!(path = %path.display(), %error, "cannot record");
+        }
+        match Driver::new(speaker) {
             Ok(driver) => self.driver = Some(driver),
             Err(error) => tracing::error!(%error, "cannot start the speaker"),
         }

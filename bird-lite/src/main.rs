@@ -35,6 +35,9 @@ struct Arguments {
     /// Where /liveness, /readiness and /metrics are answered
     #[arg(long, default_value = "127.0.0.1:9098")]
     health_listen: SocketAddr,
+    /// Record all that the speaker is told into this new file; `ocicat bgp replay` plays it again
+    #[arg(long)]
+    record: Option<PathBuf>,
     /// error, warn, info, debug or trace
     #[arg(long, default_value = "info")]
     log_level: LevelFilter,
@@ -55,6 +58,7 @@ fn main() -> anyhow::Result<()> {
         namespace: arguments.namespace,
         bird_socket: arguments.bird_socket.unwrap_or_else(|| arguments.socket.with_file_name("bird.ctl")),
         socket: arguments.socket,
+        record: arguments.record,
         health_listen: arguments.health_listen,
     }))?;
     // Sockets close without a Cease, and routes stay: peers and kernel carry on until we are back.

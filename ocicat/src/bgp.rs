@@ -1,6 +1,7 @@
 //! `ocicat bgp`: asks speakers, and puts together what they answer.
 
 mod neighbor;
+mod replay;
 mod routes;
 mod sockets;
 mod summary;
@@ -105,6 +106,28 @@ pub(crate) enum BgpCommand {
     Enable(Steer),
     /// Ends a peer's session and allows no other until `enable` or until the speaker starts anew
     Disable(Steer),
+    /// Begins a recording of all that the speaker is told, or ends it; passwords are not in it
+    Record {
+        /// Absolute path of a new file, where the speaker runs; without it, the recording ends
+        file: Option<String>,
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        output: OutputOptions,
+    },
+    /// Plays a recording to a speaker on the desk, and compares what it wants done with what was recorded
+    Replay {
+        /// File that `record` or `--record` of a speaker wrote
+        file: PathBuf,
+        /// Show every step, not only those that differ
+        #[arg(long)]
+        steps: bool,
+        /// Stop after this line of the recording
+        #[arg(long, value_name = "LINE")]
+        until: Option<usize>,
+        #[command(flatten)]
+        output: OutputOptions,
+    },
 }
 
 #[derive(clap::Args)]
@@ -151,6 +174,10 @@ pub(crate) fn run(command: BgpCommand) -> Result<Report, CallError> {
         BgpCommand::Softreset { steer, .. } => self::steer(&steer, Action::SoftReset),
         BgpCommand::Enable(steer) => self::steer(&steer, Action::Enable),
         BgpCommand::Disable(steer) => self::steer(&steer, Action::Disable),
+        BgpCommand::Record { file, target, output } => record(&target, output.output, file),
+        BgpCommand::Replay { file, steps, until, output } => {
+            replay::run(&file, output.output, steps, until.unwrap_or(usize::MAX))
+        }
     }
 }
 
@@ -319,6 +346,28 @@ fn steer(steer: &Steer, action: Action) -> Result<Report, CallError> {
             let text = match output.output {
                 Format::Table => format!("{peer}: {words}\n"),
                 Format::Json => format!("{:#}\n", json!({ "peer": peer, "action": name })),
+            };
+            Ok(Report { text, is_well: true })
+        }
+        other => Err(unexpected(other)),
+    }
+}
+
+/// Begins or ends a recording of the one speaker of this machine, or of the one that was named.
+fn record(target: &Target, format: Format, file: Option<String>) -> Result<Report, CallError> {
+    let speakers = ask_each(target, "")?;
+    let [(socket, _)] = speakers.as_slice() else {
+        let nodes: Vec<&str> = speakers.iter().map(|(_, summary)| summary.node.as_str()).collect();
+        let reason = format!("{} speakers run here: choose one by --node: {}", nodes.len(), nodes.join(", "));
+        return Err(CallError::Refused { agent: AGENT, reason });
+    };
+    let call = request::Record { file: file.clone().unwrap_or_default() };
+    match ask(socket, Call::Record(call))? {
+        Answer::Done(_) => {
+            let text = match (format, &file) {
+                (Format::Json, _) => format!("{:#}\n", json!({ "recording": file })),
+                (Format::Table, Some(file)) => format!("recording into {file}\n"),
+                (Format::Table, None) => "the recording has ended\n".to_owned(),
             };
             Ok(Report { text, is_well: true })
         }

@@ -16,6 +16,8 @@ pub(crate) enum CallError {
     NoAnswer { agent: &'static str, socket: PathBuf, error: FrameError },
     /// No socket is where one is looked for.
     Nowhere { agent: &'static str, tried: Vec<String> },
+    /// A file is not what it should be.
+    File { path: PathBuf, reason: String },
     /// The agent says why it cannot.
     Refused { agent: &'static str, reason: String },
 }
@@ -23,7 +25,7 @@ pub(crate) enum CallError {
 impl CallError {
     /// Is it that nobody answered?
     pub(crate) fn is_silence(&self) -> bool {
-        !matches!(self, Self::Refused { .. })
+        !matches!(self, Self::Refused { .. } | Self::File { .. })
     }
 }
 
@@ -43,6 +45,7 @@ impl std::fmt::Display for CallError {
                 "{agent} has no socket at {}: is it running here? --socket names another place",
                 tried.join(", ")
             ),
+            Self::File { path, reason } => write!(f, "{}: {reason}", path.display()),
             Self::Refused { agent, reason } => write!(f, "{agent}: {reason}"),
         }
     }

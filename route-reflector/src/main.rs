@@ -33,6 +33,9 @@ struct Arguments {
     /// Address and port of /healthz, /readyz and /metrics; none unless given
     #[arg(long)]
     http: Option<SocketAddr>,
+    /// Record all that the speaker is told into this new file; `ocicat bgp replay` plays it again
+    #[arg(long)]
+    record: Option<PathBuf>,
     /// error, warn, info, debug or trace
     #[arg(long, default_value = "info")]
     log_level: LevelFilter,

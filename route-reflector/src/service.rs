@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use bgp::{Event, Speaker, Start};
-use bgp_api::{BirdSocket, ControlSocket, Health, Metrics, Owner, Readiness, Subject};
+use bgp_api::{BirdSocket, ControlSocket, Health, Metrics, Owner, Readiness, Recording, Subject};
 use bgp_transport::Driver;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -42,7 +42,8 @@ pub(crate) async fn run(arguments: &Arguments, settings: Settings) -> anyhow::Re
         listening.with_context(|| format!("listen on {http}"))?;
     }
     let mut watch = Watch::new().context("watch files")?;
-    let mut service = Service::start(settings, restarted, health)?;
+    let mut service =
+        Service::start(settings, restarted, health, calls.recording(), arguments.record.as_deref())?;
     service.watch_files(&arguments.config, &mut watch);
     loop {
         let retry = service.listen_retry;
@@ -58,6 +59,7 @@ pub(crate) async fn run(arguments: &Arguments, settings: Settings) -> anyhow::Re
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }
+        calls.recording().take(service.driver.speaker_mut());
         service.report();
     }
     tracing::info!("stopping; clients keep their routes by graceful restart");
@@ -103,9 +105,20 @@ struct Service {
 }
 
 impl Service {
-    fn start(settings: Settings, restarted: bool, health: Health) -> anyhow::Result<Self> {
+    fn start(
+        settings: Settings,
+        restarted: bool,
+        health: Health,
+        recording: &Recording,
+        record: Option<&Path>,
+    ) -> anyhow::Result<Self> {
         let start = Start { seed: seed(), forwarding_kept: restarted, ..Start::default() };
-        let speaker = Speaker::new(settings.speaker.clone(), start, now());
+        let at = now();
+        let mut speaker = Speaker::new(settings.speaker.clone(), start, at);
+        if let Some(path) = record {
+            let started = recording.start(path, &mut speaker, at);
+            started.with_context(|| format!("record into {}", path.display()))?;
+        }
         let driver = Driver::new(speaker).context("start driver")?;
         let mut service = Self {
             settings,

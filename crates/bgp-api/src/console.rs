@@ -8,6 +8,8 @@ use std::time::{Instant, SystemTime};
 use bgp::Speaker;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::Recording;
+
 /// Questions that wait at a time; who asks more waits itself.
 const QUEUE: usize = 16;
 
@@ -81,11 +83,17 @@ impl Call {
 
 /// The end at which questions are asked.
 #[derive(Clone, Debug)]
-pub struct Console(mpsc::Sender<Call>);
+pub struct Console {
+    calls: mpsc::Sender<Call>,
+    pub(crate) recording: Recording,
+}
 
 /// The end at which the speaker's owner takes them.
 #[derive(Debug)]
-pub struct Calls(mpsc::Receiver<Call>);
+pub struct Calls {
+    calls: mpsc::Receiver<Call>,
+    recording: Recording,
+}
 
 /// The speaker's owner is gone: the process is stopping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +102,8 @@ pub struct Gone;
 /// A queue of calls.
 pub fn console() -> (Console, Calls) {
     let (sender, receiver) = mpsc::channel(QUEUE);
-    (Console(sender), Calls(receiver))
+    let recording = Recording::default();
+    (Console { calls: sender, recording: recording.clone() }, Calls { calls: receiver, recording })
 }
 
 impl Console {
@@ -111,15 +120,20 @@ impl Console {
             // Whoever asked may have gone meanwhile.
             let _ = reply.send(work(subject));
         }));
-        self.0.send(call).await.map_err(|_| Gone)?;
+        self.calls.send(call).await.map_err(|_| Gone)?;
         answer.await.map_err(|_| Gone)
     }
 }
 
 impl Calls {
+    /// The recording, which calls may switch on and off: the owner lets it take what there is after each turn.
+    pub fn recording(&self) -> &Recording {
+        &self.recording
+    }
+
     /// The next call. May be dropped at any time without loss.
     pub async fn next(&mut self) -> Call {
-        match self.0.recv().await {
+        match self.calls.recv().await {
             Some(call) => call,
             None => std::future::pending().await,
         }

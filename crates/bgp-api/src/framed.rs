@@ -2,6 +2,7 @@
 //! Owns the words of that contract.
 
 use std::io;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bgp::{Cause, MessageCounts, PeerKey, PeerState, PeerStatus, Reason, RouteSource, Speaker};
@@ -13,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::routes::{Found, Table, Walk, Wanted};
 use crate::words::{capability_text, reason_text};
-use crate::{Console, Subject};
+use crate::{Console, Recording, Subject};
 
 /// Longest request.
 const MAX_REQUEST: usize = 64 * 1024;
@@ -55,7 +56,14 @@ async fn answer(
 ) -> io::Result<()> {
     let answer = match request.call {
         Some(Call::Routes(wanted)) => return routes(stream, console, &wanted).await,
-        Some(Call::Summary(wanted)) => console.ask(move |subject| summary(subject, &wanted.peer)).await,
+        Some(Call::Summary(wanted)) => {
+            let recording = console.recording.path();
+            console.ask(move |subject| summary(subject, &wanted.peer, recording)).await
+        }
+        Some(Call::Record(wanted)) => {
+            let recording = console.recording.clone();
+            console.ask(move |subject| record(subject, &recording, &wanted.file)).await
+        }
         Some(Call::Steer(steer)) => console.ask(move |subject| self::steer(subject, &steer)).await,
         None => Ok(Answer::Error("this speaker does not know the call".to_owned())),
     };
@@ -163,16 +171,38 @@ pub(crate) fn act(
     Ok(())
 }
 
+/// Begins a recording in a file, or ends it when no file is named.
+fn record(subject: &mut Subject<'_>, recording: &Recording, file: &str) -> Answer {
+    let now = subject.now;
+    let Some(speaker) = subject.speaker.as_deref_mut() else {
+        return Answer::Error(not_running(&subject.owner.problems));
+    };
+    if file.is_empty() {
+        return match recording.stop(speaker) {
+            Some(_) => Answer::Done(Done {}),
+            None => Answer::Error("no recording runs".to_owned()),
+        };
+    }
+    if !Path::new(file).is_absolute() {
+        return Answer::Error(format!("{file:?} is no absolute path: the speaker has its own directory"));
+    }
+    match recording.start(Path::new(file), speaker, now) {
+        Ok(()) => Answer::Done(Done {}),
+        Err(error) => Answer::Error(format!("cannot record into {file}: {error}")),
+    }
+}
+
 fn not_running(problems: &[String]) -> String {
     format!("the speaker has no settings yet: {}", problems.join("; "))
 }
 
-fn summary(subject: &mut Subject<'_>, peer: &str) -> Answer {
+fn summary(subject: &mut Subject<'_>, peer: &str, recording: Option<PathBuf>) -> Answer {
     let (now, owner) = (subject.now, &subject.owner);
     let mut summary = Summary {
         node: owner.node.clone(),
         listening: owner.listening.iter().map(ToString::to_string).collect(),
         problems: owner.problems.clone(),
+        recording: recording.map(|path| path.display().to_string()).unwrap_or_default(),
         ..Summary::default()
     };
     if let Some(kernel) = &owner.kernel {

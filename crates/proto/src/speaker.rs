@@ -7,7 +7,7 @@ use prost::{Message, Oneof};
 /// What a client asks.
 #[derive(Clone, PartialEq, Message)]
 pub struct Request {
-    #[prost(oneof = "request::Call", tags = "1, 2, 3")]
+    #[prost(oneof = "request::Call", tags = "1, 2, 3, 4")]
     pub call: Option<request::Call>,
 }
 
@@ -26,6 +26,9 @@ pub mod request {
         /// Does something to a peer's session.
         #[prost(message, tag = "3")]
         Steer(Steer),
+        /// Begins or ends a recording of all that the speaker is told.
+        #[prost(message, tag = "4")]
+        Record(Record),
     }
 
     #[derive(Clone, PartialEq, Message)]
@@ -49,6 +52,13 @@ pub mod request {
         /// Only what is not used for a reason.
         #[prost(bool, tag = "4")]
         pub rejected: bool,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub struct Record {
+        /// Absolute path of a file that is made new, where the speaker runs; empty ends the recording.
+        #[prost(string, tag = "1")]
+        pub file: String,
     }
 
     /// What is done to a session.
@@ -141,6 +151,9 @@ pub struct Summary {
     /// What keeps the speaker as a whole from working, in words; empty when nothing does.
     #[prost(string, repeated, tag = "10")]
     pub problems: Vec<String>,
+    /// File of the recording that runs; empty for none.
+    #[prost(string, tag = "12")]
+    pub recording: String,
     /// Set on a route reflector.
     #[prost(string, tag = "11")]
     pub cluster_id: String,

@@ -23,6 +23,9 @@ pub(super) fn summary_table(summary: &Summary) -> String {
     if !summary.cluster_id.is_empty() {
         out.push_str(&format!("  cluster ID {}", summary.cluster_id));
     }
+    if !summary.recording.is_empty() {
+        out.push_str(&format!("  recording into {}", plain(&summary.recording)));
+    }
     if summary.restarting {
         out.push_str("  restarting gracefully");
     }
@@ -76,6 +79,7 @@ pub(super) fn summary_json(summary: &Summary) -> Value {
         "clusterId": summary.cluster_id,
         "listening": summary.listening,
         "restarting": summary.restarting,
+        "recording": summary.recording,
         "routes": summary.routes,
         "kernelRoutes": summary.kernel_routes,
         "problems": summary.problems,

@@ -100,12 +100,14 @@ async fn run(
 ) {
     let start = Start { seed: 1, report_routes: true, ..Start::default() };
     let started = Instant::now();
-    let mut driver = Driver::new(Speaker::new(config, start, started)).unwrap();
+    let (console, mut calls) = bgp_api::console();
+    let mut speaker = Speaker::new(config, start, started);
+    calls.recording().start(&socket.with_file_name("record"), &mut speaker, started).unwrap();
+    let mut driver = Driver::new(speaker).unwrap();
     driver.listen(&[listen]).unwrap_or_else(|errors| panic!("{}", errors[0]));
     for (prefix, attributes) in routes {
         driver.speaker_mut().originate(prefix, attributes);
     }
-    let (console, mut calls) = bgp_api::console();
     let _control = ControlSocket::bind(socket, console.clone()).unwrap();
     let _bird = BirdSocket::bind(bird, None, console).unwrap();
     ready.send(()).unwrap();
@@ -124,6 +126,7 @@ async fn run(
             }
             _ = &mut stopped => return,
         }
+        calls.recording().take(driver.speaker_mut());
         while driver.speaker_mut().poll_event().is_some() {}
         while driver.speaker_mut().poll_route().is_some() {}
     }
