@@ -416,12 +416,9 @@ fn sound(mut bytes: &[u8], context: UpdateContext, mut on_update: impl FnMut(&Up
     while !bytes.is_empty() {
         let found = frame(bytes, MAX_EXTENDED_LEN).expect("a header").expect("a whole message");
         bytes = &bytes[found.len..];
-        match found.parse(context).expect("a sound message") {
-            Message::Update(update) => {
-                assert_eq!(update.problem, None, "we sent it");
-                on_update(&update);
-            }
-            _ => {}
+        if let Message::Update(update) = found.parse(context).expect("a sound message") {
+            assert_eq!(update.problem, None, "we sent it");
+            on_update(&update);
         }
     }
 }

@@ -60,6 +60,8 @@ pub struct PeerStatus {
     pub bfd: Option<BfdState>,
     /// It came from a range of dynamic neighbours.
     pub dynamic: bool,
+    /// It is configured no more, and keeps its session until its routes come another way.
+    pub retiring: bool,
     /// It is a client of this reflector.
     pub reflector_client: bool,
     /// Both sides are in one AS.
@@ -150,6 +152,7 @@ impl Speaker {
             advertised: self.members.group(index).map_or(0, |(group, _)| group.advertised_to(index)),
             sessions: peer.sessions,
             dynamic: peer.dynamic,
+            retiring: peer.retiring.is_some(),
             reflector_client: peer.config.reflector_client,
             internal: session
                 .map_or(peer.config.asn == Some(peer.local_asn(self.config.asn)), |s| s.internal),

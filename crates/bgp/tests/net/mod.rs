@@ -37,6 +37,8 @@ pub struct Net {
     nodes: BTreeMap<IpAddr, Node>,
     arrivals: BTreeMap<(Instant, u64), (IpAddr, Arrival)>,
     count: u64,
+    /// Pairs whose latency is another one, by direction.
+    lags: BTreeMap<(IpAddr, IpAddr), Duration>,
     /// Pairs that cannot hear one another.
     cut: BTreeSet<(IpAddr, IpAddr)>,
 }
@@ -90,6 +92,7 @@ impl Net {
             nodes: BTreeMap::new(),
             arrivals: BTreeMap::new(),
             count: 0,
+            lags: BTreeMap::new(),
             cut: BTreeSet::new(),
         }
     }
@@ -126,13 +129,38 @@ impl Net {
         let node = self.nodes.get_mut(&ip(n)).unwrap();
         node.alive = false;
         for (peer, conn) in std::mem::take(&mut node.ends).into_values() {
-            self.arrive(peer, Arrival::Eof { conn });
+            self.arrive(ip(n), peer, Arrival::Eof { conn });
         }
     }
 
     /// Lets two nodes no longer hear one another, without either being told.
     pub fn cut(&mut self, a: u8, b: u8) {
         self.cut.extend([(ip(a), ip(b)), (ip(b), ip(a))]);
+    }
+
+    /// Lets `b` no longer hear `a`, without either being told.
+    pub fn cut_one_way(&mut self, a: u8, b: u8) {
+        self.cut.insert((ip(a), ip(b)));
+    }
+
+    /// What `a` says takes another time to come to `b`.
+    pub fn lag(&mut self, a: u8, b: u8, latency_ms: u64) {
+        self.lags.insert((ip(a), ip(b)), Duration::from_millis(latency_ms));
+    }
+
+    /// Breaks all connections between two nodes: both are told at once, and what is under way is lost.
+    pub fn break_between(&mut self, a: u8, b: u8) {
+        let now = self.now;
+        for (near, far) in [(ip(a), ip(b)), (ip(b), ip(a))] {
+            let Some(node) = self.nodes.get_mut(&near).filter(|n| n.alive) else { continue };
+            let broken: Vec<ConnId> =
+                node.ends.iter().filter(|(_, (to, _))| *to == far).map(|(conn, _)| *conn).collect();
+            for conn in broken {
+                node.ends.remove(&conn);
+                node.partial.remove(&conn);
+                node.speaker.handle_closed(conn, Closed::Error("connection reset".into()), now);
+            }
+        }
     }
 
     pub fn heal(&mut self) {
@@ -203,16 +231,17 @@ impl Net {
         true
     }
 
-    fn arrive(&mut self, to: IpAddr, arrival: Arrival) {
+    fn arrive(&mut self, from: IpAddr, to: IpAddr, arrival: Arrival) {
         self.count += 1;
-        self.arrivals.insert((self.now + self.latency, self.count), (to, arrival));
+        let latency = self.lags.get(&(from, to)).copied().unwrap_or(self.latency);
+        self.arrivals.insert((self.now + latency, self.count), (to, arrival));
     }
 
     fn deliver(&mut self, to: IpAddr, arrival: Arrival) {
         let now = self.now;
         let Some(node) = self.nodes.get_mut(&to).filter(|n| n.alive) else {
             if let Arrival::Accept { from } = arrival {
-                self.arrive(from.0, Arrival::Refused { conn: from.1 });
+                self.arrive(to, from.0, Arrival::Refused { conn: from.1 });
             }
             return;
         };
@@ -222,9 +251,9 @@ impl Net {
                 match node.speaker.handle_incoming(remote, local, now) {
                     Ok(conn) => {
                         node.ends.insert(conn, from);
-                        self.arrive(from.0, Arrival::Connected { conn: from.1, peer: (to, conn) });
+                        self.arrive(to, from.0, Arrival::Connected { conn: from.1, peer: (to, conn) });
                     }
-                    Err(_) => self.arrive(from.0, Arrival::Refused { conn: from.1 }),
+                    Err(_) => self.arrive(to, from.0, Arrival::Refused { conn: from.1 }),
                 }
             }
             // The peer's end was named when it accepted; ours is known only now.
@@ -233,7 +262,7 @@ impl Net {
                     end.1 = peer.1;
                     node.speaker.handle_connected(conn, SocketAddr::new(to, 40000), now);
                 }
-                None => self.arrive(peer.0, Arrival::Eof { conn: peer.1 }),
+                None => self.arrive(to, peer.0, Arrival::Eof { conn: peer.1 }),
             },
             Arrival::Refused { conn } => {
                 node.ends.remove(&conn);
@@ -284,7 +313,7 @@ impl Net {
             }
             for (to, arrival) in sent {
                 if !self.cut.contains(&(address, to)) {
-                    self.arrive(to, arrival);
+                    self.arrive(address, to, arrival);
                 }
             }
         }
