@@ -29,7 +29,8 @@ impl AttrId {
 #[derive(Debug)]
 struct Set {
     attributes: Arc<PathAttributes>,
-    hash: u64,
+    /// Enough of the hash to find the place in the index again.
+    hash: u32,
     /// The tracked next hop, 0 when none is.
     hop: u32,
 }
@@ -70,14 +71,14 @@ impl AttributeTable {
 
     /// The name of a set.
     pub(crate) fn intern(&mut self, attributes: PathAttributes) -> AttrId {
-        let hash = self.seed.of(&attributes);
+        let hash = short(self.seed.of(&attributes));
         let sets = &self.sets;
         let of = |id: &AttrId| sets[id.at()].as_ref().map(|set| &*set.attributes);
-        if let Some(id) = self.index.find(hash, |id| of(id) == Some(&attributes)) {
+        if let Some(id) = self.index.find(spread(hash), |id| of(id) == Some(&attributes)) {
             return *id;
         }
         let id = self.free.pop().unwrap_or_else(|| AttrId::new(self.sets.len()));
-        self.index.insert_unique(hash, id, |id| sets[id.at()].as_ref().map_or(0, |set| set.hash));
+        self.index.insert_unique(spread(hash), id, |id| sets[id.at()].as_ref().map_or(0, |s| spread(s.hash)));
         self.new_octets += octets(&attributes);
         let set = Some(Set { attributes: Arc::new(attributes), hash, hop: 0 });
         match self.sets.get_mut(id.at()) {
@@ -127,7 +128,7 @@ impl AttributeTable {
                 continue;
             }
             let id = AttrId::new(at);
-            if let Ok(entry) = self.index.find_entry(set.hash, |other| *other == id) {
+            if let Ok(entry) = self.index.find_entry(spread(set.hash), |other| *other == id) {
                 entry.remove();
             }
             *place = None;
@@ -142,6 +143,16 @@ impl AttributeTable {
     pub(crate) fn len(&self) -> usize {
         self.index.len()
     }
+}
+
+/// Half of a hash.
+fn short(hash: u64) -> u32 {
+    (hash >> 32) as u32 ^ hash as u32
+}
+
+/// A hash for the index, which looks at both ends of it.
+fn spread(hash: u32) -> u64 {
+    u64::from(hash) << 32 | u64::from(hash)
 }
 
 /// Memory of a set, roughly.
