@@ -20,16 +20,16 @@ pub(crate) fn admit(
     received: AttrId,
     table: &mut AttributeTable,
 ) -> Result<AttrId, Rejection> {
-    let Some(session) = peer.session.as_ref().filter(|s| !s.internal) else { return Ok(received) };
+    let Some(terms) = peer.terms.filter(|t| t.external) else { return Ok(received) };
     if shutdown::lacks_policy(config, true, &peer.config.import) {
         return Err(Rejection::NoPolicy);
     }
     let attributes = table.get(received);
     let marked = attributes.only_to_customer;
-    if session.role.is_some_and(|role| roles::is_leak(role, session.asn, marked)) {
+    if terms.role.is_some_and(|role| roles::is_leak(role, terms.asn, marked)) {
         return Err(Rejection::RouteLeak);
     }
-    let only_to_customer = session.role.map_or(marked, |role| roles::on_import(role, session.asn, marked));
+    let only_to_customer = terms.role.map_or(marked, |role| roles::on_import(role, terms.asn, marked));
     let local_pref = shutdown::on_import(peer, attributes).or(attributes.local_pref);
     if (only_to_customer, local_pref) == (marked, attributes.local_pref) {
         return Ok(received);

@@ -139,7 +139,7 @@ impl Speaker {
 
 impl<'a> Judge<'a> {
     fn of(peer: &'a Peer) -> Self {
-        let external = peer.session.as_ref().is_some_and(|s| !s.internal);
+        let external = peer.terms.is_some_and(|t| t.external);
         let kind = if external { SourceKind::External } else { SourceKind::Internal };
         Self { policy: &peer.config.import, kind }
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bgp_packet::{Cease, Notification, code};
 
-use crate::peer::{FIRST_RETRY, Phase};
+use crate::peer::{FIRST_RETRY, Phase, Terms};
 use crate::rib::{PeerIndex, PeerInfo};
 use crate::session::Session;
 use crate::{Cause, ConnId, Event, Speaker};
@@ -41,6 +41,7 @@ impl Speaker {
         peer.sessions += 1;
         peer.changed_at = now;
         peer.history.turn(now, None);
+        peer.terms = Some(Terms { external: !session.internal, asn: session.asn, role: session.role });
         peer.session = Some(session);
         let key = peer.key;
         self.half_open -= usize::from(was_half_open);

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use bgp_packet::{Capability, Open};
+use bgp_packet::{Capability, Open, Role};
 
 use crate::history::History;
 use crate::restart::Retained;
@@ -68,6 +68,16 @@ pub(crate) enum HeldDown {
     MaxPrefix(Option<Instant>),
 }
 
+/// What of a session decides about its routes, also when it is gone and they are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Terms {
+    pub(crate) external: bool,
+    /// The peer's AS.
+    pub(crate) asn: u32,
+    /// Our role towards the peer (RFC 9234).
+    pub(crate) role: Option<Role>,
+}
+
 /// One peer.
 #[derive(Debug)]
 pub(crate) struct Peer {
@@ -79,6 +89,8 @@ pub(crate) struct Peer {
     pub(crate) retiring: Option<Instant>,
     pub(crate) connections: Vec<Connection>,
     pub(crate) session: Option<Session>,
+    /// Of the session, or of the last one.
+    pub(crate) terms: Option<Terms>,
     /// When to connect next.
     pub(crate) retry_at: Option<Instant>,
     pub(crate) retry_delay: Duration,
@@ -107,6 +119,7 @@ impl Peer {
             retiring: None,
             connections: Vec::new(),
             session: None,
+            terms: None,
             retry_at: None,
             retry_delay: FIRST_RETRY,
             retained: [None; 2],

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bgp::{
-    Action, Cause, Config, Event, MaxPrefix, MaxPrefixAction, PeerConfig, PeerState, Policy, Rejection, Rule,
+    Action, Cause, Condition, Config, Event, MaxPrefix, MaxPrefixAction, PeerConfig, PeerState, Policy,
+    Rejection, Rule, SourceKind,
 };
 use bgp_packet::{
     AsPath, Capability, Community, Family, Notification, Open, PathAttributes, Role, RouteRefresh,
@@ -275,4 +276,23 @@ fn the_text_of_a_shutdown_is_shown_at_the_other_side() {
     let cause = script.status().cause.to_string();
     assert!(cause.contains("rack 7 is moved"), "{cause}");
     assert!(!script.has("10.0.2.0/26"), "a Hard Reset ends graceful restart, too");
+}
+
+#[test]
+fn routes_of_a_peer_that_is_away_are_judged_as_those_of_the_session_that_told_them() {
+    let configured = |import| {
+        with_peer(PeerConfig { role: Some(Role::Customer), import: Arc::new(import), ..passive(OTHER) })
+    };
+    let mut script = Script::new(configured(Policy::accept()));
+    let conn = script.establish(&open_of(OTHER));
+    script.say(conn, &announce(&external(), &["10.0.3.0/26"]));
+    script.lose(conn);
+    let when = vec![Condition::Source(vec![SourceKind::Internal])];
+    let no_internal = Rule { name: "internal".into(), when, then: Action::Reject };
+
+    let now = script.now;
+    script.speaker.reconfigure(configured(Policy::new(vec![no_internal], true)), now);
+
+    let route = script.speaker.route(&"10.0.3.0/26".parse().unwrap()).unwrap();
+    assert_eq!((route.stale, route.attributes.only_to_customer), (true, Some(OTHER)));
 }
