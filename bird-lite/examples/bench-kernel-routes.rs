@@ -1,0 +1,171 @@
+//! A hundred thousand routes from a table of the speaker into the kernel and out again: this node's path against
+//! BIRD's kernel protocol, in one run.
+//!
+//! Needs root and `bird2`; works in a network namespace of its own.
+//! `cargo run --release -p bird-lite --example bench-kernel-routes`.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use bgp::RouteSource;
+use bgp_packet::{NextHop, PathAttributes, Prefix};
+use bird_lite::cluster::Cluster;
+use bird_lite::fib::Fib;
+use bird_lite::kernel_routes::Context;
+use bird_lite::route_table::RouteTable;
+use kernel::PROTO_BIRD;
+use kernel_linux::{RouteDriver, RouteOwner, Rtnl};
+use model::NodeName;
+
+const ROUTES: usize = 100_000;
+const ROUNDS: usize = 5;
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+/// Nobody takes longer than this.
+const LIMIT: Duration = Duration::from_secs(60);
+
+fn main() -> anyhow::Result<()> {
+    // SAFETY: no other thread is running yet.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }
+        .context("make a network namespace (root is needed)")?;
+    for line in [
+        "link add eth0 type veth peer name p0",
+        "link set p0 up",
+        "link set eth0 up",
+        "addr add 192.0.2.1/24 dev eth0",
+    ] {
+        ensure!(Command::new("ip").args(line.split(' ')).status()?.success(), "ip {line}");
+    }
+    let dir = std::env::temp_dir().join(format!("bench-kernel-routes-{}", std::process::id()));
+    fs::create_dir_all(&dir)?;
+    let mut times: Vec<(&str, Vec<[f64; 2]>)> = Vec::new();
+    let mut note = |name, cost| match times.iter_mut().find(|(n, _)| *n == name) {
+        Some((_, costs)) => costs.push(cost),
+        None => times.push((name, vec![cost])),
+    };
+    for _ in 0..ROUNDS {
+        let [add, delete] = ours()?;
+        note("add, bird-lite", add);
+        note("delete, bird-lite", delete);
+        let [add, delete] = bird(&dir)?;
+        note("add, bird2", add);
+        note("delete, bird2", delete);
+    }
+    fs::remove_dir_all(&dir)?;
+    for (name, mut costs) in times {
+        let mut median = |column: usize| {
+            costs.sort_by(|a, b| a[column].total_cmp(&b[column]));
+            costs[ROUNDS / 2][column]
+        };
+        println!(
+            "{name:18} {:.3} s, {:.3} CPU s ({ROUTES} routes, medians of {ROUNDS})",
+            median(0),
+            median(1)
+        );
+    }
+    Ok(())
+}
+
+fn prefix(i: usize) -> Prefix {
+    Prefix::new(IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + i as u32)), 32).expect("32 bits are a host")
+}
+
+/// Time and CPU time of adding and deleting all: verdicts, differences and netlink, as in the running speaker.
+fn ours() -> anyhow::Result<[[f64; 2]; 2]> {
+    let fib = Fib::new(Rtnl::open()?.all_routes()?);
+    let cluster = Cluster::new(NodeName::from("n1"));
+    let context = Context { cluster: &cluster, fib: &fib, tunnel_up: false, wireguard_up: false };
+    let route = bgp::Route {
+        source: RouteSource::Peer(IpAddr::V4(GATEWAY).into()),
+        attributes: PathAttributes::new(NextHop::from(IpAddr::V4(GATEWAY))).into(),
+        next_hops: vec![IpAddr::V4(GATEWAY)],
+        external: false,
+        stale: false,
+    };
+    let driver = RouteDriver::new(vec![RouteOwner::Protocol(PROTO_BIRD)])?;
+    let mut table = RouteTable::adopt(driver)?;
+    let mut measure = |wanted: Option<&bgp::Route>, routes: usize| -> anyhow::Result<[f64; 2]> {
+        let (start, before) = (Instant::now(), cpu("/proc/thread-self/schedstat")?);
+        (0..ROUTES).for_each(|i| table.learn(context, prefix(i), wanted.cloned()));
+        let applied = table.apply(true, start);
+        let cost = [start.elapsed().as_secs_f64(), cpu("/proc/thread-self/schedstat")? - before];
+        ensure!(
+            applied.failed.is_empty() && kernel_routes()? / ROUTES == routes / ROUTES,
+            "not all are written"
+        );
+        Ok(cost)
+    };
+    Ok([measure(Some(&route), ROUTES)?, measure(None, 0)?])
+}
+
+/// The same of BIRD: a table of static routes is switched on and off.
+fn bird(dir: &Path) -> anyhow::Result<[[f64; 2]; 2]> {
+    let mut config = String::from(
+        "router id 192.0.2.1;\nprotocol device { }\nprotocol kernel { scan time 3600; ipv4 { export all; }; }\n\
+         protocol static all_routes { disabled; ipv4;\n",
+    );
+    for i in 0..ROUTES {
+        let _ = writeln!(config, "route {} via {GATEWAY};", prefix(i));
+    }
+    config.push_str("}\n");
+    let (file, socket) = (dir.join("bird.conf"), dir.join("bird.ctl"));
+    fs::write(&file, config)?;
+    let birdc = |words: &[&str]| {
+        let output = Command::new("birdc").arg("-s").arg(&socket).args(words).output();
+        output.is_ok_and(|output| output.status.success())
+    };
+    let mut bird = Bird(
+        Command::new("bird")
+            .arg("-f")
+            .arg("-c")
+            .arg(&file)
+            .arg("-s")
+            .arg(&socket)
+            .stdin(Stdio::null())
+            .spawn()?,
+    );
+    let path = format!("/proc/{}/schedstat", bird.0.id());
+    let start = Instant::now();
+    while !birdc(&["show", "status"]) {
+        ensure!(start.elapsed() < LIMIT && bird.0.try_wait()?.is_none(), "bird does not start");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let measure = |verb: &str, routes: usize| -> anyhow::Result<[f64; 2]> {
+        let (start, before) = (Instant::now(), cpu(&path)?);
+        ensure!(birdc(&[verb, "all_routes"]), "birdc {verb}");
+        while kernel_routes()? / ROUTES != routes / ROUTES || (routes == 0 && kernel_routes()? > 1000) {
+            ensure!(start.elapsed() < LIMIT, "bird does not {verb} all");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok([start.elapsed().as_secs_f64(), cpu(&path)? - before])
+    };
+    Ok([measure("enable", ROUTES)?, measure("disable", 0)?])
+}
+
+struct Bird(Child);
+
+impl Drop for Bird {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// CPU time of a task in seconds.
+fn cpu(schedstat: &str) -> anyhow::Result<f64> {
+    let text = fs::read_to_string(schedstat)?;
+    let nanoseconds: f64 = text.split(' ').next().context("schedstat")?.parse()?;
+    Ok(nanoseconds / 1e9)
+}
+
+/// How many IPv4 prefixes the kernel's tables hold.
+fn kernel_routes() -> io::Result<usize> {
+    let text = fs::read_to_string("/proc/thread-self/net/fib_triestat")?;
+    let counts = text.lines().filter_map(|line| line.trim().strip_prefix("Prefixes:")?.trim().parse().ok());
+    Ok(counts.max().unwrap_or(0))
+}
