@@ -10,15 +10,19 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail, ensure};
 use bgp::{BfdConfig, Config, DynamicNeighbours, MaxPrefix, MaxPrefixAction, Password, PeerConfig, PeerKey};
 use bgp_packet::{Family, Prefix};
+use model::Selector;
 use serde_saphyr::Spanned;
 
-use crate::file::{Alone, Bfd, FamilyName, File, MaxPrefixes, Neighbour};
+use crate::file::{Alone, Bfd, FamilyName, File, Kubernetes, MaxPrefixes, Neighbour};
+use crate::nodes::Choice;
 
 /// What the file asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
     pub(crate) speaker: Config,
     pub(crate) listen: Vec<SocketAddr>,
+    /// Nodes of a cluster that are clients, too.
+    pub(crate) nodes: Option<Choice>,
     /// Files beside it that it depends on.
     pub(crate) password_files: Vec<PathBuf>,
 }
@@ -79,7 +83,10 @@ fn parse(text: &str) -> anyhow::Result<Settings> {
         }
     }
     speaker.peers = peers;
-    Ok(Settings { speaker, listen, password_files: meaning.password_files })
+    let nodes =
+        file.kubernetes.as_ref().map(|k| meaning.nodes(&k.value).with_context(|| field(k, "kubernetes")));
+    let nodes = nodes.transpose()?;
+    Ok(Settings { speaker, listen, nodes, password_files: meaning.password_files })
 }
 
 /// Where something is: line and field.
@@ -130,6 +137,15 @@ impl Meaning<'_> {
             template.description = format!("client of {prefix}");
         }
         Ok(DynamicNeighbours { interface, ..DynamicNeighbours::new(prefix, template) })
+    }
+
+    /// Nodes connect by themselves, each from an address that is known.
+    fn nodes(&mut self, wanted: &Kubernetes) -> anyhow::Result<Choice> {
+        let selector = wanted.node_selector.as_deref().map_or(Ok(Selector::all()), str::parse);
+        let selector = Arc::new(selector.context("nodeSelector")?);
+        let node = Neighbour { password_file: wanted.password_file.clone(), ..Neighbour::default() };
+        let template = PeerConfig { passive: true, reflector_client: true, ..self.neighbour(&node)? };
+        Ok(Choice { kubeconfig: wanted.kubeconfig.clone(), selector, template })
     }
 
     fn peer(&mut self, peer: &Neighbour) -> anyhow::Result<(PeerKey, PeerConfig)> {
@@ -362,6 +378,11 @@ peers:
             ("198.51.100.1", "192.0.2.9", "line 12, peers[1]: 192.0.2.9 is there twice"),
             ("fe80::1%1", "fe80::1", "needs its interface"),
             ("fe80::1%1", "fe80::1%nowhere0", "interface \"nowhere0\""),
+            (
+                "clients:",
+                "kubernetes: {nodeSelector: 'rack =='}\nclients:",
+                "line 6, kubernetes: nodeSelector",
+            ),
             ("routerId: 192.0.2.1", "routerId: 0.0.0.0", "line 2, routerId"),
             ("families: [ipv4]", "families: [ipv5]", "ipv5"),
         ];

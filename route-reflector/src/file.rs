@@ -34,6 +34,8 @@ pub(crate) struct File {
     /// Peers that the reflector connects to: other reflectors, routers, clients.
     #[serde(default)]
     pub(crate) peers: Vec<Spanned<Neighbour>>,
+    /// Nodes of a cluster become clients.
+    pub(crate) kubernetes: Option<Spanned<Kubernetes>>,
     /// Seconds; 90 unless given.
     pub(crate) hold_time: Option<Spanned<u16>>,
     /// Seconds that routes are kept over a restart; 120 unless given, 0 for none.
@@ -51,6 +53,18 @@ pub(crate) struct File {
     /// Generalised TTL security: how many hops away the other side may be.
     pub(crate) ttl_security: Option<u8>,
     /// File with the TCP MD5 password.
+    pub(crate) password_file: Option<PathBuf>,
+}
+
+/// Which nodes of which cluster.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Kubernetes {
+    /// The Pod's own access unless given.
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// A selector as in Calico's resources; all nodes unless given.
+    pub(crate) node_selector: Option<String>,
+    /// File with the TCP MD5 password of nodes.
     pub(crate) password_file: Option<PathBuf>,
 }
 

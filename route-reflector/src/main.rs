@@ -3,6 +3,7 @@
 
 mod config;
 mod file;
+mod nodes;
 mod service;
 mod watch;
 

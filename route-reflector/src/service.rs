@@ -4,17 +4,20 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use bgp::{Event, Speaker, Start};
+use bgp::{Config, Event, Speaker, Start};
 use bgp_api::{BirdSocket, ControlSocket, Health, Metrics, Owner, Readiness, Recording, Subject};
 use bgp_transport::Driver;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::Arguments;
 use crate::config::{self, Settings};
+use crate::nodes::{Choice, Nodes};
 use crate::watch::Watch;
 
 /// How often an address that cannot be listened on is tried again.
 const LISTEN_RETRY: Duration = Duration::from_secs(2);
+/// How long the first list of nodes is waited for at start. Who connects meanwhile would be refused.
+const FIRST_LIST: Duration = Duration::from_secs(30);
 /// Descriptors that are not sessions: files, sockets of the operator, probes.
 const OTHER_DESCRIPTORS: u64 = 128;
 
@@ -42,8 +45,11 @@ pub(crate) async fn run(arguments: &Arguments, settings: Settings) -> anyhow::Re
         listening.with_context(|| format!("listen on {http}"))?;
     }
     let mut watch = Watch::new().context("watch files")?;
-    let mut service =
-        Service::start(settings, restarted, health, calls.recording(), arguments.record.as_deref())?;
+    let mut nodes = watch_nodes(settings.nodes.as_ref(), Nodes::default(), FIRST_LIST).await?;
+    let config = with_nodes(&settings, &nodes);
+    let speaker = start_speaker(config, restarted, calls.recording(), arguments.record.as_deref())?;
+    let mut service = Service::start(settings, speaker, health)?;
+    tracing::info!(restarted, "reflecting");
     service.watch_files(&arguments.config, &mut watch);
     loop {
         let retry = service.listen_retry;
@@ -53,8 +59,9 @@ pub(crate) async fn run(arguments: &Arguments, settings: Settings) -> anyhow::Re
                 let owner = service.owner();
                 call.run(Subject { speaker: Some(service.driver.speaker_mut()), owner, now: now() });
             }
-            () = watch.changed() => service.reload(&arguments.config, &mut watch),
-            _ = reload.recv() => service.reload(&arguments.config, &mut watch),
+            () = watch.changed() => nodes = service.reload(&arguments.config, &mut watch, nodes).await,
+            _ = reload.recv() => nodes = service.reload(&arguments.config, &mut watch, nodes).await,
+            () = nodes.changed() => service.reconfigure(&nodes),
             () = sleep_until(retry) => service.listen(),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
@@ -66,6 +73,15 @@ pub(crate) async fn run(arguments: &Arguments, settings: Settings) -> anyhow::Re
     // The next run must find the socket: see above.
     control.keep_file();
     Ok(())
+}
+
+/// Watches the cluster that the file asks for, or none.
+async fn watch_nodes(choice: Option<&Choice>, nodes: Nodes, patience: Duration) -> anyhow::Result<Nodes> {
+    match choice {
+        None => Ok(Nodes::default()),
+        Some(choice) if nodes.is_of(choice) => Ok(nodes),
+        Some(choice) => Nodes::watch(choice, patience).await.context("watch the cluster's nodes"),
+    }
 }
 
 /// Each session needs a descriptor: says so at the start, not when they run out.
@@ -105,20 +121,7 @@ struct Service {
 }
 
 impl Service {
-    fn start(
-        settings: Settings,
-        restarted: bool,
-        health: Health,
-        recording: &Recording,
-        record: Option<&Path>,
-    ) -> anyhow::Result<Self> {
-        let start = Start { seed: seed(), forwarding_kept: restarted, ..Start::default() };
-        let at = now();
-        let mut speaker = Speaker::new(settings.speaker.clone(), start, at);
-        if let Some(path) = record {
-            let started = recording.start(path, &mut speaker, at);
-            started.with_context(|| format!("record into {}", path.display()))?;
-        }
+    fn start(settings: Settings, speaker: Speaker, health: Health) -> anyhow::Result<Self> {
         let driver = Driver::new(speaker).context("start driver")?;
         let mut service = Self {
             settings,
@@ -132,7 +135,6 @@ impl Service {
             file_problem: None,
         };
         service.listen();
-        tracing::info!(restarted, "reflecting");
         Ok(service)
     }
 
@@ -147,29 +149,48 @@ impl Service {
     }
 
     /// Takes over the file as it is now; a file with an error changes nothing.
-    fn reload(&mut self, path: &Path, watch: &mut Watch) {
+    async fn reload(&mut self, path: &Path, watch: &mut Watch, nodes: Nodes) -> Nodes {
         let settings = match config::read(path) {
             Ok(settings) => settings,
             Err(error) => {
-                let problem = format!("configuration not changed: {error:#}");
-                if self.file_problem.as_ref() != Some(&problem) {
-                    tracing::error!("{problem}");
-                    self.file_problem = Some(problem);
-                }
-                return;
+                self.refuse(&error);
+                return nodes;
             }
         };
         self.file_problem = None;
         if settings == self.settings {
-            return;
+            return nodes;
         }
-        for change in self.driver.speaker_mut().reconfigure(settings.speaker.clone(), now()) {
-            tracing::info!(?change, "configuration");
-        }
+        // Sessions do not wait for a cluster that is new.
+        let nodes = match watch_nodes(settings.nodes.as_ref(), nodes, Duration::ZERO).await {
+            Ok(nodes) => nodes,
+            Err(error) => {
+                self.refuse(&error);
+                Nodes::default()
+            }
+        };
         self.settings = settings;
-        self.reconfigured = now();
+        self.reconfigure(&nodes);
         self.listen();
         self.watch_files(path, watch);
+        nodes
+    }
+
+    fn refuse(&mut self, error: &anyhow::Error) {
+        let problem = format!("configuration not changed: {error:#}");
+        if self.file_problem.as_ref() != Some(&problem) {
+            tracing::error!("{problem}");
+            self.file_problem = Some(problem);
+        }
+    }
+
+    /// Brings the speaker to what file and cluster say, by the differences.
+    fn reconfigure(&mut self, nodes: &Nodes) {
+        let config = with_nodes(&self.settings, nodes);
+        for change in self.driver.speaker_mut().reconfigure(config, now()) {
+            tracing::info!(?change, "configuration");
+            self.reconfigured = now();
+        }
     }
 
     fn watch_files(&self, path: &Path, watch: &mut Watch) {
@@ -207,6 +228,30 @@ impl Service {
             self.readiness = Some(readiness);
         }
     }
+}
+
+fn start_speaker(
+    config: Config,
+    restarted: bool,
+    recording: &Recording,
+    record: Option<&Path>,
+) -> anyhow::Result<Speaker> {
+    let start = Start { seed: seed(), forwarding_kept: restarted, ..Start::default() };
+    let at = now();
+    let mut speaker = Speaker::new(config, start, at);
+    if let Some(path) = record {
+        let started = recording.start(path, &mut speaker, at);
+        started.with_context(|| format!("record into {}", path.display()))?;
+    }
+    Ok(speaker)
+}
+
+fn with_nodes(settings: &Settings, nodes: &Nodes) -> Config {
+    let mut config = settings.speaker.clone();
+    if let Some(choice) = &settings.nodes {
+        nodes.add_clients(choice, &mut config);
+    }
+    config
 }
 
 fn now() -> Instant {
