@@ -15,8 +15,6 @@ use crate::{Cause, ConnId, ConnectFailure, Speaker};
 const LATE: Duration = Duration::from_secs(2);
 /// The moment that a peer gets then.
 const GRACE: Duration = Duration::from_secs(5);
-/// Send Hold Timer Expired (RFC 9687 §4).
-const SEND_HOLD_TIMER: u8 = 8;
 
 impl Speaker {
     /// Fires what is due for one peer.
@@ -92,7 +90,7 @@ impl Speaker {
         let Some(session) = self.peer(index).and_then(|p| p.session.as_ref()) else { return };
         if is_due(session.send_deadline(), now) {
             let cause = Cause::SendHoldTimerExpired(session.send_hold);
-            let notification = Notification::new(SEND_HOLD_TIMER, 0);
+            let notification = Notification::new(code::SEND_HOLD_TIMER, 0);
             self.end(index, session.conn, cause, Some(notification), now);
         }
     }

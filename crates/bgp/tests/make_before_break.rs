@@ -167,6 +167,42 @@ fn a_retiring_peer_that_is_wanted_again_keeps_its_session_and_one_that_is_gone_d
 }
 
 #[test]
+fn a_reflector_that_is_to_be_none_reflects_until_the_limit_only_where_peers_may_retire() {
+    for may_retire in [true, false] {
+        let mut net = Net::new(5);
+        for n in 1..=3 {
+            let mut config = config(n);
+            if n == 1 {
+                config.cluster_id = Some(Ipv4Addr::new(244, 0, 0, 1));
+                [2, 3].into_iter().for_each(|m| {
+                    let client = PeerConfig { reflector_client: true, ..peer(1, 64512) };
+                    config.peers.insert(key(m), client);
+                });
+            } else {
+                config.peers.insert(key(1), peer(n, 64512));
+            }
+            net.start(n, config, false);
+            net.speaker(n).originate(prefix(&block(n)), local());
+        }
+        net.until("reflection", 10, |net| net.has(2, &block(3)) && net.has(3, &block(2)));
+        let mut plain = mesh(1, 3);
+        plain.retire_limit = Duration::from_secs(30);
+        plain.retire = if may_retire { BTreeSet::from([key(2), key(3)]) } else { BTreeSet::new() };
+
+        let now = net.now;
+        net.speaker(1).reconfigure(plain.clone(), now);
+        net.run(20);
+        let now = net.now;
+        net.speaker(1).reconfigure(plain, now);
+        net.run(8);
+        assert_eq!(net.has(2, &block(3)), may_retire, "after 28 seconds, told twice");
+        net.run(4);
+        assert!(!net.has(2, &block(3)) && net.has(2, &block(1)));
+        assert_eq!(net_sessions(&mut net, 1, 2), 1);
+    }
+}
+
+#[test]
 fn no_peer_retires_for_longer_than_the_limit() {
     let mut net = Net::new(5);
     for n in 1..=2 {
