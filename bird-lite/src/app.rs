@@ -14,13 +14,14 @@ use bgp_packet::Family;
 use bgp_transport::Driver;
 use bird_lite::cluster::Cluster;
 use bird_lite::origin::Origins;
-use bird_lite::peers::{Plan, Planner};
+use bird_lite::peers::{Plan, Planner, RouterId};
 use datastore::{Datastore, Interest};
 use model::{NodeName, Secret, Update};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::dataplane::Dataplane;
+use crate::log_level::LogLevel;
 
 /// Updates that are taken in before they are acted upon.
 const UPDATE_BATCH: usize = 1024;
@@ -34,6 +35,8 @@ pub(crate) struct Settings {
     pub(crate) kubeconfig: Option<PathBuf>,
     /// Namespace of the Secrets that peerings refer to.
     pub(crate) namespace: String,
+    pub(crate) router_id: RouterId,
+    pub(crate) log_level: LogLevel,
     pub(crate) socket: PathBuf,
     /// File to record into from the speaker's start.
     pub(crate) record: Option<PathBuf>,
@@ -66,7 +69,8 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
         cluster: Cluster::new(settings.node_name).with_namespace(settings.namespace),
         dataplane,
         driver: None,
-        planner: Planner::default(),
+        planner: Planner::new(settings.router_id),
+        log_level: settings.log_level,
         origins: Origins::default(),
         secrets: wanted_secrets,
         wanted_secrets: BTreeSet::new(),
@@ -136,6 +140,7 @@ struct App {
     /// `None` until the cluster and this node's address are known.
     driver: Option<Driver>,
     planner: Planner,
+    log_level: LogLevel,
     origins: Origins,
     /// Says which Secrets are to be read.
     secrets: watch::Sender<BTreeSet<String>>,
@@ -182,6 +187,7 @@ impl App {
             return;
         }
         let is_new = self.driver.is_none();
+        self.log_level.set(self.cluster.configuration.log_severity);
         if changes.peers || is_new {
             self.replan(now);
             changes.all_routes |= self.cluster.take_changes().all_routes;

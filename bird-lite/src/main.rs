@@ -3,14 +3,18 @@
 
 mod app;
 mod dataplane;
+mod log_level;
 mod monitor;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::Context;
+use bird_lite::peers::RouterId;
 use clap::Parser;
 use tracing_subscriber::filter::LevelFilter;
+
+use crate::log_level::LogLevel;
 
 /// The BGP speaker of a node: announces its blocks, learns those of others, and writes their routes.
 #[derive(Debug, Parser)]
@@ -25,6 +29,9 @@ struct Arguments {
     /// Namespace of the Secrets that hold BGP passwords
     #[arg(long, env = "NAMESPACE", default_value = "kube-system")]
     namespace: String,
+    /// BGP Identifier: an IPv4 address, or hash to derive one from the node's name; its IPv4 address unless given
+    #[arg(long, env = "CALICO_ROUTER_ID", default_value = "")]
+    router_id: RouterId,
     /// Unix socket on which `ocicat bgp` and `gobgp` ask
     #[arg(long, default_value = "/var/run/calico/bird-lite.sock")]
     socket: PathBuf,
@@ -45,17 +52,15 @@ struct Arguments {
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    tracing_subscriber::fmt()
-        .with_max_level(arguments.log_level)
-        .with_ansi(false)
-        .with_writer(std::io::stderr)
-        .init();
+    let log_level = LogLevel::start(arguments.log_level);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start runtime")?;
     runtime.block_on(app::run(app::Settings {
         node_name: arguments.node_name.as_str().into(),
         kubeconfig: arguments.kubeconfig,
         namespace: arguments.namespace,
+        router_id: arguments.router_id,
+        log_level,
         bird_socket: arguments.bird_socket.unwrap_or_else(|| arguments.socket.with_file_name("bird.ctl")),
         socket: arguments.socket,
         record: arguments.record,

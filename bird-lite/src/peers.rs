@@ -1,7 +1,8 @@
 //! Who this node peers with. Owns the mesh, the meaning of BGPPeer, and who is whose reflector client.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{AddrParseError, IpAddr, Ipv4Addr};
+use std::str::FromStr;
 use std::sync::Arc;
 
 use bgp::{Config, NextHopMode, PeerConfig, PeerKey, PeerKind, Policy};
@@ -32,9 +33,34 @@ pub struct Plan {
     pub problems: Vec<String>,
 }
 
+/// Where a node's BGP Identifier comes from (`CALICO_ROUTER_ID`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RouterId {
+    /// Its IPv4 address; one derived from its name when it has none.
+    #[default]
+    Address,
+    /// `hash`: derived from its name.
+    Hash,
+    /// This one.
+    Fixed(Ipv4Addr),
+}
+
+impl FromStr for RouterId {
+    type Err = AddrParseError;
+
+    fn from_str(text: &str) -> Result<Self, AddrParseError> {
+        match text {
+            "" => Ok(Self::Address),
+            "hash" => Ok(Self::Hash),
+            text => text.parse().map(Self::Fixed),
+        }
+    }
+}
+
 /// Makes plans. Owns policies that are shared by many sessions, also from one plan to the next.
 #[derive(Debug, Default)]
 pub struct Planner {
+    router_id: RouterId,
     policies: BTreeMap<PolicyKey, Policies>,
 }
 
@@ -48,13 +74,18 @@ struct Policies {
 }
 
 impl Planner {
+    /// A planner whose node takes its identifier from `router_id`.
+    pub fn new(router_id: RouterId) -> Self {
+        Self { router_id, ..Self::default() }
+    }
+
     /// The plan for a cluster; `None` while this node or its address is not known.
     pub fn plan(&mut self, cluster: &Cluster) -> Option<Plan> {
         let node = cluster.node()?;
         let v4 = address(node, Family::Ipv4);
         let v6 = address(node, Family::Ipv6);
         v4.or(v6)?;
-        let mut config = Config::new(asn(cluster, node), router_id(node));
+        let mut config = Config::new(asn(cluster, node), self.router_id.of(node));
         config.cluster_id = node.route_reflector_cluster_id;
         config.default_local_pref = normal_preference(cluster, Family::Ipv4);
         config.next_hop_v4 = v4.and_then(|a| if let IpAddr::V4(a) = a { Some(a) } else { None });
@@ -81,14 +112,19 @@ impl Planner {
     }
 }
 
-/// A BGP Identifier for a node: its IPv4 address, or one derived from its name.
-pub fn router_id(node: &Node) -> Ipv4Addr {
-    if let Some(IpAddr::V4(address)) = address(node, Family::Ipv4) {
-        return address;
+impl RouterId {
+    /// The BGP Identifier of a node.
+    pub fn of(self, node: &Node) -> Ipv4Addr {
+        match (self, address(node, Family::Ipv4)) {
+            (Self::Fixed(id), _) => id,
+            (Self::Address, Some(IpAddr::V4(address))) => address,
+            _ => {
+                let hash = Sha256::digest(node.name.as_str().as_bytes());
+                let first = if hash[0] > 223 { hash[0] - 32 } else { hash[0] };
+                Ipv4Addr::new(first, hash[1], hash[2], hash[3])
+            }
+        }
     }
-    let hash = Sha256::digest(node.name.as_str().as_bytes());
-    let first = if hash[0] > 223 { hash[0] - 32 } else { hash[0] };
-    Ipv4Addr::new(first, hash[1], hash[2], hash[3])
 }
 
 fn asn(cluster: &Cluster, node: &Node) -> u32 {

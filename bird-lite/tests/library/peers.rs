@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use bgp::{Config, NextHopMode};
 use bgp_packet::Family;
 use bird_lite::cluster::Cluster;
-use bird_lite::peers::{Planner, router_id};
+use bird_lite::peers::{Planner, RouterId};
 use model::{
     BgpConfiguration, BgpPeer, Node, NodeName, Password, PeerSelection, PeerTarget, Secret, SecretKey, Update,
 };
@@ -82,11 +82,22 @@ fn nodes_of_both_families_have_a_session_for_each() {
 fn a_node_with_ipv6_alone_has_a_valid_router_id_of_its_own() {
     let v6_only = |n| Node { ipv4: None, ..dual_stack(n) };
 
-    let ids: Vec<_> = (1..=50).map(|n| router_id(&v6_only(n))).collect();
+    let ids: Vec<_> = (1..=50).map(|n| RouterId::Address.of(&v6_only(n))).collect();
 
     assert!(ids.iter().all(|id| !id.is_unspecified() && !id.is_multicast() && id.octets()[0] < 224));
     assert_ne!(ids[0], ids[1]);
-    assert_eq!(ids[0], router_id(&v6_only(1)), "it is the same after a restart");
+    assert_eq!(ids[0], RouterId::Address.of(&v6_only(1)), "it is the same after a restart");
+}
+
+#[test]
+fn an_identifier_can_be_chosen_or_derived_as_calico_derives_it() {
+    let known = Node { name: NodeName::from("nodeTest"), ..node(1) };
+    for (text, id) in [("", "192.0.2.1"), ("hash", "109.174.215.226"), ("198.51.100.7", "198.51.100.7")] {
+        let choice: RouterId = text.parse().unwrap();
+
+        assert_eq!(choice.of(&known).to_string(), id, "{text:?}");
+    }
+    assert!("router".parse::<RouterId>().is_err());
 }
 
 #[test]

@@ -1,0 +1,166 @@
+//! BGP policy with a router that is not ours: what a filter rejects, what is announced of Services, and passwords
+//! out of Secrets.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use e2e::{Cluster, Options, programs, within};
+
+/// The router's network behind it, which it announces.
+const WORLD: &str = "198.51.100.0/24";
+
+fn ocicat(cluster: &Cluster, node: &str, arguments: &[&str]) -> String {
+    let output = Command::new(programs().join("ocicat"))
+        .args(arguments)
+        .arg("--socket")
+        .arg(cluster.socket(node, "bird-lite.sock"))
+        .output()
+        .expect("ocicat starts");
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+/// Names of the lab's peerings with its router.
+fn peerings(cluster: &Cluster) -> Vec<String> {
+    let names = cluster.kubectl_ok(&["get", "bgppeers", "-o", "jsonpath={.items[*].metadata.name}"]);
+    names.split_whitespace().map(str::to_owned).collect()
+}
+
+fn patch_peerings(cluster: &Cluster, patch: &str) {
+    for name in peerings(cluster) {
+        cluster.kubectl_ok(&["patch", "bgppeer", &name, "--type", "merge", "-p", patch]);
+    }
+}
+
+fn a_filter_rejects_and_shows_itself(cluster: &Cluster) {
+    let routes = || cluster.exec("n1", &["ip", "-4", "route"]);
+    within(30, "the router's network is in the kernel", routes, |text| text.contains(WORLD));
+    cluster.apply(&format!(
+        "apiVersion: projectcalico.org/v3
+kind: BGPFilter
+metadata: {{name: no-world}}
+spec:
+  importV4:
+  - {{action: Accept, cidr: 192.0.2.0/24, matchOperator: Equal}}
+  - {{action: Reject, cidr: {WORLD}, matchOperator: In}}
+"
+    ));
+
+    patch_peerings(cluster, r#"{"spec": {"filters": ["no-world"]}}"#);
+
+    within(30, "the router's network is out of the kernel", routes, |text| !text.contains(WORLD));
+    let rejected = || ocicat(cluster, "n1", &["bgp", "routes", "--rejected"]);
+    within(30, "the rule is shown", rejected, |text| {
+        text.contains(WORLD) && text.contains("BGPFilter no-world importV4 rule 2")
+    });
+    cluster.kubectl_ok(&["delete", "bgpfilter", "no-world"]);
+    within(30, "without the filter it is back", routes, |text| text.contains(WORLD));
+    let summary = || ocicat(cluster, "n1", &["bgp", "summary"]);
+    within(30, "the missing filter is named", summary, |text| {
+        text.contains("BGPFilter no-world does not exist")
+    });
+}
+
+fn a_load_balancer_reaches_the_router(cluster: &Cluster) {
+    cluster.apply(
+        "apiVersion: projectcalico.org/v3
+kind: BGPConfiguration
+metadata: {name: default}
+spec:
+  serviceLoadBalancerIPs: [{cidr: 203.0.113.0/24}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec:
+  type: LoadBalancer
+  externalTrafficPolicy: Local
+  ports: [{port: 80}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata:
+  name: web-1
+  labels: {kubernetes.io/service-name: web}
+addressType: IPv4
+endpoints:
+- {addresses: [10.65.0.1], nodeName: n2, conditions: {ready: true}}
+",
+    );
+    let ingress = r#"{"status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.5"}]}}}"#;
+    cluster.kubectl_ok(&[
+        "patch",
+        "service",
+        "web",
+        "--subresource",
+        "status",
+        "--type",
+        "merge",
+        "-p",
+        ingress,
+    ]);
+    let second = cluster.kubectl_ok(&[
+        "get",
+        "node",
+        "n2",
+        "-o",
+        "jsonpath={.status.addresses[?(@.type==\"InternalIP\")].address}",
+    ]);
+    let routes = || cluster.exec("tor", &["ip", "-4", "route"]);
+
+    within(30, "the address leads to the node with the endpoint", routes, |text| {
+        text.contains("203.0.113.0/24")
+            && text.lines().any(|line| line.starts_with("203.0.113.5 ") && line.contains(&second))
+    });
+    let own = cluster.exec("n1", &["ip", "-4", "route"]);
+    assert!(!own.contains("203.0.113."), "a node answers for Services itself: {own}");
+    cluster.kubectl_ok(&["delete", "service", "web"]);
+    within(30, "the address is withdrawn", routes, |text| !text.contains("203.0.113.5 "));
+}
+
+/// Sets the password of the router's side.
+fn give_router_password(cluster: &Cluster) {
+    let dir: PathBuf = ["/run/ocicat-lab", cluster.name(), "tor"].iter().collect();
+    let config = dir.join("bird.conf");
+    let text = std::fs::read_to_string(&config).expect("the router's configuration");
+    let text = text.replace("  passive;\n", "  passive;\n  password \"opensesame\";\n");
+    std::fs::write(&config, text).expect("write the router's configuration");
+    let socket = dir.join("bird.ctl");
+    cluster.exec("tor", &["birdc", "-s", &socket.display().to_string(), "configure"]);
+}
+
+fn a_password_comes_from_a_secret(cluster: &Cluster) {
+    patch_peerings(
+        cluster,
+        r#"{"spec": {"password": {"secretKeyRef": {"name": "bgp-secrets", "key": "tor"}}}}"#,
+    );
+    let summary = || ocicat(cluster, "n1", &["bgp", "summary"]);
+    within(30, "the Secret that is missing is named", summary, |text| {
+        text.contains("there is no Secret bgp-secrets in namespace kube-system")
+    });
+    give_router_password(cluster);
+
+    cluster.apply(
+        "apiVersion: v1
+kind: Secret
+metadata: {name: bgp-secrets, namespace: kube-system}
+stringData: {tor: opensesame}
+",
+    );
+
+    let peers = || cluster.bgp_peers("n1");
+    within(60, "every session is up", peers, |peers| {
+        !peers.is_empty() && peers.values().all(|state| state == "Established")
+    });
+    let log = cluster.lab_ok(&["logs", "n1", "bird-lite"]);
+    assert!(!log.contains("opensesame"), "the password is in the log");
+}
+
+#[test]
+fn filters_services_and_passwords_live() {
+    let options = Options { nodes: 2, subnets: 1, ..Options::default() };
+    let cluster = Cluster::up("policy", &options);
+    cluster.nodes_ready(2);
+    a_filter_rejects_and_shows_itself(&cluster);
+    a_load_balancer_reaches_the_router(&cluster);
+    a_password_comes_from_a_secret(&cluster);
+}
