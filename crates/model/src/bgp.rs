@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -31,10 +30,6 @@ pub struct BgpConfiguration {
     pub mesh_password: Option<SecretKey>,
     /// Graceful restart time in the mesh.
     pub mesh_max_restart_time: Option<Duration>,
-    /// Address that the node presents to peers in its own pods.
-    pub local_workload_ipv4: Option<IpAddr>,
-    /// The same for IPv6.
-    pub local_workload_ipv6: Option<IpAddr>,
     /// Which routes to pods of other nodes the speaker writes into the kernel.
     pub programs: ProgramClusterRoutes,
     /// Kernel metric of IPv4 routes that nothing says another one of.
@@ -73,8 +68,6 @@ impl Default for BgpConfiguration {
             prefix_advertisements: Vec::new(),
             mesh_password: None,
             mesh_max_restart_time: None,
-            local_workload_ipv4: None,
-            local_workload_ipv6: None,
             programs: ProgramClusterRoutes::default(),
             normal_priority_v4: 1024,
             normal_priority_v6: 1024,

@@ -1,7 +1,6 @@
 //! BGP settings.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use model::{
     BgpCommunity, BgpConfiguration, Cidr, LogSeverity, NodeName, PrefixAdvertisement, ProgramClusterRoutes,
@@ -45,11 +44,6 @@ pub fn bgp_configuration(
         .collect();
     let severity = own.log_severity_screen.as_deref().or(default.log_severity_screen.as_deref());
     let time = default.node_mesh_max_restart_time.as_deref();
-    let mut address = |field: &str, text: &Option<String>| {
-        text.as_deref().and_then(|text| problems.take(field, text.parse::<IpAddr>()))
-    };
-    let local_workload_ipv4 = address("spec.localWorkloadPeeringIPV4", &default.local_workload_peering_ip_v4);
-    let local_workload_ipv6 = address("spec.localWorkloadPeeringIPV6", &default.local_workload_peering_ip_v6);
     BgpConfiguration {
         node_to_node_mesh: default.node_to_node_mesh_enabled.unwrap_or(built_in.node_to_node_mesh),
         as_number: default
@@ -66,8 +60,6 @@ pub fn bgp_configuration(
         mesh_password: secret_key(default.node_mesh_password.as_ref(), "spec.nodeMeshPassword", problems),
         mesh_max_restart_time: time
             .and_then(|text| problems.take("spec.nodeMeshMaxRestartTime", duration(text))),
-        local_workload_ipv4,
-        local_workload_ipv6,
         programs: default.program_cluster_routes.map_or(built_in.programs, programs),
         normal_priority_v4: priority(default.ipv4_normal_route_priority, built_in.normal_priority_v4),
         normal_priority_v6: priority(default.ipv6_normal_route_priority, built_in.normal_priority_v6),

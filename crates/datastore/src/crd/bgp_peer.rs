@@ -109,7 +109,7 @@ pub struct BGPPeerSpec {
     /// Names of BGPFilters in the order in which they are asked.
     #[schemars(length(max = 100), inner(regex(pattern = text::NAME), length(max = 253)))]
     pub filters: Option<Vec<String>>,
-    /// Pods of the node itself to peer with; they connect to the node.
+    /// Pods of the node itself to peer with. Kept, not acted upon yet.
     #[schemars(regex(pattern = text::SELECTOR), length(max = 1024))]
     pub local_workload_selector: Option<String>,
     /// Whether the selected nodes get the opposite half by themselves.

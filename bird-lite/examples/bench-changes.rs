@@ -1,5 +1,5 @@
 //! What a change of the cluster costs a node's speaker, without sockets and kernel: 5 000 nodes with a block each,
-//! all in one mesh. Run with `cargo run --release -p bird-lite --example bench-cluster`.
+//! all in one mesh. Run with `cargo run --release -p bird-lite --example bench-changes`.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark")]
 
