@@ -62,6 +62,12 @@ impl Changes {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
+
+    /// Notes that everything may be different, if it may.
+    fn everything(&mut self, changed: bool) {
+        self.peers |= changed;
+        self.all_routes |= changed;
+    }
 }
 
 impl Cluster {
@@ -97,26 +103,21 @@ impl Cluster {
         match update {
             Update::Node(name, node) => self.set_node(name, node),
             Update::Pool(name, pool) => {
-                if set(&mut self.pools, name, pool) {
-                    self.pool_index = PoolIndex::new(self.pools.values());
-                    self.changes.peers = true;
-                    self.changes.all_routes = true;
-                }
+                let changed = set(&mut self.pools, name, pool);
+                self.pool_index = PoolIndex::new(self.pools.values());
+                self.changes.everything(changed);
             }
             Update::Block(cidr, block) => self.set_block(cidr, block.as_deref()),
             Update::BlockAffinity(node, cidr, affinity) if node == self.node_name => {
-                if set(&mut self.affinities, cidr, affinity.filter(|a| !a.deleted)) {
-                    self.changes.peers = true;
-                    self.changes.all_routes = true;
-                }
+                let changed = set(&mut self.affinities, cidr, affinity.filter(|a| !a.deleted));
+                self.changes.everything(changed);
             }
             Update::BgpConfiguration(configuration) => {
                 let new = configuration.map(|c| *c).unwrap_or_default();
                 if new != self.configuration {
                     self.services.configure(new.services.clone());
                     self.configuration = new;
-                    self.changes.peers = true;
-                    self.changes.all_routes = true;
+                    self.changes.everything(true);
                 }
             }
             Update::BgpPeer(name, peer) => {
