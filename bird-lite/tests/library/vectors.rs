@@ -65,11 +65,14 @@ fn exported(policy: &Policy, facts: Facts<'_>, metric: u32) -> Option<u32> {
     (verdict == Decision::Accept).then(|| edit.current().local_pref.unwrap())
 }
 
+/// Number, prefix, source, interface, metric, peers, world, and whether it goes out.
+type Export<'a> = (u8, &'a str, SourceKind, Option<&'a str>, u32, &'a [&'a str], World, bool);
+
 #[test]
 fn what_goes_out_is_what_calico_lets_out() {
     use SourceKind::{External, Internal, Local};
     use World::{ForeignIpip, Plain, Services, Silent, Vxlan};
-    let vectors: &[(u8, &str, SourceKind, Option<&str>, u32, &[&str], World, bool)] = &[
+    let vectors: &[Export<'_>] = &[
         (1, "10.0.1.0/26", Local, None, 1024, BOTH, Plain, true),
         (2, "10.0.1.5/32", Local, Some("cali0"), 1024, BOTH, Plain, false),
         (3, "10.0.1.5/32", Local, Some("cali0"), 512, BOTH, Plain, true),
@@ -136,11 +139,14 @@ fn what_is_learned_inside_goes_on_inside_only_through_a_reflector() {
     assert_eq!((&reflected.attributes.cluster_list[..], &reflected.next_hops[..]), (&[id][..], &[ip(2)][..]));
 }
 
+/// Number, prefix, next hop, metric, world, and the way that is written, with its metric.
+type Install<'a> = (u8, &'a str, &'a str, u32, World, Option<(NextHop, u32)>);
+
 #[test]
 fn what_comes_into_the_kernel_is_what_calico_puts_there() {
     use World::{CrossSubnet, Encrypted, ForeignIpip, Plain, Services, Vxlan};
     let near = "192.0.2.9";
-    let vectors: &[(u8, &str, &str, u32, World, Option<(NextHop, u32)>)] = &[
+    let vectors: &[Install<'_>] = &[
         (14, "10.96.0.0/12", near, 1024, Services, None),
         (15, "10.96.5.5/32", near, 1024, Services, None),
         (18, "203.0.113.0/24", near, 1024, Plain, Some((lan(near), 1024))),
