@@ -25,6 +25,8 @@ const ACCEPT_QUANTUM: usize = 256;
 const WRITE_QUANTUM: usize = 256 * 1024;
 /// Bytes that the speaker may hand out before timers, readers and the owner have their turn.
 const OUTPUT_QUANTUM: usize = 1024 * 1024;
+/// How often a connection that broke is read at last.
+const LAST_READS: usize = 8;
 /// Accepted connections that have not said a word; the oldest goes when there are more.
 const MAX_SILENT: usize = 4096;
 /// How long nothing is accepted when descriptors have run out.
@@ -387,7 +389,7 @@ impl Driver {
                 }
                 // Bytes that came before the connection broke say why it did: they are read first.
                 Err(error) => {
-                    self.read(conn);
+                    (0..LAST_READS).for_each(|_| self.read(conn));
                     self.lost(conn, Closed::Error(error.to_string()));
                 }
             }

@@ -12,7 +12,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// How many there may be at a time; the oldest goes when there are more.
 const MAX: usize = 8192;
 /// Bytes that are read and thrown away at a time.
-const READ: usize = 64 * 1024;
+const READ: usize = 4096;
 
 #[derive(Debug)]
 struct Farewell {
@@ -87,7 +87,7 @@ impl Farewell {
                 return false;
             }
         }
-        let mut rest = vec![0; READ];
+        let mut rest = [0; READ];
         match self.connection.stream().read(&mut rest) {
             Ok(n) => n > 0,
             Err(error) => error.kind() == std::io::ErrorKind::WouldBlock,
