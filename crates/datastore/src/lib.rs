@@ -22,11 +22,13 @@ pub mod crd;
 mod error;
 pub mod ipam;
 mod objects;
+mod report;
 pub mod watch;
 mod write;
 
 pub use client::Datastore;
 pub use error::{Error, Result};
 pub use ipam::{AssignError, AssignRequest, IpamClient, IpamError};
+pub use report::NodeEvent;
 pub use watch::{Interest, Kind};
 pub use write::NetworkState;

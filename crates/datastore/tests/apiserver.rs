@@ -525,3 +525,47 @@ async fn only_secrets_that_are_asked_for_are_read_and_each_change_is_told() {
     wanted.send_replace(["other".to_owned()].into());
     assert_eq!(next().await, ("other".to_owned(), present("not asked for")));
 }
+
+#[tokio::test]
+async fn a_node_tells_what_a_node_status_asks_it_and_makes_events() {
+    use datastore::NodeEvent;
+    use datastore::crd::{CalicoNodeStatus, CalicoNodeStatusStatus, NodeBgpStatus, NodeStatusClass};
+
+    let cluster = Cluster::with_definitions().await;
+    let datastore = cluster.datastore();
+    let mut changes = datastore.watch_node_statuses("n1".into());
+    let spec = |node: &str| json!({"node": node, "classes": ["Agent", "BGP"], "updatePeriodSeconds": 5});
+    cluster.make("CalicoNodeStatus", "other", spec("n2")).await.unwrap();
+    cluster.make("CalicoNodeStatus", "mine", spec("n1")).await.unwrap();
+
+    let wait = Duration::from_secs(60);
+    let (name, wanted) = tokio::time::timeout(wait, changes.recv()).await.unwrap().unwrap();
+    let wanted = wanted.unwrap();
+    assert_eq!((name.as_str(), wanted.update_period_seconds), ("mine", 5));
+    assert_eq!(wanted.classes, [NodeStatusClass::Agent, NodeStatusClass::Bgp]);
+
+    let bgp = NodeBgpStatus { number_established_v4: 7, ..NodeBgpStatus::default() };
+    let status = CalicoNodeStatusStatus {
+        last_updated: Some("2026-11-21T12:00:00Z".to_owned()),
+        bgp: Some(bgp),
+        ..CalicoNodeStatusStatus::default()
+    };
+    datastore.write_node_status("mine", &status).await.unwrap();
+    let api: Api<CalicoNodeStatus> = Api::all(cluster.client.clone());
+    assert_eq!(api.get("mine").await.unwrap().status.unwrap().bgp, status.bgp);
+
+    let event = NodeEvent { is_warning: true, reason: "BGPPeerDown".into(), message: "tor is away".into() };
+    datastore.publish(&"n1".into(), &event, "2026-11-21T12:00:00Z").await.unwrap();
+    let events = cluster.api("v1", "Event", Some("default")).list(&Default::default()).await.unwrap();
+    assert_eq!(events.items[0].data["reason"], "BGPPeerDown");
+
+    api.delete("mine", &Default::default()).await.unwrap();
+    loop {
+        // Our own write of the status is told too.
+        let (name, wanted) = tokio::time::timeout(wait, changes.recv()).await.unwrap().unwrap();
+        if wanted.is_none() {
+            assert_eq!(name, "mine");
+            return;
+        }
+    }
+}

@@ -10,6 +10,7 @@ mod bgp_peer;
 mod felix;
 mod int_or_string;
 mod ipam;
+mod node_status;
 mod policy;
 mod pool;
 mod text;
@@ -33,6 +34,10 @@ pub use ipam::{
     AffinityState, AllocationAttribute, BlockAffinity, BlockAffinitySpec, IPAMBlock, IPAMBlockSpec,
     IPAMConfiguration, IPAMConfigurationSpec, IPAMHandle, IPAMHandleSpec, Switch,
 };
+pub use node_status::{
+    BirdStatus, CalicoNodeStatus, CalicoNodeStatusSpec, CalicoNodeStatusStatus, LearnedFrom, NodeAgentStatus,
+    NodeBgpStatus, NodeRouteStatus, NodeStatusClass, PeerStatusEntry, RouteStatusEntry,
+};
 pub use policy::{
     EntityRuleSpec, GlobalNetworkPolicy, GlobalNetworkPolicySpec, IcmpSpec, NetworkPolicy, NetworkPolicySpec,
     PolicyType, RuleAction, RuleSpec, ServiceAccountMatch, Tier, TierAction, TierSpec,
@@ -49,6 +54,7 @@ pub fn definitions() -> Vec<Value> {
         BGPFilter::crd(),
         BGPPeer::crd(),
         BlockAffinity::crd(),
+        CalicoNodeStatus::crd(),
         FelixConfiguration::crd(),
         GlobalNetworkPolicy::crd(),
         IPAMBlock::crd(),
