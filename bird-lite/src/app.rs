@@ -8,20 +8,23 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use bgp::{Change, Config, Event, Speaker, Start};
 use bgp_api::{
-    BirdSocket, Console, ControlSocket, Health, KernelRoutes, Metrics, Owner, Readiness, Recording, Subject,
+    BirdSocket, Console, ControlSocket, EventLog, Health, KernelRoutes, Metrics, Owner, Readiness, Recording,
+    Subject,
 };
 use bgp_packet::Family;
 use bgp_transport::Driver;
 use bird_lite::cluster::Cluster;
 use bird_lite::origin::Origins;
+use bird_lite::peer_events::PeerEvents;
 use bird_lite::peers::{Plan, Planner, RouterId};
-use datastore::{Datastore, Interest};
+use datastore::{Datastore, Interest, NodeEvent};
 use model::{NodeName, Secret, Update};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::dataplane::Dataplane;
 use crate::log_level::LogLevel;
+use crate::reporter;
 
 /// Updates that are taken in before they are acted upon.
 const UPDATE_BATCH: usize = 1024;
@@ -50,8 +53,9 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("handle SIGINT")?;
     let (console, mut calls) = bgp_api::console();
     let health = Health::default();
+    let metrics = Metrics::default();
     health
-        .listen(settings.health_listen, console.clone(), Metrics::default())
+        .listen(settings.health_listen, console.clone(), metrics.clone())
         .await
         .with_context(|| format!("listen on {}", settings.health_listen))?;
     let _control = ControlSocket::bind(&settings.socket, console.clone())
@@ -63,7 +67,14 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     let mut updates = datastore.watch(Interest::speaker(settings.node_name.clone()));
     let (wanted_secrets, asked) = watch::channel(BTreeSet::new());
     let mut secrets = datastore.watch_secrets(&settings.namespace, asked);
+    let events = reporter::events(datastore.clone(), settings.node_name.clone());
+    tokio::spawn(reporter::statuses(datastore.clone(), settings.node_name.clone(), console.clone()));
     let mut app = App {
+        metrics,
+        unwritten_since: None,
+        event_log: EventLog::default(),
+        peer_events: PeerEvents::default(),
+        events,
         recording: calls.recording().clone(),
         record: settings.record,
         cluster: Cluster::new(settings.node_name).with_namespace(settings.namespace),
@@ -132,6 +143,12 @@ fn now() -> Instant {
 }
 
 struct App {
+    metrics: Metrics,
+    /// When the first change of the table came that may not be in the kernel yet.
+    unwritten_since: Option<Instant>,
+    event_log: EventLog,
+    peer_events: PeerEvents,
+    events: mpsc::Sender<NodeEvent>,
     recording: Recording,
     /// Where to record as soon as there is a speaker.
     record: Option<PathBuf>,
@@ -282,7 +299,10 @@ impl App {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        [self.dataplane.deadline(), self.listen_retry].into_iter().flatten().min()
+        [self.dataplane.deadline(), self.listen_retry, self.peer_events.deadline()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Takes what the speaker has to say to the kernel, and lets the kernel's side work.
@@ -294,15 +314,25 @@ impl App {
         if let Some(driver) = &mut self.driver {
             self.dataplane.answer(driver.speaker_mut());
             while let Some((prefix, route)) = driver.speaker_mut().poll_route() {
+                self.unwritten_since.get_or_insert(now);
                 self.dataplane.learn(&self.cluster, prefix, route);
             }
             while let Some(event) = driver.speaker_mut().poll_event() {
                 if event == Event::RestartComplete {
                     self.dataplane.allow_sweep();
                 }
-                log(&event);
+                self.peer_events.note(&event, now);
+                self.event_log.log(&event, now);
+            }
+            for event in self.peer_events.take(now) {
+                // What nobody can take in time is lost: the log has it.
+                let _ = self.events.try_send(event);
             }
             self.dataplane.work(&self.cluster, now);
+            if self.unwritten_since.is_some() && self.dataplane.pending().is_empty() {
+                let took = self.unwritten_since.take().map(|since| since.elapsed());
+                took.into_iter().for_each(|took| self.metrics.observe_update_to_kernel(took));
+            }
         }
         self.report_health();
     }
@@ -346,19 +376,4 @@ impl App {
 fn seed() -> u64 {
     let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     time.as_nanos() as u64 ^ u64::from(std::process::id()) << 32
-}
-
-fn log(event: &Event) {
-    match event {
-        Event::PeerUp { peer } => tracing::info!(%peer, "session up"),
-        Event::PeerDown { peer, cause, routes_kept } => {
-            tracing::warn!(%peer, %cause, routes_kept, "session down");
-        }
-        Event::PeerFailed { peer, cause } => tracing::info!(%peer, %cause, "cannot connect"),
-        Event::Malformed { peer, detail } => tracing::warn!(%peer, %detail, "malformed message"),
-        Event::MaxPrefixWarning { peer, family, received, limit } => {
-            tracing::warn!(%peer, %family, received, limit, "nearly as many routes as the peer may send");
-        }
-        Event::RestartComplete => tracing::info!("restart complete"),
-    }
 }

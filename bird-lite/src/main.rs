@@ -5,6 +5,7 @@ mod app;
 mod dataplane;
 mod log_level;
 mod monitor;
+mod reporter;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

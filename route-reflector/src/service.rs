@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use bgp::{Config, Event, Speaker, Start};
-use bgp_api::{BirdSocket, ControlSocket, Health, Metrics, Owner, Readiness, Recording, Subject};
+use bgp::{Config, Speaker, Start};
+use bgp_api::{BirdSocket, ControlSocket, EventLog, Health, Metrics, Owner, Readiness, Recording, Subject};
 use bgp_transport::Driver;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -107,6 +107,7 @@ async fn sleep_until(at: Option<Instant>) {
 }
 
 struct Service {
+    event_log: EventLog,
     settings: Settings,
     driver: Driver,
     health: Health,
@@ -124,6 +125,7 @@ impl Service {
     fn start(settings: Settings, speaker: Speaker, health: Health) -> anyhow::Result<Self> {
         let driver = Driver::new(speaker).context("start driver")?;
         let mut service = Self {
+            event_log: EventLog::default(),
             settings,
             driver,
             health,
@@ -216,7 +218,7 @@ impl Service {
     /// clients have; peers that are down are no reason.
     fn report(&mut self) {
         while let Some(event) = self.driver.speaker_mut().poll_event() {
-            log(&event);
+            self.event_log.log(&event, now());
         }
         let mut reasons = self.listen_problems.clone();
         if self.driver.speaker().is_restarting() {
@@ -261,19 +263,4 @@ fn now() -> Instant {
 fn seed() -> u64 {
     let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     time.as_nanos() as u64
-}
-
-fn log(event: &Event) {
-    match event {
-        Event::PeerUp { peer } => tracing::info!(%peer, "session up"),
-        Event::PeerDown { peer, cause, routes_kept } => {
-            tracing::warn!(%peer, %cause, routes_kept, "session down");
-        }
-        Event::PeerFailed { peer, cause } => tracing::info!(%peer, %cause, "cannot connect"),
-        Event::Malformed { peer, detail } => tracing::warn!(%peer, %detail, "malformed message"),
-        Event::MaxPrefixWarning { peer, family, received, limit } => {
-            tracing::warn!(%peer, %family, received, limit, "nearly as many routes as the peer may send");
-        }
-        Event::RestartComplete => tracing::info!("restart complete"),
-    }
 }

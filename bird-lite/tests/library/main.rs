@@ -8,6 +8,8 @@ mod fib;
 mod kernel_routes;
 #[path = "../../../crates/bgp/tests/net/mod.rs"]
 mod net;
+mod node_status;
+mod peer_events;
 mod peers;
 mod policy;
 mod route_table;

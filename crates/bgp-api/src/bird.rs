@@ -4,6 +4,8 @@
 mod clock;
 mod show;
 
+pub use clock::utc;
+
 use std::io;
 use std::path::Path;
 use std::time::Duration;

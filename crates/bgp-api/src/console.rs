@@ -54,7 +54,7 @@ pub struct KernelRoutes {
 
 impl Subject<'_> {
     /// The wall clock at an instant of the speaker's clock.
-    pub(crate) fn wall(&self, at: Instant) -> SystemTime {
+    pub fn wall(&self, at: Instant) -> SystemTime {
         let now = SystemTime::now();
         match self.now.checked_duration_since(at) {
             Some(ago) => now.checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH),

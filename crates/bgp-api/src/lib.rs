@@ -7,6 +7,7 @@
 mod bird;
 mod cause;
 mod console;
+mod event_log;
 mod framed;
 mod gobgp;
 mod health;
@@ -16,9 +17,10 @@ mod routes;
 mod socket;
 mod words;
 
-pub use bird::BirdSocket;
+pub use bird::{BirdSocket, utc};
 pub use cause::cause_name;
 pub use console::{Call, Calls, Console, KernelRoutes, Owner, Subject, console};
+pub use event_log::EventLog;
 pub use health::{Health, Readiness};
 pub use metrics::Metrics;
 pub use recording::Recording;

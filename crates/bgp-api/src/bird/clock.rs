@@ -8,6 +8,12 @@ pub(super) fn date_time(time: SystemTime) -> String {
     format!("{date} {clock}")
 }
 
+/// `2026-11-21T12:16:52Z`, as RFC 3339 has it.
+pub fn utc(time: SystemTime) -> String {
+    let (date, clock) = split(time);
+    format!("{date}T{clock}Z")
+}
+
 /// The time alone for what is younger than a day, else the date alone: always one word, as `calicoctl` needs it.
 pub(super) fn short(time: SystemTime, now: SystemTime) -> String {
     let (date, clock) = split(time);
