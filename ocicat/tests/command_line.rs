@@ -119,3 +119,57 @@ fn a_wrong_command_line_is_status_2_and_help_is_0() {
     assert_eq!(ocicat(&["--help"]).status.code(), Some(0));
     assert_eq!(ocicat(&["version"]).status.code(), Some(0));
 }
+
+#[test]
+fn a_recording_is_replayed_and_one_that_was_changed_is_told() {
+    let start = bgp::Start { seed: 1, ..bgp::Start::default() };
+    let now = std::time::Instant::now();
+    let mut config = bgp::Config::new(64512, [192, 0, 2, 1].into());
+    config.peers.insert("192.0.2.2".parse().unwrap(), bgp::PeerConfig::new(65001));
+    let mut speaker = bgp::Speaker::new(config, start, now);
+    speaker.start_recording(now);
+    speaker.handle_timeout(now);
+    while speaker.poll_output().is_some() {}
+    let lines: Vec<String> = std::iter::from_fn(|| speaker.poll_record()).collect();
+    let file = std::env::temp_dir().join(format!("ocicat-replay-{}.jsonl", std::process::id()));
+    let path = file.to_str().unwrap();
+
+    fs::write(&file, lines.join("\n")).unwrap();
+    let same = ocicat(&["bgp", "replay", path]);
+    fs::write(&file, lines.join("\n").replace("192.0.2.2:179", "192.0.2.2:180")).unwrap();
+    let changed = ocicat(&["bgp", "replay", path]);
+    fs::write(&file, "no recording").unwrap();
+    let garbage = ocicat(&["bgp", "replay", path]);
+    fs::remove_file(&file).unwrap();
+
+    let text = |output: &Output| String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text(&same).contains("every output is the same as recorded"), "{}", text(&same));
+    assert!(text(&changed).contains("outputs differ"), "{}", text(&changed));
+    let codes = (same.status.code(), changed.status.code(), garbage.status.code());
+    assert_eq!(codes, (Some(0), Some(1), Some(1)));
+}
+
+#[test]
+fn a_peer_is_steered_and_a_neighbour_is_told() {
+    let done = || response::Answer::Done(response::Done {});
+    for arguments in [
+        &["bgp", "disable", "192.0.2.2", "--text", "rack 7"][..],
+        &["bgp", "enable", "192.0.2.2"],
+        &["bgp", "softreset", "192.0.2.2", "--in"],
+        &["bgp", "reset", "192.0.2.2", "-o", "json"],
+    ] {
+        let output = speaker(done()).ocicat(arguments);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+        assert!(String::from_utf8_lossy(&output.stdout).contains("192.0.2.2"), "{arguments:?}");
+    }
+
+    let peer = speaker::Peer {
+        address: "192.0.2.2".into(),
+        state: "Active".into(),
+        cause: "wrong AS: expected 1, got 2".into(),
+        ..speaker::Peer::default()
+    };
+    let summary = speaker::Summary { peers: vec![peer], ..speaker::Summary::default() };
+    let output = speaker(response::Answer::Summary(summary)).ocicat(&["bgp", "neighbor", "192.0.2.2"]);
+    assert!(String::from_utf8_lossy(&output.stdout).contains("why             wrong AS: expected 1, got 2"));
+}
