@@ -52,6 +52,11 @@ impl Drop for Running {
             let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
         }
         let _ = self.child.wait();
+        // Its children hold the port until they are gone as well.
+        let end = Instant::now() + Duration::from_secs(5);
+        while !usage::processes(self.group()).is_empty() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 }
 
