@@ -31,9 +31,6 @@ pub fn cause_name(cause: &Cause) -> &'static str {
         Cause::NotificationReceived(notification) => notification_name(notification, false),
         Cause::ConfigurationChanged => "ConfigurationChanged",
         Cause::AdministrativeReset => "AdministrativeReset",
-        // Causes may be added beside this list.
-        #[allow(unreachable_patterns)]
-        _ => "Other",
     }
 }
 

@@ -255,6 +255,7 @@ fn peer(status: PeerStatus, now: Instant) -> Peer {
         sessions: status.sessions,
         internal: status.internal,
         reflector_client: status.reflector_client,
+        retiring: status.retiring,
         dynamic: status.dynamic,
         families: status.families.iter().map(ToString::to_string).collect(),
         hold_time: u32::from(status.hold_time),

@@ -197,7 +197,5 @@ fn rejection_text(rejection: Rejection, rule: Option<String>) -> String {
         Rejection::NoPolicy => "the external peer has no import policy (RFC 8212)".to_owned(),
         Rejection::RouteLeak => "route leak: it must not come from this peer (RFC 9234)".to_owned(),
         Rejection::NextHopUnreachable => "no route leads to the next hop".to_owned(),
-        #[allow(unreachable_patterns)]
-        other => format!("{other:?}"),
     }
 }

@@ -87,9 +87,6 @@ pub(crate) fn reason_text(reason: Reason) -> &'static str {
         Reason::ClusterList => "shorter cluster list",
         Reason::PeerAddress => "lower peer address",
         Reason::PathId => "lower path identifier",
-        // Steps may be added beside this list.
-        #[allow(unreachable_patterns)]
-        _ => "another step",
     }
 }
 

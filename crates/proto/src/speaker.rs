@@ -199,6 +199,9 @@ pub struct Peer {
     /// It is a client of this reflector.
     #[prost(bool, tag = "14")]
     pub reflector_client: bool,
+    /// It is configured no more, and keeps its session until its routes come another way.
+    #[prost(bool, tag = "24")]
+    pub retiring: bool,
     /// It connected out of a range and is not configured by itself.
     #[prost(bool, tag = "15")]
     pub dynamic: bool,

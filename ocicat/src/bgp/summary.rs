@@ -17,7 +17,7 @@ pub(super) fn is_well(summary: &Summary) -> bool {
 
 /// For people.
 pub(super) fn summary_table(summary: &Summary) -> String {
-    let Summary { asn, routes, kernel_routes, .. } = summary;
+    let Summary { asn, routes, .. } = summary;
     let up = summary.peers.iter().filter(|peer| is_established(peer)).count();
     let mut out = format!("{}  AS {asn}  router ID {}", or_dash(&summary.node), or_dash(&summary.router_id));
     if !summary.cluster_id.is_empty() {
@@ -30,10 +30,15 @@ pub(super) fn summary_table(summary: &Summary) -> String {
         out.push_str("  restarting gracefully");
     }
     out.push_str(&format!(
-        "\nlistening on {}; {up} of {} peers up; {routes} prefixes, {kernel_routes} routes in the kernel\n",
+        "\nlistening on {}; {up} of {} peers up; {routes} prefixes",
         or_dash(&summary.listening.join(", ")),
         summary.peers.len()
     ));
+    // Only the speaker of a node writes to the kernel.
+    if !summary.node.is_empty() {
+        out.push_str(&format!(", {} routes in the kernel", summary.kernel_routes));
+    }
+    out.push('\n');
     for problem in &summary.problems {
         out.push_str(&format!("problem: {}\n", plain(problem)));
     }
@@ -46,6 +51,9 @@ pub(super) fn summary_table(summary: &Summary) -> String {
     out
 }
 
+/// Said of a peer that is configured no more but is still needed.
+const RETIRING: &str = "retiring: kept until its routes come another way";
+
 const PEER_COLUMNS: [&str; 9] =
     ["PEER", "AS", "STATE", "SINCE", "RECEIVED", "ACCEPTED", "ADVERTISED", "DESCRIPTION", "CAUSE"];
 
@@ -55,7 +63,11 @@ fn peer_row(peer: &Peer) -> Vec<String> {
         stale => format!("{} ({stale} stale)", peer.accepted),
     };
     // The end of a session before this one is history: the JSON has it.
-    let cause = if is_established(peer) { String::new() } else { plain(&peer.cause) };
+    let cause = match peer {
+        peer if peer.retiring => RETIRING.to_owned(),
+        peer if is_established(peer) => String::new(),
+        peer => plain(&peer.cause),
+    };
     vec![
         peer.address.clone(),
         if peer.asn == 0 { "any".to_owned() } else { peer.asn.to_string() },
@@ -106,6 +118,7 @@ pub(super) fn peer_json(peer: &Peer) -> Value {
         "sessions": peer.sessions,
         "internal": peer.internal,
         "reflectorClient": peer.reflector_client,
+        "retiring": peer.retiring,
         "dynamic": peer.dynamic,
         "families": peer.families,
         "holdTime": peer.hold_time,
@@ -178,6 +191,18 @@ PEER         AS     STATE        SINCE  RECEIVED  ACCEPTED     ADVERTISED  DESCR
         summary.pending.push(PendingRoute { prefix: "10.0.0.0/26".into(), reason: "no tunl0".into() });
         assert!(!is_well(&summary));
         assert!(summary_table(&summary).contains("pending: 10.0.0.0/26: no tunl0\n"));
+    }
+
+    #[test]
+    fn a_reflector_has_no_kernel_and_a_retiring_peer_says_so() {
+        let mut summary = node();
+        summary.node.clear();
+        summary.peers[0].retiring = true;
+
+        let table = summary_table(&summary);
+
+        assert!(!table.contains("in the kernel"), "{table}");
+        assert!(table.contains("Established  1m15s") && table.contains(RETIRING), "{table}");
     }
 
     #[test]
