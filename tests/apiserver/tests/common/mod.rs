@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use apiserver::{ApiServer, Handle};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
-pub const DEADLINE: Duration = Duration::from_secs(30);
+pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A directory that goes with the test.
 pub struct TempDir(PathBuf);

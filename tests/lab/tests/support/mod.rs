@@ -117,14 +117,14 @@ pub fn need(program: &str, package: &str) {
     assert!(found, "{program} is missing: apt-get install {package}");
 }
 
-/// Polls until `what` holds; fails with `why` after a minute.
+/// Polls until `what` holds; fails with `why` after two minutes.
 pub fn eventually(why: &str, what: impl FnMut() -> bool) {
     eventually_or(why, what, String::new);
 }
 
 /// As [`eventually`]; the failure also tells what `state` says then.
 pub fn eventually_or(why: &str, mut what: impl FnMut() -> bool, state: impl FnOnce() -> String) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(120);
     while !what() {
         assert!(Instant::now() < deadline, "not in time: {why}\n{}", state());
         std::thread::sleep(Duration::from_millis(20));
