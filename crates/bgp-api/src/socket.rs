@@ -2,15 +2,13 @@
 
 use std::fs;
 use std::future::Future;
-use std::io;
+use std::io::{self, Cursor};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncReadExt, join};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
@@ -62,47 +60,12 @@ async fn client(mut stream: UnixStream, console: Console, service: gobgp::Servic
     let mut head = [0; 4];
     tokio::time::timeout(PATIENCE, stream.read_exact(&mut head)).await??;
     let is_http = head == *b"PRI ";
-    let stream = Rewound { head: head.to_vec(), stream };
-    if is_http { gobgp::client(stream, service).await } else { framed::client(stream, console).await }
-}
-
-/// A stream whose first octets were read already and are read once more.
-struct Rewound {
-    head: Vec<u8>,
-    stream: UnixStream,
-}
-
-impl AsyncRead for Rewound {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.head.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(context, buffer);
-        }
-        let n = self.head.len().min(buffer.remaining());
-        let part: Vec<u8> = self.head.drain(..n).collect();
-        buffer.put_slice(&part);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Rewound {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+    let (reader, writer) = stream.into_split();
+    let reader = Cursor::new(head).chain(reader);
+    if is_http {
+        gobgp::client(reader, writer, service).await
+    } else {
+        framed::client(join(reader, writer), console).await
     }
 }
 

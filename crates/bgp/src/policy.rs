@@ -153,11 +153,6 @@ impl Policy {
         self.rules.is_empty() && self.accept_by_default
     }
 
-    /// Whether a rule may change attributes.
-    pub fn may_modify(&self) -> bool {
-        self.rules.iter().any(|rule| matches!(rule.then, Action::AcceptWith(_) | Action::Modify(_)))
-    }
-
     /// Name of the rule that a verdict points at.
     pub fn rule_name(&self, rule: Option<u16>) -> &str {
         rule.and_then(|i| self.rules.get(usize::from(i))).map_or("default", |r| &r.name)

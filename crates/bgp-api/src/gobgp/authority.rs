@@ -8,7 +8,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
 
 /// Octets that a client sends before its first frame (RFC 9113 §3.4).
 const PREFACE: usize = 24;
@@ -131,21 +131,21 @@ fn skip_string(block: &[u8], at: &mut usize) -> Option<()> {
     Some(())
 }
 
-/// A stream whose incoming side is mended.
+/// The incoming side of a stream, mended.
 #[derive(Debug)]
-pub(super) struct Mended<S> {
-    stream: S,
+pub(super) struct Mended<R> {
+    reader: R,
     mender: Mender,
     ready: Vec<u8>,
 }
 
-impl<S> Mended<S> {
-    pub(super) fn new(stream: S) -> Self {
-        Self { stream, mender: Mender::new(), ready: Vec::new() }
+impl<R> Mended<R> {
+    pub(super) fn new(reader: R) -> Self {
+        Self { reader, mender: Mender::new(), ready: Vec::new() }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Mended<S> {
+impl<R: AsyncRead + Unpin> AsyncRead for Mended<R> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -154,7 +154,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Mended<S> {
         while self.ready.is_empty() {
             let mut part = [0; 4096];
             let mut part = ReadBuf::new(&mut part);
-            ready!(Pin::new(&mut self.stream).poll_read(context, &mut part))?;
+            ready!(Pin::new(&mut self.reader).poll_read(context, &mut part))?;
             if part.filled().is_empty() {
                 return Poll::Ready(Ok(()));
             }
@@ -165,24 +165,6 @@ impl<S: AsyncRead + Unpin> AsyncRead for Mended<S> {
         buffer.put_slice(&self.ready[..n]);
         self.ready.drain(..n);
         Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Mended<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 

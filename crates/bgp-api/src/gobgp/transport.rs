@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use proto::gobgp as api;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, join};
 use tonic::body::Body;
 use tonic::server::{Grpc, ServerStreamingService, UnaryService};
 use tonic::{Code, Status};
@@ -30,9 +30,10 @@ const MAX_CALLS: u32 = 16;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Serves one client until it goes.
-pub(crate) async fn client<S>(stream: S, service: Service) -> io::Result<()>
+pub(crate) async fn client<R, W>(reader: R, writer: W, service: Service) -> io::Result<()>
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    R: AsyncRead + Unpin + Send + 'static,
+    W: AsyncWrite + Unpin + Send + 'static,
 {
     let handler = service_fn(move |request| {
         let service = service.clone();
@@ -43,7 +44,7 @@ where
         .keep_alive_interval(Some(PATIENCE))
         .keep_alive_timeout(PATIENCE)
         .max_concurrent_streams(MAX_CALLS)
-        .serve_connection(TokioIo::new(Mended::new(stream)), handler)
+        .serve_connection(TokioIo::new(join(Mended::new(reader), writer)), handler)
         .await
         .map_err(io::Error::other)
 }
