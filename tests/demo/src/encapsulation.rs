@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::cluster::{Cluster, Pod};
 use crate::command::{beside, run, until};
@@ -114,6 +114,11 @@ struct Seen {
 }
 
 fn play_turn(cluster: &Cluster, turn: &Turn, from: &Pod, near: &Pod, far: &Pod) -> Result<Seen> {
+    // What is lost before the new pods' routes have come says nothing about the switch.
+    for to in [near, far] {
+        let (answers, _) = until(Duration::from_secs(60), || (answers(cluster, from, to), ()));
+        ensure!(answers, "{} does not reach {} before the switch", from.name, to.name);
+    }
     let pings = [
         RunningPing::start(cluster, &from.name, &near.address)?,
         RunningPing::start(cluster, &from.name, &far.address)?,
@@ -159,6 +164,12 @@ fn play_turn(cluster: &Cluster, turn: &Turn, from: &Pod, near: &Pod, far: &Pod) 
         &far.address,
     ]))?;
     Ok(Seen { as_wanted, routes, sent, lost, tunnel_packets: tunnel_packets(cluster)? - before })
+}
+
+/// Whether one ping is answered.
+fn answers(cluster: &Cluster, from: &Pod, to: &Pod) -> bool {
+    run(&mut cluster.lab(&["exec", &from.name, "--", "ping", "-n", "-q", "-c", "1", "-W", "1", &to.address]))
+        .is_ok()
 }
 
 fn patch(mode: &str) -> String {
