@@ -1,0 +1,161 @@
+//! A cluster of two nodes with fake dataplanes, told the same as the evaluator.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use felix_evaluate::{Packet, Place, Side, State, evaluate};
+use model::{NodeName, Pod, PodKey, Update};
+
+use crate::dataplane::Dataplane;
+use crate::interpreter::{self, is_delivered_to_host, is_forwarded, is_sent_by_host};
+use crate::node::{Node, interface, local};
+
+pub const NODES: [&str; 2] = ["n1", "n2"];
+const UPLINK: &str = "eth0";
+
+pub struct World {
+    nodes: BTreeMap<NodeName, Node>,
+    state: State,
+}
+
+impl World {
+    fn new() -> Self {
+        let nodes = NODES.map(|name| (NodeName::from(name), Node::in_sync(name)));
+        Self { nodes: nodes.into(), state: State::default() }
+    }
+
+    /// Walks the whole history, and compares after every few updates and at the end; how many packets were
+    /// allowed and denied.
+    pub fn compare(history: &[Update], packets: &[Packet]) -> Result<[usize; 2], String> {
+        let run = AssertUnwindSafe(|| {
+            let mut world = Self::new();
+            let mut counts = [0, 0];
+            let (half, last) = (history.len() / 2, history.len());
+            for (number, update) in history.iter().enumerate() {
+                world.apply(update);
+                if number + 1 == half || number + 1 == last {
+                    for packet in packets {
+                        counts[usize::from(!world.check(packet)?)] += 1;
+                    }
+                }
+            }
+            Ok(counts)
+        });
+        catch_unwind(run).unwrap_or_else(|panic| {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            Err(format!("panic: {}", text.or(panic.downcast_ref::<&str>().copied()).unwrap_or_default()))
+        })
+    }
+
+    fn apply(&mut self, update: &Update) {
+        if let Update::Pod(key, pod) = update {
+            let old = self.state.pod(key).and_then(|pod| pod.node.clone());
+            let new = pod.as_ref().filter(|pod| !pod.host_network);
+            let home = new.and_then(|pod| pod.node.clone());
+            if let Some(old) = old.filter(|old| Some(old) != home.as_ref()) {
+                let node = self.nodes.get_mut(&old).unwrap();
+                node.calc.set_local_endpoint(interface(key), None);
+            }
+            if let (Some(pod), Some(home)) = (new, home) {
+                let node = self.nodes.get_mut(&home).unwrap();
+                node.calc.set_local_endpoint(interface(key), Some(local(key, &pod.addresses)));
+            }
+        }
+        for node in self.nodes.values_mut() {
+            node.apply([update.clone()]);
+        }
+        self.state.apply(update.clone());
+    }
+
+    /// The answer on which both agree.
+    fn check(&self, packet: &Packet) -> Result<bool, String> {
+        let Some(compiled) = self.passes(packet) else { return Ok(evaluate(&self.state, packet).allowed) };
+        let verdict = evaluate(&self.state, packet);
+        if compiled == verdict.allowed {
+            return Ok(compiled);
+        }
+        let mut text =
+            format!("{}\n  the chains say {compiled}, the evaluator {}:", show(packet), verdict.allowed);
+        verdict.steps.iter().for_each(|step| text.push_str(&format!("\n    {step}")));
+        Err(text)
+    }
+
+    /// What the chains on its way say; `None` where there are none: an end is gone.
+    fn passes(&self, packet: &Packet) -> Option<bool> {
+        let (from, to) = (self.at(&packet.from)?, self.at(&packet.to)?);
+        let wire = interpreter::Packet {
+            source_port: packet.source_port,
+            icmp: packet.icmp.unwrap_or((0, 0)),
+            ..interpreter::Packet::new(
+                packet.from.address,
+                packet.to.address,
+                packet.protocol,
+                packet.destination_port,
+            )
+        };
+        let via = |from: Option<&str>, to: Option<&str>| wire.via(from, to);
+        let (uplink, dataplane) =
+            (Some(UPLINK), |node: &NodeName| -> &Dataplane { &self.nodes[node].dataplane });
+        Some(match (from, to) {
+            (At::Pod(from, a), At::Pod(to, b)) if a == b => {
+                is_forwarded(dataplane(&a), &via(Some(&from), Some(&to)))
+            }
+            (At::Pod(from, a), At::Pod(to, b)) => {
+                is_forwarded(dataplane(&a), &via(Some(&from), uplink))
+                    && is_forwarded(dataplane(&b), &via(uplink, Some(&to)))
+            }
+            (At::Pod(from, a), At::Node(b)) if a == b => {
+                is_delivered_to_host(dataplane(&a), &via(Some(&from), None))
+            }
+            (At::Pod(from, a), _) => is_forwarded(dataplane(&a), &via(Some(&from), uplink)),
+            (At::Node(a), At::Pod(to, b)) if a == b => is_sent_by_host(dataplane(&b), &via(None, Some(&to))),
+            (_, At::Pod(to, b)) => is_forwarded(dataplane(&b), &via(uplink, Some(&to))),
+            _ => return None,
+        })
+    }
+
+    fn at(&self, side: &Side) -> Option<At> {
+        match &side.place {
+            Place::Outside => Some(At::Outside),
+            Place::Node(node) => Some(At::Node(node.clone())),
+            Place::Pod(key) => {
+                let pod = self.state.pod(key)?;
+                let node = pod.node.clone()?;
+                Some(if pod.host_network { At::Node(node) } else { At::Pod(interface(key), node) })
+            }
+        }
+    }
+}
+
+/// Where an end meets the chains.
+enum At {
+    Pod(String, NodeName),
+    Node(NodeName),
+    Outside,
+}
+
+fn show(packet: &Packet) -> String {
+    let side = |side: &Side| match &side.place {
+        Place::Pod(pod) => format!("pod {pod} ({})", side.address),
+        Place::Node(node) => format!("node {node} ({})", side.address),
+        Place::Outside => side.address.to_string(),
+    };
+    format!(
+        "{} to {}, {} port {} to {}, icmp {:?}",
+        side(&packet.from),
+        side(&packet.to),
+        packet.protocol,
+        packet.source_port,
+        packet.destination_port,
+        packet.icmp,
+    )
+}
+
+/// The node a pod of the history is on, for those that make packets.
+pub fn pods_of(history: &[Update]) -> BTreeMap<PodKey, Pod> {
+    let pods = history.iter().filter_map(|update| match update {
+        Update::Pod(key, Some(pod)) => Some((key.clone(), pod.clone())),
+        _ => None,
+    });
+    pods.collect()
+}
