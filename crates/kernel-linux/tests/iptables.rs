@@ -5,9 +5,12 @@ mod common;
 use std::time::Instant;
 
 use common::{attempt, in_new_netns, run};
-use kernel::{Chain, ChainName, Hook, Iptables, IptablesTable, Rule};
+use kernel::{
+    Chain, ChainName, Hook, InterfaceMatch, Iptables, IptablesTable, Match, PacketRule, PacketSide,
+    RuleAction,
+};
 use kernel_linux::{Backend, IptablesTools};
-use model::{ChainInsertMode, Family};
+use model::{ChainInsertMode, Family, PortRange, Protocol};
 
 const FILTER: IptablesTable = IptablesTable::Filter;
 const NAT: IptablesTable = IptablesTable::Nat;
@@ -16,27 +19,62 @@ fn clock() -> Instant {
     Instant::now()
 }
 
-fn chain(name: &str, rules: &[(&str, &str)]) -> Chain {
-    let rules = rules.iter().map(|(matches, action)| Rule::new(&[], matches, action)).collect();
-    Chain { name: ChainName::fixed(name), rules }
+fn chain(name: &str, rules: &[PacketRule]) -> Chain {
+    Chain { name: ChainName::fixed(name), rules: rules.into() }
 }
 
-fn jump(to: &str) -> Rule {
-    Rule::new(&[], "", &format!("--jump {to}"))
+fn jump(to: &str) -> PacketRule {
+    PacketRule::jump(to)
+}
+
+fn dropped() -> PacketRule {
+    PacketRule::new(RuleAction::Drop)
+}
+
+fn returns() -> PacketRule {
+    PacketRule::new(RuleAction::Return)
+}
+
+fn protocol(protocol: Protocol) -> Match {
+    Match::Protocol { protocol, negated: false }
+}
+
+/// iptables refuses to look for ports where no protocol is asked for.
+fn ports_of_nothing() -> Match {
+    Match::Ports { side: PacketSide::Source, ranges: [PortRange::single(1)].into(), negated: false }
 }
 
 fn wants(tables: &mut Iptables<IptablesTools>) {
-    set(tables, FILTER, chain("cali-FORWARD", &[("--in-interface cali+", "--jump cali-from")]));
-    set(tables, FILTER, chain("cali-from", &[("-p tcp", "--jump RETURN"), ("", "--jump DROP")]));
+    set(
+        tables,
+        FILTER,
+        chain(
+            "cali-FORWARD",
+            &[jump("cali-from").when(Match::InInterface(InterfaceMatch::prefixed("cali")))],
+        ),
+    );
+    set(tables, FILTER, chain("cali-from", &[returns().when(protocol(Protocol::TCP)), dropped()]));
     let hook = Hook { inserts: vec![jump("cali-FORWARD")], appends: vec![accept()] };
     tables.set_hook(FILTER, "FORWARD", hook);
-    set(tables, NAT, chain("cali-POSTROUTING", &[("--out-interface up0", "--jump MASQUERADE")]));
+    set(
+        tables,
+        NAT,
+        chain(
+            "cali-POSTROUTING",
+            &[PacketRule::new(RuleAction::Masquerade { ports: None, random_fully: false })
+                .when(Match::OutInterface(InterfaceMatch::named("up0")))],
+        ),
+    );
     let hook = Hook { inserts: vec![], appends: vec![jump("cali-POSTROUTING")] };
     tables.set_hook(NAT, "POSTROUTING", hook);
 }
 
-fn accept() -> Rule {
-    Rule::new(&["Policy explicitly accepted packet."], "-m mark --mark 0x10000/0x10000", "--jump ACCEPT")
+fn accept() -> PacketRule {
+    PacketRule::new(RuleAction::Accept).comment("Policy explicitly accepted packet.").when(Match::Mark {
+        value: 0x10000,
+        mask: 0x10000,
+        negated: false,
+    })
 }
 
 fn set(tables: &mut Iptables<IptablesTools>, table: IptablesTable, chain: Chain) {
@@ -208,14 +246,14 @@ fn a_change_writes_only_its_chain() {
         wants(&mut tables);
         apply(&mut tables);
 
-        set(&mut tables, FILTER, chain("cali-from", &[("", "--jump cali-new")]));
-        set(&mut tables, FILTER, chain("cali-new", &[("-p udp", "--jump DROP")]));
+        set(&mut tables, FILTER, chain("cali-from", &[jump("cali-new")]));
+        set(&mut tables, FILTER, chain("cali-new", &[dropped().when(protocol(Protocol::UDP))]));
         let lines = apply(&mut tables);
 
         // Table, two declarations, two rules, commit.
         assert_eq!(lines, 6);
         assert_eq!(rules(backend, "filter", "cali-from"), ["-j cali-new"]);
-        set(&mut tables, FILTER, chain("cali-from", &[("", "--jump DROP")]));
+        set(&mut tables, FILTER, chain("cali-from", &[dropped()]));
         tables.set_chain(FILTER, ChainName::fixed("cali-new"), None);
         apply(&mut tables);
         assert!(!saved(backend, "filter").iter().any(|line| line.contains("cali-new")));
@@ -228,10 +266,11 @@ fn a_table_that_fails_names_its_line_and_stops_no_other() {
     on_both_backends(|backend| {
         let mut tables = open(backend);
         wants(&mut tables);
-        let bad = chain("cali-bad", &[("-p tcp", "--jump RETURN"), ("--no-such-option 1", "--jump DROP")]);
+        let bad =
+            chain("cali-bad", &[returns().when(protocol(Protocol::TCP)), dropped().when(ports_of_nothing())]);
         set(&mut tables, IptablesTable::Mangle, bad);
-        set(&mut tables, IptablesTable::Mangle, chain("cali-good", &[("", "--jump RETURN")]));
-        set(&mut tables, IptablesTable::Raw, chain("cali-PREROUTING", &[("", "--jump cali-missing")]));
+        set(&mut tables, IptablesTable::Mangle, chain("cali-good", &[returns()]));
+        set(&mut tables, IptablesTable::Raw, chain("cali-PREROUTING", &[jump("cali-missing")]));
 
         let start = clock();
         let applied = tables.apply(start).unwrap();
@@ -239,7 +278,7 @@ fn a_table_that_fails_names_its_line_and_stops_no_other() {
         let failed: Vec<_> = applied.failed.iter().map(|refused| refused.table).collect();
         assert_eq!(failed, [IptablesTable::Raw, IptablesTable::Mangle], "{:?}", applied.failed);
         let text = applied.failed[1].error.to_string();
-        assert!(text.contains("--no-such-option 1 --jump DROP]"), "{text}");
+        assert!(text.contains("--source-ports 1 --jump DROP]"), "{text}");
         assert!(applied.failed[0].error.to_string().contains("cali-missing"), "{}", applied.failed[0].error);
         assert_eq!(rules(backend, "mangle", "cali-good"), ["-j RETURN"], "beside a bad chain");
         assert_eq!(rules(backend, "filter", "FORWARD").len(), 2);
@@ -247,7 +286,11 @@ fn a_table_that_fails_names_its_line_and_stops_no_other() {
         let due = tables.poll_timeout().unwrap();
         assert_eq!(tables.apply(start).unwrap().lines, 0, "not before its time");
 
-        set(&mut tables, IptablesTable::Mangle, chain("cali-bad", &[("-p tcp", "--jump RETURN")]));
+        set(
+            &mut tables,
+            IptablesTable::Mangle,
+            chain("cali-bad", &[returns().when(protocol(Protocol::TCP))]),
+        );
         set(&mut tables, IptablesTable::Raw, chain("cali-PREROUTING", &[]));
         let applied = tables.apply(due).unwrap();
 

@@ -7,6 +7,9 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha224, Sha256};
 
+use crate::iptables_text::rule_text;
+use crate::packet_rule::PacketRule;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum IptablesTable {
     Raw,
@@ -80,51 +83,11 @@ impl fmt::Display for ChainName {
     }
 }
 
-/// One rule: everything that stands behind the chain's name and our hash comment.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Rule {
-    /// Matches and action in Calico's spelling, as `-m mark --mark 0x1/0x1 --jump ACCEPT`; comments included.
-    pub text: Arc<str>,
-}
-
-impl Rule {
-    /// Joins comments, matches and action with single spaces, leaving out empty parts.
-    ///
-    /// Characters of a comment outside `[\w @%+=:,./-]` become `_`, and it is cut at 256 bytes, so that no
-    /// name or annotation can break out of its quotes.
-    pub fn new(comments: &[&str], matches: &str, action: &str) -> Self {
-        let mut parts = Vec::with_capacity(comments.len() + 2);
-        for comment in comments {
-            parts.push(format!("-m comment --comment \"{}\"", sanitise(comment)));
-        }
-        parts.extend([matches, action].iter().filter(|part| !part.is_empty()).map(|part| (*part).to_owned()));
-        Self { text: parts.join(" ").into() }
-    }
-
-    /// The chain that it jumps or goes to, when that is one of ours.
-    pub fn target(&self) -> Option<&str> {
-        let mut words = self.text.split(' ').skip_while(|word| !matches!(*word, "--jump" | "--goto"));
-        words.next()?;
-        words.next().filter(|target| ChainName::is_ours(target))
-    }
-
-    /// The IP sets that it looks up.
-    pub fn sets(&self) -> impl Iterator<Item = &str> {
-        let mut words = self.text.split(' ');
-        std::iter::from_fn(move || words.find(|word| *word == "--match-set").and_then(|_| words.next()))
-    }
-}
-
-fn sanitise(comment: &str) -> String {
-    let is_safe = |c: char| c.is_ascii_alphanumeric() || "_ @%+=:,./-".contains(c);
-    comment.chars().map(|c| if is_safe(c) { c } else { '_' }).take(256).collect()
-}
-
 /// A chain of ours: every rule, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chain {
     pub name: ChainName,
-    pub rules: Arc<[Rule]>,
+    pub rules: Arc<[PacketRule]>,
 }
 
 /// A chain of the kernel, as `FORWARD`.
@@ -134,21 +97,22 @@ pub type HookName = &'static str;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hook {
     /// At the front (or the end, by ChainInsertMode).
-    pub inserts: Vec<Rule>,
+    pub inserts: Vec<PacketRule>,
     /// Always at the end.
-    pub appends: Vec<Rule>,
+    pub appends: Vec<PacketRule>,
 }
 
 /// The hash comment of each rule: 16 characters that cover the chain's name, the rule's place and all rules
 /// before it, so that equal hashes mean an equal chain. For rules that are always appended to a kernel chain,
 /// `chain` is `<CHAIN>*appends*`.
-pub fn chain_hashes(chain: &str, rules: &[Rule]) -> Vec<String> {
+pub fn chain_hashes(chain: &str, rules: &[PacketRule]) -> Vec<String> {
     let mut hash = Sha224::digest(chain);
     let mut hashes = Vec::with_capacity(rules.len());
     for rule in rules {
         let mut next = Sha224::new();
+        let rule = rule_text(rule);
         next.update(hash);
-        next.update(format!("-A {chain} HASH {}", rule.text));
+        next.update(format!("-A {chain} HASH{}{rule}", if rule.is_empty() { "" } else { " " }));
         hash = next.finalize();
         let mut text = URL_SAFE_NO_PAD.encode(hash);
         text.truncate(16);
@@ -163,7 +127,7 @@ mod tests {
 
     #[test]
     fn hashes_are_calicos() {
-        let jump = |to: &str| vec![Rule::new(&[], "", &format!("--jump {to}"))];
+        let jump = |to: &str| vec![PacketRule::jump(to)];
 
         assert_eq!(chain_hashes("PREROUTING", &jump("cali-PREROUTING")), ["6gwbT8clXdHdC1b1"]);
         assert_eq!(chain_hashes("FORWARD", &jump("cali-FORWARD")), ["wUHhoiAYhphO9Mso"]);
@@ -185,25 +149,5 @@ mod tests {
             ChainName::limited("cali-pi-", "gnp/default.deny-all").as_str(),
             "cali-pi-gnp/default.deny-all"
         );
-    }
-
-    #[test]
-    fn a_comment_cannot_leave_its_quotes() {
-        let rule = Rule::new(&["a\" --jump ACCEPT\n-A X"], "-p tcp", "--jump DROP");
-
-        assert_eq!(&*rule.text, "-m comment --comment \"a_ --jump ACCEPT_-A X\" -p tcp --jump DROP");
-    }
-
-    #[test]
-    fn references_are_found() {
-        let rule = Rule::new(
-            &[],
-            "-m set --match-set cali40s:a src -m set ! --match-set cali40s:b dst",
-            "--goto cali-fw-x",
-        );
-
-        assert_eq!(rule.target(), Some("cali-fw-x"));
-        assert_eq!(rule.sets().collect::<Vec<_>>(), ["cali40s:a", "cali40s:b"]);
-        assert_eq!(Rule::new(&[], "", "--jump DROP").target(), None);
     }
 }

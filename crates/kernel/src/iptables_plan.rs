@@ -5,8 +5,10 @@ use std::fmt::Write;
 
 use model::ChainInsertMode;
 
-use crate::iptables::{Chain, ChainName, Hook, HookName, IptablesTable, Rule, chain_hashes};
+use crate::iptables::{Chain, ChainName, Hook, HookName, IptablesTable, chain_hashes};
 use crate::iptables_save::{SavedRule, SavedTable};
+use crate::iptables_text::rule_text;
+use crate::packet_rule::PacketRule;
 
 /// A chain with its hashes, computed once.
 #[derive(Clone, Debug)]
@@ -89,7 +91,7 @@ impl Plan {
         desired: &DesiredTable,
         saved: &SavedTable,
     ) -> String {
-        let hooked = |rule: &Rule, name: &ChainName| rule.target() == Some(name.as_str());
+        let hooked = |rule: &PacketRule, name: &ChainName| rule.targets().any(|target| target == name);
         let rules = || desired.hooks.values().flat_map(|hook| hook.inserts.iter().chain(&hook.appends));
         transaction(table, |text| {
             for name in self.write.iter().filter(|name| !saved.ours.contains_key(*name)) {
@@ -209,10 +211,11 @@ fn push_chain(text: &mut String, hashed: &HashedChain) {
     }
 }
 
-fn push_rule(text: &mut String, command: &str, chain: &str, hash: &str, rule: &Rule) {
+fn push_rule(text: &mut String, command: &str, chain: &str, hash: &str, rule: &PacketRule) {
     let _ = write!(text, "{command} {chain} -m comment --comment \"cali:{hash}\"");
-    if !rule.text.is_empty() {
-        let _ = write!(text, " {}", rule.text);
+    let rule = rule_text(rule);
+    if !rule.is_empty() {
+        let _ = write!(text, " {rule}");
     }
     text.push('\n');
 }

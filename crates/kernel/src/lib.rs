@@ -4,6 +4,7 @@
 //! Pure: the netlink sockets and processes behind the ports are `crates/kernel-linux`.
 
 pub mod fake;
+pub mod interpret;
 
 mod driver;
 mod ipset;
@@ -12,20 +13,27 @@ mod iptables_plan;
 mod iptables_retries;
 mod iptables_save;
 mod iptables_tables;
+mod iptables_text;
 mod link;
 mod neighbour;
+mod packet_rule;
 mod route;
 mod table;
 mod tunnel;
 
 pub use driver::{Driver, Failures};
 pub use ipset::{IpSet, IpSetKind, IpSetMember, IpSetName};
-pub use iptables::{Chain, ChainName, Hook, HookName, IptablesTable, Rule, chain_hashes};
+pub use iptables::{Chain, ChainName, Hook, HookName, IptablesTable, chain_hashes};
 pub use iptables_retries::{Part, Refused};
 pub use iptables_save::{Saved, SavedRule, SavedTable, parse_save};
 pub use iptables_tables::{Iptables, IptablesApplied, IptablesDriver, RestoreSection};
+pub use iptables_text::rule_text;
 pub use link::{Link, LinkEvent};
 pub use neighbour::{Neighbour, NeighbourKey};
+pub use packet_rule::{
+    ConntrackState, DROP_GROUP, InterfaceMatch, InterfaceSide, Match, PacketRule, PacketSide, RateLimit,
+    RatePer, RejectWith, RuleAction,
+};
 pub use route::{Encapsulation, NextHop, PROTO_BIRD, PROTO_BOOT, PROTO_FELIX, Route, RouteKey, RouteKind};
 pub use table::{Applied, Table};
 pub use tunnel::Tunnel;

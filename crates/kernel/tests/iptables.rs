@@ -3,8 +3,11 @@
 use std::time::{Duration, Instant};
 
 use kernel::fake::{Entry, FakeIptables, FakeKernel};
-use kernel::{Chain, ChainName, Hook, IpSet, IpSetKind, IpSetName, Iptables, IptablesTable, Part, Rule};
-use model::{ChainInsertMode, Family};
+use kernel::{
+    Chain, ChainName, Hook, InterfaceMatch, IpSet, IpSetKind, IpSetName, Iptables, IptablesTable, Match,
+    PacketRule, PacketSide, Part, RuleAction,
+};
+use model::{ChainInsertMode, Family, Protocol};
 
 const FILTER: IptablesTable = IptablesTable::Filter;
 const V4: Family = Family::V4;
@@ -15,27 +18,52 @@ fn clock() -> Instant {
     Instant::now()
 }
 
-fn rule(matches: &str, action: &str) -> Rule {
-    Rule::new(&[], matches, action)
+fn jump(to: &str) -> PacketRule {
+    PacketRule::jump(to)
 }
 
-fn set(tables: &mut Iptables<FakeIptables>, name: &str, rules: &[(&str, &str)]) {
+fn dropped() -> PacketRule {
+    PacketRule::new(RuleAction::Drop)
+}
+
+fn returns() -> PacketRule {
+    PacketRule::new(RuleAction::Return)
+}
+
+fn from(interfaces: &str) -> Match {
+    Match::InInterface(InterfaceMatch::prefixed(interfaces))
+}
+
+fn protocol(protocol: Protocol) -> Match {
+    Match::Protocol { protocol, negated: false }
+}
+
+/// Looks up a set that no test makes by itself.
+fn in_set() -> Match {
+    let name = IpSetName::new(V4, "s:x");
+    Match::Set { name, side: PacketSide::Source, with_port: false, negated: false }
+}
+
+fn set(tables: &mut Iptables<FakeIptables>, name: &str, rules: &[PacketRule]) {
     let name = ChainName::fixed(name);
-    let rules = rules.iter().map(|(matches, action)| rule(matches, action)).collect();
-    tables.set_chain(FILTER, name.clone(), Some(Chain { name, rules }));
+    tables.set_chain(FILTER, name.clone(), Some(Chain { name, rules: rules.into() }));
 }
 
 fn forward_hook() -> Hook {
     Hook {
-        inserts: vec![rule("", "--jump cali-FORWARD")],
-        appends: vec![rule("-m mark --mark 0x10000/0x10000", "--jump ACCEPT")],
+        inserts: vec![jump("cali-FORWARD")],
+        appends: vec![PacketRule::new(RuleAction::Accept).when(Match::Mark {
+            value: 0x10000,
+            mask: 0x10000,
+            negated: false,
+        })],
     }
 }
 
 fn tables(kernel: &FakeKernel) -> Iptables<FakeIptables> {
     let mut tables = Iptables::new(kernel.iptables(V4), ChainInsertMode::Insert);
-    set(&mut tables, "cali-FORWARD", &[("--in-interface cali+", "--jump cali-from")]);
-    set(&mut tables, "cali-from", &[("-p tcp", "--jump RETURN"), ("", "--jump DROP")]);
+    set(&mut tables, "cali-FORWARD", &[jump("cali-from").when(from("cali"))]);
+    set(&mut tables, "cali-from", &[returns().when(protocol(Protocol::TCP)), dropped()]);
     tables.set_hook(FILTER, "FORWARD", forward_hook());
     tables
 }
@@ -101,7 +129,7 @@ fn a_changed_chain_is_written_alone() {
     let mut tables = tables(&kernel);
     apply(&kernel, &mut tables);
 
-    set(&mut tables, "cali-from", &[("-p udp", "--jump DROP")]);
+    set(&mut tables, "cali-from", &[dropped().when(protocol(Protocol::UDP))]);
 
     assert_eq!(
         apply(&kernel, &mut tables),
@@ -210,7 +238,7 @@ fn what_somebody_took_away_in_the_meantime_is_found_and_repaired_in_the_same_app
     rules.remove("cali-from");
     drop(state);
 
-    set(&mut tables, "cali-FORWARD", &[("--in-interface tap+", "--jump cali-from")]);
+    set(&mut tables, "cali-FORWARD", &[jump("cali-from").when(from("tap"))]);
     apply(&kernel, &mut tables);
 
     assert_eq!(chain(&kernel, "cali-from"), ["-p tcp --jump RETURN", "--jump DROP"]);
@@ -242,9 +270,9 @@ fn a_chain_that_is_refused_stops_no_other_and_stays_closed() {
     let start = clock();
     let kernel = FakeKernel::new();
     let mut tables = tables(&kernel);
-    set(&mut tables, "cali-good", &[("", "--jump RETURN")]);
-    set(&mut tables, "cali-from", &[("", "--jump cali-bad"), ("", "--jump DROP")]);
-    set(&mut tables, "cali-bad", &[("-m set --match-set cali40s:x src", "--jump RETURN")]);
+    set(&mut tables, "cali-good", &[returns()]);
+    set(&mut tables, "cali-from", &[jump("cali-bad"), dropped()]);
+    set(&mut tables, "cali-bad", &[returns().when(in_set())]);
 
     let applied = tables.apply(start).unwrap();
 
@@ -273,13 +301,13 @@ fn a_refused_chain_delays_no_other_change() {
     let start = clock();
     let kernel = FakeKernel::new();
     let mut tables = tables(&kernel);
-    let bad = ("-m set --match-set cali40s:x src", "--jump RETURN");
+    let bad = returns().when(in_set());
     set(&mut tables, "cali-bad", &[bad]);
     assert_eq!(tables.apply(start).unwrap().failed[0].part, Part::Chain(ChainName::fixed("cali-bad")));
     let due = tables.poll_timeout();
 
     // Another chain is written at once, and the bad one is left in peace.
-    set(&mut tables, "cali-good", &[("", "--jump RETURN")]);
+    set(&mut tables, "cali-good", &[returns()]);
     let applied = tables.apply(start).unwrap();
 
     assert_eq!((applied.chains_written, applied.failed.len()), (1, 0));
@@ -288,7 +316,7 @@ fn a_refused_chain_delays_no_other_change() {
     assert_eq!(tables.refused().count(), 1);
 
     // So is the bad one as soon as something else is wanted of it.
-    set(&mut tables, "cali-bad", &[("", "--jump RETURN")]);
+    set(&mut tables, "cali-bad", &[returns()]);
     tables.apply(start).unwrap();
     assert_eq!(chain(&kernel, "cali-bad"), ["--jump RETURN"]);
     assert_eq!((tables.poll_timeout(), tables.refused().count()), (None, 0));
@@ -298,7 +326,7 @@ fn a_refused_chain_delays_no_other_change() {
 fn a_refused_chain_that_hooks_lead_to_does_not_lock_the_node_out() {
     let kernel = FakeKernel::new();
     let mut tables = tables(&kernel);
-    set(&mut tables, "cali-FORWARD", &[("-m set --match-set cali40s:x src", "--jump RETURN")]);
+    set(&mut tables, "cali-FORWARD", &[returns().when(in_set())]);
 
     assert_eq!(tables.apply(clock()).unwrap().failed.len(), 1);
 
@@ -322,7 +350,7 @@ fn the_fake_refuses_references_to_nothing() {
     let kernel = FakeKernel::new();
     let mut tables = tables(&kernel);
     let name = IpSetName::new(V4, "s:x");
-    set(&mut tables, "cali-from", &[("-m set --match-set cali40s:x src", "--jump cali-missing")]);
+    set(&mut tables, "cali-from", &[jump("cali-missing").when(in_set())]);
 
     let failed = |tables: &mut Iptables<FakeIptables>| {
         let failed = tables.apply(tables.poll_timeout().unwrap_or_else(clock)).unwrap().failed;

@@ -6,7 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use kernel::{Chain, ChainName, Hook, HookName, Iptables, IptablesDriver, IptablesTable, Part, Rule};
+use kernel::{
+    Chain, ChainName, Hook, HookName, IpSetName, Iptables, IptablesDriver, IptablesTable, PacketRule, Part,
+    RuleAction,
+};
 use model::{ChainInsertMode, Family};
 
 use crate::status::{Failed, Kind, Report, Status};
@@ -94,7 +97,7 @@ impl<D: IptablesDriver> Chains<D> {
         &mut self,
         now: Instant,
         report: &mut Report,
-        missing_set: impl Fn(&str) -> Option<String>,
+        missing_set: impl Fn(&IpSetName) -> Option<String>,
     ) {
         self.hand_over(missing_set);
         let is_due = self.resync_at.is_some_and(|at| at <= now);
@@ -107,7 +110,7 @@ impl<D: IptablesDriver> Chains<D> {
         }
     }
 
-    fn hand_over(&mut self, missing_set: impl Fn(&str) -> Option<String>) {
+    fn hand_over(&mut self, missing_set: impl Fn(&IpSetName) -> Option<String>) {
         let open: BTreeSet<Key> =
             self.blocked.keys().cloned().chain(std::mem::take(&mut self.changed)).collect();
         for key in open {
@@ -119,7 +122,7 @@ impl<D: IptablesDriver> Chains<D> {
                 self.handed.remove(&key);
                 continue;
             };
-            match chain.rules.iter().flat_map(Rule::sets).find_map(&missing_set) {
+            match chain.rules.iter().flat_map(PacketRule::sets).find_map(&missing_set) {
                 None => {
                     self.iptables.set_chain(*table, name.clone(), Some(chain.clone()));
                     self.unwritten.insert(*table);
@@ -206,7 +209,7 @@ impl<D: IptablesDriver> Chains<D> {
     }
 
     /// The rules that are wanted in a chain of the filter table.
-    pub(crate) fn filter_rules(&self, name: &ChainName) -> Option<&[Rule]> {
+    pub(crate) fn filter_rules(&self, name: &ChainName) -> Option<&[PacketRule]> {
         self.wanted.get(&(IptablesTable::Filter, name.clone())).map(|chain| &*chain.rules)
     }
 
@@ -236,19 +239,19 @@ impl<D: IptablesDriver> Chains<D> {
     pub(crate) fn is_referred_to(&self, name: &ChainName) -> bool {
         self.wanted.iter().any(|((table, chain), content)| {
             *table == IptablesTable::Filter
-                && content.rules.iter().any(|rule| rule.target() == Some(name.as_str()))
+                && content.rules.iter().flat_map(PacketRule::targets).any(|target| target == name)
                 && self.missing(chain).is_none()
         })
     }
 }
 
 /// A chain without the rules that look up missing sets; where policy is decided, nothing passes at all.
-fn closed(chain: &Chain, missing_set: &impl Fn(&str) -> Option<String>) -> Chain {
+fn closed(chain: &Chain, missing_set: &impl Fn(&IpSetName) -> Option<String>) -> Chain {
     let name = chain.name.as_str();
     if CLOSED_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) {
-        let drop = Rule::new(&["IP set missing"], "", "--jump DROP");
+        let drop = PacketRule::new(RuleAction::Drop).comment("IP set missing");
         return Chain { name: chain.name.clone(), rules: [drop].into() };
     }
-    let is_whole = |rule: &&Rule| rule.sets().all(|set| missing_set(set).is_none());
+    let is_whole = |rule: &&PacketRule| rule.sets().all(|set| missing_set(set).is_none());
     Chain { name: chain.name.clone(), rules: chain.rules.iter().filter(is_whole).cloned().collect() }
 }

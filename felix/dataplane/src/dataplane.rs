@@ -295,13 +295,12 @@ impl<P: Ports> Dataplane<P> {
 }
 
 /// Why a set cannot be referred to; `None` when it is in the kernel as wanted.
-fn missing_set<D>(stage: &Stage<D>, name: &str) -> Option<String>
+fn missing_set<D>(stage: &Stage<D>, name: &IpSetName) -> Option<String>
 where
     D: Driver<Key = IpSetName, Value = IpSet>,
 {
-    let name = IpSetName::from_kernel(name);
-    if !stage.table.desired().contains_key(&name) {
+    if !stage.table.desired().contains_key(name) {
         return Some(format!("IP set {name} is not known"));
     }
-    stage.missing(&name)
+    stage.missing(name)
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use kernel::{ChainName, IptablesDriver, Rule};
+use kernel::{ChainName, IpSetName, IptablesDriver, PacketRule};
 
 use crate::chains::Chains;
 
@@ -24,7 +24,7 @@ const CHAIN_PREFIXES: [&str; 2] = ["cali-tw-", "cali-fw-"];
 pub(crate) fn missing_chains<D: IptablesDriver>(
     interface: &str,
     chains: &Chains<D>,
-    missing_set: impl Fn(&str) -> Option<String>,
+    missing_set: impl Fn(&IpSetName) -> Option<String>,
 ) -> Option<Vec<String>> {
     let own = CHAIN_PREFIXES.map(|prefix| ChainName::limited(prefix, interface));
     own.iter().find_map(|chain| chains.filter_rules(chain))?;
@@ -37,10 +37,10 @@ pub(crate) fn missing_chains<D: IptablesDriver>(
             missing.push(format!("{} chain {chain} is not known", chains.kind()));
             continue;
         };
-        missing.extend(rules.iter().flat_map(Rule::sets).filter_map(&missing_set));
-        for target in rules.iter().filter_map(Rule::target).map(ChainName::from_kernel) {
+        missing.extend(rules.iter().flat_map(PacketRule::sets).filter_map(&missing_set));
+        for target in rules.iter().flat_map(PacketRule::targets) {
             if seen.insert(target.clone()) {
-                open.push(target);
+                open.push(target.clone());
             }
         }
     }

@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 
 use felix_calc::{ActiveEndpoint, ActiveTier, EndpointPolicies};
-use kernel::{Chain, ChainName, Rule};
-use model::{Direction, PolicyKey};
+use kernel::{
+    Chain, ChainName, ConntrackState, InterfaceMatch, InterfaceSide, Match, PacketRule, PacketSide,
+    RuleAction,
+};
+use model::{Direction, PolicyKey, PortRange, Protocol};
 
 use crate::names::{
-    ACCEPT, PASS, clear_mark, endpoint_chain, mark_clear, mark_set, namespace_profile, policy_chain,
-    profile_chain,
+    ACCEPT, ESTABLISHED, IPIP, PASS, clear_mark, conntrack, endpoint_chain, mark_clear, mark_set,
+    namespace_profile, policy_chain, profile_chain, protocol, via,
 };
 
 /// The chain of what an endpoint receives or sends; a packet that may pass returns with the accept mark.
@@ -16,33 +19,38 @@ pub(crate) fn render_endpoint(endpoint: &ActiveEndpoint, direction: Direction) -
     let name = endpoint_chain(direction, &endpoint.local.interface);
     let (namespace, tiers) = match &endpoint.policies {
         EndpointPolicies::Closed(reason) => {
-            let rules = [Rule::new(&[&format!("Endpoint closed: {reason}")], "", "--jump DROP")];
+            let rules = [PacketRule::new(RuleAction::Drop).comment(format!("Endpoint closed: {reason}"))];
             return Chain { name, rules: rules.into() };
         }
         EndpointPolicies::Open { namespace, tiers } => (namespace, tiers),
     };
     let mut rules = vec![
-        Rule::new(&[], "-m conntrack --ctstate RELATED,ESTABLISHED", "--jump ACCEPT"),
-        Rule::new(&[], "-m conntrack --ctstate INVALID", "--jump DROP"),
-        Rule::new(&[], "", &clear_mark(ACCEPT | PASS)),
+        PacketRule::new(RuleAction::Accept).when(conntrack(&ESTABLISHED)),
+        PacketRule::new(RuleAction::Drop).when(conntrack(&[ConntrackState::Invalid])),
+        PacketRule::new(clear_mark(ACCEPT | PASS)),
     ];
     if direction == Direction::Egress {
-        let comment = "Drop VXLAN encapped packets originating in workloads";
-        rules.push(Rule::new(&[comment], "-p udp -m multiport --destination-ports 4789", "--jump DROP"));
-        let comment = "Drop IPinIP encapped packets originating in workloads";
-        rules.push(Rule::new(&[comment], "-p 4", "--jump DROP"));
+        let ports = [PortRange::single(4789)].into();
+        let vxlan = PacketRule::new(RuleAction::Drop)
+            .comment("Drop VXLAN encapped packets originating in workloads")
+            .when(protocol(Protocol::UDP))
+            .when(Match::Ports { side: PacketSide::Destination, ranges: ports, negated: false });
+        let ipip = PacketRule::new(RuleAction::Drop)
+            .comment("Drop IPinIP encapped packets originating in workloads")
+            .when(protocol(IPIP));
+        rules.extend([vxlan, ipip]);
     }
     for tier in tiers {
         render_tier(tier, direction, &mut rules);
     }
     let profile = profile_chain(direction, &namespace_profile(namespace));
-    rules.push(Rule::new(&[], "", &format!("--jump {profile}")));
-    rules.push(Rule::new(&["Return if profile accepted"], &mark_set(ACCEPT), "--jump RETURN"));
-    rules.push(Rule::new(&["Drop if no profiles matched"], "", "--jump DROP"));
+    rules.push(PacketRule::new(RuleAction::Jump(profile)));
+    rules.push(returns("Return if profile accepted").when(mark_set(ACCEPT)));
+    rules.push(PacketRule::new(RuleAction::Drop).comment("Drop if no profiles matched"));
     Chain { name, rules: rules.into() }
 }
 
-fn render_tier(tier: &ActiveTier, direction: Direction, rules: &mut Vec<Rule>) {
+fn render_tier(tier: &ActiveTier, direction: Direction, rules: &mut Vec<PacketRule>) {
     let policies: &[PolicyKey] = match direction {
         Direction::Ingress => &tier.ingress,
         Direction::Egress => &tier.egress,
@@ -50,22 +58,26 @@ fn render_tier(tier: &ActiveTier, direction: Direction, rules: &mut Vec<Rule>) {
     if policies.is_empty() {
         return;
     }
-    rules.push(Rule::new(&[&format!("Start of tier {}", tier.name)], "", &clear_mark(PASS)));
+    rules.push(PacketRule::new(clear_mark(PASS)).comment(format!("Start of tier {}", tier.name)));
     for policy in policies {
-        let jump = format!("--jump {}", policy_chain(direction, policy));
-        rules.push(Rule::new(&[], &mark_clear(PASS), &jump));
-        rules.push(Rule::new(&["Return if policy accepted"], &mark_set(ACCEPT), "--jump RETURN"));
+        let jump = RuleAction::Jump(policy_chain(direction, policy));
+        rules.push(PacketRule::new(jump).when(mark_clear(PASS)));
+        rules.push(returns("Return if policy accepted").when(mark_set(ACCEPT)));
     }
     if !tier.default_action_is_pass {
         let comment = format!("End of tier {}. Drop if no policies passed packet", tier.name);
-        rules.push(Rule::new(&[&comment], &mark_clear(PASS), "--jump DROP"));
+        rules.push(PacketRule::new(RuleAction::Drop).comment(comment).when(mark_clear(PASS)));
     }
+}
+
+fn returns(comment: &str) -> PacketRule {
+    PacketRule::new(RuleAction::Return).comment(comment)
 }
 
 /// How one dispatch chain is spelled.
 pub(crate) struct Dispatch {
     pub(crate) root: &'static str,
-    pub(crate) interface: &'static str,
+    pub(crate) interface: InterfaceSide,
     pub(crate) direction: Direction,
 }
 
@@ -82,8 +94,9 @@ pub(crate) fn render_dispatch(dispatch: &Dispatch, interfaces: &[&str]) -> Vec<C
         match (next, members.as_slice()) {
             (Some(next), [_, _, ..]) => {
                 let name = ChainName::limited(&format!("{}-", dispatch.root), &next.to_string());
-                let matches = format!("{} {common}{next}+", dispatch.interface);
-                root.push(Rule::new(&[], &matches, &format!("--goto {name}")));
+                let members_of = InterfaceMatch::prefixed(&format!("{common}{next}"));
+                let goto = PacketRule::new(RuleAction::Goto(name.clone()));
+                root.push(goto.when(via(dispatch.interface, members_of)));
                 let rules = members.iter().map(|interface| dispatch.rule(interface));
                 chains.push(Chain { name, rules: rules.chain([unknown_interface()]).collect() });
             }
@@ -96,14 +109,14 @@ pub(crate) fn render_dispatch(dispatch: &Dispatch, interfaces: &[&str]) -> Vec<C
 }
 
 impl Dispatch {
-    fn rule(&self, interface: &str) -> Rule {
-        let matches = format!("{} {interface}", self.interface);
-        Rule::new(&[], &matches, &format!("--goto {}", endpoint_chain(self.direction, interface)))
+    fn rule(&self, interface: &str) -> PacketRule {
+        let goto = RuleAction::Goto(endpoint_chain(self.direction, interface));
+        PacketRule::new(goto).when(via(self.interface, InterfaceMatch::named(interface)))
     }
 }
 
-fn unknown_interface() -> Rule {
-    Rule::new(&["Unknown interface"], "", "--jump DROP")
+fn unknown_interface() -> PacketRule {
+    PacketRule::new(RuleAction::Drop).comment("Unknown interface")
 }
 
 /// Interfaces are ASCII (the renderer takes no others).

@@ -1,7 +1,7 @@
 //! Names and numbers that Calico's operators know: chains, IP sets, mark bits (`spec/felix.md` §1.1, §1.2, §2.1).
 
-use kernel::{ChainName, IpSetName};
-use model::{Direction, Family, PolicyKey};
+use kernel::{ChainName, ConntrackState, InterfaceMatch, InterfaceSide, IpSetName, Match, RuleAction};
+use model::{Direction, Family, PolicyKey, Protocol};
 
 /// Policy said allow; or the packet was forwarded past all of FORWARD.
 pub(crate) const ACCEPT: u32 = 0x1_0000;
@@ -63,20 +63,41 @@ pub(crate) fn set_name(family: Family, id: &str) -> IpSetName {
     IpSetName::new(family, id)
 }
 
-/// `-m mark`: all of `bits` are set (one bit), in Calico's spelling.
-pub(crate) fn mark_set(bit: u32) -> String {
-    format!("-m mark --mark {bit:#x}/{bit:#x}")
+/// All of `bits` are set (one bit, in Calico's spelling).
+pub(crate) fn mark_set(bit: u32) -> Match {
+    Match::Mark { value: bit, mask: bit, negated: false }
 }
 
-/// `-m mark`: none of `bits` is set.
-pub(crate) fn mark_clear(bits: u32) -> String {
-    format!("-m mark --mark 0/{bits:#x}")
+/// None of `bits` is set.
+pub(crate) fn mark_clear(bits: u32) -> Match {
+    Match::Mark { value: 0, mask: bits, negated: false }
 }
 
-pub(crate) fn set_mark(bits: u32) -> String {
-    format!("--jump MARK --set-mark {bits:#x}/{bits:#x}")
+pub(crate) fn set_mark(bits: u32) -> RuleAction {
+    RuleAction::SetMark { value: bits, mask: bits }
 }
 
-pub(crate) fn clear_mark(bits: u32) -> String {
-    format!("--jump MARK --set-mark 0/{bits:#x}")
+pub(crate) fn clear_mark(bits: u32) -> RuleAction {
+    RuleAction::SetMark { value: 0, mask: bits }
+}
+
+/// Of a connection that was let through before, or called for by one that was.
+pub(crate) const ESTABLISHED: [ConntrackState; 2] = [ConntrackState::Related, ConntrackState::Established];
+/// IP in IP.
+pub(crate) const IPIP: Protocol = Protocol(4);
+
+pub(crate) fn conntrack(states: &'static [ConntrackState]) -> Match {
+    Match::Conntrack { states, negated: false }
+}
+
+pub(crate) fn protocol(protocol: Protocol) -> Match {
+    Match::Protocol { protocol, negated: false }
+}
+
+/// Comes or goes through such an interface.
+pub(crate) fn via(side: InterfaceSide, interface: InterfaceMatch) -> Match {
+    match side {
+        InterfaceSide::In => Match::InInterface(interface),
+        InterfaceSide::Out => Match::OutInterface(interface),
+    }
 }

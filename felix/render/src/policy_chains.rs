@@ -1,7 +1,7 @@
 //! Chains of policies and of the namespaces' profiles (`spec/felix.md` §1.9).
 
 use felix_calc::{ActivePolicy, ActiveRule};
-use kernel::{Chain, Rule};
+use kernel::{Chain, PacketRule, RuleAction};
 use model::{Direction, Family, PolicyKind};
 
 use crate::names::{ACCEPT, direction_word, namespace_profile, policy_chain, profile_chain, set_mark};
@@ -13,8 +13,8 @@ pub(crate) fn render_policy(policy: &ActivePolicy, direction: Direction, family:
         Direction::Ingress => &policy.ingress,
         Direction::Egress => &policy.egress,
     };
-    let mut rendered: Vec<Rule> = rules.iter().flat_map(|rule| render_rule(rule, family)).collect();
-    while rendered.last().is_some_and(|rule| rule.text.ends_with("--jump RETURN")) {
+    let mut rendered: Vec<PacketRule> = rules.iter().flat_map(|rule| render_rule(rule, family)).collect();
+    while rendered.last().is_some_and(|rule| rule.action == RuleAction::Return) {
         rendered.pop();
     }
     let kind = match policy.key.kind {
@@ -32,15 +32,15 @@ pub(crate) fn render_policy(policy: &ActivePolicy, direction: Direction, family:
 pub(crate) fn render_profile(namespace: &str, direction: Direction) -> Chain {
     let profile = namespace_profile(namespace);
     let comment = format!("Profile {profile} {}", direction_word(direction));
-    let rules = commented(&comment, vec![Rule::new(&[], "", &set_mark(ACCEPT))]);
+    let rules = commented(&comment, vec![PacketRule::new(set_mark(ACCEPT))]);
     Chain { name: profile_chain(direction, &profile), rules }
 }
 
 /// Puts the comment on the first rule; an empty chain gets a rule that does nothing else.
-fn commented(comment: &str, mut rules: Vec<Rule>) -> std::sync::Arc<[Rule]> {
+fn commented(comment: &str, mut rules: Vec<PacketRule>) -> std::sync::Arc<[PacketRule]> {
     match rules.first_mut() {
-        Some(first) => *first = Rule::new(&[comment], &first.text, ""),
-        None => rules.push(Rule::new(&[comment], "", "")),
+        Some(first) => first.comments.insert(0, comment.into()),
+        None => rules.push(PacketRule::new(RuleAction::None).comment(comment)),
     }
     rules.into()
 }

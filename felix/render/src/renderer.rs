@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use felix_calc::{ActiveEndpoint, ActivePolicy, Change, Pools, SetId};
 use kernel::{
-    Chain, ChainName, Hook, HookName, IpSet, IpSetKind, IpSetMember, IptablesTable, Neighbour, NeighbourKey,
-    Route, RouteKey,
+    Chain, ChainName, Hook, HookName, InterfaceSide, IpSet, IpSetKind, IpSetMember, IptablesTable, Neighbour,
+    NeighbourKey, Route, RouteKey,
 };
 use model::{Cidr, Direction, Family, FelixConfiguration, HostInterface, PolicyKey};
 
@@ -46,8 +46,8 @@ type ChainKey = (Family, IptablesTable, ChainName);
 const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 
 const DISPATCHES: [Dispatch; 2] = [
-    Dispatch { root: FROM_WORKLOAD_DISPATCH, interface: "--in-interface", direction: Direction::Egress },
-    Dispatch { root: TO_WORKLOAD_DISPATCH, interface: "--out-interface", direction: Direction::Ingress },
+    Dispatch { root: FROM_WORKLOAD_DISPATCH, interface: InterfaceSide::In, direction: Direction::Egress },
+    Dispatch { root: TO_WORKLOAD_DISPATCH, interface: InterfaceSide::Out, direction: Direction::Ingress },
 ];
 
 /// See the crate's description.

@@ -1,11 +1,15 @@
 //! Chains and hooks that do not depend on pods or policies (`spec/felix.md` §1.5 to §1.7, §1.10, §1.11).
 
-use kernel::{Chain, ChainName, Hook, HookName, IptablesTable, Rule};
-use model::{EndpointToHostAction, Family};
+use kernel::{
+    Chain, ChainName, ConntrackState, Hook, HookName, InterfaceMatch, InterfaceSide, IptablesTable, Match,
+    PacketRule, PacketSide, RuleAction,
+};
+use model::{EndpointToHostAction, Family, Protocol};
 
 use crate::names::{
-    ACCEPT, ALL_HOSTS, ALL_MARKS, FROM_WORKLOAD_DISPATCH, MASQUERADE_POOLS, NETWORK_POOLS, PASS, SCRATCH0,
-    SCRATCH1, TO_WORKLOAD_DISPATCH, clear_mark, mark_clear, mark_set, set_mark, set_name,
+    ACCEPT, ALL_HOSTS, ALL_MARKS, ESTABLISHED, FROM_WORKLOAD_DISPATCH, IPIP, MASQUERADE_POOLS, NETWORK_POOLS,
+    PASS, SCRATCH0, SCRATCH1, TO_WORKLOAD_DISPATCH, clear_mark, conntrack, mark_clear, mark_set, protocol,
+    set_mark, set_name, via,
 };
 
 /// What the static chains depend on, for one family.
@@ -23,6 +27,17 @@ pub(crate) struct StaticInput {
     pub(crate) random_fully: bool,
 }
 
+impl StaticInput {
+    /// Through an interface of a pod.
+    fn pods(&self, side: InterfaceSide) -> Match {
+        via(side, InterfaceMatch::prefixed(&self.prefix))
+    }
+
+    fn set(&self, id: &str, side: PacketSide, negated: bool) -> Match {
+        Match::Set { name: set_name(self.family, id), side, with_port: false, negated }
+    }
+}
+
 const HOST_ENDPOINT_ACCEPTED: &str = "Host endpoint policy accepted packet.";
 
 /// Every static chain of one table.
@@ -37,7 +52,7 @@ pub(crate) fn render_static(input: &StaticInput, table: IptablesTable) -> Vec<Ch
 
 /// What stands in the kernel's own chains.
 pub(crate) fn render_hooks(table: IptablesTable) -> Vec<(HookName, Hook)> {
-    let jump = |chain: HookName| vec![Rule::new(&[], "", &format!("--jump cali-{chain}"))];
+    let jump = |chain: HookName| vec![PacketRule::jump(&format!("cali-{chain}"))];
     let insert = |chain: HookName| (chain, Hook { inserts: jump(chain), appends: Vec::new() });
     match table {
         IptablesTable::Raw => vec![insert("PREROUTING"), insert("OUTPUT")],
@@ -50,8 +65,8 @@ pub(crate) fn render_hooks(table: IptablesTable) -> Vec<(HookName, Hook)> {
         ],
         IptablesTable::Filter => {
             let appends = vec![
-                Rule::new(&["Policy explicitly accepted packet."], &mark_set(ACCEPT), "--jump ACCEPT"),
-                Rule::new(&[], "", &set_mark(ACCEPT)),
+                accepted().comment("Policy explicitly accepted packet."),
+                PacketRule::new(set_mark(ACCEPT)),
             ];
             vec![insert("INPUT"), ("FORWARD", Hook { inserts: jump("FORWARD"), appends }), insert("OUTPUT")]
         }
@@ -59,20 +74,16 @@ pub(crate) fn render_hooks(table: IptablesTable) -> Vec<(HookName, Hook)> {
 }
 
 fn raw(input: &StaticInput) -> Vec<Chain> {
-    let from_pod = mark_set(SCRATCH0);
     let prerouting = vec![
-        Rule::new(&[], "", &clear_mark(ALL_MARKS)),
-        Rule::new(&[], &format!("--in-interface {}+", input.prefix), &set_mark(SCRATCH0)),
-        Rule::new(&[], &from_pod, "--jump cali-rpf-skip"),
-        Rule::new(&[], &format!("{from_pod} -m rpfilter --invert --validmark"), "--jump DROP"),
-        Rule::new(&[], &mark_clear(SCRATCH0), "--jump cali-from-host-endpoint"),
-        Rule::new(&[], &mark_set(ACCEPT), "--jump ACCEPT"),
+        PacketRule::new(clear_mark(ALL_MARKS)),
+        PacketRule::new(set_mark(SCRATCH0)).when(input.pods(InterfaceSide::In)),
+        PacketRule::jump("cali-rpf-skip").when(mark_set(SCRATCH0)),
+        PacketRule::new(RuleAction::Drop).when(mark_set(SCRATCH0)).when(Match::ReversePathFails),
+        PacketRule::jump("cali-from-host-endpoint").when(mark_clear(SCRATCH0)),
+        accepted(),
     ];
-    let output = vec![
-        Rule::new(&[], "", &clear_mark(ALL_MARKS)),
-        Rule::new(&[], "", "--jump cali-to-host-endpoint"),
-        Rule::new(&[], &mark_set(ACCEPT), "--jump ACCEPT"),
-    ];
+    let output =
+        vec![PacketRule::new(clear_mark(ALL_MARKS)), PacketRule::jump("cali-to-host-endpoint"), accepted()];
     vec![
         chain("cali-PREROUTING", prerouting),
         chain("cali-OUTPUT", output),
@@ -84,16 +95,16 @@ fn raw(input: &StaticInput) -> Vec<Chain> {
 
 fn mangle() -> Vec<Chain> {
     let prerouting = vec![
-        Rule::new(&[], "-m conntrack --ctstate RELATED,ESTABLISHED", "--jump ACCEPT"),
-        Rule::new(&[], &mark_set(ACCEPT), "--jump ACCEPT"),
-        Rule::new(&[], "", "--jump cali-from-host-endpoint"),
-        Rule::new(&[HOST_ENDPOINT_ACCEPTED], &mark_set(ACCEPT), "--jump ACCEPT"),
+        PacketRule::new(RuleAction::Accept).when(conntrack(&ESTABLISHED)),
+        accepted(),
+        PacketRule::jump("cali-from-host-endpoint"),
+        accepted().comment(HOST_ENDPOINT_ACCEPTED),
     ];
     let postrouting = vec![
-        Rule::new(&[], &mark_set(ACCEPT), "--jump RETURN"),
-        Rule::new(&[], "", &clear_mark(ALL_MARKS)),
-        Rule::new(&[], "-m conntrack --ctstate DNAT", "--jump cali-to-host-endpoint"),
-        Rule::new(&[HOST_ENDPOINT_ACCEPTED], &mark_set(ACCEPT), "--jump RETURN"),
+        PacketRule::new(RuleAction::Return).when(mark_set(ACCEPT)),
+        PacketRule::new(clear_mark(ALL_MARKS)),
+        PacketRule::jump("cali-to-host-endpoint").when(conntrack(&[ConntrackState::Dnat])),
+        PacketRule::new(RuleAction::Return).comment(HOST_ENDPOINT_ACCEPTED).when(mark_set(ACCEPT)),
     ];
     vec![
         chain("cali-PREROUTING", prerouting),
@@ -105,22 +116,23 @@ fn mangle() -> Vec<Chain> {
 
 fn nat(input: &StaticInput) -> Vec<Chain> {
     let masquerade =
-        if input.random_fully { "--jump MASQUERADE --random-fully" } else { "--jump MASQUERADE" };
-    let to_dnat = || vec![Rule::new(&[], "", "--jump cali-fip-dnat")];
-    let mut postrouting =
-        vec![Rule::new(&[], "", "--jump cali-fip-snat"), Rule::new(&[], "", "--jump cali-nat-outgoing")];
+        || PacketRule::new(RuleAction::Masquerade { ports: None, random_fully: input.random_fully });
+    let to_dnat = || vec![PacketRule::jump("cali-fip-dnat")];
+    let mut postrouting = vec![PacketRule::jump("cali-fip-snat"), PacketRule::jump("cali-nat-outgoing")];
     if input.ipip && input.tunnel_address {
         // The node's own packets into the tunnel need the tunnel's address for the way back.
-        let from_node = "--out-interface tunl0 -m addrtype ! --src-type LOCAL --limit-iface-out -m addrtype \
-                         --src-type LOCAL";
-        postrouting.push(Rule::new(&[], from_node, masquerade));
+        let from_node = masquerade()
+            .when(Match::OutInterface(InterfaceMatch::named("tunl0")))
+            .when(Match::LocalAddress { side: PacketSide::Source, negated: true, of_out_interface: true })
+            .when(local(PacketSide::Source));
+        postrouting.push(from_node);
     }
     let mut outgoing = Vec::new();
     if input.masquerade {
-        let from = set_name(input.family, MASQUERADE_POOLS);
-        let to = set_name(input.family, NETWORK_POOLS);
-        let leaves = format!("-m set --match-set {from} src -m set ! --match-set {to} dst");
-        outgoing.push(Rule::new(&[], &leaves, masquerade));
+        let leaves = masquerade()
+            .when(input.set(MASQUERADE_POOLS, PacketSide::Source, false))
+            .when(input.set(NETWORK_POOLS, PacketSide::Destination, true));
+        outgoing.push(leaves);
     }
     vec![
         chain("cali-PREROUTING", to_dnat()),
@@ -133,14 +145,13 @@ fn nat(input: &StaticInput) -> Vec<Chain> {
 }
 
 fn filter(input: &StaticInput) -> Vec<Chain> {
-    let pods = &input.prefix;
     let forward = vec![
-        Rule::new(&[], "", &clear_mark(PASS | SCRATCH0 | SCRATCH1)),
-        Rule::new(&[], &mark_clear(ACCEPT), "--jump cali-from-hep-forward"),
-        Rule::new(&[], &format!("--in-interface {pods}+"), &format!("--jump {FROM_WORKLOAD_DISPATCH}")),
-        Rule::new(&[], &format!("--out-interface {pods}+"), &format!("--jump {TO_WORKLOAD_DISPATCH}")),
-        Rule::new(&[], "", "--jump cali-to-hep-forward"),
-        Rule::new(&[], "", "--jump cali-cidr-block"),
+        PacketRule::new(clear_mark(PASS | SCRATCH0 | SCRATCH1)),
+        PacketRule::jump("cali-from-hep-forward").when(mark_clear(ACCEPT)),
+        PacketRule::jump(FROM_WORKLOAD_DISPATCH).when(input.pods(InterfaceSide::In)),
+        PacketRule::jump(TO_WORKLOAD_DISPATCH).when(input.pods(InterfaceSide::Out)),
+        PacketRule::jump("cali-to-hep-forward"),
+        PacketRule::jump("cali-cidr-block"),
     ];
     vec![
         chain("cali-FORWARD", forward),
@@ -155,62 +166,83 @@ fn filter(input: &StaticInput) -> Vec<Chain> {
     ]
 }
 
-fn filter_input(input: &StaticInput) -> Vec<Rule> {
+fn filter_input(input: &StaticInput) -> Vec<PacketRule> {
     let mut rules = Vec::new();
     if input.ipip {
-        let hosts = set_name(input.family, ALL_HOSTS);
-        let from_hosts = format!("-p 4 -m set --match-set {hosts} src -m addrtype --dst-type LOCAL");
-        rules.push(Rule::new(&["Allow IPIP packets from Calico hosts"], &from_hosts, "--jump ACCEPT"));
-        rules.push(Rule::new(&["Drop IPIP packets from non-Calico hosts"], "-p 4", "--jump DROP"));
+        let from_hosts = PacketRule::new(RuleAction::Accept)
+            .comment("Allow IPIP packets from Calico hosts")
+            .when(protocol(IPIP))
+            .when(input.set(ALL_HOSTS, PacketSide::Source, false))
+            .when(local(PacketSide::Destination));
+        let others = PacketRule::new(RuleAction::Drop)
+            .comment("Drop IPIP packets from non-Calico hosts")
+            .when(protocol(IPIP));
+        rules.extend([from_hosts, others]);
     }
     rules.extend([
-        Rule::new(&[], &format!("--in-interface {}+", input.prefix), "--goto cali-wl-to-host"),
-        Rule::new(&[], &mark_set(ACCEPT), "--jump ACCEPT"),
-        Rule::new(&[], "", &clear_mark(ALL_MARKS)),
-        Rule::new(&[], "", "--jump cali-from-host-endpoint"),
-        Rule::new(&[HOST_ENDPOINT_ACCEPTED], &mark_set(ACCEPT), "--jump ACCEPT"),
+        PacketRule::new(RuleAction::Goto(ChainName::fixed("cali-wl-to-host")))
+            .when(input.pods(InterfaceSide::In)),
+        accepted(),
+        PacketRule::new(clear_mark(ALL_MARKS)),
+        PacketRule::jump("cali-from-host-endpoint"),
+        accepted().comment(HOST_ENDPOINT_ACCEPTED),
     ]);
     rules
 }
 
-fn filter_output(input: &StaticInput) -> Vec<Rule> {
+fn filter_output(input: &StaticInput) -> Vec<PacketRule> {
     let mut rules = vec![
-        Rule::new(&[], &mark_set(ACCEPT), "--jump ACCEPT"),
+        accepted(),
         // The node to its own pods: always, for the kubelet's probes.
-        Rule::new(&[], &format!("--out-interface {}+", input.prefix), "--jump RETURN"),
+        PacketRule::new(RuleAction::Return).when(input.pods(InterfaceSide::Out)),
     ];
     if input.ipip {
-        let hosts = set_name(input.family, ALL_HOSTS);
-        let to_hosts = format!("-p 4 -m set --match-set {hosts} dst -m addrtype --src-type LOCAL");
-        rules.push(Rule::new(&["Allow IPIP packets to other Calico hosts"], &to_hosts, "--jump ACCEPT"));
+        let to_hosts = PacketRule::new(RuleAction::Accept)
+            .comment("Allow IPIP packets to other Calico hosts")
+            .when(protocol(IPIP))
+            .when(input.set(ALL_HOSTS, PacketSide::Destination, false))
+            .when(local(PacketSide::Source));
+        rules.push(to_hosts);
     }
     rules.extend([
-        Rule::new(&[], "", &clear_mark(ALL_MARKS)),
-        Rule::new(&[], "-m conntrack ! --ctstate DNAT", "--jump cali-to-host-endpoint"),
-        Rule::new(&[HOST_ENDPOINT_ACCEPTED], &mark_set(ACCEPT), "--jump ACCEPT"),
+        PacketRule::new(clear_mark(ALL_MARKS)),
+        PacketRule::jump("cali-to-host-endpoint")
+            .when(Match::Conntrack { states: &[ConntrackState::Dnat], negated: true }),
+        accepted().comment(HOST_ENDPOINT_ACCEPTED),
     ]);
     rules
 }
 
-fn pod_to_host(input: &StaticInput) -> Vec<Rule> {
+fn pod_to_host(input: &StaticInput) -> Vec<PacketRule> {
     let mut rules = Vec::new();
     if input.family == Family::V6 {
         // Without neighbour discovery and multicast listeners nothing works, whatever policy says.
         for kind in [130, 131, 132, 133, 135, 136] {
-            let matches = format!("-p icmpv6 -m icmp6 --icmpv6-type {kind}");
-            rules.push(Rule::new(&[], &matches, "--jump ACCEPT"));
+            let discovery = PacketRule::new(RuleAction::Accept)
+                .when(protocol(Protocol::ICMPV6))
+                .when(Match::Icmp { family: Family::V6, kind, code: None, negated: false });
+            rules.push(discovery);
         }
     }
-    rules.push(Rule::new(&[], "", &format!("--jump {FROM_WORKLOAD_DISPATCH}")));
+    rules.push(PacketRule::jump(FROM_WORKLOAD_DISPATCH));
     let action = match input.to_host {
-        EndpointToHostAction::Drop => "--jump DROP",
-        EndpointToHostAction::Accept => "--jump ACCEPT",
-        EndpointToHostAction::Return => "--jump RETURN",
+        EndpointToHostAction::Drop => RuleAction::Drop,
+        EndpointToHostAction::Accept => RuleAction::Accept,
+        EndpointToHostAction::Return => RuleAction::Return,
     };
-    rules.push(Rule::new(&["Configured DefaultEndpointToHostAction"], "", action));
+    rules.push(PacketRule::new(action).comment("Configured DefaultEndpointToHostAction"));
     rules
 }
 
-fn chain(name: &str, rules: Vec<Rule>) -> Chain {
+/// What policy allowed, in this chain or in a table before.
+fn accepted() -> PacketRule {
+    PacketRule::new(RuleAction::Accept).when(mark_set(ACCEPT))
+}
+
+fn local(side: PacketSide) -> Match {
+    Match::LocalAddress { side, negated: false, of_out_interface: false }
+}
+
+fn chain(name: &str, rules: Vec<PacketRule>) -> Chain {
     Chain { name: ChainName::fixed(name), rules: rules.into() }
 }

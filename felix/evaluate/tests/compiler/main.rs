@@ -9,14 +9,14 @@
 #[allow(dead_code, reason = "shared with the renderer's own tests")]
 mod dataplane;
 mod generate;
-#[path = "../../../render/tests/policy/interpreter.rs"]
-mod interpreter;
 #[path = "../../../render/tests/policy/node.rs"]
 #[allow(dead_code, reason = "shared with the renderer's own tests")]
 mod node;
 #[path = "../../../render/tests/policy/random.rs"]
 mod random;
 mod shrink;
+#[path = "../../../render/tests/policy/way.rs"]
+mod way;
 mod world;
 
 use std::ops::Range;

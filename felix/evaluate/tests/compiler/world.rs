@@ -7,8 +7,8 @@ use felix_evaluate::{Packet, Place, Side, State, evaluate};
 use model::{NodeName, Pod, PodKey, Update};
 
 use crate::dataplane::Dataplane;
-use crate::interpreter::{self, is_delivered_to_host, is_forwarded, is_sent_by_host};
 use crate::node::{Node, interface, local};
+use crate::way::{self, is_delivered_to_host, is_forwarded, is_sent_by_host};
 
 pub const NODES: [&str; 2] = ["n1", "n2"];
 const UPLINK: &str = "eth0";
@@ -83,10 +83,10 @@ impl World {
     /// What the chains on its way say; `None` where there are none: an end is gone.
     fn passes(&self, packet: &Packet) -> Option<bool> {
         let (from, to) = (self.at(&packet.from)?, self.at(&packet.to)?);
-        let wire = interpreter::Packet {
+        let wire = way::Packet {
             source_port: packet.source_port,
             icmp: packet.icmp.unwrap_or((0, 0)),
-            ..interpreter::Packet::new(
+            ..way::Packet::new(
                 packet.from.address,
                 packet.to.address,
                 packet.protocol,

@@ -10,7 +10,7 @@ use model::{
     PolicyKind, PortMatch, PortRange, Protocol, Rule, Selector, Tier, Update,
 };
 
-use crate::interpreter::{Packet, is_forwarded};
+use crate::way::{Packet, is_forwarded};
 use crate::node::{self, Node, interface, local};
 use crate::random::Random;
 
@@ -293,5 +293,5 @@ fn chains_agree_with_one_by_one_evaluation_on_random_policies_of_every_shape() {
 fn blocks_of(node: &Node) -> usize {
     let filter = node.dataplane.chains.iter().filter(|((_, table, _), _)| *table == IptablesTable::Filter);
     let rules = filter.flat_map(|(_, chain)| chain.rules.iter());
-    rules.filter(|rule| rule.text.contains("--mark 0/0x100000")).count()
+    rules.filter(|rule| kernel::rule_text(rule).contains("--mark 0/0x100000")).count()
 }

@@ -9,9 +9,9 @@ use serde_json::Value;
 use crate::cases::{CaseAction, CasePod, Labels, Topology, split};
 use crate::convert;
 use crate::dataplane::Dataplane;
-use crate::interpreter::{Packet, is_delivered_to_host, is_forwarded, is_sent_by_host};
 use crate::kubernetes::{self, End};
 use crate::node::{Node, interface, local};
+use crate::way::{Packet, is_delivered_to_host, is_forwarded, is_sent_by_host};
 
 pub struct Cluster {
     pub namespaces: BTreeMap<String, Labels>,

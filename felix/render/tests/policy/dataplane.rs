@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use felix_render::{IpSetChange, Output, Sysctl, TunnelDevice};
+use kernel::interpret::Ruleset;
 use kernel::{
-    Chain, ChainName, Hook, HookName, IpSetMember, IpSetName, IptablesTable, Neighbour, NeighbourKey, Route,
-    RouteKey, Rule,
+    Chain, ChainName, Hook, HookName, IpSetMember, IpSetName, IptablesTable, Neighbour, NeighbourKey,
+    PacketRule, Route, RouteKey, rule_text,
 };
 use model::Family;
 
@@ -77,17 +78,13 @@ impl Dataplane {
         }
     }
 
-    fn check_rule(&self, family: Family, table: IptablesTable, rule: &Rule, when: &str) {
-        if let Some(target) = rule.target() {
-            let key = (family, table, ChainName::from_kernel(target));
-            assert!(self.chains.contains_key(&key), "{when}: no chain for {:?} in {table:?}", rule.text);
+    fn check_rule(&self, family: Family, table: IptablesTable, rule: &PacketRule, when: &str) {
+        for target in rule.targets() {
+            let key = (family, table, target.clone());
+            assert!(self.chains.contains_key(&key), "{when}: no chain for {rule:?} in {table:?}");
         }
         for set in rule.sets() {
-            assert!(
-                self.sets.contains_key(&IpSetName::from_kernel(set)),
-                "{when}: no set for {:?}",
-                rule.text
-            );
+            assert!(self.sets.contains_key(set), "{when}: no set for {rule:?}");
         }
     }
 
@@ -96,9 +93,23 @@ impl Dataplane {
         let key = (family, table, ChainName::from_kernel(chain));
         let chain = self.chains.get(&key).unwrap_or_else(|| panic!("no chain {chain} in {table:?}"));
         chain.rules.iter().fold(String::new(), |mut text, rule| {
-            writeln!(text, "{}", rule.text).expect("a String takes everything");
+            writeln!(text, "{}", rule_text(rule)).expect("a String takes everything");
             text
         })
+    }
+}
+
+impl Ruleset for Dataplane {
+    fn hook(&self, family: Family, table: IptablesTable, hook: HookName) -> Option<&Hook> {
+        self.hooks.get(&(family, table, hook))
+    }
+
+    fn chain(&self, family: Family, table: IptablesTable, name: &ChainName) -> Option<&[PacketRule]> {
+        self.chains.get(&(family, table, name.clone())).map(|chain| &*chain.rules)
+    }
+
+    fn set(&self, name: &IpSetName) -> Option<&BTreeSet<IpSetMember>> {
+        self.sets.get(name)
     }
 }
 

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use kernel::ConntrackState;
 use model::Protocol;
 use serde_json::{Value, json};
 
 use crate::cases::{CaseAction, CasePod, CasePort, Cases, Labels, Step, Topology};
 use crate::cluster::Cluster;
-use crate::interpreter::{Packet, is_forwarded};
 use crate::random::Random;
+use crate::way::{Packet, is_forwarded};
 
 #[test]
 fn every_case_has_its_truth_table() {
@@ -212,12 +213,12 @@ fn established_connections_stay_and_invalid_packets_go() {
     let mut cluster = Cluster::new(&random_topology(&mut Random::new(1)));
     let packet = Packet::new("10.65.0.2".parse().unwrap(), "10.65.1.3".parse().unwrap(), Protocol::TCP, 80);
     let in_state = |state| Packet { state, ..packet.clone() };
-    assert!(!cluster.passes("x/a", "x/b", &in_state("INVALID")));
+    assert!(!cluster.passes("x/a", "x/b", &in_state(ConntrackState::Invalid)));
 
     cluster.act(&deny_all());
 
-    assert!(cluster.passes("x/a", "x/b", &in_state("ESTABLISHED")));
-    assert!(!cluster.passes("x/a", "x/b", &in_state("NEW")));
+    assert!(cluster.passes("x/a", "x/b", &in_state(ConntrackState::Established)));
+    assert!(!cluster.passes("x/a", "x/b", &in_state(ConntrackState::New)));
 }
 
 #[test]
