@@ -197,14 +197,13 @@ fn policy() -> Policy {
     let mut rule = Rule::any(Action::Allow);
     rule.source.selector = Some(selector());
     Policy {
-        key: PolicyKey { kind, namespace: Some("default".into()), name: "web".into() },
         tier: "default".into(),
         order: Some(1000.0),
-        selector: selector(),
         applies_to_ingress: true,
         applies_to_egress: false,
         ingress: vec![rule],
         egress: Vec::new(),
+        ..Policy::new(PolicyKey { kind, namespace: Some("default".into()), name: "web".into() }, selector())
     }
 }
 

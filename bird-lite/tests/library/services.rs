@@ -39,6 +39,7 @@ fn service(name: &str, local: bool, cluster: &[&str], external: &[&str], balance
         external_ips: all(external),
         load_balancer_ips: all(balancers),
         local_traffic_only: local,
+        ports: Vec::new(),
     }
 }
 
@@ -59,6 +60,8 @@ fn ready(cluster: &mut Cluster, service: &str, family: Family, nodes: &[&str]) {
         family,
         any_ready: !nodes.is_empty(),
         ready_nodes: nodes.iter().map(|node| NodeName::from(*node)).collect(),
+        addresses: Vec::new(),
+        ports: Vec::new(),
     };
     cluster.apply(Update::EndpointSlice(key, Some(slice)));
 }
@@ -169,6 +172,8 @@ fn a_slice_that_changes_hands_is_counted_once() {
         family: Family::V4,
         any_ready: true,
         ready_nodes: [NodeName::from("n1")].into(),
+        addresses: Vec::new(),
+        ports: Vec::new(),
     };
 
     cluster.apply(Update::EndpointSlice(key.clone(), Some(moved)));

@@ -132,6 +132,7 @@ pub struct ServiceSpec {
     #[serde(rename = "externalIPs")]
     pub external_ips: Option<Vec<String>>,
     pub external_traffic_policy: Option<String>,
+    pub ports: Option<Vec<PortEntry>>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -162,12 +163,25 @@ pub struct EndpointSliceObject {
     pub address_type: String,
     #[serde(default)]
     pub endpoints: Option<Vec<Endpoint>>,
+    #[serde(default)]
+    pub ports: Option<Vec<PortEntry>>,
+}
+
+/// A port of a Service or of an EndpointSlice.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct PortEntry {
+    pub name: Option<String>,
+    pub protocol: Option<String>,
+    pub port: Option<i32>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Endpoint {
     pub node_name: Option<String>,
+    #[serde(deserialize_with = "or_default")]
+    pub addresses: Vec<String>,
     #[serde(deserialize_with = "or_default")]
     pub conditions: EndpointConditions,
 }
@@ -305,6 +319,7 @@ fn lean<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Err
         namespace: Option<String>,
         uid: Option<String>,
         resource_version: Option<String>,
+        generation: Option<i64>,
         deletion_timestamp: Option<Time>,
         labels: Option<BTreeMap<String, String>>,
         annotations: Option<BTreeMap<String, String>>,
@@ -319,6 +334,7 @@ fn lean<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Err
         namespace: lean.namespace,
         uid: lean.uid,
         resource_version: lean.resource_version,
+        generation: lean.generation,
         deletion_timestamp: lean.deletion_timestamp,
         labels: lean.labels,
         annotations,

@@ -12,10 +12,16 @@ mod block;
 mod cidr;
 mod endpoint;
 mod felix_configuration;
+mod host_endpoint;
 mod names;
+mod network_set;
 mod node;
 mod policy;
 mod pool;
+mod port;
+mod profile;
+mod protocol;
+mod rule;
 mod secret;
 mod selector;
 mod service;
@@ -30,15 +36,22 @@ pub use bgp_peer::{BgpPeer, NextHopMode, PeerSelection, PeerTarget};
 pub use block::{AffinityState, AllocationAttributes, Block, BlockAffinity, Handle, IpamConfiguration};
 pub use cidr::{Cidr, Family, InvalidCidr};
 pub use endpoint::{EndpointPort, HostInterface, LocalEndpoint, Pod, host_interface_name};
-pub use felix_configuration::{ChainInsertMode, EndpointToHostAction, FelixConfiguration, LogSeverity};
-pub use names::{Labels, NodeName, PodKey};
-pub use node::{Node, NodeAddress};
-pub use policy::{
-    Action, Direction, EntityRule, IcmpMatch, InvalidPort, Policy, PolicyKey, PolicyKind, PortMatch,
-    PortRange, Protocol, Rule, Tier,
+pub use felix_configuration::{
+    AllowAction, ChainInsertMode, DenyAction, DropLog, EndpointToHostAction, FailsafePort,
+    FelixConfiguration, IptablesBackend, Listener, LogSeverity, NatOutgoingExclusions, NftablesMode,
+    NftablesSettings, RateLimit, RateUnit, ServiceLoopPrevention, SettingNote, SettingReason, SettingSource,
 };
+pub use host_endpoint::{HostEndpoint, HostEndpointInterface};
+pub use names::{Labels, NodeName, PodKey};
+pub use network_set::{NetworkSet, NetworkSetKey};
+pub use node::{Node, NodeAddress};
+pub use policy::{Direction, Policy, PolicyKey, PolicyKind, StagedAction, Tier};
 pub use pool::{AllowedUse, AssignmentMode, EncapMode, IpPool};
+pub use port::{InvalidPort, PortMatch, PortRange};
+pub use profile::Profile;
+pub use protocol::Protocol;
+pub use rule::{Action, EntityRule, IcmpMatch, Rule};
 pub use secret::{Password, Secret, SecretKey};
 pub use selector::{InvalidSelector, LabelLookup, Restriction, Selector};
-pub use service::{EndpointSlice, ObjectKey, Service};
+pub use service::{EndpointSlice, ObjectKey, Service, ServicePort};
 pub use update::Update;

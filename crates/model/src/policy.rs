@@ -1,13 +1,12 @@
-//! Policies in one shape, whichever API they came through.
+//! Policies in one shape, whichever API they came through, and the tiers that they stand in.
 //!
 //! A Kubernetes NetworkPolicy becomes a [`Policy`] of kind `KubernetesNetworkPolicy` in tier `default` with
 //! order 1000; its selectors are already scoped to their namespace (`spec/control.md` §1.13, §2.3).
 
 use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::{Cidr, Family, Selector};
+use crate::{Rule, Selector};
 
 /// Seen from the endpoint that the policy applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -16,21 +15,68 @@ pub enum Direction {
     Egress,
 }
 
+/// Which API a policy came through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PolicyKind {
     KubernetesNetworkPolicy,
     NetworkPolicy,
     GlobalNetworkPolicy,
+    /// `policy.networking.k8s.io`, v1alpha2: either tier.
+    ClusterNetworkPolicy,
+    /// `policy.networking.k8s.io`, v1alpha1: tier `kube-admin`.
+    AdminNetworkPolicy,
+    /// `policy.networking.k8s.io`, v1alpha1: tier `kube-baseline`.
+    BaselineAdminNetworkPolicy,
+    StagedNetworkPolicy,
+    StagedGlobalNetworkPolicy,
+    StagedKubernetesNetworkPolicy,
 }
 
 impl PolicyKind {
-    /// The abbreviation in chain names: `knp`, `np`, `gnp`.
+    /// The abbreviation in policy IDs and chain names; each kind has its own.
     pub fn short(self) -> &'static str {
         match self {
             PolicyKind::KubernetesNetworkPolicy => "knp",
             PolicyKind::NetworkPolicy => "np",
             PolicyKind::GlobalNetworkPolicy => "gnp",
+            PolicyKind::ClusterNetworkPolicy => "kcnp",
+            PolicyKind::AdminNetworkPolicy => "kanp",
+            PolicyKind::BaselineAdminNetworkPolicy => "kbanp",
+            PolicyKind::StagedNetworkPolicy => "snp",
+            PolicyKind::StagedGlobalNetworkPolicy => "sgnp",
+            PolicyKind::StagedKubernetesNetworkPolicy => "sknp",
         }
+    }
+
+    /// The kind as the API spells it; the Kubernetes ones by the names that tell them from Calico's.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            PolicyKind::KubernetesNetworkPolicy => "KubernetesNetworkPolicy",
+            PolicyKind::NetworkPolicy => "NetworkPolicy",
+            PolicyKind::GlobalNetworkPolicy => "GlobalNetworkPolicy",
+            PolicyKind::ClusterNetworkPolicy => "ClusterNetworkPolicy",
+            PolicyKind::AdminNetworkPolicy => "AdminNetworkPolicy",
+            PolicyKind::BaselineAdminNetworkPolicy => "BaselineAdminNetworkPolicy",
+            PolicyKind::StagedNetworkPolicy => "StagedNetworkPolicy",
+            PolicyKind::StagedGlobalNetworkPolicy => "StagedGlobalNetworkPolicy",
+            PolicyKind::StagedKubernetesNetworkPolicy => "StagedKubernetesNetworkPolicy",
+        }
+    }
+
+    /// Is it only looked at, never enforced?
+    pub fn is_staged(self) -> bool {
+        matches!(
+            self,
+            PolicyKind::StagedNetworkPolicy
+                | PolicyKind::StagedGlobalNetworkPolicy
+                | PolicyKind::StagedKubernetesNetworkPolicy
+        )
+    }
+}
+
+impl fmt::Display for PolicyKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 
@@ -38,9 +84,15 @@ impl PolicyKind {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PolicyKey {
     pub kind: PolicyKind,
-    /// `None` for a GlobalNetworkPolicy.
+    /// `None` for a policy of the whole cluster.
     pub namespace: Option<Arc<str>>,
     pub name: Arc<str>,
+}
+
+impl PolicyKey {
+    pub fn new(kind: PolicyKind, namespace: Option<&str>, name: &str) -> Self {
+        Self { kind, namespace: namespace.map(Into::into), name: name.into() }
+    }
 }
 
 impl fmt::Display for PolicyKey {
@@ -62,6 +114,39 @@ pub struct Tier {
     pub default_action_is_pass: bool,
 }
 
+impl Tier {
+    /// What is above every tier that people make: ClusterNetworkPolicy and AdminNetworkPolicy.
+    pub const KUBE_ADMIN: &str = "kube-admin";
+    /// Where policies stand that name no tier.
+    pub const DEFAULT: &str = "default";
+    /// What is below every other tier.
+    pub const KUBE_BASELINE: &str = "kube-baseline";
+
+    /// A tier that exists without being created and cannot be changed; `None` for every other name.
+    pub fn built_in(name: &str) -> Option<Self> {
+        let (order, default_action_is_pass) = match name {
+            Self::KUBE_ADMIN => (1_000.0, true),
+            Self::DEFAULT => (1_000_000.0, false),
+            Self::KUBE_BASELINE => (10_000_000.0, true),
+            _ => return None,
+        };
+        Some(Self { name: name.into(), order: Some(order), default_action_is_pass })
+    }
+}
+
+/// What a staged policy would do to the policy that it is named after.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum StagedAction {
+    /// Create or replace it.
+    #[default]
+    Set,
+    /// Delete it.
+    Delete,
+    Learn,
+    Ignore,
+}
+
+/// A policy with its defaults filled in.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
     pub key: PolicyKey,
@@ -69,179 +154,51 @@ pub struct Policy {
     /// Ascending, then by name; `None` is last.
     pub order: Option<f64>,
     /// Endpoints it applies to, matched on pod labels plus `projectcalico.org/namespace`,
-    /// `projectcalico.org/orchestrator`, `projectcalico.org/serviceaccount`, `pcns.*` and `pcsa.*`.
+    /// `projectcalico.org/orchestrator`, `projectcalico.org/serviceaccount`, `pcns.*` and `pcsa.*`, and on
+    /// labels of host endpoints.
     pub selector: Selector,
     /// Does it police this direction, even without a rule for it?
     pub applies_to_ingress: bool,
     pub applies_to_egress: bool,
     pub ingress: Vec<Rule>,
     pub egress: Vec<Rule>,
+    /// Host endpoints only, before connection tracking; then also `apply_on_forward`.
+    pub do_not_track: bool,
+    /// Host endpoints only, ingress only, before destination NAT; then also `apply_on_forward`.
+    pub pre_dnat: bool,
+    /// Also polices what a host endpoint forwards.
+    pub apply_on_forward: bool,
+    /// In the kernel of every node, whether or not an endpoint there needs it (`performanceHints`).
+    pub needed_everywhere: bool,
+    /// `metadata.generation`, which every change of the spec counts up; 0 when the API server keeps none.
+    pub generation: i64,
+    /// `metadata.uid`: tells a policy from an earlier one with the same name.
+    pub uid: Arc<str>,
+    /// Set for staged kinds.
+    pub staged: Option<StagedAction>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Action {
-    Allow,
-    Deny,
-    Log,
-    Pass,
-}
-
-/// All that is set must match; lists are ORed inside, `not_*` negate.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rule {
-    pub action: Action,
-    pub family: Option<Family>,
-    pub protocol: Option<Protocol>,
-    pub not_protocol: Option<Protocol>,
-    pub icmp: Option<IcmpMatch>,
-    pub not_icmp: Option<IcmpMatch>,
-    pub source: EntityRule,
-    pub destination: EntityRule,
-}
-
-impl Rule {
-    /// A rule that matches every packet.
-    pub fn any(action: Action) -> Self {
+impl Policy {
+    /// A policy of tier `default` that applies to what `selector` matches in no direction, without rules.
+    pub fn new(key: PolicyKey, selector: Selector) -> Self {
+        let staged = key.kind.is_staged().then(StagedAction::default);
         Self {
-            action,
-            family: None,
-            protocol: None,
-            not_protocol: None,
-            icmp: None,
-            not_icmp: None,
-            source: EntityRule::default(),
-            destination: EntityRule::default(),
+            key,
+            tier: Tier::DEFAULT.into(),
+            order: None,
+            selector,
+            applies_to_ingress: false,
+            applies_to_egress: false,
+            ingress: Vec::new(),
+            egress: Vec::new(),
+            do_not_track: false,
+            pre_dnat: false,
+            apply_on_forward: false,
+            needed_everywhere: false,
+            generation: 0,
+            uid: "".into(),
+            staged,
         }
-    }
-}
-
-/// One side of a packet; nothing set matches every address.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct EntityRule {
-    /// Any of these prefixes.
-    pub nets: Vec<Cidr>,
-    /// None of these.
-    pub not_nets: Vec<Cidr>,
-    /// Addresses of endpoints and network sets that match; namespace terms are already part of it.
-    pub selector: Option<Selector>,
-    pub not_selector: Option<Selector>,
-    /// Numeric ranges and named ports, ORed.
-    pub ports: Vec<PortMatch>,
-    pub not_ports: Vec<PortMatch>,
-}
-
-/// ICMP type and, optionally, code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct IcmpMatch {
-    pub kind: u8,
-    pub code: Option<u8>,
-}
-
-/// An IP protocol number.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Protocol(pub u8);
-
-impl Protocol {
-    pub const ICMP: Protocol = Protocol(1);
-    pub const TCP: Protocol = Protocol(6);
-    pub const UDP: Protocol = Protocol(17);
-    pub const ICMPV6: Protocol = Protocol(58);
-    pub const SCTP: Protocol = Protocol(132);
-    pub const UDPLITE: Protocol = Protocol(136);
-
-    const NAMES: [(Protocol, &'static str); 6] = [
-        (Protocol::ICMP, "ICMP"),
-        (Protocol::TCP, "TCP"),
-        (Protocol::UDP, "UDP"),
-        (Protocol::ICMPV6, "ICMPv6"),
-        (Protocol::SCTP, "SCTP"),
-        (Protocol::UDPLITE, "UDPLite"),
-    ];
-
-    /// Does it have ports?
-    pub fn has_ports(self) -> bool {
-        matches!(self, Protocol::TCP | Protocol::UDP | Protocol::SCTP)
-    }
-}
-
-impl FromStr for Protocol {
-    type Err = String;
-
-    /// Takes a name (`TCP`, any case) or a number from 1 to 255.
-    fn from_str(text: &str) -> Result<Self, String> {
-        let by_name = Self::NAMES.iter().find(|(_, name)| name.eq_ignore_ascii_case(text));
-        match (by_name, text.parse()) {
-            (Some((protocol, _)), _) => Ok(*protocol),
-            (None, Ok(number)) if number > 0 => Ok(Protocol(number)),
-            _ => {
-                Err(format!("{text:?} is not a protocol: TCP, UDP, SCTP, ICMP, ICMPv6, UDPLite or 1 to 255"))
-            }
-        }
-    }
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match Self::NAMES.iter().find(|(protocol, _)| protocol == self) {
-            Some((_, name)) => f.write_str(name),
-            None => write!(f, "{}", self.0),
-        }
-    }
-}
-
-impl fmt::Debug for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-/// First and last port of a range, both included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PortRange {
-    pub first: u16,
-    pub last: u16,
-}
-
-impl PortRange {
-    pub fn single(port: u16) -> Self {
-        Self { first: port, last: port }
-    }
-
-    pub fn contains(self, port: u16) -> bool {
-        (self.first..=self.last).contains(&port)
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a port, a range such as 80:90, or the name of a port")]
-pub struct InvalidPort(pub String);
-
-/// One entry of a list of ports.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum PortMatch {
-    Range(PortRange),
-    /// Resolved per endpoint: (address, protocol, port) of those that declare a port of this name.
-    Named(String),
-}
-
-impl FromStr for PortMatch {
-    type Err = InvalidPort;
-
-    fn from_str(text: &str) -> Result<Self, InvalidPort> {
-        let invalid = || InvalidPort(text.to_owned());
-        if text.starts_with(|c: char| c.is_ascii_digit())
-            && text.chars().all(|c| c.is_ascii_digit() || c == ':')
-        {
-            let (first, last) = text.split_once(':').unwrap_or((text, text));
-            return match (first.parse(), last.parse()) {
-                (Ok(first), Ok(last)) if first <= last => Ok(PortMatch::Range(PortRange { first, last })),
-                _ => Err(invalid()),
-            };
-        }
-        let is_name = !text.is_empty()
-            && text.len() <= 63
-            && text.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c));
-        if is_name { Ok(PortMatch::Named(text.to_owned())) } else { Err(invalid()) }
     }
 }
 
@@ -250,29 +207,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ports_are_numbers_ranges_or_names() {
-        assert_eq!("80".parse(), Ok(PortMatch::Range(PortRange::single(80))));
-        assert_eq!("80:90".parse(), Ok(PortMatch::Range(PortRange { first: 80, last: 90 })));
-        assert_eq!("http".parse(), Ok(PortMatch::Named("http".to_owned())));
-        for text in ["", "90:80", "65536", "80:", "80:90:100", "a b", "-1:"] {
-            assert!(text.parse::<PortMatch>().is_err(), "{text:?} was accepted");
-        }
-    }
-
-    #[test]
-    fn protocols_are_names_or_numbers() {
-        assert_eq!("tcp".parse(), Ok(Protocol::TCP));
-        assert_eq!("132".parse(), Ok(Protocol::SCTP));
-        assert_eq!(Protocol(4).to_string(), "4");
-        for text in ["", "0", "256", "TCPP"] {
-            assert!(text.parse::<Protocol>().is_err(), "{text:?} was accepted");
-        }
-    }
-
-    #[test]
     fn policy_ids_are_calicos() {
-        let kind = PolicyKind::KubernetesNetworkPolicy;
-        let key = PolicyKey { kind, namespace: Some("default".into()), name: "allow-web".into() };
+        let key = PolicyKey::new(PolicyKind::KubernetesNetworkPolicy, Some("default"), "allow-web");
 
         assert_eq!(key.to_string(), "knp/default/allow-web");
     }

@@ -1,10 +1,10 @@
-//! Services and where their endpoints are, as far as announcing them goes.
+//! Services and where their endpoints are, as far as announcing them and policy go.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::{Family, NodeName};
+use crate::{Family, NodeName, Protocol};
 
 /// Namespace and name of an object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,6 +35,17 @@ pub struct Service {
     pub load_balancer_ips: Vec<IpAddr>,
     /// `externalTrafficPolicy: Local`: only nodes with an endpoint take traffic from outside.
     pub local_traffic_only: bool,
+    /// What its addresses listen on.
+    pub ports: Vec<ServicePort>,
+}
+
+/// A port of a Service, or one that its endpoints listen on.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServicePort {
+    /// Joins a port of the Service to that of its endpoints; empty when there is only one.
+    pub name: Arc<str>,
+    pub protocol: Protocol,
+    pub port: u16,
 }
 
 /// A part of the endpoints of a Service.
@@ -49,4 +60,8 @@ pub struct EndpointSlice {
     pub any_ready: bool,
     /// Nodes that have an endpoint that is ready.
     pub ready_nodes: BTreeSet<NodeName>,
+    /// Addresses of all endpoints, also those that are not ready, sorted: what a rule's `services` match means.
+    pub addresses: Vec<IpAddr>,
+    /// Ports that every one of them listens on.
+    pub ports: Vec<ServicePort>,
 }

@@ -1,9 +1,11 @@
 //! What the datastore tells: one object's present state, or that it is gone.
 
+use std::sync::Arc;
+
 use crate::{
     BgpConfiguration, BgpFilter, BgpPeer, Block, BlockAffinity, Cidr, EndpointSlice, FelixConfiguration,
-    IpPool, IpamConfiguration, Labels, Node, NodeName, ObjectKey, Pod, PodKey, Policy, PolicyKey, Secret,
-    Service, Tier,
+    HostEndpoint, IpPool, IpamConfiguration, Labels, NetworkSet, NetworkSetKey, Node, NodeName, ObjectKey,
+    Pod, PodKey, Policy, PolicyKey, Profile, Secret, Service, Tier,
 };
 
 /// One change. `None` means that the object is gone (or invalid, which counts as gone and is logged).
@@ -19,6 +21,10 @@ pub enum Update {
     ServiceAccount(String, String, Option<Labels>),
     Policy(PolicyKey, Option<Box<Policy>>),
     Tier(String, Option<Tier>),
+    NetworkSet(NetworkSetKey, Option<NetworkSet>),
+    HostEndpoint(Arc<str>, Option<Box<HostEndpoint>>),
+    /// Own Profile objects only.
+    Profile(Arc<str>, Option<Box<Profile>>),
     Pool(String, Option<IpPool>),
     Block(Cidr, Option<Box<Block>>),
     /// By node and block.

@@ -56,6 +56,12 @@ impl Calc {
             Update::ServiceAccount(namespace, name, labels) => {
                 self.dirty_pods.extend(self.pods.set_service_account(&namespace, &name, labels));
             }
+            // Staged policies, and those for host endpoints alone, bind no pod.
+            Update::Policy(_, Some(policy))
+                if policy.staged.is_some() || policy.do_not_track || policy.pre_dnat =>
+            {
+                self.policies.set_policy(policy.key, None);
+            }
             Update::Policy(key, policy) => self.policies.set_policy(key, policy.map(|policy| *policy)),
             Update::Tier(name, tier) => {
                 if self.policies.set_tier(name, tier) {
@@ -73,6 +79,8 @@ impl Calc {
             | Update::EndpointSlice(..)
             | Update::Secret(..)
             | Update::IpamConfiguration(_) => {}
+            // Not indexed yet.
+            Update::NetworkSet(..) | Update::HostEndpoint(..) | Update::Profile(..) => {}
         }
     }
 

@@ -369,14 +369,10 @@ impl Node {
         let mut rule = Rule::any(Action::Deny);
         rule.source.selector = Some(selector(from));
         let policy = Policy {
-            key: key.clone(),
-            tier: "default".into(),
             order: Some(1000.0),
-            selector: selector(to),
             applies_to_ingress: true,
-            applies_to_egress: false,
             ingress: vec![rule, Rule::any(Action::Allow)],
-            egress: Vec::new(),
+            ..Policy::new(key.clone(), selector(to))
         };
         self.calc.apply(Update::Policy(key, Some(Box::new(policy))));
     }

@@ -2,7 +2,7 @@
 
 use felix_calc::{ActivePolicy, ActiveRule};
 use kernel::{Chain, PacketRule, RuleAction};
-use model::{Direction, Family, PolicyKind};
+use model::{Direction, Family};
 
 use crate::names::{ACCEPT, direction_word, namespace_profile, policy_chain, profile_chain, set_mark};
 use crate::rules::render_rule;
@@ -17,11 +17,7 @@ pub(crate) fn render_policy(policy: &ActivePolicy, direction: Direction, family:
     while rendered.last().is_some_and(|rule| rule.action == RuleAction::Return) {
         rendered.pop();
     }
-    let kind = match policy.key.kind {
-        PolicyKind::KubernetesNetworkPolicy => "KubernetesNetworkPolicy",
-        PolicyKind::NetworkPolicy => "NetworkPolicy",
-        PolicyKind::GlobalNetworkPolicy => "GlobalNetworkPolicy",
-    };
+    let kind = policy.key.kind.as_str();
     let namespace =
         policy.key.namespace.as_ref().map(|namespace| format!("{namespace}/")).unwrap_or_default();
     let comment = format!("{kind} {namespace}{} {}", policy.key.name, direction_word(direction));

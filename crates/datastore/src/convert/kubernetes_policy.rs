@@ -39,20 +39,15 @@ pub fn kubernetes_policy(object: &NetworkPolicyObject, problems: &mut Problems) 
     }
     let types = spec.policy_types.as_deref().unwrap_or_default();
     let has = |name: &str| types.iter().any(|t| t == name);
+    let key = PolicyKey::new(PolicyKind::KubernetesNetworkPolicy, Some(namespace), name);
     Some(Policy {
-        key: PolicyKey {
-            kind: PolicyKind::KubernetesNetworkPolicy,
-            namespace: Some(namespace.into()),
-            name: name.into(),
-        },
-        tier: "default".into(),
         order: Some(1000.0),
-        selector,
         applies_to_ingress: types.is_empty() || has("Ingress"),
         applies_to_egress: has("Egress")
             || (types.is_empty() && spec.egress.iter().flatten().next().is_some()),
         ingress,
         egress,
+        ..Policy::new(key, selector)
     })
 }
 

@@ -27,19 +27,15 @@ pub fn network_policy(
     let rules = Rules { own_namespace: Some(&scope) };
     let (ingress_rules, egress_rules) = (spec.ingress.as_deref(), spec.egress.as_deref());
     let (applies_to_ingress, applies_to_egress) = types(spec.types.as_deref(), ingress_rules, egress_rules);
+    let key = PolicyKey::new(PolicyKind::NetworkPolicy, Some(namespace), name);
     Some(Policy {
-        key: PolicyKey {
-            kind: PolicyKind::NetworkPolicy,
-            namespace: Some(namespace.into()),
-            name: name.into(),
-        },
         tier: tier_name(&spec.tier),
         order: spec.order,
-        selector: Selector::and(parts),
         applies_to_ingress,
         applies_to_egress,
         ingress: rules.convert("spec.ingress", ingress_rules, problems),
         egress: rules.convert("spec.egress", egress_rules, problems),
+        ..Policy::new(key, Selector::and(parts))
     })
 }
 
@@ -68,15 +64,15 @@ pub fn global_network_policy(
     let rules = Rules { own_namespace: None };
     let (ingress_rules, egress_rules) = (spec.ingress.as_deref(), spec.egress.as_deref());
     let (applies_to_ingress, applies_to_egress) = types(spec.types.as_deref(), ingress_rules, egress_rules);
+    let key = PolicyKey::new(PolicyKind::GlobalNetworkPolicy, None, name);
     Some(Policy {
-        key: PolicyKey { kind: PolicyKind::GlobalNetworkPolicy, namespace: None, name: name.into() },
         tier: tier_name(&spec.tier),
         order: spec.order,
-        selector: Selector::and(parts),
         applies_to_ingress,
         applies_to_egress,
         ingress: rules.convert("spec.ingress", ingress_rules, problems),
         egress: rules.convert("spec.egress", egress_rules, problems),
+        ..Policy::new(key, Selector::and(parts))
     })
 }
 
@@ -171,6 +167,7 @@ impl Rules<'_> {
             not_icmp: icmp(problems, &format!("{field}.notICMP"), spec.not_icmp.as_ref()),
             source: self.entity(&format!("{field}.source"), spec.source.as_ref(), problems),
             destination: self.entity(&format!("{field}.destination"), spec.destination.as_ref(), problems),
+            annotations: Vec::new(),
         };
         for (side, entity) in [("source", &rule.source), ("destination", &rule.destination)] {
             let numeric =
@@ -207,6 +204,7 @@ impl Rules<'_> {
             selector: self.selector(field, spec, problems).unwrap_or_default(),
             not_selector: selector(problems, &format!("{field}.notSelector"), spec.not_selector.as_deref())
                 .unwrap_or_default(),
+            service: None,
         }
     }
 

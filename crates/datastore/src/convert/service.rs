@@ -2,10 +2,10 @@
 
 use std::net::IpAddr;
 
-use model::{EndpointSlice, Family, ObjectKey, Service};
+use model::{EndpointSlice, Family, ObjectKey, Protocol, Service, ServicePort};
 
 use super::Problems;
-use crate::objects::{EndpointSliceObject, ServiceObject};
+use crate::objects::{EndpointSliceObject, PortEntry, ServiceObject};
 
 /// A Service that has an address in the cluster; `None` for others, which are nobody's to announce.
 pub fn service(object: &ServiceObject, problems: &mut Problems) -> Option<Service> {
@@ -27,6 +27,7 @@ pub fn service(object: &ServiceObject, problems: &mut Problems) -> Option<Servic
         external_ips: addresses(problems, "spec.externalIPs", spec.external_ips.iter().flatten()),
         load_balancer_ips: addresses(problems, "status.loadBalancer.ingress", ingress),
         local_traffic_only: spec.external_traffic_policy.as_deref() == Some("Local"),
+        ports: ports(spec.ports.as_deref()),
     })
 }
 
@@ -48,7 +49,29 @@ pub fn endpoint_slice(object: &EndpointSliceObject, _: &mut Problems) -> Option<
         family,
         any_ready: ready().next().is_some(),
         ready_nodes: ready().filter_map(|e| e.node_name.as_deref()).map(Into::into).collect(),
+        addresses: slice_addresses(object, family),
+        ports: ports(object.ports.as_deref()),
     })
+}
+
+/// Addresses of the slice's family, sorted, each once.
+fn slice_addresses(object: &EndpointSliceObject, family: Family) -> Vec<IpAddr> {
+    let texts = object.endpoints.iter().flatten().flat_map(|endpoint| &endpoint.addresses);
+    let parsed = texts.filter_map(|text| text.parse().ok());
+    let mut addresses: Vec<IpAddr> = parsed.filter(|address| Family::of(*address) == family).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
+}
+
+/// Ports that have a number and a protocol that is known.
+fn ports(entries: Option<&[PortEntry]>) -> Vec<ServicePort> {
+    let known = entries.unwrap_or_default().iter().filter_map(|entry| {
+        let protocol: Protocol = entry.protocol.as_deref().unwrap_or("TCP").parse().ok()?;
+        let port = u16::try_from(entry.port?).ok()?;
+        Some(ServicePort { name: entry.name.as_deref().unwrap_or_default().into(), protocol, port })
+    });
+    known.collect()
 }
 
 fn addresses<'a>(

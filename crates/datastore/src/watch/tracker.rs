@@ -317,6 +317,9 @@ fn gone_of(update: &Update) -> Update {
         }
         Update::Policy(key, _) => Update::Policy(key.clone(), None),
         Update::Tier(name, _) => Update::Tier(name.clone(), None),
+        Update::NetworkSet(key, _) => Update::NetworkSet(key.clone(), None),
+        Update::HostEndpoint(name, _) => Update::HostEndpoint(name.clone(), None),
+        Update::Profile(name, _) => Update::Profile(name.clone(), None),
         Update::Pool(name, _) => Update::Pool(name.clone(), None),
         Update::Block(cidr, _) => Update::Block(*cidr, None),
         Update::BlockAffinity(node, cidr, _) => Update::BlockAffinity(node.clone(), *cidr, None),

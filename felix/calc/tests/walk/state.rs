@@ -222,14 +222,16 @@ pub fn stored(pod: &Pod) -> Update {
 pub fn policy(name: &str, selector: &str, from: &str) -> Policy {
     let source = EntityRule { selector: Some(from.parse().unwrap()), ..EntityRule::default() };
     Policy {
-        key: PolicyKey { kind: PolicyKind::GlobalNetworkPolicy, namespace: None, name: name.into() },
         tier: "default".into(),
         order: None,
-        selector: selector.parse().unwrap(),
         applies_to_ingress: true,
         applies_to_egress: false,
         ingress: vec![Rule { source, ..Rule::any(Action::Allow) }],
         egress: Vec::new(),
+        ..Policy::new(
+            PolicyKey { kind: PolicyKind::GlobalNetworkPolicy, namespace: None, name: name.into() },
+            selector.parse().unwrap(),
+        )
     }
 }
 

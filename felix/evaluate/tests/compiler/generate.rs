@@ -127,14 +127,13 @@ fn policy(random: &mut Random) -> Update {
     };
     let applies_to_ingress = !random.once_in(3);
     let policy = Policy {
-        key: key.clone(),
         tier: tier.into(),
         order,
-        selector: Selector::and(own),
         applies_to_ingress,
         applies_to_egress: !applies_to_ingress || random.once_in(2),
         ingress: random.some(3, |random| rule(random, of_kubernetes)),
         egress: random.some(3, |random| rule(random, of_kubernetes)),
+        ..Policy::new(key.clone(), Selector::and(own))
     };
     Update::Policy(key, Some(Box::new(policy)))
 }

@@ -152,14 +152,13 @@ fn random_policy(random: &mut Random, number: usize) -> Policy {
     let kind = PolicyKind::GlobalNetworkPolicy;
     let key = PolicyKey { kind, namespace: None, name: format!("p{number}").as_str().into() };
     Policy {
-        key,
         tier: random.pick(&["first", "default", "default", "last"]).into(),
         order: random.pick(&[None, Some(1.0), Some(2.0)]),
-        selector: random.pick(&SELECTORS).parse().unwrap(),
         applies_to_ingress: !random.once_in(3),
         applies_to_egress: !random.once_in(3),
         ingress: random.some(4, random_rule),
         egress: random.some(4, random_rule),
+        ..Policy::new(key, random.pick(&SELECTORS).parse().unwrap())
     }
 }
 

@@ -14,22 +14,24 @@ pub fn policy(object: &Value) -> Policy {
     let types = || spec["policyTypes"].as_array().filter(|types| !types.is_empty());
     let has_type = |name: &str| types().is_some_and(|types| types.iter().any(|t| t == name));
     Policy {
-        key: PolicyKey {
-            kind: PolicyKind::KubernetesNetworkPolicy,
-            namespace: Some(namespace.into()),
-            name: name.into(),
-        },
         tier: "default".into(),
         order: Some(1000.0),
-        selector: Selector::and([
-            Selector::equals("projectcalico.org/orchestrator", "k8s").unwrap(),
-            in_namespace(namespace),
-            label_selector(&spec["podSelector"]),
-        ]),
         applies_to_ingress: has_type("Ingress") || types().is_none(),
         applies_to_egress: has_type("Egress") || (types().is_none() && !list(&spec["egress"]).is_empty()),
         ingress: rules(&spec["ingress"], "from", namespace),
         egress: rules(&spec["egress"], "to", namespace),
+        ..Policy::new(
+            PolicyKey {
+                kind: PolicyKind::KubernetesNetworkPolicy,
+                namespace: Some(namespace.into()),
+                name: name.into(),
+            },
+            Selector::and([
+                Selector::equals("projectcalico.org/orchestrator", "k8s").unwrap(),
+                in_namespace(namespace),
+                label_selector(&spec["podSelector"]),
+            ]),
+        )
     }
 }
 

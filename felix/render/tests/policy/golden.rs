@@ -247,14 +247,16 @@ fn dispatch_is_a_tree_by_the_next_character() {
 fn policy_with(rules: Vec<Rule>) -> Policy {
     let kind = PolicyKind::NetworkPolicy;
     Policy {
-        key: PolicyKey { kind, namespace: Some("default".into()), name: "p".into() },
         tier: "default".into(),
         order: Some(10.0),
-        selector: Selector::all(),
         applies_to_ingress: true,
         applies_to_egress: false,
         ingress: rules,
         egress: Vec::new(),
+        ..Policy::new(
+            PolicyKey { kind, namespace: Some("default".into()), name: "p".into() },
+            Selector::all(),
+        )
     }
 }
 

@@ -1,0 +1,284 @@
+//! Settings of the node agent that can change while it runs (`spec/felix.md` §8).
+//!
+//! Owns their types, defaults and what was said of settings that are not in force. Never reads an object or
+//! the environment.
+
+mod choices;
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::{PortRange, Protocol};
+
+pub use choices::{
+    AllowAction, ChainInsertMode, DenyAction, DropLog, EndpointToHostAction, FailsafePort, IptablesBackend,
+    Listener, LogSeverity, NatOutgoingExclusions, NftablesMode, RateLimit, RateUnit, ServiceLoopPrevention,
+};
+
+/// `FelixConfiguration`, merged by precedence, with defaults filled in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FelixConfiguration {
+    /// Names of pod interfaces begin so.
+    pub interface_prefix: String,
+    /// Interfaces that the agent does not look at: names, or regular expressions between slashes.
+    pub interface_exclude: Vec<String>,
+    pub chain_insert_mode: ChainInsertMode,
+    pub endpoint_to_host_action: EndpointToHostAction,
+    pub nftables_mode: NftablesMode,
+    pub iptables_backend: IptablesBackend,
+    /// Bits of packet marks that are ours.
+    pub mark_mask: u32,
+    pub filter_allow_action: AllowAction,
+    pub filter_deny_action: DenyAction,
+    pub mangle_allow_action: AllowAction,
+    /// What stands in place of the four above, and of the refresh interval, where policy goes through nftables.
+    pub nftables: NftablesSettings,
+    /// Full re-read; zero: never.
+    pub iptables_refresh_interval: Duration,
+    /// First look after a write; zero: never.
+    pub iptables_post_write_check_interval: Duration,
+    /// Between attempts at the xtables lock.
+    pub iptables_lock_probe_interval: Duration,
+    pub ipsets_refresh_interval: Duration,
+    pub route_refresh_interval: Duration,
+    pub interface_refresh_interval: Duration,
+    /// Most members of an IP set.
+    pub max_ipset_size: u32,
+    /// `None`: the smallest MTU of the uplinks, less the encapsulation.
+    pub mtu: Option<u32>,
+    /// Which links are uplinks when the MTU is found out, a regular expression; `None` is Calico's pattern.
+    pub mtu_iface_pattern: Option<String>,
+    pub ipv6: bool,
+    /// Global forwarding sysctls are the agent's to set.
+    pub ip_forwarding: bool,
+    /// Priority (metric) of the routes to local pods.
+    pub route_priority: u32,
+    pub route_priority_v6: u32,
+    /// `proto` of the routes to local pods.
+    pub device_route_protocol: u8,
+    /// `src` of the routes to local pods.
+    pub device_route_source: Option<std::net::Ipv4Addr>,
+    pub device_route_source_v6: Option<std::net::Ipv6Addr>,
+    /// Routes of others on pod interfaces are deleted.
+    pub remove_external_routes: bool,
+    /// `None` leaves it to the agent's command line.
+    pub log_severity: Option<LogSeverity>,
+    /// Prefix of what a Log rule writes; `%t` tier, `%k` kind, `%n` name, `%p` policy.
+    pub log_prefix: String,
+    /// For each Log rule; `None`: every packet.
+    pub log_rate_limit: Option<RateLimit>,
+    pub drop_log: DropLog,
+    pub failsafe_inbound: Vec<FailsafePort>,
+    pub failsafe_outbound: Vec<FailsafePort>,
+    /// Ports of masqueraded TCP and UDP; `None`: the kernel's choice.
+    pub nat_port_range: Option<PortRange>,
+    /// In place of the outgoing interface's address.
+    pub nat_outgoing_address: Option<IpAddr>,
+    /// Only out of this interface.
+    pub nat_outgoing_interface_filter: Option<String>,
+    pub nat_outgoing_exclusions: NatOutgoingExclusions,
+    pub service_loop_prevention: ServiceLoopPrevention,
+    /// Honour `cni.projectcalico.org/allowedSourcePrefixes`.
+    pub workload_source_spoofing: bool,
+    /// Honour `cni.projectcalico.org/floatingIPs`.
+    pub floating_ips: bool,
+    pub allow_vxlan_from_workloads: bool,
+    pub allow_ipip_from_workloads: bool,
+    pub vxlan_port: u16,
+    /// Hosts outside of the cluster that may send IPIP and VXLAN.
+    pub external_nodes: Vec<crate::Cidr>,
+    pub kube_node_port_ranges: Vec<PortRange>,
+    /// Packets that connection tracking calls INVALID pass.
+    pub disable_conntrack_invalid_check: bool,
+    /// Connections that policy no longer allows end (own setting `policyConntrackMode: Strict`).
+    pub policy_conntrack_strict: bool,
+    pub health: Listener,
+    pub metrics: Listener,
+    /// Settings that are not in force as they were given.
+    pub notes: Arc<[SettingNote]>,
+}
+
+/// What `NftablesMarkMask` and the like say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NftablesSettings {
+    pub mark_mask: u32,
+    pub filter_allow_action: AllowAction,
+    pub filter_deny_action: DenyAction,
+    pub mangle_allow_action: AllowAction,
+    pub refresh_interval: Duration,
+}
+
+impl Default for NftablesSettings {
+    fn default() -> Self {
+        Self {
+            mark_mask: DEFAULT_MARK_MASK,
+            filter_allow_action: AllowAction::default(),
+            filter_deny_action: DenyAction::default(),
+            mangle_allow_action: AllowAction::default(),
+            refresh_interval: REFRESH,
+        }
+    }
+}
+
+impl FelixConfiguration {
+    /// The same with the settings of nftables in the place of those of iptables.
+    pub fn for_nftables(mut self) -> Self {
+        let NftablesSettings {
+            mark_mask,
+            filter_allow_action,
+            filter_deny_action,
+            mangle_allow_action,
+            refresh_interval,
+        } = self.nftables;
+        self.mark_mask = mark_mask;
+        self.filter_allow_action = filter_allow_action;
+        self.filter_deny_action = filter_deny_action;
+        self.mangle_allow_action = mangle_allow_action;
+        self.iptables_refresh_interval = refresh_interval;
+        self
+    }
+}
+
+impl Default for FelixConfiguration {
+    fn default() -> Self {
+        Self {
+            interface_prefix: "cali".to_owned(),
+            interface_exclude: vec!["kube-ipvs0".to_owned()],
+            chain_insert_mode: ChainInsertMode::default(),
+            endpoint_to_host_action: EndpointToHostAction::default(),
+            nftables_mode: NftablesMode::default(),
+            iptables_backend: IptablesBackend::default(),
+            mark_mask: DEFAULT_MARK_MASK,
+            filter_allow_action: AllowAction::default(),
+            filter_deny_action: DenyAction::default(),
+            mangle_allow_action: AllowAction::default(),
+            nftables: NftablesSettings::default(),
+            iptables_refresh_interval: REFRESH,
+            iptables_post_write_check_interval: Duration::from_secs(1),
+            iptables_lock_probe_interval: Duration::from_millis(50),
+            ipsets_refresh_interval: REFRESH,
+            route_refresh_interval: REFRESH,
+            interface_refresh_interval: REFRESH,
+            max_ipset_size: 1 << 20,
+            mtu: None,
+            mtu_iface_pattern: None,
+            ipv6: true,
+            ip_forwarding: true,
+            route_priority: 1024,
+            route_priority_v6: 1024,
+            device_route_protocol: 3,
+            device_route_source: None,
+            device_route_source_v6: None,
+            remove_external_routes: true,
+            log_severity: None,
+            log_prefix: "calico-packet".to_owned(),
+            log_rate_limit: None,
+            drop_log: DropLog::default(),
+            failsafe_inbound: failsafe(&[(Protocol::UDP, 68), (Protocol::TCP, 22)]),
+            failsafe_outbound: failsafe(&[(Protocol::UDP, 53), (Protocol::UDP, 67)]),
+            nat_port_range: None,
+            nat_outgoing_address: None,
+            nat_outgoing_interface_filter: None,
+            nat_outgoing_exclusions: NatOutgoingExclusions::default(),
+            service_loop_prevention: ServiceLoopPrevention::default(),
+            workload_source_spoofing: false,
+            floating_ips: false,
+            allow_vxlan_from_workloads: false,
+            allow_ipip_from_workloads: false,
+            vxlan_port: 4789,
+            external_nodes: Vec::new(),
+            kube_node_port_ranges: vec![PortRange { first: 30_000, last: 32_767 }],
+            disable_conntrack_invalid_check: false,
+            policy_conntrack_strict: false,
+            health: Listener::HEALTH,
+            metrics: Listener::METRICS,
+            notes: Arc::default(),
+        }
+    }
+}
+
+const DEFAULT_MARK_MASK: u32 = 0xffff_0000;
+
+const REFRESH: Duration = Duration::from_secs(90);
+
+/// The ports of one direction, and those of BGP, etcd, Typha and the API server, which are open in both.
+fn failsafe(own: &[(Protocol, u16)]) -> Vec<FailsafePort> {
+    let both = [179, 2379, 2380, 5473, 6443, 6666, 6667].map(|port| (Protocol::TCP, port));
+    let all = own.iter().chain(&both);
+    all.map(|(protocol, port)| FailsafePort { protocol: *protocol, port: *port, net: None }).collect()
+}
+
+/// A setting that is not in force as it was given, and why.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SettingNote {
+    /// As it was given: `mtu`, `FELIX_MTU`.
+    pub name: String,
+    pub value: String,
+    pub source: SettingSource,
+    pub reason: SettingReason,
+}
+
+impl fmt::Display for SettingNote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={:?} of {} {}", self.name, self.value, self.source, self.reason)
+    }
+}
+
+/// Where a setting was given, in the order of precedence.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SettingSource {
+    /// FelixConfiguration `default`.
+    Default,
+    /// A FelixConfiguration whose nodeSelector selects the node, by name.
+    Selector(Arc<str>),
+    /// FelixConfiguration `node.<name>`, by its name.
+    Node(Arc<str>),
+    /// `FELIX_*`.
+    Environment,
+}
+
+impl fmt::Display for SettingSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SettingSource::Default => f.write_str("FelixConfiguration default"),
+            SettingSource::Selector(name) | SettingSource::Node(name) => {
+                write!(f, "FelixConfiguration {name}")
+            }
+            SettingSource::Environment => f.write_str("the environment"),
+        }
+    }
+}
+
+/// Why a setting is not in force as it was given.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SettingReason {
+    /// No such setting.
+    Unknown,
+    /// The value makes no sense; what comes next in precedence is in force.
+    Invalid(String),
+    /// A setting of Calico that the agent knows and does not act upon, and why.
+    NotActedUpon(&'static str),
+}
+
+impl SettingReason {
+    /// One word, for labels of metrics.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            SettingReason::Unknown => "unknown",
+            SettingReason::Invalid(_) => "invalid",
+            SettingReason::NotActedUpon(_) => "not-acted-upon",
+        }
+    }
+}
+
+impl fmt::Display for SettingReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SettingReason::Unknown => f.write_str("is not known"),
+            SettingReason::Invalid(reason) => write!(f, "is not used: {reason}"),
+            SettingReason::NotActedUpon(reason) => write!(f, "is not acted upon: {reason}"),
+        }
+    }
+}
