@@ -2,10 +2,10 @@
 
 use std::fmt::{self, Write};
 
-use model::{Family, PortRange, Protocol};
+use model::{Family, PortRange, Protocol, RateUnit};
 
 use crate::packet_rule::{
-    ConntrackState, InterfaceMatch, Match, PacketRule, PacketSide, RatePer, RejectWith, RuleAction,
+    ConntrackState, InterfaceMatch, Match, PacketRule, PacketSide, RejectWith, RuleAction,
 };
 
 /// Everything that stands behind the chain's name and our hash comment: comments, matches and action, with
@@ -112,8 +112,13 @@ impl fmt::Display for Spelled<'_, Match> {
                 write!(f, "-m addrtype {}--{}-type LOCAL{limit}", not(*negated), short_side(*side))
             }
             Match::Limit(limit) => {
-                write!(f, "-m limit --limit {}/{}", limit.count, unit(limit.per))?;
-                limit.burst.iter().try_for_each(|burst| write!(f, " --limit-burst {burst}"))
+                write!(
+                    f,
+                    "-m limit --limit {}/{} --limit-burst {}",
+                    limit.count,
+                    unit(limit.unit),
+                    limit.burst
+                )
             }
             Match::TcpSyn => f.write_str("-m tcp --tcp-flags FIN,SYN,RST,ACK SYN"),
             Match::ConnectionsAbove(count) => {
@@ -186,12 +191,12 @@ fn state_name(state: ConntrackState) -> &'static str {
     }
 }
 
-fn unit(per: RatePer) -> &'static str {
-    match per {
-        RatePer::Second => "sec",
-        RatePer::Minute => "minute",
-        RatePer::Hour => "hour",
-        RatePer::Day => "day",
+fn unit(unit: RateUnit) -> &'static str {
+    match unit {
+        RateUnit::Second => "sec",
+        RateUnit::Minute => "minute",
+        RateUnit::Hour => "hour",
+        RateUnit::Day => "day",
     }
 }
 
@@ -247,7 +252,7 @@ mod tests {
     use super::*;
     use crate::ipset::IpSetName;
     use crate::iptables::ChainName;
-    use crate::packet_rule::RateLimit;
+    use model::RateLimit;
 
     fn set(id: &str, side: PacketSide, negated: bool) -> Match {
         Match::Set { name: IpSetName::new(Family::V4, id), side, with_port: false, negated }
@@ -302,7 +307,7 @@ mod tests {
                 "-m addrtype ! --src-type LOCAL --limit-iface-out",
             ),
             (
-                Match::Limit(RateLimit { count: 10, per: RatePer::Second, burst: Some(5) }),
+                Match::Limit(RateLimit { count: 10, unit: RateUnit::Second, burst: 5 }),
                 "-m limit --limit 10/sec --limit-burst 5",
             ),
             (

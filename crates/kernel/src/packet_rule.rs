@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use model::{Cidr, Family, PortRange, Protocol};
+use model::{Cidr, Family, PortRange, Protocol, RateLimit};
 
 use crate::ipset::IpSetName;
 use crate::iptables::ChainName;
@@ -126,23 +126,6 @@ pub enum ConntrackState {
     Snat,
 }
 
-/// The unit of a [`RateLimit`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum RatePer {
-    Second,
-    Minute,
-    Hour,
-    Day,
-}
-
-/// A token bucket: so many packets in a time, `burst` at once after a pause (5 when `None`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct RateLimit {
-    pub count: u32,
-    pub per: RatePer,
-    pub burst: Option<u32>,
-}
-
 /// One condition on a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Match {
@@ -208,7 +191,7 @@ pub enum Match {
         /// Does only an address of the interface count through which the packet leaves?
         of_out_interface: bool,
     },
-    /// Holds as long as the rate is not exceeded.
+    /// Holds as long as the rate is not exceeded; each rule counts for itself.
     Limit(RateLimit),
     /// SYN alone of SYN, ACK, FIN, RST. A rule with it tests for TCP first.
     TcpSyn,
