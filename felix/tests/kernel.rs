@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use felix_calc::Calc;
 use felix_dataplane::{Dataplane, Drivers, EndpointState, Ports};
 use felix_render::{RenderSettings, Renderer};
+use kernel::IpSetPort as _;
 use kernel_linux::{
     Backend, IpSetDriver, IptablesTools, NeighbourDriver, RouteDriver, RouteOwner, Rtnl, SysctlDriver,
     TunnelDriver,
@@ -97,7 +98,7 @@ impl Node {
         let backend = Backend::detect().expect("iptables works; install the Debian package iptables");
         let interfaces = RouteOwner::Interface { prefix: "cali".to_owned(), except: Vec::new() };
         let drivers = Drivers {
-            ip_sets: IpSetDriver::new(Family::V4).unwrap(),
+            ip_sets: IpSetDriver::open().unwrap(),
             iptables: IptablesTools::new(backend, Family::V4).unwrap(),
             ip6tables: None,
             routes: RouteDriver::new(vec![interfaces]).unwrap(),
@@ -155,13 +156,9 @@ impl Node {
     }
 
     fn flush_sets(&self) {
-        let sets = IpSetDriver::new(Family::V4).unwrap();
-        let mut sets = sets;
-        let held = kernel::Driver::list(&mut sets).unwrap();
-        for (name, set) in held {
-            let empty = kernel::IpSet { members: Default::default(), ..set };
-            assert!(kernel::Driver::apply(&mut sets, &[(name, empty)], &[]).is_empty());
-        }
+        let sets = IpSetDriver::open().unwrap().list().unwrap();
+        assert!(!sets.is_empty());
+        sets.keys().for_each(|name| _ = run("ipset", &["flush", name.as_str()]));
     }
 
     /// Rules, routes, neighbours and sets, without counters.
@@ -169,7 +166,7 @@ impl Node {
         let rules = ["raw", "mangle", "nat", "filter"].map(|table| run(&self.iptables, &["-t", table, "-S"]));
         let routes = run("ip", &["route"]);
         let neighbours = run("ip", &["neigh", "show", "nud", "permanent"]);
-        let sets = kernel::Driver::list(&mut IpSetDriver::new(Family::V4).unwrap()).unwrap();
+        let sets = IpSetDriver::open().unwrap().list().unwrap();
         let links: Vec<_> =
             Rtnl::open().unwrap().links().unwrap().into_iter().map(|link| link.name).collect();
         format!("{}\n{routes}\n{neighbours}\n{sets:#?}\n{links:?}", rules.join("\n"))

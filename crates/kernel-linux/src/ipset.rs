@@ -5,48 +5,242 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use kernel::{Driver, Failures, IpSet, IpSetKind, IpSetMember, IpSetName};
+use kernel::{IpSet, IpSetAction, IpSetKind, IpSetMember, IpSetName, IpSetPort, IpSetWrite};
 use model::{Cidr, Family, Protocol};
 
 use crate::nl::{self, Attribute, Batch, Message, Socket, Writer, errno, named};
 
 /// Members in one message, at most 44 bytes each: an attribute holds less than 64 KiB.
 const MEMBERS: usize = 500;
+/// What goes out in one send: well below the least buffer that the kernel gives a socket.
+const BATCH_MESSAGES: usize = 256;
+const BATCH_BYTES: usize = 64 << 10;
 /// What Calico creates its sets with.
 const MAX_ELEMENTS: u32 = 1_048_576;
 
-/// Sets of ours in one family; others' are left alone.
-///
-/// Remembers the members that the kernel holds, so that a change costs only what differs. The copy is shared with
-/// the table that it was listed for.
+/// Sets of ours, of both families; others' are left alone. Keeps no copy of members.
 pub struct IpSetDriver {
     socket: Socket,
     protocol: u8,
-    family: Family,
-    known: BTreeMap<IpSetName, IpSet>,
+    /// For names of sets that exist for a moment only.
+    temporary: u32,
 }
 
 impl IpSetDriver {
     /// Fails with `Unsupported` when the kernel has no IP sets.
-    pub fn new(family: Family) -> io::Result<Self> {
+    pub fn open() -> io::Result<Self> {
         let mut socket = Socket::open(nl::Protocol::Netfilter).map_err(|e| named("open nfnetlink", e))?;
         let protocol = negotiate(&mut socket)?;
-        Ok(Self { socket, protocol, family, known: BTreeMap::new() })
+        Ok(Self { socket, protocol, temporary: 0 })
     }
 
-    fn header(&self, w: &mut Writer<'_>, name: Option<&str>) {
-        w.bytes(&nfgenmsg(self.family));
-        w.u8(ATTR_PROTOCOL, self.protocol);
-        if let Some(name) = name {
-            w.string(ATTR_SETNAME, name);
+    /// Queues what brings one set there.
+    fn queue(&mut self, outbox: &mut Outbox, write: &IpSetWrite<'_>) -> io::Result<()> {
+        check_name(write.name.as_str())?;
+        let target = Target { protocol: self.protocol, family: write.family, name: write.name.as_str() };
+        match write.action {
+            IpSetAction::Create(members) => {
+                outbox.push(&mut self.socket, "create", |batch| target.create(batch, write.kind));
+                target.change(outbox, &mut self.socket, CMD_ADD, members);
+            }
+            IpSetAction::Change { add, remove } => {
+                target.change(outbox, &mut self.socket, CMD_DEL, remove);
+                target.change(outbox, &mut self.socket, CMD_ADD, add);
+            }
+            // The kernel swaps no sets of different types.
+            IpSetAction::Replace(members) => {
+                outbox.push(&mut self.socket, "destroy", |batch| target.destroy(batch));
+                outbox.push(&mut self.socket, "create", |batch| target.create(batch, write.kind));
+                target.change(outbox, &mut self.socket, CMD_ADD, members);
+            }
+            IpSetAction::Swap(members) => return self.swap(&target, write.kind, members),
+        }
+        Ok(())
+    }
+
+    /// Fills another set and swaps it in; a half-filled one never is.
+    fn swap(
+        &mut self,
+        target: &Target<'_>,
+        kind: IpSetKind,
+        members: &BTreeSet<IpSetMember>,
+    ) -> io::Result<()> {
+        self.temporary = self.temporary.wrapping_add(1);
+        let prefix = if target.family == Family::V4 { "cali4t" } else { "cali6t" };
+        let name = format!("{prefix}{}", self.temporary);
+        let other = Target { name: &name, ..*target };
+        let mut outbox = Outbox::default();
+        // One of the name may be left of an earlier run.
+        outbox.push(&mut self.socket, "destroy", |batch| other.destroy(batch));
+        outbox.push(&mut self.socket, "create", |batch| other.create(batch, kind));
+        other.change(&mut outbox, &mut self.socket, CMD_ADD, members);
+        let mut result = outbox.finish(&mut self.socket);
+        if result.is_empty() {
+            let mut outbox = Outbox::default();
+            outbox.push(&mut self.socket, "swap", |batch| target.swap(batch, &name));
+            result = outbox.finish(&mut self.socket);
+        }
+        let mut outbox = Outbox::default();
+        outbox.push(&mut self.socket, "destroy", |batch| other.destroy(batch));
+        result.append(&mut outbox.finish(&mut self.socket));
+        match result.into_values().next() {
+            Some(error) => Err(named(format!("exchange set {}", target.name), error)),
+            None => Ok(()),
         }
     }
 
-    fn create(&mut self, name: &str, kind: IpSetKind) -> io::Result<()> {
-        let mut batch = Batch::new();
+    fn list_with<T: Default>(
+        &mut self,
+        name: Option<&str>,
+        flags: u32,
+        each: impl FnMut(&mut T, &Message<'_>),
+    ) -> io::Result<T> {
+        let protocol = self.protocol;
+        self.socket.dump(
+            IPSET | CMD_LIST,
+            |w| {
+                w.bytes(&nfgenmsg(Family::V4));
+                w.u8(ATTR_PROTOCOL, protocol);
+                if let Some(name) = name {
+                    w.string(ATTR_SETNAME, name);
+                }
+                if flags != 0 {
+                    w.attribute(ATTR_FLAGS | NET_ORDER, &flags.to_be_bytes());
+                }
+            },
+            each,
+        )
+    }
+}
+
+impl IpSetPort for IpSetDriver {
+    fn sizes(&mut self) -> io::Result<BTreeMap<IpSetName, Option<u32>>> {
+        let each = |sizes: &mut BTreeMap<IpSetName, Option<u32>>, message: &Message<'_>| {
+            let Some(name) = message.attributes(NFGENMSG).find(|a| a.kind == ATTR_SETNAME) else { return };
+            let name = name.string();
+            if !IpSetName::is_ours(&name) {
+                return;
+            }
+            let data = message.attributes(NFGENMSG).find(|a| a.kind == ATTR_DATA);
+            let size = data.and_then(|data| data.nested().find(|a| a.kind == ATTR_ELEMENTS)?.be32());
+            sizes.insert(IpSetName::from_kernel(&name), size);
+        };
+        self.list_with(None, FLAG_LIST_HEADER, each).map_err(|e| named("list sets", e))
+    }
+
+    /// A set of ours whose type is none that we make counts as none; writing one of its name replaces it.
+    fn read(&mut self, name: &IpSetName) -> io::Result<Option<IpSet>> {
+        let each = |found: &mut BTreeMap<IpSetName, Parsed>, message: &Message<'_>| parse_set(found, message);
+        match self.list_with(Some(name.as_str()), 0, each) {
+            Ok(mut found) => Ok(found.remove(name).and_then(Parsed::finish)),
+            Err(error) if errno(&error) == Some(libc::ENOENT) => Ok(None),
+            Err(error) => Err(named(format!("list set {name}"), error)),
+        }
+    }
+
+    fn write(&mut self, writes: &[IpSetWrite<'_>]) -> Vec<(usize, io::Error)> {
+        let mut outbox = Outbox::default();
+        for (index, write) in writes.iter().enumerate() {
+            outbox.owner = index;
+            if let Err(error) = self.queue(&mut outbox, write) {
+                outbox.fail(index, error);
+            }
+        }
+        let failed = outbox.finish(&mut self.socket);
+        let label = |(index, error): (usize, _)| (index, named(format!("set {}", writes[index].name), error));
+        failed.into_iter().map(label).collect()
+    }
+
+    fn destroy(&mut self, names: &[IpSetName]) -> Vec<(IpSetName, io::Error)> {
+        let mut outbox = Outbox::default();
+        for (index, name) in names.iter().enumerate() {
+            outbox.owner = index;
+            let target = Target { protocol: self.protocol, family: Family::V4, name: name.as_str() };
+            outbox.push(&mut self.socket, "destroy", |batch| target.destroy(batch));
+        }
+        let failed = outbox.finish(&mut self.socket);
+        let label = |(index, error): (usize, _)| {
+            let name: &IpSetName = &names[index];
+            (name.clone(), named(format!("set {name}"), error))
+        };
+        failed.into_iter().map(label).collect()
+    }
+}
+
+/// Messages that wait to be sent, and whose they are.
+#[derive(Default)]
+struct Outbox {
+    batch: Batch,
+    /// Who is to blame for each message, and what it does.
+    labels: Vec<(usize, &'static str)>,
+    owner: usize,
+    failed: BTreeMap<usize, io::Error>,
+}
+
+impl Outbox {
+    fn push(&mut self, socket: &mut Socket, what: &'static str, write: impl FnOnce(&mut Batch)) {
+        if self.batch.len() >= BATCH_MESSAGES || self.batch.bytes() >= BATCH_BYTES {
+            self.send(socket);
+        }
+        write(&mut self.batch);
+        self.labels.push((self.owner, what));
+    }
+
+    fn send(&mut self, socket: &mut Socket) {
+        let labels = std::mem::take(&mut self.labels);
+        let result = socket.execute(&mut self.batch);
+        self.batch.clear();
+        match result {
+            Ok(errors) => {
+                for (index, error) in errors {
+                    let (owner, what) = labels[index];
+                    if !(what == "destroy" && error.errno == libc::ENOENT) {
+                        self.fail(owner, named(what, explain(error)));
+                    }
+                }
+            }
+            Err(error) => {
+                let text = error.to_string();
+                labels.iter().for_each(|(owner, what)| {
+                    self.fail(*owner, named(*what, io::Error::other(text.clone())))
+                });
+            }
+        }
+    }
+
+    /// The first reason counts: those behind it follow from it.
+    fn fail(&mut self, owner: usize, error: io::Error) {
+        self.failed.entry(owner).or_insert(error);
+    }
+
+    /// Sends what is left; returns what failed by owner.
+    fn finish(mut self, socket: &mut Socket) -> BTreeMap<usize, io::Error> {
+        if !self.batch.is_empty() {
+            self.send(socket);
+        }
+        self.failed
+    }
+}
+
+/// A set that messages are about.
+#[derive(Clone, Copy)]
+struct Target<'a> {
+    protocol: u8,
+    family: Family,
+    name: &'a str,
+}
+
+impl Target<'_> {
+    fn header(&self, w: &mut Writer<'_>) {
+        w.bytes(&nfgenmsg(self.family));
+        w.u8(ATTR_PROTOCOL, self.protocol);
+        w.string(ATTR_SETNAME, self.name);
+    }
+
+    fn create(&self, batch: &mut Batch, kind: IpSetKind) {
         let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
         batch.push(IPSET | CMD_CREATE, flags as u16, |w| {
-            self.header(w, Some(name));
+            self.header(w);
             w.string(ATTR_TYPENAME, type_name(kind));
             w.u8(ATTR_REVISION, revision(kind));
             w.u8(ATTR_FAMILY, family_number(self.family));
@@ -54,181 +248,44 @@ impl IpSetDriver {
                 w.attribute(ATTR_MAXELEM | NET_ORDER, &MAX_ELEMENTS.to_be_bytes());
             });
         });
-        match self.socket.execute(&mut batch)?.remove(&0) {
-            Some(error) => Err(named(format!("create set {name}"), explain(error))),
-            None => Ok(()),
-        }
     }
 
-    fn destroy(&mut self, name: &str) -> io::Result<()> {
-        let mut batch = Batch::new();
-        batch.push(IPSET | CMD_DESTROY, 0, |w| self.header(w, Some(name)));
-        match self.socket.execute(&mut batch)?.remove(&0) {
-            Some(error) if error.errno != libc::ENOENT => {
-                Err(named(format!("destroy set {name}"), explain(error)))
-            }
-            _ => Ok(()),
-        }
+    fn destroy(&self, batch: &mut Batch) {
+        batch.push(IPSET | CMD_DESTROY, 0, |w| self.header(w));
     }
 
-    /// Adds or deletes members, many a message.
-    fn change<'m>(
-        &mut self,
+    /// Exchanges the content with another set of the same type.
+    fn swap(&self, batch: &mut Batch, other: &str) {
+        batch.push(IPSET | CMD_SWAP, 0, |w| {
+            self.header(w);
+            w.string(ATTR_SETNAME2, other);
+        });
+    }
+
+    /// Adds or deletes members, many a message. Without NLM_F_EXCL adding what is there, or deleting what is not,
+    /// succeeds.
+    fn change(
+        &self,
+        outbox: &mut Outbox,
+        socket: &mut Socket,
         command: u16,
-        name: &str,
-        members: impl Iterator<Item = &'m IpSetMember>,
-    ) -> io::Result<()> {
-        let members: Vec<_> = members.collect();
-        for chunk in members.chunks(MEMBERS) {
-            let mut batch = Batch::new();
-            // Without NLM_F_EXCL adding what is there, or deleting what is not, succeeds.
-            batch.push(IPSET | command, 0, |w| {
-                self.header(w, Some(name));
-                w.attribute(ATTR_LINENO | NET_ORDER, &0_u32.to_be_bytes());
-                w.nested(ATTR_ADT, |w| {
-                    for (line, member) in chunk.iter().enumerate() {
-                        w.nested(ATTR_DATA, |w| write_member(w, member, line as u32));
-                    }
+        members: &BTreeSet<IpSetMember>,
+    ) {
+        let what = if command == CMD_ADD { "add members" } else { "delete members" };
+        let mut members = members.iter().peekable();
+        while members.peek().is_some() {
+            outbox.push(socket, what, |batch| {
+                batch.push(IPSET | command, 0, |w| {
+                    self.header(w);
+                    w.attribute(ATTR_LINENO | NET_ORDER, &0_u32.to_be_bytes());
+                    w.nested(ATTR_ADT, |w| {
+                        for (line, member) in members.by_ref().take(MEMBERS).enumerate() {
+                            w.nested(ATTR_DATA, |w| write_member(w, member, line as u32));
+                        }
+                    });
                 });
             });
-            if let Some(error) = self.socket.execute(&mut batch)?.remove(&0) {
-                let what = if command == CMD_ADD { "add to" } else { "delete from" };
-                return Err(named(format!("{what} set {name}"), explain(error)));
-            }
         }
-        Ok(())
-    }
-
-    fn put(&mut self, name: &IpSetName, set: &IpSet) -> io::Result<()> {
-        if set.family != self.family {
-            let text = format!("set {name} is {}, this driver writes {} sets", set.family, self.family);
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
-        }
-        check_name(name.as_str())?;
-        let result = match self.known.get(name).cloned() {
-            Some(known) if known.kind == set.kind => self.update(name, &known, set),
-            Some(_) => self.replace(name, set),
-            None => self.create_full(name, set),
-        };
-        match result {
-            Ok(()) => {
-                self.known.insert(name.clone(), set.clone());
-                Ok(())
-            }
-            // Whatever was done of it: look before the next try.
-            Err(error) => {
-                match self.read(name) {
-                    Ok(Some(actual)) => self.known.insert(name.clone(), actual),
-                    _ => self.known.remove(name),
-                };
-                Err(error)
-            }
-        }
-    }
-
-    fn update(&mut self, name: &IpSetName, known: &IpSet, set: &IpSet) -> io::Result<()> {
-        if Arc::ptr_eq(&known.members, &set.members) {
-            return Ok(());
-        }
-        self.change(CMD_DEL, name.as_str(), known.members.difference(&set.members))?;
-        self.change(CMD_ADD, name.as_str(), set.members.difference(&known.members))
-    }
-
-    fn create_full(&mut self, name: &IpSetName, set: &IpSet) -> io::Result<()> {
-        match self.create(name.as_str(), set.kind) {
-            Ok(()) => self.change(CMD_ADD, name.as_str(), set.members.iter()),
-            // Somebody made one: take it as it is where its type is right.
-            Err(error) if errno(&error) == Some(libc::EEXIST) => match self.read(name)? {
-                Some(actual) if actual.kind == set.kind => self.update(name, &actual, set),
-                _ => self.replace(name, set),
-            },
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Makes the set anew; the kernel swaps no sets of different types. Fails while a rule uses the old one.
-    fn replace(&mut self, name: &IpSetName, set: &IpSet) -> io::Result<()> {
-        self.destroy(name.as_str())?;
-        self.create(name.as_str(), set.kind)?;
-        self.change(CMD_ADD, name.as_str(), set.members.iter())
-    }
-
-    /// One set with its members; `None` when there is none.
-    fn read(&mut self, name: &IpSetName) -> io::Result<Option<IpSet>> {
-        let (protocol, family) = (self.protocol, self.family);
-        let dumped = self.socket.dump(
-            IPSET | CMD_LIST,
-            |w| {
-                w.bytes(&nfgenmsg(family));
-                w.u8(ATTR_PROTOCOL, protocol);
-                w.string(ATTR_SETNAME, name.as_str());
-            },
-            |found: &mut BTreeMap<IpSetName, Parsed>, message| parse_set(found, message),
-        );
-        match dumped {
-            Ok(mut found) => Ok(found.remove(name).and_then(|parsed| parsed.finish(family))),
-            Err(error) if errno(&error) == Some(libc::ENOENT) => Ok(None),
-            Err(error) => Err(named(format!("list set {name}"), error)),
-        }
-    }
-
-    /// Names of all sets, of any family and owner.
-    fn names(&mut self) -> io::Result<Vec<String>> {
-        let (protocol, family) = (self.protocol, self.family);
-        self.socket
-            .dump(
-                IPSET | CMD_LIST,
-                |w| {
-                    w.bytes(&nfgenmsg(family));
-                    w.u8(ATTR_PROTOCOL, protocol);
-                    w.attribute(ATTR_FLAGS | NET_ORDER, &FLAG_LIST_SETNAME.to_be_bytes());
-                },
-                |names: &mut Vec<String>, message| {
-                    let attributes = message.attributes(NFGENMSG);
-                    names.extend(attributes.filter(|a| a.kind == ATTR_SETNAME).map(|a| a.string()));
-                },
-            )
-            .map_err(|e| named("list sets", e))
-    }
-}
-
-impl Driver for IpSetDriver {
-    type Key = IpSetName;
-    type Value = IpSet;
-
-    /// A set of ours whose type is none that we make is left out; putting one of its name replaces it.
-    fn list(&mut self) -> io::Result<BTreeMap<IpSetName, IpSet>> {
-        let family = if self.family == Family::V4 { "4" } else { "6" };
-        let is_ours = |name: &String| {
-            ["cali", "felix-"].iter().any(|p| name.strip_prefix(p).is_some_and(|r| r.starts_with(family)))
-        };
-        let names = self.names()?;
-        let mut sets = BTreeMap::new();
-        // One by one: a foreign set of a newer type must not spoil the listing of ours.
-        for name in names.into_iter().filter(is_ours) {
-            let name = IpSetName::from_kernel(&name);
-            if let Some(set) = self.read(&name)? {
-                sets.insert(name, set);
-            }
-        }
-        self.known = sets.clone();
-        Ok(sets)
-    }
-
-    fn apply(&mut self, puts: &[(IpSetName, IpSet)], deletes: &[IpSetName]) -> Failures<IpSetName> {
-        let mut failures = Vec::new();
-        for (name, set) in puts {
-            if let Err(error) = self.put(name, set) {
-                failures.push((name.clone(), error));
-            }
-        }
-        for name in deletes {
-            match self.destroy(name.as_str()) {
-                Ok(()) => drop(self.known.remove(name)),
-                Err(error) => failures.push((name.clone(), error)),
-            }
-        }
-        failures
     }
 }
 
@@ -317,10 +374,9 @@ struct Parsed {
 }
 
 impl Parsed {
-    fn finish(self, family: Family) -> Option<IpSet> {
-        let is_right = self.family == family_number(family);
-        let kind = self.kind.filter(|_| is_right)?;
-        Some(IpSet { kind, family, members: Arc::new(self.members) })
+    fn finish(self) -> Option<IpSet> {
+        let family = Family::ALL.into_iter().find(|family| family_number(*family) == self.family)?;
+        Some(IpSet { kind: self.kind?, family, members: Arc::new(self.members) })
     }
 }
 
@@ -407,11 +463,12 @@ const NFGENMSG: usize = 4;
 const NET_ORDER: u16 = 0x4000;
 const PROTOCOL_MIN: u8 = 6;
 const PROTOCOL_MAX: u8 = 7;
-const FLAG_LIST_SETNAME: u32 = 2;
+const FLAG_LIST_HEADER: u32 = 4;
 
 const CMD_PROTOCOL: u16 = 1;
 const CMD_CREATE: u16 = 2;
 const CMD_DESTROY: u16 = 3;
+const CMD_SWAP: u16 = 6;
 const CMD_LIST: u16 = 7;
 const CMD_ADD: u16 = 9;
 const CMD_DEL: u16 = 10;
@@ -419,6 +476,8 @@ const CMD_DEL: u16 = 10;
 const ATTR_PROTOCOL: u16 = 1;
 const ATTR_SETNAME: u16 = 2;
 const ATTR_TYPENAME: u16 = 3;
+/// The second name of a swap stands where else the type does.
+const ATTR_SETNAME2: u16 = ATTR_TYPENAME;
 const ATTR_REVISION: u16 = 4;
 const ATTR_FAMILY: u16 = 5;
 const ATTR_FLAGS: u16 = 6;
@@ -431,5 +490,6 @@ const ATTR_CIDR: u16 = 3;
 const ATTR_PORT: u16 = 4;
 const ATTR_PROTO: u16 = 7;
 const ATTR_MAXELEM: u16 = 19;
+const ATTR_ELEMENTS: u16 = 24;
 const ATTR_IPADDR_IPV4: u16 = 1;
 const ATTR_IPADDR_IPV6: u16 = 2;

@@ -6,9 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::Instant;
 
 use common::{in_new_netns, run};
-use kernel::{Driver, IpSet, IpSetKind, IpSetMember, IpSetName};
+use kernel::{IpSet, IpSetKind, IpSetMember, IpSetName, IpSetPort, IpSets};
 use kernel_linux::IpSetDriver;
 use model::{Cidr, Family, Protocol};
 
@@ -34,43 +35,53 @@ fn members(set: &str) -> BTreeSet<String> {
     members.lines().map(str::to_owned).collect()
 }
 
-fn put(driver: &mut IpSetDriver, name: &IpSetName, set: &IpSet) {
-    let failures = driver.apply(&[(name.clone(), set.clone())], &[]);
-    assert!(failures.is_empty(), "{failures:?}");
+/// A table that wants these sets, over what the kernel holds.
+fn table(wanted: &BTreeMap<IpSetName, IpSet>) -> IpSets<IpSetDriver> {
+    let mut table = IpSets::new(IpSetDriver::open().unwrap());
+    wanted.iter().for_each(|(name, set)| table.set(name.clone(), set));
+    table.resync().unwrap();
+    table
+}
+
+fn apply(table: &mut IpSets<IpSetDriver>) {
+    let now = Instant::now();
+    let (puts, deletes) = (table.apply_puts(now), table.apply_deletes(now));
+    assert!(puts.failed.is_empty() && deletes.failed.is_empty(), "{puts:?} {deletes:?}");
 }
 
 #[test]
 fn sets_of_both_kinds_and_families_read_back_as_they_were_written() {
     in_new_netns(|| {
-        for (family, nets, ports) in [
+        let wanted = BTreeMap::from([
             (
-                Family::V4,
+                name(Family::V4, "s:n"),
                 nets(Family::V4, &["10.0.0.0/8", "10.65.0.2/32", "0.0.0.0/1", "128.0.0.0/1"]),
+            ),
+            (
+                name(Family::V4, "n:p"),
                 ports(Family::V4, &[("10.65.0.2", Protocol::TCP, 80), ("10.65.0.2", Protocol::UDP, 53)]),
             ),
+            (name(Family::V6, "s:n"), nets(Family::V6, &["fd00::/8", "fd00::2/128"])),
             (
-                Family::V6,
-                nets(Family::V6, &["fd00::/8", "fd00::2/128"]),
+                name(Family::V6, "n:p"),
                 ports(Family::V6, &[("fd00::2", Protocol::TCP, 80), ("fd00::3", Protocol::SCTP, 65535)]),
             ),
-        ] {
-            let mut driver = IpSetDriver::new(family).unwrap();
-            let wanted = BTreeMap::from([(name(family, "s:nets"), nets), (name(family, "n:ports"), ports)]);
+        ]);
+        let mut table = table(&wanted);
 
-            wanted.iter().for_each(|(name, set)| put(&mut driver, name, set));
+        apply(&mut table);
 
-            assert_eq!(driver.list().unwrap(), wanted);
-            assert_eq!(IpSetDriver::new(family).unwrap().list().unwrap(), wanted);
-        }
+        assert_eq!(IpSetDriver::open().unwrap().list().unwrap(), wanted);
+        assert_eq!((table.resync().unwrap(), table.check().unwrap()), (0, 0));
         assert_eq!(
-            members("cali40s:nets"),
+            members("cali40s:n"),
             ["0.0.0.0/1", "10.0.0.0/8", "10.65.0.2", "128.0.0.0/1"].map(str::to_owned).into()
         );
-        assert_eq!(
-            members("cali60n:ports"),
-            ["fd00::2,tcp:80", "fd00::3,sctp:65535"].map(str::to_owned).into()
-        );
-        assert!(run("ipset", &["list", "cali40s:nets"]).contains("maxelem 1048576"));
+        assert_eq!(members("cali60n:p"), ["fd00::2,tcp:80", "fd00::3,sctp:65535"].map(str::to_owned).into());
+        assert!(run("ipset", &["list", "cali40s:n"]).contains("maxelem 1048576"));
+        wanted.keys().for_each(|name| table.remove(name));
+        apply(&mut table);
+        assert_eq!(run("ipset", &["list", "-n"]), "");
     });
 }
 
@@ -78,36 +89,66 @@ fn sets_of_both_kinds_and_families_read_back_as_they_were_written() {
 fn only_members_that_differ_are_touched() {
     in_new_netns(|| {
         let key = name(Family::V4, "s:x");
-        let mut driver = IpSetDriver::new(Family::V4).unwrap();
-        put(&mut driver, &key, &nets(Family::V4, &["10.0.0.1/32", "10.0.0.2/32"]));
-        // Behind the driver's back: a full rewrite would undo it, a change of others does not.
+        let wanted = nets(Family::V4, &["10.0.0.1/32", "10.0.0.2/32"]);
+        let mut table = table(&BTreeMap::from([(key.clone(), wanted)]));
+        apply(&mut table);
+        // Behind the table's back: a full rewrite would undo it, a change of others does not.
         run("ipset", &["del", "cali40s:x", "10.0.0.1"]);
 
-        put(&mut driver, &key, &nets(Family::V4, &["10.0.0.1/32", "10.0.0.3/32"]));
+        table.change(&key, [member("10.0.0.3/32")], &[member("10.0.0.2/32")]);
+        apply(&mut table);
         assert_eq!(members("cali40s:x"), ["10.0.0.3".to_owned()].into());
 
-        let listed = driver.list().unwrap();
-        assert_eq!(listed[&key], nets(Family::V4, &["10.0.0.3/32"]));
-        put(&mut driver, &key, &nets(Family::V4, &["10.0.0.1/32", "10.0.0.3/32"]));
+        assert_eq!(table.check().unwrap(), 1, "one member is missing");
+        apply(&mut table);
         assert_eq!(members("cali40s:x"), ["10.0.0.1", "10.0.0.3"].map(str::to_owned).into());
     });
 }
 
 #[test]
-fn a_hundred_thousand_members_round_trip() {
+fn what_is_flushed_destroyed_or_made_by_others_is_put_right() {
+    in_new_netns(|| {
+        let key = name(Family::V4, "s:x");
+        let wanted = BTreeMap::from([(key.clone(), nets(Family::V4, &["10.0.0.1/32"]))]);
+        let mut table = table(&wanted);
+        apply(&mut table);
+
+        for broken in
+            [&["flush", "cali40s:x"][..], &["destroy", "cali40s:x"], &["add", "cali40s:x", "10.9.9.9"]]
+        {
+            run("ipset", broken);
+            assert_eq!(table.check().unwrap(), 1, "{broken:?}");
+            apply(&mut table);
+            assert_eq!(members("cali40s:x"), ["10.0.0.1".to_owned()].into(), "{broken:?}");
+        }
+        // Without looking first: a change of a set that is gone, and the making of one that is there.
+        run("ipset", &["destroy", "cali40s:x"]);
+        run("ipset", &["create", "cali40s:y", "hash:net"]);
+        run("ipset", &["add", "cali40s:y", "10.8.8.8"]);
+        table.change(&key, [member("10.0.0.2/32")], &[]);
+        table.set(name(Family::V4, "s:y"), &nets(Family::V4, &["10.0.0.3/32"]));
+        apply(&mut table);
+        assert_eq!(members("cali40s:x"), ["10.0.0.1", "10.0.0.2"].map(str::to_owned).into());
+        assert_eq!(members("cali40s:y"), ["10.0.0.3".to_owned()].into());
+    });
+}
+
+#[test]
+fn a_hundred_thousand_members_come_and_most_go() {
     in_new_netns(|| {
         let member = |i: u32| IpSetMember::Net(Cidr::host(IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + i))));
-        let set = IpSet {
-            kind: IpSetKind::Net,
-            family: Family::V4,
-            members: Arc::new((0..100_000).map(member).collect()),
-        };
+        let all: BTreeSet<_> = (0..100_000).map(member).collect();
+        let set = IpSet { kind: IpSetKind::Net, family: Family::V4, members: Arc::new(all) };
         let key = name(Family::V4, "s:big");
-        let mut driver = IpSetDriver::new(Family::V4).unwrap();
+        let mut table = table(&BTreeMap::from([(key.clone(), set.clone())]));
+        apply(&mut table);
+        assert_eq!(IpSetDriver::open().unwrap().list().unwrap(), BTreeMap::from([(key.clone(), set)]));
 
-        put(&mut driver, &key, &set);
+        let few = nets(Family::V4, &["10.0.0.1/32", "10.9.0.0/16"]);
+        table.set(key.clone(), &few);
+        apply(&mut table);
 
-        assert_eq!(driver.list().unwrap(), BTreeMap::from([(key, set)]));
+        assert_eq!(IpSetDriver::open().unwrap().list().unwrap(), BTreeMap::from([(key, few)]));
     });
 }
 
@@ -118,14 +159,12 @@ fn a_set_of_the_wrong_type_is_replaced_as_soon_as_no_rule_uses_it() {
         let rule = ["-A", "INPUT", "-m", "set", "--match-set", "cali40s:x", "src,src", "-j", "DROP"];
         run("iptables-legacy", &rule);
         let key = name(Family::V4, "s:x");
-        let wanted = [(key.clone(), nets(Family::V4, &["10.0.0.1/32"]))];
-        let mut driver = IpSetDriver::new(Family::V4).unwrap();
-        driver.list().unwrap();
+        let mut table = table(&BTreeMap::from([(key, nets(Family::V4, &["10.0.0.1/32"]))]));
 
-        let failures = driver.apply(&wanted, &[]);
-        assert_eq!(failures[0].1.kind(), io::ErrorKind::ResourceBusy, "{failures:?}");
+        let refused = table.apply_puts(Instant::now());
+        assert!(refused.failed[0].1.to_string().contains("in use"), "{refused:?}");
         run("iptables-legacy", &["-F", "INPUT"]);
-        assert!(driver.apply(&wanted, &[]).is_empty());
+        assert_eq!(table.apply_puts(table.poll_timeout().unwrap()).written, 1);
 
         assert!(run("ipset", &["list", "cali40s:x"]).contains("Type: hash:net"));
         assert_eq!(members("cali40s:x"), ["10.0.0.1".to_owned()].into());
@@ -136,19 +175,23 @@ fn a_set_of_the_wrong_type_is_replaced_as_soon_as_no_rule_uses_it() {
 #[test]
 fn a_set_in_use_is_not_destroyed_and_says_why() {
     in_new_netns(|| {
-        let key = name(Family::V4, "s:x");
-        let mut driver = IpSetDriver::new(Family::V4).unwrap();
-        put(&mut driver, &key, &nets(Family::V4, &["10.0.0.1/32"]));
+        run("ipset", &["create", "cali40s:x", "hash:net"]);
         let rule = ["-A", "INPUT", "-m", "set", "--match-set", "cali40s:x", "src", "-j", "DROP"];
         run("iptables-legacy", &rule);
+        let names = [name(Family::V4, "s:x"), name(Family::V4, "s:gone")];
+        let mut driver = IpSetDriver::open().unwrap();
 
-        let failures = driver.apply(&[], &[key.clone(), name(Family::V4, "s:gone")]);
+        let failures = driver.destroy(&names);
 
         assert_eq!(failures.len(), 1, "{failures:?}");
         assert_eq!(failures[0].1.kind(), io::ErrorKind::ResourceBusy);
-        assert!(failures[0].1.to_string().contains("cali40s:x: the set is in use"), "{}", failures[0].1);
+        assert!(
+            failures[0].1.to_string().contains("cali40s:x: destroy: the set is in use"),
+            "{}",
+            failures[0].1
+        );
         run("iptables-legacy", &["-F", "INPUT"]);
-        assert!(driver.apply(&[], &[key]).is_empty());
+        assert!(driver.destroy(&names).is_empty());
         assert_eq!(run("ipset", &["list", "-n"]), "");
     });
 }
@@ -157,34 +200,38 @@ fn a_set_in_use_is_not_destroyed_and_says_why() {
 fn other_peoples_sets_are_left_alone() {
     in_new_netns(|| {
         run("ipset", &["create", "mine", "hash:ip"]);
-        run("ipset", &["create", "cali60s:six", "hash:net", "family", "inet6"]);
         run("ipset", &["create", "cali40s:mac", "bitmap:port", "range", "0-9"]);
-        let mut driver = IpSetDriver::new(Family::V4).unwrap();
+        run("ipset", &["create", "cali40s:old", "hash:net"]);
+        let mut table = table(&BTreeMap::new());
 
-        assert_eq!(driver.list().unwrap(), BTreeMap::new());
+        apply(&mut table);
+
+        // A name of ours is ours, whatever it is.
+        assert_eq!(run("ipset", &["list", "-n"]), "mine\n");
     });
 }
 
 #[test]
 fn what_the_kernel_refuses_is_named_and_stops_no_other() {
     in_new_netns(|| {
-        let mut driver = IpSetDriver::new(Family::V4).unwrap();
         let (bad, good) = (name(Family::V4, "s:bad"), name(Family::V4, "s:good"));
+        let mut table = table(&BTreeMap::from([
+            (bad.clone(), nets(Family::V4, &["0.0.0.0/0", "10.0.0.1/32"])),
+            (good, nets(Family::V4, &["10.0.0.1/32"])),
+        ]));
 
-        let failures = driver.apply(
-            &[
-                (bad.clone(), nets(Family::V4, &["0.0.0.0/0", "10.0.0.1/32"])),
-                (good.clone(), nets(Family::V4, &["10.0.0.1/32"])),
-                (name(Family::V6, "s:six"), nets(Family::V6, &["fd00::/8"])),
-            ],
-            &[],
-        );
+        let applied = table.apply_puts(Instant::now());
 
-        assert_eq!(failures.len(), 2, "{failures:?}");
-        assert!(failures[0].1.to_string().contains("cali40s:bad"), "{}", failures[0].1);
-        assert_eq!(failures[1].1.kind(), io::ErrorKind::InvalidInput);
-        put(&mut driver, &bad, &nets(Family::V4, &["10.0.0.1/32"]));
-        assert_eq!(members("cali40s:bad"), ["10.0.0.1".to_owned()].into());
+        assert_eq!(applied.failed.len(), 1, "{applied:?}");
+        assert!(applied.failed[0].1.to_string().contains("cali40s:bad"), "{applied:?}");
+        assert_eq!(table.failing().map(|(name, _)| name).collect::<Vec<_>>(), [&bad]);
         assert_eq!(members("cali40s:good"), ["10.0.0.1".to_owned()].into());
+        table.set(bad, &nets(Family::V4, &["10.0.0.1/32"]));
+        apply(&mut table);
+        assert_eq!(members("cali40s:bad"), ["10.0.0.1".to_owned()].into());
     });
+}
+
+fn member(net: &str) -> IpSetMember {
+    IpSetMember::Net(net.parse().expect("a prefix"))
 }

@@ -8,6 +8,7 @@ pub mod interpret;
 
 mod driver;
 mod ipset;
+mod ipset_table;
 mod iptables;
 mod iptables_plan;
 mod iptables_retries;
@@ -17,12 +18,14 @@ mod iptables_text;
 mod link;
 mod neighbour;
 mod packet_rule;
+mod pauses;
 mod route;
 mod table;
 mod tunnel;
 
 pub use driver::{Driver, Failures};
 pub use ipset::{IpSet, IpSetKind, IpSetMember, IpSetName};
+pub use ipset_table::{IpSetAction, IpSetPort, IpSetWanted, IpSetWrite, IpSets};
 pub use iptables::{Chain, ChainName, Hook, HookName, IptablesTable, chain_hashes};
 pub use iptables_retries::{Part, Refused};
 pub use iptables_save::{Saved, SavedRule, SavedTable, parse_save};

@@ -2,16 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use delta::Delta;
 
 use crate::driver::{Driver, Failures};
-
-/// First pause after a failure; it doubles with each further one.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-/// Longest pause between two tries.
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+use crate::pauses::Pauses;
 
 /// What one `apply` did.
 #[derive(Debug)]
@@ -37,12 +33,6 @@ impl<K> Applied<K> {
     }
 }
 
-struct Retry {
-    failures: u32,
-    at: Instant,
-    error: String,
-}
-
 /// Tells the delta what was done to a key.
 type Mark<D> = fn(&mut Delta<<D as Driver>::Key, <D as Driver>::Value>, &<D as Driver>::Key);
 
@@ -53,12 +43,12 @@ type Mark<D> = fn(&mut Delta<<D as Driver>::Key, <D as Driver>::Value>, &<D as D
 pub struct Table<D: Driver> {
     driver: D,
     delta: Delta<D::Key, D::Value>,
-    retries: BTreeMap<D::Key, Retry>,
+    retries: Pauses<D::Key>,
 }
 
 impl<D: Driver> Table<D> {
     pub fn new(driver: D) -> Self {
-        Self { driver, delta: Delta::with_matches(D::matches), retries: BTreeMap::new() }
+        Self { driver, delta: Delta::with_matches(D::matches), retries: Pauses::default() }
     }
 
     /// Wants `key` to hold `value`, or not to exist. Nothing is written before `apply`.
@@ -66,7 +56,7 @@ impl<D: Driver> Table<D> {
         let changed = self.delta.desired().get(&key) != value.as_ref();
         if changed {
             // New content deserves a try at once.
-            self.retries.remove(&key);
+            self.retries.forget(&key);
         }
         self.delta.set(key, value);
     }
@@ -90,13 +80,13 @@ impl<D: Driver> Table<D> {
     /// itself, as routes of a link that went down. A later `resync` finds what is there.
     pub fn forget(&mut self, key: &D::Key) {
         self.delta.set_actual(key.clone(), None);
-        self.retries.remove(key);
+        self.retries.forget(key);
     }
 
     /// Somebody else made `key` hold `value`, or deleted it: what is wanted is written at the next `apply`.
     pub fn observe(&mut self, key: D::Key, value: Option<D::Value>) {
         if !self.delta.is_pending(&key) {
-            self.retries.remove(&key);
+            self.retries.forget(&key);
         }
         self.delta.set_actual(key, value);
     }
@@ -141,12 +131,12 @@ impl<D: Driver> Table<D> {
 
     /// When the next failed entry is due again; `None` when nothing failed.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.retries.values().map(|retry| retry.at).min()
+        self.retries.next()
     }
 
     /// Tries everything that failed at the next `apply`, whatever its pause.
     pub fn retry_now(&mut self, now: Instant) {
-        self.retries.values_mut().for_each(|retry| retry.at = now);
+        self.retries.end_all(now);
     }
 
     /// Does every key hold what is wanted?
@@ -166,7 +156,12 @@ impl<D: Driver> Table<D> {
 
     /// Entries whose last try failed, with its reason.
     pub fn failing(&self) -> impl Iterator<Item = (&D::Key, &str)> {
-        self.retries.iter().map(|(key, retry)| (key, retry.error.as_str()))
+        self.retries.iter()
+    }
+
+    /// Why the last try of `key` failed; `None` when it did not.
+    pub fn error(&self, key: &D::Key) -> Option<&str> {
+        self.retries.error(key)
     }
 
     pub fn desired(&self) -> &BTreeMap<D::Key, D::Value> {
@@ -187,31 +182,30 @@ impl<D: Driver> Table<D> {
     }
 
     fn is_due(&self, key: &D::Key, now: Instant) -> bool {
-        self.retries.get(key).is_none_or(|retry| retry.at <= now)
+        self.retries.is_due(key, now)
     }
 
     /// `failed` is sorted by key.
     fn settle(&mut self, key: D::Key, now: Instant, failed: &Failures<D::Key>, mark: Mark<D>) {
         let Ok(found) = failed.binary_search_by(|(other, _)| other.cmp(&key)) else {
-            self.retries.remove(&key);
+            self.retries.forget(&key);
             mark(&mut self.delta, &key);
             return;
         };
-        let failures = self.retries.get(&key).map_or(0, |retry| retry.failures);
-        let pause = FIRST_PAUSE.saturating_mul(1 << failures.min(16)).min(LONGEST_PAUSE);
-        let error = failed[found].1.to_string();
-        self.retries.insert(key, Retry { failures: failures.saturating_add(1), at: now + pause, error });
+        self.retries.failed(key, failed[found].1.to_string(), now);
     }
 
     /// Drops the retries of keys that turned out to be right.
     fn prune(&mut self) {
         let delta = &self.delta;
-        self.retries.retain(|key, _| delta.is_pending(key));
+        self.retries.retain(|key| delta.is_pending(key));
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     /// Takes anything but the keys it is told to refuse.

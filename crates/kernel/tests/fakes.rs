@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use kernel::fake::{Entry, FakeKernel};
 use kernel::{
-    Driver, IpSet, IpSetKind, IpSetMember, IpSetName, Neighbour, NeighbourKey, NextHop, PROTO_BOOT, Route,
-    RouteKey, RouteKind, Table,
+    Driver, IpSet, IpSetKind, IpSetMember, IpSetName, IpSetPort, IpSets, Neighbour, NeighbourKey, NextHop,
+    PROTO_BOOT, Route, RouteKey, RouteKind, Table,
 };
 use model::Family;
 
@@ -51,8 +51,8 @@ fn a_set_that_a_rule_looks_up_is_not_destroyed() {
     let kernel = FakeKernel::new();
     let name = IpSetName::new(Family::V4, "s:x");
     let set = IpSet { kind: IpSetKind::Net, family: Family::V4, members: Default::default() };
+    kernel.state().ip_sets.insert(name.clone(), set);
     let mut sets = kernel.ip_sets();
-    assert!(sets.apply(&[(name.clone(), set)], &[]).is_empty());
     let rule = "-m set --match-set cali40s:x src -j DROP".to_owned();
     let tables = (Family::V4, kernel::IptablesTable::Filter);
     let input = |kernel: &FakeKernel, rules| {
@@ -60,9 +60,9 @@ fn a_set_that_a_rule_looks_up_is_not_destroyed() {
     };
 
     input(&kernel, vec![rule]);
-    assert_eq!(sets.apply(&[], std::slice::from_ref(&name)).len(), 1);
+    assert_eq!(sets.destroy(std::slice::from_ref(&name)).len(), 1);
     input(&kernel, vec![]);
-    assert!(sets.apply(&[], &[name]).is_empty());
+    assert!(sets.destroy(&[name]).is_empty());
 }
 
 #[test]
@@ -71,9 +71,10 @@ fn a_set_holds_no_prefix_of_length_0() {
     let all = IpSetMember::Net("0.0.0.0/0".parse().unwrap());
     let set = IpSet { kind: IpSetKind::Net, family: Family::V4, members: Arc::new([all].into()) };
 
-    let failures = kernel.ip_sets().apply(&[(IpSetName::new(Family::V4, "s:x"), set)], &[]);
+    let mut sets = IpSets::new(kernel.ip_sets());
+    sets.set(IpSetName::new(Family::V4, "s:x"), &set);
 
-    assert_eq!(failures.len(), 1);
+    assert_eq!(sets.apply_puts(clock()).failed.len(), 1);
 }
 
 #[test]

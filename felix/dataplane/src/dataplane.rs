@@ -5,19 +5,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use felix_render::{Output, Sysctl, TunnelDevice};
-use kernel::{Driver, IpSet, IpSetName, Tunnel};
+use kernel::Tunnel;
 use model::{ChainInsertMode, Family, FelixConfiguration, HostInterface};
 
 use crate::chains::Chains;
 use crate::endpoint::{EndpointState, missing_chains};
-use crate::ip_sets;
+use crate::ip_sets::SetStage;
 use crate::local::{LocalFact, of_neighbour, of_route};
 use crate::ports::{Drivers, Ports};
 use crate::stage::Stage;
 use crate::status::{Kind, Report, Status};
 
-/// How long after a write of ours the same kind is read back: somebody may have written at the same time.
-const CHECK_AFTER_WRITE: Duration = Duration::from_secs(2);
 /// The fallback device of the kernel's IPIP module.
 const TUNNEL: &str = "tunl0";
 
@@ -41,7 +39,7 @@ impl From<&FelixConfiguration> for Refresh {
 
 /// See the crate's description.
 pub struct Dataplane<P: Ports> {
-    ip_sets: Stage<P::IpSets>,
+    ip_sets: SetStage<P::IpSets>,
     chains: Vec<Chains<P::Iptables>>,
     routes: Stage<LocalFact<P::Routes>>,
     neighbours: Stage<LocalFact<P::Neighbours>>,
@@ -61,7 +59,7 @@ impl<P: Ports> Dataplane<P> {
         let mut chains = vec![Chains::new(Family::V4, drivers.iptables)];
         chains.extend(drivers.ip6tables.map(|driver| Chains::new(Family::V6, driver)));
         let mut dataplane = Self {
-            ip_sets: Stage::new(Kind::IpSets, drivers.ip_sets, IpSetName::to_string),
+            ip_sets: SetStage::new(drivers.ip_sets),
             chains,
             routes: Stage::new(Kind::Routes, routes, |key| key.destination.to_string()),
             neighbours: Stage::new(Kind::Neighbours, neighbours, |key| {
@@ -80,7 +78,7 @@ impl<P: Ports> Dataplane<P> {
     /// Takes the renderer's differences; nothing is written before `apply`.
     pub fn want(&mut self, output: Output) {
         for (name, change) in output.ip_sets {
-            ip_sets::want(&mut self.ip_sets.table, name, change);
+            self.ip_sets.want(name, change);
         }
         for ((family, table, name), chain) in output.chains {
             self.of_family(family).into_iter().for_each(|c| c.want_chain(table, name.clone(), chain.clone()));
@@ -211,12 +209,10 @@ impl<P: Ports> Dataplane<P> {
     pub fn apply(&mut self, now: Instant, mut progress: impl FnMut()) -> Report {
         let mut report = Report::default();
         self.read_back(now, &mut report, &mut progress);
-        if self.ip_sets.apply_puts(now, &mut report) {
-            self.ip_sets.resync_at(now + CHECK_AFTER_WRITE);
-        }
+        self.ip_sets.apply_puts(now, &mut report);
         progress();
         for chains in &mut self.chains {
-            chains.apply(now, &mut report, |set| missing_set(&self.ip_sets, set));
+            chains.apply(now, &mut report, |set| self.ip_sets.missing(set));
             progress();
         }
         self.routes.apply(now, &mut report);
@@ -225,9 +221,7 @@ impl<P: Ports> Dataplane<P> {
         self.sysctls.apply(now, &mut report);
         self.tunnels.apply(now, &mut report);
         progress();
-        if self.ip_sets.apply_deletes(now, &mut report) {
-            self.ip_sets.resync_at(now + CHECK_AFTER_WRITE);
-        }
+        self.ip_sets.apply_deletes(now, &mut report);
         progress();
         report
     }
@@ -270,7 +264,7 @@ impl<P: Ports> Dataplane<P> {
         let required = sysctls.filter(|sysctl| sysctl.required);
         missing.extend(required.filter_map(|sysctl| self.sysctls.missing(&sysctl.path)));
         for chains in &self.chains {
-            let lost = missing_chains(interface, chains, |set| missing_set(&self.ip_sets, set));
+            let lost = missing_chains(interface, chains, |set| self.ip_sets.missing(set));
             is_known |= lost.is_some();
             missing.extend(lost.unwrap_or_default());
         }
@@ -292,15 +286,4 @@ impl<P: Ports> Dataplane<P> {
         self.tunnels.add_to(&mut status);
         status
     }
-}
-
-/// Why a set cannot be referred to; `None` when it is in the kernel as wanted.
-fn missing_set<D>(stage: &Stage<D>, name: &IpSetName) -> Option<String>
-where
-    D: Driver<Key = IpSetName, Value = IpSet>,
-{
-    if !stage.table.desired().contains_key(name) {
-        return Some(format!("IP set {name} is not known"));
-    }
-    stage.missing(name)
 }

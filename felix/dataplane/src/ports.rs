@@ -1,10 +1,11 @@
 //! The kernel as the dataplane needs it: one driver a kind of state.
 
-use kernel::{Driver, IpSet, IpSetName, IptablesDriver, Neighbour, NeighbourKey, Route, RouteKey, Tunnel};
+use kernel::{Driver, IpSetPort, IptablesDriver, Neighbour, NeighbourKey, Route, RouteKey, Tunnel};
 
 /// The types of the drivers.
 pub trait Ports {
-    type IpSets: Driver<Key = IpSetName, Value = IpSet>;
+    /// Both families.
+    type IpSets: IpSetPort;
     /// One family.
     type Iptables: IptablesDriver;
     type Routes: Driver<Key = RouteKey, Value = Route>;

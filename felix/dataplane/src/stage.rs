@@ -83,14 +83,10 @@ impl<D: Driver> Stage<D> {
     }
 
     /// Notes in the report what was done.
-    pub(crate) fn note(&mut self, applied: Applied<D::Key>, now: Instant, report: &mut Report) {
+    fn note(&self, applied: Applied<D::Key>, report: &mut Report) {
         let changed = applied.written + applied.deleted;
         if changed > 0 {
             *report.changed.entry(self.kind).or_default() += changed;
-        }
-        // A set that failed may be half written.
-        if !applied.failed.is_empty() && self.kind == Kind::IpSets {
-            self.resync_at(now + FIRST_PAUSE);
         }
         for (key, error) in applied.failed {
             let what = (self.describe)(&key);
@@ -99,22 +95,8 @@ impl<D: Driver> Stage<D> {
     }
 
     pub(crate) fn apply(&mut self, now: Instant, report: &mut Report) {
-        self.apply_puts(now, report);
-        self.apply_deletes(now, report);
-    }
-
-    pub(crate) fn apply_puts(&mut self, now: Instant, report: &mut Report) -> bool {
-        let applied = self.table.apply_puts(now);
-        let wrote = applied.written > 0;
-        self.note(applied, now, report);
-        wrote
-    }
-
-    pub(crate) fn apply_deletes(&mut self, now: Instant, report: &mut Report) -> bool {
-        let applied = self.table.apply_deletes(now);
-        let deleted = applied.deleted > 0;
-        self.note(applied, now, report);
-        deleted
+        let applied = self.table.apply(now);
+        self.note(applied, report);
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
@@ -138,8 +120,7 @@ impl<D: Driver> Stage<D> {
         if !self.table.is_pending(key) {
             return None;
         }
-        let error = self.table.failing().find(|(failing, _)| *failing == key).map(|(_, error)| error);
-        Some(self.sentence(key, error))
+        Some(self.sentence(key, self.table.error(key)))
     }
 
     fn sentence(&self, key: &D::Key, error: Option<impl fmt::Display>) -> String {

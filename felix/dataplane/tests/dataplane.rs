@@ -392,15 +392,13 @@ impl Node {
     /// Applies until nothing is due within the next ten seconds.
     fn settle(&mut self) {
         self.apply();
-        for _ in 0..20 {
-            let Some(due) = self.dataplane.poll_timeout() else { return };
-            if due > self.now + Duration::from_secs(10) {
-                return;
-            }
+        let end = self.now + Duration::from_secs(10);
+        while let Some(due) = self.dataplane.poll_timeout().filter(|due| *due <= end) {
             self.now = self.now.max(due);
             self.apply();
         }
-        panic!("it never comes to rest: {:?}", self.dataplane.status());
+        let status = self.dataplane.status();
+        assert!(status.pending.values().all(|pending| *pending == 0), "it never comes to rest: {status:?}");
     }
 
     fn missing(&self, interface: &str) -> Vec<String> {

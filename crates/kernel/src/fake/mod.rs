@@ -14,7 +14,8 @@ use model::Family;
 
 use crate::iptables::IptablesTable;
 use crate::{
-    Driver, Failures, IpSet, IpSetName, Neighbour, NeighbourKey, NextHop, Route, RouteKey, RouteKind, Tunnel,
+    Driver, Failures, IpSet, IpSetAction, IpSetMember, IpSetName, IpSetPort, IpSetWrite, Neighbour,
+    NeighbourKey, NextHop, Route, RouteKey, RouteKind, Tunnel,
 };
 
 pub use iptables::FakeIptables;
@@ -247,44 +248,66 @@ impl Driver for FakeNeighbours {
 #[derive(Clone, Debug)]
 pub struct FakeIpSets(FakeKernel);
 
-impl Driver for FakeIpSets {
-    type Key = IpSetName;
-    type Value = IpSet;
-
-    fn list(&mut self) -> io::Result<BTreeMap<IpSetName, IpSet>> {
-        let ours = |state: &State| {
+impl IpSetPort for FakeIpSets {
+    fn sizes(&mut self) -> io::Result<BTreeMap<IpSetName, Option<u32>>> {
+        self.0.list(|state| {
             let sets = state.ip_sets.iter().filter(|(name, _)| IpSetName::is_ours(name.as_str()));
-            sets.map(|(name, set)| (name.clone(), set.clone())).collect()
-        };
-        self.0.list(ours)
+            sets.map(|(name, set)| (name.clone(), Some(set.members.len() as u32))).collect()
+        })
     }
 
-    fn apply(&mut self, puts: &[(IpSetName, IpSet)], deletes: &[IpSetName]) -> Failures<IpSetName> {
-        let put = |state: &mut State, key: &IpSetName, set: &IpSet| {
-            let is_whole = |member: &crate::IpSetMember| match member {
-                crate::IpSetMember::Net(cidr) => cidr.length() > 0,
-                crate::IpSetMember::IpPort(..) => true,
-            };
-            if !set.members.iter().all(is_whole) {
-                return Err(io::Error::other("a set cannot hold a prefix of length 0"));
+    fn read(&mut self, name: &IpSetName) -> io::Result<Option<IpSet>> {
+        self.0.list(|state| state.ip_sets.get(name).cloned())
+    }
+
+    fn write(&mut self, writes: &[IpSetWrite<'_>]) -> Vec<(usize, io::Error)> {
+        let mut state = self.0.state();
+        let results = writes.iter().map(|write| write_set(&mut state, write)).enumerate();
+        results.filter_map(|(index, result)| result.err().map(|error| (index, error))).collect()
+    }
+
+    fn destroy(&mut self, names: &[IpSetName]) -> Vec<(IpSetName, io::Error)> {
+        let destroy = |state: &mut State, key: &IpSetName| {
+            if state.chains.values().any(|chains| chains.refers_to_set(key.as_str())) {
+                return Err(io::Error::other(format!("set {key} is in use by a rule")));
             }
-            state.ip_sets.insert(key.clone(), set.clone());
+            state.ip_sets.remove(key);
             Ok(())
         };
-        self.0.apply(
-            puts,
-            deletes,
-            |key| Entry::IpSet(key.clone()),
-            put,
-            |state, key| {
-                if state.chains.values().any(|chains| chains.refers_to_set(key.as_str())) {
-                    return Err(io::Error::other(format!("set {key} is in use by a rule")));
-                }
-                state.ip_sets.remove(key);
-                Ok(())
-            },
-        )
+        self.0.apply::<_, ()>(&[], names, |key| Entry::IpSet(key.clone()), |_, _, ()| Ok(()), destroy)
     }
+}
+
+fn write_set(state: &mut State, write: &IpSetWrite<'_>) -> io::Result<()> {
+    let refuse = |text: &str| Err(io::Error::other(text.to_owned()));
+    if state.refused.contains(&Entry::IpSet(write.name.clone())) {
+        return refuse("told to refuse this");
+    }
+    let is_whole = |member: &IpSetMember| match member {
+        IpSetMember::Net(cidr) => cidr.length() > 0,
+        IpSetMember::IpPort(..) => true,
+    };
+    let held = state.ip_sets.get(write.name);
+    let members = match write.action {
+        IpSetAction::Create(_) if held.is_some() => return refuse("a set of this name exists"),
+        IpSetAction::Change { .. } | IpSetAction::Swap(_) if held.is_none() => return refuse("no such set"),
+        IpSetAction::Create(members) | IpSetAction::Swap(members) | IpSetAction::Replace(members) => {
+            members.clone()
+        }
+        IpSetAction::Change { add, remove } => {
+            let mut members = held.map(|set| (*set.members).clone()).unwrap_or_default();
+            members.retain(|member| !remove.contains(member));
+            members.extend(add);
+            members
+        }
+    };
+    if !members.iter().all(is_whole) {
+        return refuse("a set cannot hold a prefix of length 0");
+    }
+    let set = IpSet { kind: write.kind, family: write.family, members: Arc::new(members) };
+    state.ip_sets.insert(write.name.clone(), set);
+    state.writes += 1;
+    Ok(())
 }
 
 /// Files below /proc/sys, as `net/ipv4/ip_forward`; those of a link need the link.

@@ -10,9 +10,9 @@ use model::{
     PolicyKind, PortMatch, PortRange, Protocol, Rule, Selector, Tier, Update,
 };
 
-use crate::way::{Packet, is_forwarded};
 use crate::node::{self, Node, interface, local};
 use crate::random::Random;
+use crate::way::{Packet, is_forwarded};
 
 /// All that decides on a packet.
 struct World {
