@@ -9,7 +9,7 @@ use anyhow::Context;
 use bgp::{Change, Config, Event, Speaker, Start};
 use bgp_api::{
     BirdSocket, Console, ControlSocket, EventLog, Health, KernelRoutes, Metrics, Owner, Readiness, Recording,
-    Subject,
+    Subject, control_socket,
 };
 use bgp_packet::Family;
 use bgp_transport::Driver;
@@ -58,7 +58,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
         .listen(settings.health_listen, console.clone(), metrics.clone())
         .await
         .with_context(|| format!("listen on {}", settings.health_listen))?;
-    let _control = ControlSocket::bind(&settings.socket, console.clone())
+    let _control = control_socket(&settings.socket, console.clone())
         .with_context(|| format!("listen on {}", settings.socket.display()))?;
     let _bird = bird_sockets(&settings.bird_socket, &console);
     let (dataplane, mut kernel_events) = Dataplane::open().context("read the kernel's routes")?;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use bgp::{Config, Speaker, Start};
-use bgp_api::{BirdSocket, ControlSocket, EventLog, Health, Metrics, Owner, Readiness, Recording, Subject};
+use bgp_api::{BirdSocket, EventLog, Health, Metrics, Owner, Readiness, Recording, Subject, control_socket};
 use bgp_transport::Driver;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -30,7 +30,7 @@ pub(crate) async fn run(arguments: &Arguments, settings: Settings) -> anyhow::Re
     // A socket that an earlier run left behind means that clients may still hold what it reflected.
     let restarted = arguments.socket.exists();
     let (console, mut calls) = bgp_api::console();
-    let mut control = ControlSocket::bind(&arguments.socket, console.clone())
+    let mut control = control_socket(&arguments.socket, console.clone())
         .with_context(|| format!("listen on {}", arguments.socket.display()))?;
     let _bird = match &arguments.bird_socket {
         Some(path) => {

@@ -11,11 +11,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use bgp_packet::Family;
+use operator_socket::ControlSocket;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 
+use crate::Console;
 use crate::routes::{Table, Walk, Wanted};
-use crate::socket::serve;
-use crate::{Console, ControlSocket};
 
 /// Longest command.
 const MAX_COMMAND: u64 = 4096;
@@ -37,7 +37,7 @@ impl BirdSocket {
         if std::os::unix::net::UnixStream::connect(path).is_ok() {
             return Err(io::ErrorKind::AddrInUse.into());
         }
-        serve(path, move |stream| client(stream, family, console.clone()))
+        ControlSocket::serve(path, move |stream| client(stream, family, console.clone()))
     }
 }
 

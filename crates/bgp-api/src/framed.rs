@@ -3,59 +3,30 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bgp::{Cause, MessageCounts, PeerKey, PeerState, PeerStatus, Reason, RouteSource, Speaker};
 use bgp_packet::{Community, PathAttributes, Prefix};
+use operator_socket::Framed;
 use proto::speaker::request::{self, Action, Call};
 use proto::speaker::response::{Answer, Done};
 use proto::speaker::{Peer, PeerDetail, PendingRoute, Request, Response, Route, Routes, Summary, Turn};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::routes::{Found, Table, Walk, Wanted};
 use crate::words::{capability_text, reason_text};
 use crate::{Console, Recording, Subject};
 
-/// Longest request.
-const MAX_REQUEST: usize = 64 * 1024;
-/// How long a client may be silent or slow.
-const PATIENCE: Duration = Duration::from_secs(10);
-
 /// Serves one client until it goes.
-pub(crate) async fn client<S>(mut stream: S, console: Console) -> io::Result<()>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let mut buffer = Vec::new();
-    loop {
-        match proto::decode_frame::<Request>(&buffer) {
-            Ok(Some((request, used))) => {
-                buffer.drain(..used);
-                answer(&mut stream, &console, request).await?;
-            }
-            Ok(None) => {
-                let mut part = [0; 1024];
-                let n = tokio::time::timeout(PATIENCE, stream.read(&mut part)).await??;
-                if n == 0 {
-                    return Ok(());
-                }
-                buffer.extend_from_slice(&part[..n]);
-                if buffer.len() > MAX_REQUEST {
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, "request is too long"));
-                }
-            }
-            Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
-        }
+pub(crate) async fn client(mut client: Framed, console: Console) -> io::Result<()> {
+    while let Some(request) = client.request::<Request>().await? {
+        answer(&mut client, &console, request).await?;
     }
+    Ok(())
 }
 
-async fn answer(
-    stream: &mut (impl AsyncWrite + Unpin),
-    console: &Console,
-    request: Request,
-) -> io::Result<()> {
+async fn answer(client: &mut Framed, console: &Console, request: Request) -> io::Result<()> {
     let answer = match request.call {
-        Some(Call::Routes(wanted)) => return routes(stream, console, &wanted).await,
+        Some(Call::Routes(wanted)) => return routes(client, console, &wanted).await,
         Some(Call::Summary(wanted)) => {
             let recording = console.recording.path();
             console.ask(move |subject| summary(subject, &wanted.peer, recording)).await
@@ -68,35 +39,30 @@ async fn answer(
         None => Ok(Answer::Error("this speaker does not know the call".to_owned())),
     };
     let gone = |_| Answer::Error("the speaker is stopping".to_owned());
-    send(stream, answer.unwrap_or_else(gone)).await
+    send(client, answer.unwrap_or_else(gone)).await
 }
 
-async fn send(stream: &mut (impl AsyncWrite + Unpin), answer: Answer) -> io::Result<()> {
-    let bytes = proto::encode_frame(&Response { answer: Some(answer) });
-    tokio::time::timeout(PATIENCE, stream.write_all(&bytes)).await?
+async fn send(client: &mut Framed, answer: Answer) -> io::Result<()> {
+    client.send(&Response { answer: Some(answer) }).await
 }
 
 /// Sends routes page by page.
-async fn routes(
-    stream: &mut (impl AsyncWrite + Unpin),
-    console: &Console,
-    wanted: &request::Routes,
-) -> io::Result<()> {
+async fn routes(client: &mut Framed, console: &Console, wanted: &request::Routes) -> io::Result<()> {
     let mut walk = match selection(wanted) {
         Ok((table, wanted)) => match Walk::begin(console, table, wanted).await {
             Ok(walk) => walk,
-            Err(error) => return send(stream, Answer::Error(error.to_string())).await,
+            Err(error) => return send(client, Answer::Error(error.to_string())).await,
         },
-        Err(error) => return send(stream, Answer::Error(error)).await,
+        Err(error) => return send(client, Answer::Error(error)).await,
     };
     while let Some(page) = walk.page().await {
         let shown = page.into_iter().filter(|found| !wanted.rejected || found.rejected.is_some());
         let routes: Vec<Route> = shown.map(route).collect();
         if !routes.is_empty() {
-            send(stream, Answer::Routes(Routes { routes, more: true })).await?;
+            send(client, Answer::Routes(Routes { routes, more: true })).await?;
         }
     }
-    send(stream, Answer::Routes(Routes::default())).await
+    send(client, Answer::Routes(Routes::default())).await
 }
 
 fn selection(wanted: &request::Routes) -> Result<(Table, Wanted), String> {

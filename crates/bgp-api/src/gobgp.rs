@@ -4,25 +4,19 @@
 //! file and are not changed here.
 
 mod attributes;
-mod authority;
+mod calls;
 mod paths;
 mod peers;
-mod transport;
-
-use std::pin::Pin;
 
 use bgp::Speaker;
-use futures_util::Stream;
+use operator_socket::grpc::Answers;
 use proto::gobgp as api;
 use tonic::Status;
 
 use crate::console::Gone;
 use crate::{Console, Subject};
 
-pub(crate) use transport::client;
-
-/// Answers of a call that has many.
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+pub(crate) use calls::answer;
 
 /// The service: a way to the speaker, and what was added through it.
 #[derive(Clone, Debug)]

@@ -1,6 +1,6 @@
 //! How people and programs look into a running speaker and steer it.
 //!
-//! Owns the unix sockets, what is asked on them, the words of the answers, and the figures for Prometheus.
+//! Owns what is asked on the unix sockets, the words of the answers, and the figures for Prometheus.
 //! Both speakers, the node's and the route reflector, use it. Never knows a TCP connection of a peer, the
 //! kernel or the cluster: what belongs to these comes in as [`Owner`].
 
@@ -23,5 +23,6 @@ pub use console::{Call, Calls, Console, KernelRoutes, Owner, Subject, console};
 pub use event_log::EventLog;
 pub use health::{Health, Readiness};
 pub use metrics::Metrics;
+pub use operator_socket::ControlSocket;
 pub use recording::Recording;
-pub use socket::ControlSocket;
+pub use socket::control_socket;

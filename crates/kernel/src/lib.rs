@@ -17,6 +17,7 @@ mod iptables_tables;
 mod iptables_text;
 mod link;
 mod neighbour;
+mod packet;
 mod packet_rule;
 mod pauses;
 mod route;
@@ -33,6 +34,7 @@ pub use iptables_tables::{Iptables, IptablesApplied, IptablesDriver, RestoreSect
 pub use iptables_text::rule_text;
 pub use link::{Link, LinkEvent};
 pub use neighbour::{Neighbour, NeighbourKey};
+pub use packet::{LoggedPacket, PacketHead, Transport};
 pub use packet_rule::{
     ConntrackState, DROP_GROUP, InterfaceMatch, InterfaceSide, Match, PacketRule, PacketSide, RejectWith,
     RuleAction,

@@ -10,7 +10,7 @@ use serde::Deserialize;
 const LAYERS: &[(u8, &[&str])] = &[
     (0, &["delta", "model", "bgp-packet", "proto"]),
     (1, &["kernel", "felix-calc", "felix-render", "felix-dataplane", "felix-evaluate", "ipam", "bfd", "bgp"]),
-    (2, &["kernel-linux", "datastore", "bgp-transport", "bgp-api"]),
+    (2, &["kernel-linux", "datastore", "bgp-transport", "bgp-api", "operator-socket"]),
     (3, &["felix", "bird-lite", "route-reflector", "cni", "ocicat", "lab"]),
 ];
 
@@ -34,6 +34,9 @@ const PURE_DEPENDENCIES: &[&str] = &[
 
 /// Doors know nothing of one another.
 const DOORS: u8 = 2;
+
+/// What several doors stand in: the socket of an operator, which knows no call.
+const DOOR_FRAME: &str = "operator-socket";
 
 #[derive(Deserialize)]
 struct Metadata {
@@ -76,7 +79,8 @@ fn arrows_point_down() {
         let Some(&layer) = layers.get(package.name.as_str()) else { continue };
         for dependency in package.dependencies.iter().filter(|d| d.kind.as_deref() != Some("dev")) {
             let upward = layers.get(dependency.name.as_str()).is_some_and(|&to| to > layer);
-            let between_doors = layer == DOORS && layers.get(dependency.name.as_str()) == Some(&DOORS);
+            let is_door = layers.get(dependency.name.as_str()) == Some(&DOORS);
+            let between_doors = layer == DOORS && is_door && dependency.name != DOOR_FRAME;
             let tests_shipped = TEST_PACKAGES.contains(&dependency.name.as_str()) && package.name != "lab";
             if upward || between_doors || tests_shipped {
                 wrong.push(format!("{} -> {}", package.name, dependency.name));

@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bgp::{Config, PeerConfig, PeerKind, Speaker, Start};
-use bgp_api::{BirdSocket, ControlSocket, Owner, Subject};
+use bgp_api::{BirdSocket, Owner, Subject, control_socket};
 use bgp_packet::{Community, NextHop, PathAttributes, Prefix};
 use bgp_transport::Driver;
 use tokio::sync::oneshot;
@@ -108,7 +108,7 @@ async fn run(
     for (prefix, attributes) in routes {
         driver.speaker_mut().originate(prefix, attributes);
     }
-    let _control = ControlSocket::bind(socket, console.clone()).unwrap();
+    let _control = control_socket(socket, console.clone()).unwrap();
     let _bird = BirdSocket::bind(bird, None, console).unwrap();
     ready.send(()).unwrap();
     loop {

@@ -164,6 +164,7 @@ mod tests {
                         let _ = crate::route::parse(&message, &|_| None);
                         let _ = crate::link::parse_link(&message);
                         let _ = crate::link::parse_address(&message);
+                        let _ = crate::nflog::parse(&message);
                     }
                 }
             }

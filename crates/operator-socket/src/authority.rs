@@ -133,14 +133,14 @@ fn skip_string(block: &[u8], at: &mut usize) -> Option<()> {
 
 /// The incoming side of a stream, mended.
 #[derive(Debug)]
-pub(super) struct Mended<R> {
+pub(crate) struct Mended<R> {
     reader: R,
     mender: Mender,
     ready: Vec<u8>,
 }
 
 impl<R> Mended<R> {
-    pub(super) fn new(reader: R) -> Self {
+    pub(crate) fn new(reader: R) -> Self {
         Self { reader, mender: Mender::new(), ready: Vec::new() }
     }
 }

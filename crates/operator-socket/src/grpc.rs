@@ -1,26 +1,28 @@
-//! gRPC over HTTP/2 on a unix socket: which call a request is, and its status when it is none of ours.
+//! gRPC over HTTP/2: a call with one answer or with many, and a refusal. Owns framing and limits; which call a
+//! request is, the program says.
 //!
 //! tonic frames the messages and writes the status; hyper, which the workspace has anyway, speaks HTTP/2.
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::io;
+use std::io::{self, Cursor};
 use std::pin::Pin;
 use std::time::Duration;
 
+use futures_util::Stream;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use proto::gobgp as api;
-use tokio::io::{AsyncRead, AsyncWrite, join};
+use tokio::io::{AsyncReadExt, join};
+use tokio::net::UnixStream;
 use tonic::body::Body;
 use tonic::server::{Grpc, ServerStreamingService, UnaryService};
 use tonic::{Code, Status};
 use tonic_prost::ProstCodec;
 
-use super::authority::Mended;
-use super::{Answers, Service};
+use crate::Service;
+use crate::authority::Mended;
 
 /// Longest request in octets.
 const MAX_REQUEST: usize = 256 * 1024;
@@ -29,53 +31,34 @@ const MAX_CALLS: u32 = 16;
 /// A client that answers no ping for so long is gone.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Serves one client until it goes.
-pub(crate) async fn client<R, W>(reader: R, writer: W, service: Service) -> io::Result<()>
-where
-    R: AsyncRead + Unpin + Send + 'static,
-    W: AsyncWrite + Unpin + Send + 'static,
-{
+/// Answers of a call that has many.
+pub type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// Serves one client, of whom `head` is already read, until it goes.
+pub(crate) async fn client(head: [u8; 4], stream: UnixStream, service: impl Service) -> io::Result<()> {
+    let (reader, writer) = stream.into_split();
+    let reader = Mended::new(Cursor::new(head).chain(reader));
     let handler = service_fn(move |request| {
         let service = service.clone();
-        async move { Ok::<_, Infallible>(answer(service, request).await) }
+        async move { Ok::<_, Infallible>(service.grpc(request).await) }
     });
     hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .keep_alive_interval(Some(PATIENCE))
         .keep_alive_timeout(PATIENCE)
         .max_concurrent_streams(MAX_CALLS)
-        .serve_connection(TokioIo::new(join(Mended::new(reader), writer)), handler)
+        .serve_connection(TokioIo::new(join(reader, writer)), handler)
         .await
         .map_err(io::Error::other)
 }
 
-async fn answer(service: Service, request: Request<Incoming>) -> Response<Body> {
-    let path = request.uri().path().to_owned();
-    let Some(call) = path.strip_prefix(api::SERVICE) else {
-        return refuse(format!("this speaker has {} only, not {path}", api::SERVICE.trim_matches('/')));
-    };
-    match call {
-        "GetBgp" => unary(request, |r| service.get_bgp(r)).await,
-        "ListPeer" => streaming(request, |r| service.list_peer(r)).await,
-        "ResetPeer" => unary(request, |r| service.reset_peer(r)).await,
-        "EnablePeer" => unary(request, |r| service.enable_peer(r)).await,
-        "DisablePeer" | "ShutdownPeer" => unary(request, |r| service.disable_peer(r)).await,
-        "ListPath" => streaming(request, |r| service.list_path(r)).await,
-        "GetTable" => unary(request, |r| service.get_table(r)).await,
-        "AddPath" => unary(request, |r| service.add_path(r)).await,
-        "DeletePath" => unary(request, |r| service.delete_path(r)).await,
-        "AddPeer" | "DeletePeer" | "UpdatePeer" | "StartBgp" | "StopBgp" => refuse(format!(
-            "{call}: peers and settings of this speaker come from the cluster or from its file, not from here"
-        )),
-        _ => refuse(format!("{call} is not answered by this speaker")),
-    }
-}
-
-fn refuse(message: String) -> Response<Body> {
+/// A call that is not answered here, in words.
+pub fn refuse(message: String) -> Response<Body> {
     Status::new(Code::Unimplemented, message).into_http()
 }
 
-async fn unary<Q, A, F, W>(request: Request<Incoming>, work: W) -> Response<Body>
+/// Answers a call that has one answer.
+pub async fn unary<Q, A, F, W>(request: Request<Incoming>, work: W) -> Response<Body>
 where
     Q: prost::Message + Default + Send + 'static,
     A: prost::Message + Send + 'static,
@@ -87,7 +70,8 @@ where
     grpc.unary(Once(Some(work)), request).await
 }
 
-async fn streaming<Q, A, F, W>(request: Request<Incoming>, work: W) -> Response<Body>
+/// Answers a call that has many answers.
+pub async fn streaming<Q, A, F, W>(request: Request<Incoming>, work: W) -> Response<Body>
 where
     Q: prost::Message + Default + Send + 'static,
     A: prost::Message + Send + 'static,
