@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use model::{HostInterface, LocalEndpoint, NodeName, Update};
+use model::{Action, HostInterface, LocalEndpoint, NodeName, Update};
 
 use crate::network::Network;
 use crate::pods::{PodId, Pods};
 use crate::policies::Policies;
 use crate::sets::IpSets;
-use crate::{ActiveEndpoint, Change, EndpointPolicies};
+use crate::{ActiveEndpoint, ActiveProfile, ActiveRule, Change, EndpointPolicies};
 
 /// See the crate's description.
 pub struct Calc {
@@ -23,7 +23,7 @@ pub struct Calc {
     dirty_pods: BTreeSet<PodId>,
     dirty_endpoints: BTreeSet<HostInterface>,
     told_endpoints: BTreeMap<HostInterface, Arc<ActiveEndpoint>>,
-    /// By namespace: how many open local endpoints use its profile.
+    /// By profile: how many open local endpoints use it.
     profiles: BTreeMap<Arc<str>, usize>,
 }
 
@@ -157,24 +157,27 @@ impl Calc {
             let changes = if endpoint.is_some() { &mut come } else { &mut gone };
             changes.push(Change::Endpoint(interface, endpoint));
         }
-        let profile = |namespace: &Arc<str>, active| Change::Profile { namespace: namespace.clone(), active };
-        let new = self.profiles.keys().filter(|namespace| !profiles_before.contains(*namespace));
-        come.splice(0..0, new.map(|namespace| profile(namespace, true)).collect::<Vec<_>>());
-        let old = profiles_before.iter().filter(|namespace| !self.profiles.contains_key(*namespace));
-        gone.extend(old.map(|namespace| profile(namespace, false)));
+        let allow_all = |name: &Arc<str>| {
+            let rules = vec![ActiveRule::any(Action::Allow)];
+            ActiveProfile { name: name.clone(), ingress: rules.clone(), egress: rules }
+        };
+        let new = self.profiles.keys().filter(|name| !profiles_before.contains(*name));
+        let new = new.map(|name| Change::Profile(name.clone(), Some(Arc::new(allow_all(name)))));
+        come.splice(0..0, new.collect::<Vec<_>>());
+        let old = profiles_before.iter().filter(|name| !self.profiles.contains_key(*name));
+        gone.extend(old.map(|name| Change::Profile(name.clone(), None)));
         (come, gone)
     }
 
     fn count_profiles(&mut self, old: Option<&ActiveEndpoint>, new: Option<&ActiveEndpoint>) {
-        if let Some(namespace) = new.and_then(ActiveEndpoint::profile) {
-            *self.profiles.entry(namespace.clone()).or_default() += 1;
+        for name in new.iter().flat_map(|endpoint| endpoint.profiles()) {
+            *self.profiles.entry(name.clone()).or_default() += 1;
         }
-        if let Some(namespace) = old.and_then(ActiveEndpoint::profile)
-            && let Some(count) = self.profiles.get_mut(namespace)
-        {
+        for name in old.iter().flat_map(|endpoint| endpoint.profiles()) {
+            let Some(count) = self.profiles.get_mut(name) else { continue };
             *count -= 1;
             if *count == 0 {
-                self.profiles.remove(namespace);
+                self.profiles.remove(name);
             }
         }
     }
@@ -186,7 +189,7 @@ impl Calc {
         let policies = match self.pods.closed(entry) {
             Some(reason) => EndpointPolicies::Closed(reason),
             None => EndpointPolicies::Open {
-                namespace: entry.key.namespace.clone(),
+                profiles: vec![format!("kns.{}", entry.key.namespace).into()],
                 tiers: self.policies.tiers_of(id),
             },
         };

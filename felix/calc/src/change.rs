@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use kernel::{IpSetKind, IpSetMember};
 use model::{
-    Action, Cidr, Family, FelixConfiguration, HostInterface, IcmpMatch, LocalEndpoint, PolicyKey, PortRange,
-    Protocol,
+    Action, Cidr, Family, FelixConfiguration, HostEndpoint, HostInterface, IcmpMatch, LocalEndpoint,
+    PolicyKey, PortRange, Protocol, Selector,
 };
 
-/// ID of an IP set without family and prefix: `s:` or `n:` and 38 characters.
+/// ID of an IP set without family and prefix: `s:`, `n:`, `svc:` or `svcnoport:` and 38 characters.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SetId(Arc<str>);
 
@@ -42,14 +42,14 @@ pub enum Change {
         added: Vec<IpSetMember>,
         removed: Vec<IpSetMember>,
     },
-    /// A policy that some local endpoint is subject to.
+    /// A policy that some local endpoint is subject to, or that every node needs.
     Policy(PolicyKey, Option<Arc<ActivePolicy>>),
-    /// The allow-all profile `kns.<namespace>` is or is no longer used by a local endpoint.
-    Profile {
-        namespace: Arc<str>,
-        active: bool,
-    },
+    /// A profile that some local endpoint uses: `kns.<namespace>`, or a Profile object by its name. One that
+    /// there is no object for denies everything.
+    Profile(Arc<str>, Option<Arc<ActiveProfile>>),
     Endpoint(HostInterface, Option<Arc<ActiveEndpoint>>),
+    /// A HostEndpoint of this node, by its name.
+    HostEndpoint(Arc<str>, Option<Arc<ActiveHostEndpoint>>),
     /// Addresses of all nodes, this one among them.
     Hosts(Arc<BTreeSet<IpAddr>>),
     Pools(Arc<Pools>),
@@ -70,7 +70,24 @@ pub struct IpSet {
 pub struct ActivePolicy {
     pub key: PolicyKey,
     pub tier: Arc<str>,
+    /// Which endpoints it applies to.
+    pub selector: Selector,
     /// Empty when it does not apply to the direction, too.
+    pub ingress: Vec<ActiveRule>,
+    pub egress: Vec<ActiveRule>,
+    /// Stands in a host endpoint's untracked tiers only.
+    pub do_not_track: bool,
+    /// Stands in a host endpoint's tiers before destination NAT only.
+    pub pre_dnat: bool,
+    /// Of which version of the object this is, and of which object.
+    pub generation: i64,
+    pub uid: Arc<str>,
+}
+
+/// What decides where no policy did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ActiveProfile {
+    pub name: Arc<str>,
     pub ingress: Vec<ActiveRule>,
     pub egress: Vec<ActiveRule>,
 }
@@ -86,6 +103,25 @@ pub struct ActiveRule {
     pub not_icmp: Option<IcmpMatch>,
     pub source: ActiveEntity,
     pub destination: ActiveEntity,
+    /// To be seen in the kernel.
+    pub annotations: Vec<(Arc<str>, Arc<str>)>,
+}
+
+impl ActiveRule {
+    /// A rule that matches every packet.
+    pub fn any(action: Action) -> Self {
+        Self {
+            action,
+            family: None,
+            protocol: None,
+            not_protocol: None,
+            icmp: None,
+            not_icmp: None,
+            source: ActiveEntity::default(),
+            destination: ActiveEntity::default(),
+            annotations: Vec::new(),
+        }
+    }
 }
 
 /// One side of a packet.
@@ -105,6 +141,8 @@ pub struct ActiveEntity {
     pub named_ports: Vec<SetId>,
     pub not_ports: Vec<PortRange>,
     pub not_named_ports: Vec<SetId>,
+    /// In this set of (address, protocol, port): endpoints of a Service. Nothing else is set then.
+    pub service: Option<SetId>,
 }
 
 /// A pod's interface on this node with what it is subject to.
@@ -115,13 +153,31 @@ pub struct ActiveEndpoint {
 }
 
 impl ActiveEndpoint {
-    /// The namespace whose profile it uses.
-    pub(crate) fn profile(&self) -> Option<&Arc<str>> {
+    /// The profiles that it uses.
+    pub fn profiles(&self) -> &[Arc<str>] {
         match &self.policies {
-            EndpointPolicies::Closed(_) => None,
-            EndpointPolicies::Open { namespace, .. } => Some(namespace),
+            EndpointPolicies::Closed(_) => &[],
+            EndpointPolicies::Open { profiles, .. } => profiles,
         }
     }
+}
+
+/// A HostEndpoint of this node with what it is subject to. Which interface it governs is not decided here.
+///
+/// Each list of tiers is in the order of evaluation and has only tiers with a policy that selects the endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ActiveHostEndpoint {
+    pub endpoint: HostEndpoint,
+    /// Before connection tracking (`doNotTrack`).
+    pub untracked: Vec<ActiveTier>,
+    /// Before destination NAT (`preDNAT`); ingress alone.
+    pub pre_dnat: Vec<ActiveTier>,
+    /// What is forwarded (`applyOnForward`).
+    pub forward: Vec<ActiveTier>,
+    /// What local processes send and receive.
+    pub normal: Vec<ActiveTier>,
+    /// Decide where no normal policy does, in this order; after the last one packets are dropped.
+    pub profiles: Vec<Arc<str>>,
 }
 
 /// May packets pass the endpoint, and past which policies?
@@ -130,8 +186,8 @@ pub enum EndpointPolicies {
     /// Every packet is dropped.
     Closed(ClosedReason),
     Open {
-        /// Whose profile decides where no policy does.
-        namespace: Arc<str>,
+        /// Decide where no policy does, in this order; after the last one packets are dropped.
+        profiles: Vec<Arc<str>>,
         /// In the order of evaluation; only tiers with a policy that selects the endpoint.
         tiers: Vec<ActiveTier>,
     },

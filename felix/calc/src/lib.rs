@@ -24,6 +24,6 @@ mod sets;
 
 pub use calc::Calc;
 pub use change::{
-    ActiveEndpoint, ActiveEntity, ActivePolicy, ActiveRule, ActiveTier, Change, ClosedReason,
-    EndpointPolicies, IpSet, Pools, SetId,
+    ActiveEndpoint, ActiveEntity, ActiveHostEndpoint, ActivePolicy, ActiveProfile, ActiveRule, ActiveTier,
+    Change, ClosedReason, EndpointPolicies, IpSet, Pools, SetId,
 };

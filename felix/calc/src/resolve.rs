@@ -18,7 +18,17 @@ pub(crate) fn resolve(policy: &Policy) -> (ActivePolicy, References) {
     };
     let ingress = rules(policy.applies_to_ingress, &policy.ingress);
     let egress = rules(policy.applies_to_egress, &policy.egress);
-    let active = ActivePolicy { key: policy.key.clone(), tier: policy.tier.clone(), ingress, egress };
+    let active = ActivePolicy {
+        key: policy.key.clone(),
+        tier: policy.tier.clone(),
+        selector: policy.selector.clone(),
+        ingress,
+        egress,
+        do_not_track: policy.do_not_track,
+        pre_dnat: policy.pre_dnat,
+        generation: policy.generation,
+        uid: policy.uid.clone(),
+    };
     (active, references)
 }
 
@@ -32,6 +42,7 @@ fn resolve_rule(rule: &Rule, references: &mut References) -> ActiveRule {
         not_icmp: rule.not_icmp,
         source: resolve_entity(&rule.source, rule.protocol, references),
         destination: resolve_entity(&rule.destination, rule.protocol, references),
+        annotations: rule.annotations.clone(),
     }
 }
 
@@ -80,5 +91,6 @@ fn resolve_entity(
         named_ports,
         not_ports: ranges(&entity.not_ports),
         not_named_ports,
+        service: None,
     }
 }

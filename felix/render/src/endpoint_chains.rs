@@ -11,18 +11,18 @@ use model::{Direction, PolicyKey, PortRange, Protocol};
 
 use crate::names::{
     ACCEPT, ESTABLISHED, IPIP, PASS, clear_mark, conntrack, endpoint_chain, mark_clear, mark_set,
-    namespace_profile, policy_chain, profile_chain, protocol, via,
+    policy_chain, profile_chain, protocol, via,
 };
 
 /// The chain of what an endpoint receives or sends; a packet that may pass returns with the accept mark.
 pub(crate) fn render_endpoint(endpoint: &ActiveEndpoint, direction: Direction) -> Chain {
     let name = endpoint_chain(direction, &endpoint.local.interface);
-    let (namespace, tiers) = match &endpoint.policies {
+    let (profiles, tiers) = match &endpoint.policies {
         EndpointPolicies::Closed(reason) => {
             let rules = [PacketRule::new(RuleAction::Drop).comment(format!("Endpoint closed: {reason}"))];
             return Chain { name, rules: rules.into() };
         }
-        EndpointPolicies::Open { namespace, tiers } => (namespace, tiers),
+        EndpointPolicies::Open { profiles, tiers } => (profiles, tiers),
     };
     let mut rules = vec![
         PacketRule::new(RuleAction::Accept).when(conntrack(&ESTABLISHED)),
@@ -43,9 +43,10 @@ pub(crate) fn render_endpoint(endpoint: &ActiveEndpoint, direction: Direction) -
     for tier in tiers {
         render_tier(tier, direction, &mut rules);
     }
-    let profile = profile_chain(direction, &namespace_profile(namespace));
-    rules.push(PacketRule::new(RuleAction::Jump(profile)));
-    rules.push(returns("Return if profile accepted").when(mark_set(ACCEPT)));
+    for profile in profiles {
+        rules.push(PacketRule::new(RuleAction::Jump(profile_chain(direction, profile))));
+        rules.push(returns("Return if profile accepted").when(mark_set(ACCEPT)));
+    }
     rules.push(PacketRule::new(RuleAction::Drop).comment("Drop if no profiles matched"));
     Chain { name, rules: rules.into() }
 }

@@ -39,11 +39,6 @@ pub(crate) fn policy_chain(direction: Direction, key: &PolicyKey) -> ChainName {
     ChainName::limited(prefix, &key.to_string())
 }
 
-/// Name of the profile that every pod of a namespace has.
-pub(crate) fn namespace_profile(namespace: &str) -> String {
-    format!("kns.{namespace}")
-}
-
 pub(crate) fn profile_chain(direction: Direction, profile: &str) -> ChainName {
     let prefix = match direction {
         Direction::Ingress => "cali-pri-",

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use felix_calc::{ActiveEndpoint, ActivePolicy, Change, Pools, SetId};
+use felix_calc::{ActiveEndpoint, ActivePolicy, ActiveProfile, Change, Pools, SetId};
 use kernel::{
     Chain, ChainName, Hook, HookName, InterfaceSide, IpSet, IpSetKind, IpSetMember, IptablesTable, Neighbour,
     NeighbourKey, Route, RouteKey,
@@ -14,7 +14,7 @@ use model::{Cidr, Direction, Family, FelixConfiguration, HostInterface, PolicyKe
 use crate::endpoint_chains::{Dispatch, render_dispatch, render_endpoint};
 use crate::names::{
     ALL_HOSTS, FROM_WORKLOAD_DISPATCH, MASQUERADE_POOLS, NETWORK_POOLS, THIS_HOST, TO_WORKLOAD_DISPATCH,
-    endpoint_chain, namespace_profile, policy_chain, profile_chain, set_name,
+    endpoint_chain, policy_chain, profile_chain, set_name,
 };
 use crate::pod_state::{addresses, is_interface_name, route, sysctls};
 use crate::policy_chains::{render_policy, render_profile};
@@ -55,8 +55,7 @@ pub struct Renderer {
     settings: RenderSettings,
     configuration: FelixConfiguration,
     policies: BTreeMap<PolicyKey, Arc<ActivePolicy>>,
-    /// Namespaces whose profile is used.
-    profiles: BTreeSet<Arc<str>>,
+    profiles: BTreeMap<Arc<str>, Arc<ActiveProfile>>,
     endpoints: BTreeMap<HostInterface, Arc<ActiveEndpoint>>,
     hosts: Arc<BTreeSet<IpAddr>>,
     host_addresses: BTreeSet<IpAddr>,
@@ -85,7 +84,7 @@ impl Renderer {
             settings,
             configuration: FelixConfiguration::default(),
             policies: BTreeMap::new(),
-            profiles: BTreeSet::new(),
+            profiles: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             hosts: Arc::default(),
             host_addresses: BTreeSet::new(),
@@ -112,7 +111,8 @@ impl Renderer {
             Change::IpSet(id, set) => self.set_ip_set(&id, set.as_ref()),
             Change::IpSetDelta { id, added, removed } => self.change_ip_set(&id, &added, &removed),
             Change::Policy(key, policy) => self.set_policy(key, policy),
-            Change::Profile { namespace, active } => self.set_profile(namespace, active),
+            Change::Profile(name, profile) => self.set_profile(name, profile),
+            Change::HostEndpoint(..) => {}
             Change::Endpoint(interface, endpoint) => self.set_endpoint(interface, endpoint),
             Change::Hosts(hosts) => {
                 self.hosts = hosts;
@@ -189,7 +189,7 @@ impl Renderer {
             .collect::<Vec<_>>()
             .iter()
             .for_each(|policy| self.render_policy(policy));
-        self.profiles.clone().iter().for_each(|namespace| self.render_profile(namespace));
+        self.profiles.clone().values().for_each(|profile| self.render_profile(profile));
         for endpoint in self.endpoints.values().cloned().collect::<Vec<_>>() {
             self.render_endpoint(&endpoint);
         }
@@ -256,21 +256,23 @@ impl Renderer {
         }
     }
 
-    fn set_profile(&mut self, namespace: Arc<str>, active: bool) {
-        if active {
-            self.render_profile(&namespace);
-            self.profiles.insert(namespace);
-        } else {
-            self.profiles.remove(&namespace);
-            let profile = namespace_profile(&namespace);
-            self.remove_chains(DIRECTIONS.map(|direction| profile_chain(direction, &profile)));
+    fn set_profile(&mut self, name: Arc<str>, profile: Option<Arc<ActiveProfile>>) {
+        match profile {
+            Some(profile) => {
+                self.render_profile(&profile);
+                self.profiles.insert(name, profile);
+            }
+            None => {
+                self.profiles.remove(&name);
+                self.remove_chains(DIRECTIONS.map(|direction| profile_chain(direction, &name)));
+            }
         }
     }
 
-    fn render_profile(&mut self, namespace: &str) {
+    fn render_profile(&mut self, profile: &ActiveProfile) {
         for family in self.families() {
             for direction in DIRECTIONS {
-                self.put_chain(family, render_profile(namespace, direction));
+                self.put_chain(family, render_profile(profile, direction, family));
             }
         }
     }

@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use felix_calc::{
-    ActiveEndpoint, ActiveEntity, ActivePolicy, ActiveTier, Change, EndpointPolicies, Pools, SetId,
+    ActiveEndpoint, ActiveEntity, ActivePolicy, ActiveProfile, ActiveTier, Change, EndpointPolicies, Pools,
+    SetId,
 };
 use kernel::{IpSetKind, IpSetMember};
 use model::{FelixConfiguration, HostInterface, PolicyKey};
@@ -14,7 +15,7 @@ use model::{FelixConfiguration, HostInterface, PolicyKey};
 pub struct Fake {
     sets: BTreeMap<SetId, (IpSetKind, BTreeSet<IpSetMember>)>,
     policies: BTreeMap<PolicyKey, Arc<ActivePolicy>>,
-    profiles: BTreeSet<Arc<str>>,
+    profiles: BTreeMap<Arc<str>, Arc<ActiveProfile>>,
     endpoints: BTreeMap<HostInterface, Arc<ActiveEndpoint>>,
     configuration: Option<FelixConfiguration>,
     hosts: Arc<BTreeSet<IpAddr>>,
@@ -53,13 +54,17 @@ impl Fake {
                 assert_ne!(old, Some(policy), "a policy is told twice");
             }
             Change::Policy(key, None) => assert!(self.policies.remove(&key).is_some(), "{key} was not there"),
-            Change::Profile { namespace, active: true } => assert!(self.profiles.insert(namespace)),
-            Change::Profile { namespace, active: false } => assert!(self.profiles.remove(&namespace)),
+            Change::Profile(name, Some(profile)) => {
+                let old = self.profiles.insert(name, profile.clone());
+                assert_ne!(old, Some(profile), "a profile is told twice");
+            }
+            Change::Profile(name, None) => assert!(self.profiles.remove(&name).is_some()),
             Change::Endpoint(interface, Some(endpoint)) => {
                 let old = self.endpoints.insert(interface, endpoint.clone());
                 assert_ne!(old, Some(endpoint), "an endpoint is told twice");
             }
             Change::Endpoint(interface, None) => assert!(self.endpoints.remove(&interface).is_some()),
+            Change::HostEndpoint(name, _) => panic!("nobody told of {name}"),
             Change::Hosts(hosts) => self.hosts = hosts,
             Change::Pools(pools) => self.pools = pools,
             Change::TunnelAddress(address) => self.tunnel = address,
@@ -75,8 +80,10 @@ impl Fake {
             }
         }
         for (interface, endpoint) in &self.endpoints {
-            let EndpointPolicies::Open { namespace, tiers } = &endpoint.policies else { continue };
-            assert!(self.profiles.contains(namespace), "{interface} needs the profile of {namespace}");
+            let EndpointPolicies::Open { profiles, tiers } = &endpoint.policies else { continue };
+            for name in profiles {
+                assert!(self.profiles.contains_key(name), "{interface} needs the profile {name}");
+            }
             for key in tiers.iter().flat_map(|tier| tier.ingress.iter().chain(&tier.egress)) {
                 assert!(self.policies.contains_key(key), "{interface} refers to {key}, which is not there");
             }
