@@ -6,7 +6,7 @@ use crate::attribute_code::{self as ac, EXTENDED, OPTIONAL, PARTIAL, TRANSITIVE}
 use crate::attributes::is_unread;
 use crate::{
     AS_TRANS, AfiSafi, Aggregator, Family, HEADER_LEN, MAX_EXTENDED_LEN, MAX_LEN, MessageType, NextHop,
-    PathAttributes, Prefix,
+    PathAttributes, Prefix, Update, UpdateContext,
 };
 
 /// What of the session changes how an UPDATE is written.
@@ -77,47 +77,176 @@ pub fn encode_reach<R: Route>(
     options: EncodeOptions,
 ) -> Result<(), TooLong> {
     let Some(family) = routes.first().map(|r| r.prefix().family()) else { return Ok(()) };
-    let add_path = options.add_path[family.index()];
     // Routes stand at the end of the message, or inside MP_REACH_NLRI, which comes first (RFC 7606 §5.1).
-    let classic = family == Family::Ipv4 && matches!(attributes.next_hop, NextHop::V4(_));
+    let classic = is_classic(family, attributes.next_hop);
     let start = out.len();
     begin(out);
-    let mp_at = out.len();
     if !classic {
         begin_mp_reach(out, family, attributes.next_hop);
     }
     let attributes_at = out.len();
     encode_attributes(out, attributes, classic, options);
     let (used, head) = (out.len() - start, out.len() - attributes_at);
-    let Some(room) = options.max_len().checked_sub(used).filter(|room| *room >= MAX_ROUTE) else {
+    let Some(room) = room(used, options) else {
         out.truncate(start);
         return Err(TooLong(head));
     };
     if classic {
-        patch_u16(out, mp_at - 2, head);
-        let (lead, mut rest) = (start..out.len(), push_routes(out, routes, room, add_path));
-        finish(out, start);
-        while !rest.is_empty() {
-            let at = out.len();
-            out.extend_from_within(lead.clone());
-            rest = push_routes(out, rest, room, add_path);
-            finish(out, at);
-        }
+        pack_classic(out, start, routes, room, options);
         return Ok(());
     }
     out.truncate(attributes_at);
-    let (lead, mut rest) = (start..attributes_at, push_routes(out, routes, room, add_path));
-    let head_at = out.len();
-    encode_attributes(out, attributes, classic, options);
-    finish_mp(out, start, head);
+    let tail = |out: &mut Vec<u8>| encode_attributes(out, attributes, classic, options);
+    pack_mp(out, start, routes, room, options, tail);
+    Ok(())
+}
+
+/// Attributes as the messages of a session carry them: encoded once, sent with whatever routes have them.
+///
+/// An octet that says how long the beginning of MP_REACH_NLRI is, that beginning (none for IPv4 routes with an IPv4
+/// next hop), all other attributes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WireAttributes<'a>(&'a [u8]);
+
+impl<'a> WireAttributes<'a> {
+    /// Writes `attributes` for routes of a family into `out`, in place of what is there.
+    ///
+    /// # Errors
+    /// When they leave no room for a route in a message.
+    pub fn write(
+        out: &'a mut Vec<u8>,
+        attributes: &PathAttributes,
+        family: Family,
+        options: EncodeOptions,
+    ) -> Result<Self, TooLong> {
+        let classic = is_classic(family, attributes.next_hop);
+        out.clear();
+        out.push(0);
+        if !classic {
+            begin_mp_reach(out, family, attributes.next_hop);
+            out[0] = (out.len() - 1) as u8;
+        }
+        let head = out.len();
+        encode_attributes(out, attributes, classic, options);
+        match room(LEAD + out.len() - 1, options) {
+            Some(_) => Ok(Self(out)),
+            None => Err(TooLong(out.len() - head)),
+        }
+    }
+
+    /// Takes octets that [`Self::write`] made.
+    pub fn of(octets: &'a [u8]) -> Self {
+        Self(octets)
+    }
+
+    /// All octets: attributes with equal ones are equal.
+    pub fn octets(self) -> &'a [u8] {
+        self.0
+    }
+
+    /// The beginning of MP_REACH_NLRI, and the other attributes.
+    fn parts(self) -> (&'a [u8], &'a [u8]) {
+        let (len, rest) = self.0.split_first().unwrap_or((&0, &[]));
+        rest.split_at_checked(usize::from(*len)).unwrap_or_default()
+    }
+
+    /// Reads them again, as who gets them would. `None` when the octets are of something else.
+    pub fn to_path(self, options: EncodeOptions, internal: bool) -> Option<PathAttributes> {
+        let (mp, attributes) = self.parts();
+        let mut body = vec![0, 0, 0, 0];
+        body.extend_from_slice(mp);
+        if let Some(len) = mp.len().checked_sub(4) {
+            body[6..8].copy_from_slice(&(len as u16).to_be_bytes());
+        }
+        body.extend_from_slice(attributes);
+        let len = body.len() - 4;
+        patch_u16(&mut body, 2, len);
+        let context =
+            UpdateContext { as4: options.as4, internal, v4_over_v6: true, ..UpdateContext::default() };
+        let update = Update::parse(&body, context).ok()?;
+        let next_hop = update.mp_reach.map(|mp| mp.next_hop);
+        let next_hop = next_hop.or(update.attributes.next_hop.map(NextHop::V4))?;
+        Some(update.attributes.to_path(next_hop))
+    }
+}
+
+/// Appends UPDATEs that announce `routes` (all of one family) with attributes that were written for that family and
+/// these options.
+pub fn encode_reach_wire<R: Route>(
+    out: &mut Vec<u8>,
+    attributes: WireAttributes<'_>,
+    routes: &[R],
+    options: EncodeOptions,
+) {
+    let (mp, others) = attributes.parts();
+    let Some(room) = room(LEAD + mp.len() + others.len(), options).filter(|_| !routes.is_empty()) else {
+        return;
+    };
+    let start = out.len();
+    begin(out);
+    if mp.is_empty() {
+        out.extend_from_slice(others);
+        return pack_classic(out, start, routes, room, options);
+    }
+    out.extend_from_slice(mp);
+    pack_mp(out, start, routes, room, options, |out| out.extend_from_slice(others));
+}
+
+/// Whether routes stand at the end of the message, and not inside MP_REACH_NLRI.
+fn is_classic(family: Family, next_hop: NextHop) -> bool {
+    family == Family::Ipv4 && matches!(next_hop, NextHop::V4(_))
+}
+
+/// Octets for routes in a message, when there is room for the longest one.
+fn room(used: usize, options: EncodeOptions) -> Option<usize> {
+    options.max_len().checked_sub(used).filter(|room| *room >= MAX_ROUTE)
+}
+
+/// Appends routes to the head of a message that begins at `start`, and messages with the same head for the others.
+fn pack_classic<R: Route>(
+    out: &mut Vec<u8>,
+    start: usize,
+    routes: &[R],
+    room: usize,
+    options: EncodeOptions,
+) {
+    let add_path = options.add_path[routes[0].prefix().family().index()];
+    let lead = start..out.len();
+    patch_u16(out, start + LEAD - 2, lead.len() - LEAD);
+    let mut rest = push_routes(out, routes, room, add_path);
+    finish(out, start);
     while !rest.is_empty() {
         let at = out.len();
         out.extend_from_within(lead.clone());
         rest = push_routes(out, rest, room, add_path);
-        out.extend_from_within(head_at..head_at + head);
-        finish_mp(out, at, head);
+        finish(out, at);
     }
-    Ok(())
+}
+
+/// Appends routes to the MP_REACH_NLRI of a message that begins at `start`, and the attributes after it; and
+/// messages with the same attributes for the other routes.
+fn pack_mp<R: Route>(
+    out: &mut Vec<u8>,
+    start: usize,
+    routes: &[R],
+    room: usize,
+    options: EncodeOptions,
+    mut tail: impl FnMut(&mut Vec<u8>),
+) {
+    let add_path = options.add_path[routes[0].prefix().family().index()];
+    let lead = start..out.len();
+    let mut rest = push_routes(out, routes, room, add_path);
+    let tail_at = out.len();
+    tail(out);
+    let tail = tail_at..out.len();
+    finish_mp(out, start, tail.len());
+    while !rest.is_empty() {
+        let at = out.len();
+        out.extend_from_within(lead.clone());
+        rest = push_routes(out, rest, room, add_path);
+        out.extend_from_within(tail.clone());
+        finish_mp(out, at, tail.len());
+    }
 }
 
 /// Appends UPDATEs that withdraw `routes` (all of one family).

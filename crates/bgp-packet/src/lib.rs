@@ -30,7 +30,10 @@ pub use as_path::{AS_TRANS, AsPath, Segment, SegmentKind};
 pub use attributes::Attributes;
 pub use capability::{AddPathMode, Capability, GracefulRestart, Role};
 pub use community::{Community, InvalidCommunity, LargeCommunity};
-pub use encode::{EncodeOptions, Route, TooLong, encode_end_of_rib, encode_reach, encode_unreach};
+pub use encode::{
+    EncodeOptions, Route, TooLong, WireAttributes, encode_end_of_rib, encode_reach, encode_reach_wire,
+    encode_unreach,
+};
 pub use error::{AttributeProblem, DecodeError, Disposition, Fault};
 pub use family::{AfiSafi, Family};
 pub use message::{

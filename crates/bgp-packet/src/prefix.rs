@@ -38,6 +38,18 @@ impl Prefix {
         Ok(Self { family, bits: masked(bits, len), len })
     }
 
+    /// The IPv4 prefix of `len` bits (32 at most) that the address `bits` lies in.
+    #[inline]
+    pub fn v4(bits: u32, len: u8) -> Self {
+        Self::read_v4(&bits.to_be_bytes(), len.min(32))
+    }
+
+    /// The IPv6 prefix of `len` bits (128 at most) that the address `bits` lies in.
+    #[inline]
+    pub fn v6(bits: u128, len: u8) -> Self {
+        Self::read_v6(&bits.to_be_bytes(), len.min(128))
+    }
+
     /// The single-address prefix of `address`.
     pub fn host(address: IpAddr) -> Self {
         let len = Family::of(address).max_len();

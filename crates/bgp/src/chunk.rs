@@ -5,11 +5,11 @@ use std::net::Ipv4Addr;
 use std::ops::Range;
 use std::sync::Arc;
 
-use bgp_packet::{EncodeOptions, Family, Prefix, Route, encode_reach, encode_unreach};
+use bgp_packet::{EncodeOptions, Family, Prefix, Route, encode_reach_wire, encode_unreach};
 use bytes::Bytes;
 
-use crate::intern::{AttrId, AttributeTable};
 use crate::path::{PeerIndex, Source};
+use crate::sent::{SentId, SentTable};
 use crate::update_group::PIECE;
 
 /// A path identifier (0 without ADD-PATH) and a prefix.
@@ -70,12 +70,51 @@ fn of(list: &[(Owner, Range<u32>)], who: Owner) -> impl Iterator<Item = Range<u3
     list[start..].iter().take_while(move |(other, _)| *other == who).map(|(_, range)| range.clone())
 }
 
+/// So many withdrawn routes of one source are worth messages of their own, which the source does not get.
+const MANY: usize = if cfg!(test) { 2 } else { 64 };
+
+/// A route that goes out.
+#[derive(Debug)]
+struct Reach {
+    attributes: SentId,
+    source: Source,
+    route: PathRoute,
+}
+
+/// A withdrawn route, and somebody who is a special case.
+#[derive(Debug)]
+struct Unreach<W> {
+    who: W,
+    route: PathRoute,
+}
+
+impl Route for Reach {
+    fn path_id(&self) -> u32 {
+        self.route.0
+    }
+
+    fn prefix(&self) -> &Prefix {
+        &self.route.1
+    }
+}
+
+impl<W> Route for Unreach<W> {
+    fn path_id(&self) -> u32 {
+        self.route.0
+    }
+
+    fn prefix(&self) -> &Prefix {
+        &self.route.1
+    }
+}
+
 /// Gathers routes, and makes a [`Chunk`] of them.
 #[derive(Debug, Default)]
 pub(crate) struct ChunkBuilder {
-    reach: Vec<(AttrId, Source, PathRoute)>,
+    reach: Vec<Reach>,
     unreach: [Vec<PathRoute>; 2],
-    unreach_at: Vec<(Owner, PathRoute)>,
+    unreach_but: Vec<Unreach<PeerIndex>>,
+    unreach_at: Vec<Unreach<Owner>>,
     bytes: Vec<u8>,
     common: usize,
     except: Vec<(Owner, Range<u32>)>,
@@ -84,44 +123,37 @@ pub(crate) struct ChunkBuilder {
 
 impl ChunkBuilder {
     /// All but the source get the route.
-    pub(crate) fn reach(&mut self, attributes: AttrId, source: Source, route: PathRoute) {
-        self.reach.push((attributes, source, route));
+    pub(crate) fn reach(&mut self, attributes: SentId, source: Source, route: PathRoute) {
+        self.reach.push(Reach { attributes, source, route });
     }
 
-    /// All lose the route.
-    pub(crate) fn unreach(&mut self, route: PathRoute) {
-        self.unreach[route.1.family().index()].push(route);
+    /// All lose the route; `source` never had it from us and need not be told.
+    pub(crate) fn unreach(&mut self, source: Option<PeerIndex>, route: PathRoute) {
+        match source {
+            Some(who) => self.unreach_but.push(Unreach { who, route }),
+            None => self.unreach[route.1.family().index()].push(route),
+        }
     }
 
     /// Who owns the route now loses what it had.
     pub(crate) fn unreach_at(&mut self, source: Source, originator: Option<Ipv4Addr>, route: PathRoute) {
         let owners = [source.as_peer().map(Owner::Source), originator.map(Owner::Originator)];
-        self.unreach_at.extend(owners.into_iter().flatten().map(|owner| (owner, route)));
+        self.unreach_at.extend(owners.into_iter().flatten().map(|who| Unreach { who, route }));
     }
 
     /// Makes the messages: withdrawals first, then as many routes of one source and attributes as a message
     /// takes.
-    pub(crate) fn encode(&mut self, attributes: &AttributeTable, options: EncodeOptions, internal: bool) {
-        let Self { reach, unreach, unreach_at, bytes, except, only, common } = self;
-        unreach.iter().for_each(|routes| append_unreach(bytes, routes, options));
-        reach.sort_by_key(|(id, source, route)| (*id, *source, route.1.family()));
-        let mut routes = Vec::new();
-        let same = |a: &(AttrId, Source, PathRoute), b: &(AttrId, Source, PathRoute)| {
-            (a.0, a.1, a.2.1.family()) == (b.0, b.1, b.2.1.family())
-        };
-        for run in reach.chunk_by(same) {
-            let (id, source, _) = run[0];
-            let set = attributes.get(id);
-            routes.clear();
-            routes.extend(run.iter().map(|(_, _, route)| *route));
+    pub(crate) fn encode(&mut self, sent: &SentTable, options: EncodeOptions, internal: bool) {
+        self.encode_unreach(options);
+        let Self { reach, unreach_at, bytes, except, only, common, .. } = self;
+        reach.sort_by_key(|r| (r.attributes, r.source, r.route.1.family()));
+        let key = |r: &Reach| (r.attributes, r.source, r.route.1.family());
+        for run in reach.chunk_by(|a, b| key(a) == key(b)) {
+            let Reach { attributes, source, .. } = run[0];
             let start = bytes.len() as u32;
-            if encode_reach(bytes, set, &routes, options).is_err() {
-                // Export has made sure that this does not happen; what members have must not stay then.
-                append_unreach(bytes, &routes, options);
-                continue;
-            }
+            encode_reach_wire(bytes, sent.wire(attributes), run, options);
             let range = start..bytes.len() as u32;
-            if let Some(originator) = set.originator_id.filter(|_| internal) {
+            if let Some(originator) = sent.originator(attributes).filter(|_| internal) {
                 except.push((Owner::Originator(originator), range.clone()));
             }
             if let Some(source) = source.as_peer() {
@@ -129,25 +161,34 @@ impl ChunkBuilder {
             }
         }
         *common = bytes.len();
-        unreach_at.sort_by_key(|(owner, route)| (*owner, route.1.family()));
-        for run in unreach_at.chunk_by(|a, b| (a.0, a.1.1.family()) == (b.0, b.1.1.family())) {
+        unreach_at.sort_by_key(|u| (u.who, u.route.1.family()));
+        for run in unreach_at.chunk_by(|a, b| (a.who, a.route.1.family()) == (b.who, b.route.1.family())) {
             let start = bytes.len() as u32;
-            routes.clear();
-            routes.extend(run.iter().map(|(_, route)| *route));
-            append_unreach(bytes, &routes, options);
-            only.push((run[0].0, start..bytes.len() as u32));
+            encode_unreach(bytes, run, options);
+            only.push((run[0].who, start..bytes.len() as u32));
         }
         except.sort_by_key(|(who, range)| (*who, range.start));
+    }
+
+    fn encode_unreach(&mut self, options: EncodeOptions) {
+        let Self { unreach, unreach_but, bytes, except, .. } = self;
+        unreach_but.sort_by_key(|u| (u.who, u.route.1.family()));
+        for run in unreach_but.chunk_by(|a, b| (a.who, a.route.1.family()) == (b.who, b.route.1.family())) {
+            if run.len() < MANY {
+                unreach[run[0].route.1.family().index()].extend(run.iter().map(|u| u.route));
+                continue;
+            }
+            let start = bytes.len() as u32;
+            encode_unreach(bytes, run, options);
+            except.push((Owner::Source(run[0].who), start..bytes.len() as u32));
+        }
+        unreach.iter().for_each(|routes| encode_unreach(bytes, routes, options));
     }
 
     pub(crate) fn finish(self, next: u32) -> Chunk {
         let Self { bytes, common, except, only, .. } = self;
         Chunk { next, bytes: bytes.into(), common, except, only }
     }
-}
-
-fn append_unreach<R: Route>(bytes: &mut Vec<u8>, routes: &[R], options: EncodeOptions) {
-    encode_unreach(bytes, routes, options);
 }
 
 /// Which piece of a log, and which families of it.

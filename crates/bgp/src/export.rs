@@ -1,14 +1,14 @@
 //! Routes on their way out. Owns who may get a route and how its attributes change; keeps no state but a memo.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 
-use bgp_packet::{Community, Family, NextHop, PathAttributes, Prefix, encode_reach};
+use bgp_packet::{Community, Family, NextHop, PathAttributes, Prefix, WireAttributes};
 
 use crate::intern::AttrId;
 use crate::path::{Path, Source};
 use crate::policy::{Edit, Facts};
 use crate::rib::Rib;
+use crate::sent::SentId;
 use crate::table::Slot;
 use crate::update_group::GroupKey;
 use crate::{Config, NextHopMode, SourceKind, Verdict, admission};
@@ -16,9 +16,6 @@ use crate::{Config, NextHopMode, SourceKind, Verdict, admission};
 /// MED of routes that other routers of our AS told us (RFC 4271 §5.1.4 leaves the value to us); our own
 /// routes carry none, which counts as 0.
 const PASSED_ON_MED: u32 = 100;
-/// Attributes that are shorter than this fit into every message.
-const SHORT: usize = 2048;
-
 /// Why a peer does not get the best route to a prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Withheld {
@@ -59,23 +56,34 @@ pub(crate) struct Exporter<'a> {
 /// What an export comes to depends on this alone, unless policy looks at the prefix or changes attributes.
 type MemoKey = (AttrId, Source, bool, Family);
 
-/// Exports of the batch at hand: routes with the same attributes are worked out once.
+/// Places of a [`Memo`].
+const PLACES: usize = 256;
+
+/// Exports of the batch at hand: routes with the same attributes are worked out once. Each attribute set has one
+/// place, which the next one that comes there takes over.
 #[derive(Debug, Default)]
 pub(crate) struct Memo {
-    last: Option<(MemoKey, Option<AttrId>)>,
-    known: HashMap<MemoKey, Option<AttrId>>,
+    known: Vec<Option<(MemoKey, Option<SentId>)>>,
+    /// Octets being made.
+    scratch: Vec<u8>,
 }
 
 impl Memo {
     pub(crate) fn forget(&mut self) {
-        self.last = None;
         self.known.clear();
+    }
+
+    fn place(&mut self, key: &MemoKey) -> &mut Option<(MemoKey, Option<SentId>)> {
+        if self.known.is_empty() {
+            self.known.resize(PLACES, None);
+        }
+        &mut self.known[key.0.at() % PLACES]
     }
 }
 
 impl Exporter<'_> {
     /// The attributes that the group's members are to get for a route; `None` when they must not get it.
-    pub(crate) fn exported(&self, rib: &mut Rib, memo: &mut Memo, slot: Slot, path: &Path) -> Option<AttrId> {
+    pub(crate) fn exported(&self, rib: &mut Rib, memo: &mut Memo, slot: Slot, path: &Path) -> Option<SentId> {
         let key = (path.attributes, path.source, path.long_stale, rib.family(slot));
         let policy = &self.key.policy;
         if !policy.accepts_all() {
@@ -88,25 +96,29 @@ impl Exporter<'_> {
             }
             if let Edit::Changed(changed) = edit {
                 let attributes = self.finish(rib, path, key.3, *changed).ok()?;
-                return Some(rib.attributes.intern(attributes));
+                return self.intern(rib, &mut memo.scratch, key.3, &attributes);
             }
         }
-        if let Some((_, known)) = memo.last.filter(|(last, _)| *last == key) {
+        if let Some((_, known)) = memo.place(&key).filter(|(known, _)| *known == key) {
             return known;
         }
-        let exported = match memo.known.get(&key) {
-            Some(known) => *known,
-            None => {
-                let attributes = rib.attributes.get(path.attributes).clone();
-                let permitted = self.permitted(rib, path, &attributes);
-                let finished = permitted.and_then(|_| self.finish(rib, path, key.3, (*attributes).clone()));
-                let exported = finished.ok().map(|attributes| rib.attributes.intern(attributes));
-                memo.known.insert(key, exported);
-                exported
-            }
-        };
-        memo.last = Some((key, exported));
+        let attributes = rib.attributes.get(path.attributes);
+        let permitted = self.permitted(rib, path, attributes);
+        let finished = permitted.and_then(|_| self.finish(rib, path, key.3, (**attributes).clone()));
+        let exported = finished.ok().and_then(|a| self.intern(rib, &mut memo.scratch, key.3, &a));
+        *memo.place(&key) = Some((key, exported));
         exported
+    }
+
+    fn intern(
+        &self,
+        rib: &mut Rib,
+        scratch: &mut Vec<u8>,
+        family: Family,
+        attributes: &PathAttributes,
+    ) -> Option<SentId> {
+        let wire = WireAttributes::write(scratch, attributes, family, self.key.options).ok()?;
+        Some(rib.sent.intern(wire, attributes.originator_id))
     }
 
     /// The attributes that the group's members get for a route, or why they do not get it.
@@ -122,7 +134,11 @@ impl Exporter<'_> {
         if let Verdict::Reject(rule) = self.key.policy.apply(facts(rib, prefix, source), &mut edit) {
             return Err(Withheld::Policy(rule));
         }
-        self.finish(rib, path, prefix.family(), edit.current().clone())
+        let attributes = self.finish(rib, path, prefix.family(), edit.current().clone())?;
+        match WireAttributes::write(&mut Vec::new(), &attributes, prefix.family(), self.key.options) {
+            Ok(_) => Ok(attributes),
+            Err(_) => Err(Withheld::TooLong),
+        }
     }
 
     /// Whether the rules of BGP let members have the route, policy aside.
@@ -171,7 +187,7 @@ impl Exporter<'_> {
         }
         admission::let_out(self.config, self.key, path, &mut attributes)?;
         self.set_next_hop(family, path, &mut attributes).ok_or(Withheld::NextHop)?;
-        if self.fits(family, &attributes) { Ok(attributes) } else { Err(Withheld::TooLong) }
+        Ok(attributes)
     }
 
     fn for_internal(&self, rib: &Rib, path: &Path, attributes: &mut PathAttributes) {
@@ -227,24 +243,6 @@ impl Exporter<'_> {
             Some(global) => Some(NextHop::V6(global, (!self.key.internal).then_some(local))),
             None => (!self.key.internal).then_some(NextHop::V6(local, None)),
         }
-    }
-
-    /// Whether a message can carry the attributes.
-    fn fits(&self, family: Family, attributes: &PathAttributes) -> bool {
-        let lists = attributes.communities.len() * 4
-            + attributes.extended_communities.len() * 8
-            + attributes.large_communities.len() * 12
-            + attributes.cluster_list.len() * 4
-            + attributes.unknown.iter().map(|a| a.value.len() + 4).sum::<usize>();
-        if attributes.as_path.hops() * 6 + lists < SHORT {
-            return true;
-        }
-        let longest = match family {
-            Family::Ipv4 => IpAddr::V4([255; 4].into()),
-            Family::Ipv6 => IpAddr::V6(Ipv6Addr::from([255; 16])),
-        };
-        let mut bytes = Vec::new();
-        encode_reach(&mut bytes, attributes, &[(0_u32, Prefix::host(longest))], self.key.options).is_ok()
     }
 }
 

@@ -19,12 +19,29 @@ impl Seed {
         fold(fold(self.0 ^ a, MULTIPLIER) ^ b, MULTIPLIER)
     }
 
+    /// Hash of octets.
+    pub(crate) fn octets(self, octets: &[u8]) -> u64 {
+        let mut state = State(self.0);
+        state.write(octets);
+        state.finish()
+    }
+
     /// Hash of anything.
     pub(crate) fn of(self, value: &impl Hash) -> u64 {
         let mut state = State(self.0);
         value.hash(&mut state);
         state.finish()
     }
+}
+
+/// Half of a hash.
+pub(crate) fn short(hash: u64) -> u32 {
+    (hash >> 32) as u32 ^ hash as u32
+}
+
+/// A hash for an index, which looks at both ends of it.
+pub(crate) fn spread(hash: u32) -> u64 {
+    u64::from(hash) << 32 | u64::from(hash)
 }
 
 fn fold(a: u64, b: u64) -> u64 {

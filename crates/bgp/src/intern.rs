@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bgp_packet::PathAttributes;
 use hashbrown::HashTable;
 
-use crate::hash::Seed;
+use crate::hash::{Seed, short, spread};
 
 /// Names a set of attributes; equal names are equal attributes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -21,7 +21,7 @@ impl AttrId {
         Self(number.expect("memory is full long before four thousand million sets of attributes"))
     }
 
-    fn at(self) -> usize {
+    pub(crate) fn at(self) -> usize {
         self.0.get() as usize - 1
     }
 }
@@ -40,11 +40,16 @@ struct Set {
 pub(crate) struct Marks(Vec<u64>);
 
 impl Marks {
-    pub(crate) fn mark(&mut self, id: AttrId) {
-        self.0[id.at() / 64] |= 1 << (id.at() % 64);
+    /// None of `count` is marked.
+    pub(crate) fn new(count: usize) -> Self {
+        Self(vec![0; count.div_ceil(64)])
     }
 
-    fn has(&self, at: usize) -> bool {
+    pub(crate) fn mark(&mut self, at: usize) {
+        self.0[at / 64] |= 1 << (at % 64);
+    }
+
+    pub(crate) fn has(&self, at: usize) -> bool {
         self.0[at / 64] & (1 << (at % 64)) != 0
     }
 }
@@ -114,7 +119,7 @@ impl AttributeTable {
 
     /// An empty list of marks.
     pub(crate) fn marks(&self) -> Marks {
-        Marks(vec![0; self.sets.len().div_ceil(64)])
+        Marks::new(self.sets.len())
     }
 
     /// Drops what is not marked. Gives back the next hops of what stays.
@@ -143,16 +148,6 @@ impl AttributeTable {
     pub(crate) fn len(&self) -> usize {
         self.index.len()
     }
-}
-
-/// Half of a hash.
-fn short(hash: u64) -> u32 {
-    (hash >> 32) as u32 ^ hash as u32
-}
-
-/// A hash for the index, which looks at both ends of it.
-fn spread(hash: u32) -> u64 {
-    u64::from(hash) << 32 | u64::from(hash)
 }
 
 /// Memory of a set, roughly.
@@ -184,7 +179,7 @@ mod tests {
         assert_eq!((table.intern(attributes(1)), a == b), (a, false));
 
         let mut marks = table.marks();
-        marks.mark(b);
+        marks.mark(b.at());
         table.sweep(&marks);
 
         assert_eq!((table.len(), table.get(b).med), (1, Some(2)));

@@ -44,6 +44,7 @@ mod retire;
 mod rib;
 mod roles;
 mod route_status;
+mod sent;
 mod session;
 mod shutdown;
 mod speaker;

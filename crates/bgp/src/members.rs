@@ -325,7 +325,7 @@ impl Members {
 
     /// Lets the table drop entries without a path that all members have been told of.
     pub(crate) fn collect(&mut self, rib: &mut Rib) {
-        if rib.gone.is_empty() {
+        if rib.gone.is_empty() || !rib.wants_collection() {
             return;
         }
         // `None`: a member that came from another group has routes of which this one may know nothing.

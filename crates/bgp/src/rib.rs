@@ -13,6 +13,7 @@ use crate::intern::{AttrId, AttributeTable, Marks};
 use crate::next_hops::NextHops;
 pub(crate) use crate::path::PeerIndex;
 use crate::path::{Path, Paths, Rejection, Source};
+use crate::sent::SentTable;
 use crate::table::{NO_BEST, Node, Slot, Table};
 use crate::{PeerKey, Reason, Start};
 
@@ -42,6 +43,9 @@ struct Known {
     /// the whole table is no dearer.
     slots: Option<Vec<Slot>>,
 }
+
+/// Fewer entries without a path are left alone unless they are most of the table.
+const FEW_GONE: usize = 1024;
 
 /// A list of slots is kept for a peer with fewer paths than this, or less than a quarter of the table.
 const LISTED: usize = 4096;
@@ -77,6 +81,8 @@ type Identity = Option<(Source, u32, AttrId, bool, bool)>;
 #[derive(Debug)]
 pub(crate) struct Rib {
     pub(crate) attributes: AttributeTable,
+    /// What peers have from us.
+    pub(crate) sent: SentTable,
     pub(crate) hops: NextHops,
     /// How many equally good paths a route may have.
     pub(crate) max_paths: usize,
@@ -103,6 +109,7 @@ impl Rib {
         let seed = Seed::new(start.seed);
         Self {
             attributes: AttributeTable::new(seed),
+            sent: SentTable::new(seed),
             hops: NextHops::new(start.track_next_hops),
             max_paths: 1,
             interfaces: HashMap::new(),
@@ -171,7 +178,7 @@ impl Rib {
 
     /// Removes the path of a source.
     pub(crate) fn remove(&mut self, prefix: &Prefix, source: Source, id: u32) {
-        let Some(slot) = self.table.find(prefix) else { return };
+        let Some(slot) = self.table.find_next(prefix) else { return };
         let node = self.table.node_mut(slot);
         let Some(at) = node.paths.find(source, id) else { return };
         let before = identity(node);
@@ -288,10 +295,18 @@ impl Rib {
         Some(self.table.prefix(slot))
     }
 
+    /// Whether entries without a path are so many that it is worth dropping them. Until then they keep their places,
+    /// and a route that comes back finds its own; most of the table may be gone, but new entries take their places.
+    pub(crate) fn wants_collection(&self) -> bool {
+        let (gone, all) = (self.gone.len(), self.table.len());
+        gone * 4 >= all * 3 || (gone >= FEW_GONE && self.table.is_full())
+    }
+
     /// Takes out the entries without a path that nobody waits for; `seen` says of each whether all sessions
     /// have been told.
     pub(crate) fn collect(&mut self, mut seen: impl FnMut(Slot) -> bool) {
         let (table, mut gone) = (&mut self.table, std::mem::take(&mut self.gone));
+        let mut released = Vec::new();
         gone.retain(|slot| {
             let node = table.node_mut(*slot);
             if !node.paths.is_empty() {
@@ -301,9 +316,10 @@ impl Rib {
             if node.waits.changed || node.waits.owner || !seen(*slot) {
                 return true;
             }
-            table.release(*slot);
+            released.push(*slot);
             false
         });
+        table.release(&released);
         self.gone = gone;
     }
 
@@ -315,25 +331,28 @@ impl Rib {
         }
     }
 
-    /// Drops attributes that neither a path nor a consumer refers to, when it is time.
-    /// `others` marks what consumers refer to. Gives back whether names were dropped.
-    pub(crate) fn sweep(&mut self, others: impl FnOnce(&mut Marks)) -> bool {
-        let wanted = self.attributes.wants_sweep(self.table.len());
+    /// Drops attributes that neither a path nor a peer has, when it is time.
+    /// `sent` marks what peers have. Gives back whether names were dropped.
+    pub(crate) fn sweep(&mut self, sent: impl FnOnce(&mut Marks)) -> bool {
+        let users = self.table.len();
+        let wanted = self.attributes.wants_sweep(users) || self.sent.wants_sweep(users);
         if wanted {
-            self.sweep_now(others);
+            self.sweep_now(sent);
         }
         wanted
     }
 
-    pub(crate) fn sweep_now(&mut self, others: impl FnOnce(&mut Marks)) {
+    pub(crate) fn sweep_now(&mut self, sent: impl FnOnce(&mut Marks)) {
         let mut marks = self.attributes.marks();
         for (_, node) in self.table.nodes() {
             for path in node.paths.as_slice() {
-                marks.mark(path.received);
-                marks.mark(path.attributes);
+                marks.mark(path.received.at());
+                marks.mark(path.attributes.at());
             }
         }
-        others(&mut marks);
+        let mut used = self.sent.marks();
+        sent(&mut used);
+        self.sent.sweep(&used);
         let hops = self.attributes.sweep(&marks);
         self.hops.retain(&hops);
     }

@@ -7,6 +7,7 @@ use bgp_packet::{PathAttributes, Prefix};
 use crate::export::{Exporter, Withheld};
 use crate::path::{PeerIndex, Rejection, Source};
 use crate::rib::RouteSource;
+use crate::sent::SentId;
 use crate::table::Slot;
 use crate::{Config, PeerKey, Reason, Speaker};
 
@@ -102,11 +103,16 @@ impl Speaker {
     pub fn advertised(&self, peer: impl Into<PeerKey>) -> Vec<AdvertisedRoute> {
         let Some(index) = self.by_key.get(&peer.into()) else { return Vec::new() };
         let Some((group, router_id)) = self.members.group(*index) else { return Vec::new() };
+        let mut last: Option<(SentId, Arc<PathAttributes>)> = None;
         let routes = group.adverts_for(&self.rib, *index, router_id);
         let mut routes: Vec<AdvertisedRoute> = routes
-            .map(|(prefix, path_id, id)| {
-                let attributes = self.rib.attributes.get(id).clone();
-                AdvertisedRoute { prefix, path_id, attributes }
+            .filter_map(|(prefix, path_id, id)| {
+                let attributes = match &last {
+                    Some((known, attributes)) if *known == id => Arc::clone(attributes),
+                    _ => Arc::new(self.rib.sent.wire(id).to_path(group.key.options, group.key.internal)?),
+                };
+                last = Some((id, attributes.clone()));
+                Some(AdvertisedRoute { prefix, path_id, attributes })
             })
             .collect();
         routes.sort_by_key(|route| (route.prefix, route.path_id));

@@ -4,7 +4,7 @@
 //! Entries lie side by side in one vector; beside it stands an index of slots for each family. So an IPv4
 //! route with one path takes about 45 octets with all that belongs to it.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use bgp_packet::{Family, Prefix};
 use hashbrown::HashTable;
@@ -15,6 +15,12 @@ use crate::path::Paths;
 
 /// Stands for a prefix.
 pub(crate) type Slot = u32;
+
+/// With more than one of so many entries gone, they are dropped together.
+const MANY: usize = 4;
+
+/// Length of a free entry: no prefix has it.
+const FREE: u8 = u8::MAX;
 
 /// No path is the best.
 pub(crate) const NO_BEST: u32 = u32::MAX;
@@ -51,6 +57,8 @@ pub(crate) struct Table {
     long_free: Vec<u32>,
     index: [HashTable<Slot>; 2],
     free: Vec<Slot>,
+    /// The entry that was found last.
+    last: Slot,
     seed: Seed,
 }
 
@@ -69,6 +77,11 @@ impl Table {
         self.index.iter().map(HashTable::len).sum()
     }
 
+    /// The next entry needs more memory.
+    pub(crate) fn is_full(&self) -> bool {
+        self.free.is_empty() && self.nodes.len() == self.nodes.capacity()
+    }
+
     pub(crate) fn node(&self, slot: Slot) -> &Node {
         &self.nodes[slot as usize]
     }
@@ -84,11 +97,10 @@ impl Table {
     /// The prefix that a slot stands for.
     pub(crate) fn prefix(&self, slot: Slot) -> Prefix {
         let node = self.node(slot);
-        let address = match node.family {
-            Family::Ipv4 => IpAddr::V4(Ipv4Addr::from_bits(node.address)),
-            Family::Ipv6 => IpAddr::V6(Ipv6Addr::from_bits(self.long[node.address as usize])),
-        };
-        Prefix::new(address, node.len).expect("the length came from a prefix of the family")
+        match node.family {
+            Family::Ipv4 => Prefix::v4(node.address, node.len),
+            Family::Ipv6 => Prefix::v6(self.long[node.address as usize], node.len),
+        }
     }
 
     pub(crate) fn family(&self, slot: Slot) -> Family {
@@ -101,8 +113,28 @@ impl Table {
         index.find(hash, |slot| is(&self.nodes, &self.long, *slot, prefix)).copied()
     }
 
+    /// The same, quicker for who asks about many: routes often go, and come again, in the order in which they came,
+    /// so the entry behind the last one is looked at first.
+    pub(crate) fn find_next(&mut self, prefix: &Prefix) -> Option<Slot> {
+        let slot = self.guess(prefix).or_else(|| self.find(prefix))?;
+        self.last = slot;
+        Some(slot)
+    }
+
+    fn guess(&self, prefix: &Prefix) -> Option<Slot> {
+        let next = self.last.wrapping_add(1);
+        let node = self.nodes.get(next as usize)?;
+        let same = node.family == prefix.family() && is(&self.nodes, &self.long, next, prefix);
+        same.then_some(next)
+    }
+
     /// The slot of a prefix; makes an empty entry when there is none.
     pub(crate) fn find_or_insert(&mut self, prefix: &Prefix) -> Slot {
+        self.last = self.guess(prefix).unwrap_or_else(|| self.look_up_or_insert(prefix));
+        self.last
+    }
+
+    fn look_up_or_insert(&mut self, prefix: &Prefix) -> Slot {
         let (nodes, long, seed) = (&self.nodes, &self.long, self.seed);
         let index = &mut self.index[prefix.family().index()];
         let hash = hash(seed, prefix);
@@ -153,8 +185,28 @@ impl Table {
         }
     }
 
-    /// Drops an empty entry; its slot may stand for another prefix from now on.
-    pub(crate) fn release(&mut self, slot: Slot) {
+    /// Drops empty entries; their slots may stand for other prefixes from now on.
+    pub(crate) fn release(&mut self, slots: &[Slot]) {
+        if slots.len() * MANY < self.len() {
+            return slots.iter().for_each(|slot| self.release_one(*slot));
+        }
+        // One walk over the index is cheaper than looking for each.
+        let mut gone = vec![0_u64; self.nodes.len().div_ceil(64)];
+        slots.iter().for_each(|slot| gone[*slot as usize / 64] |= 1 << (slot % 64));
+        for index in &mut self.index {
+            index.retain(|slot| gone[*slot as usize / 64] & (1 << (*slot % 64)) == 0);
+        }
+        for slot in slots {
+            let node = &mut self.nodes[*slot as usize];
+            node.len = FREE;
+            if node.family == Family::Ipv6 {
+                self.long_free.push(node.address);
+            }
+        }
+        self.free.extend(slots.iter().rev());
+    }
+
+    fn release_one(&mut self, slot: Slot) {
         let node = &self.nodes[slot as usize];
         let (family, address) = (node.family, node.address);
         let hash = match family {
@@ -163,6 +215,7 @@ impl Table {
         };
         if let Ok(entry) = self.index[family.index()].find_entry(hash, |other| *other == slot) {
             entry.remove();
+            self.nodes[slot as usize].len = FREE;
             self.free.push(slot);
             if family == Family::Ipv6 {
                 self.long_free.push(address);
@@ -208,6 +261,8 @@ fn beside(group: u64, place: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
     use super::*;
 
     #[test]
@@ -236,7 +291,7 @@ mod tests {
         let slots = table.slots();
         for prefix in unique.iter().step_by(2) {
             let slot = table.find(prefix).unwrap();
-            table.release(slot);
+            table.release(&[slot]);
         }
 
         for (n, prefix) in unique.iter().enumerate() {
@@ -244,5 +299,18 @@ mod tests {
             table.find_or_insert(prefix);
         }
         assert_eq!((table.slots(), table.len()), (slots, unique.len()), "slots are used again");
+
+        for prefix in &unique {
+            assert_eq!((table.find_next(prefix), table.find(prefix).is_some()), (table.find(prefix), true));
+        }
+        let all: Vec<Slot> = (0..slots).collect();
+        table.release(&all);
+        for prefix in &unique {
+            assert_eq!(
+                table.find_next(prefix),
+                None,
+                "{prefix} is gone, whatever stands behind the last one"
+            );
+        }
     }
 }

@@ -15,10 +15,11 @@ use bgp_packet::{EncodeOptions, Family, Prefix, Role};
 
 use crate::chunk::{Chunk, ChunkBuilder, Chunks};
 use crate::export::{Exporter, Memo};
-use crate::intern::{AttrId, Marks};
+use crate::intern::Marks;
 use crate::lanes::{LaneKey, Lanes};
 use crate::path::{Path, PeerIndex, Source};
 use crate::rib::Rib;
+use crate::sent::SentId;
 use crate::table::Slot;
 use crate::{Config, NextHopMode, Policy};
 
@@ -52,7 +53,7 @@ pub(crate) struct GroupKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Advert {
     /// `None` when they have none; then `source` is that of the last one.
-    pub(crate) attributes: Option<AttrId>,
+    pub(crate) attributes: Option<SentId>,
     pub(crate) source: Source,
 }
 
@@ -241,7 +242,7 @@ impl UpdateGroup {
 
     /// Whether a route leaves out the same members as the one before, so that none of them has that one.
     fn left_out_alike(&self, rib: &Rib, old: Advert, new: Advert) -> bool {
-        let originator = |a: Advert| a.attributes.map(|id| rib.attributes.get(id).originator_id);
+        let originator = |a: Advert| a.attributes.map(|id| rib.sent.originator(id));
         let alike = match (originator(old), originator(new)) {
             (_, None) => true,
             (None, Some(new)) => new.is_none(),
@@ -369,14 +370,17 @@ impl UpdateGroup {
                 Some(attributes) => {
                     builder.reach(attributes, advert.source, route);
                     if moved || place.shifted() {
-                        let originator = rib.attributes.get(attributes).originator_id;
+                        let originator = rib.sent.originator(attributes);
                         builder.unreach_at(advert.source, originator.filter(|_| self.key.internal), route);
                     }
                 }
-                None => builder.unreach(route),
+                None => {
+                    let source = advert.source.as_peer().filter(|_| !moved && !place.shifted());
+                    builder.unreach(source, route);
+                }
             }
         }
-        builder.encode(&rib.attributes, self.key.options, self.key.internal);
+        builder.encode(&rib.sent, self.key.options, self.key.internal);
         builder
     }
 
@@ -439,7 +443,7 @@ impl UpdateGroup {
     /// Marks the attributes that members have.
     pub(crate) fn mark(&mut self, marks: &mut Marks) {
         self.memo.forget();
-        self.adverts.iter().filter_map(|a| a.attributes).for_each(|id| marks.mark(id));
+        self.adverts.iter().filter_map(|a| a.attributes).for_each(|id| marks.mark(id.into()));
     }
 
     /// How many routes a member has, once it has everything.
@@ -453,11 +457,11 @@ impl UpdateGroup {
         rib: &'a Rib,
         member: PeerIndex,
         router_id: Ipv4Addr,
-    ) -> impl Iterator<Item = (Prefix, u32, AttrId)> + 'a {
+    ) -> impl Iterator<Item = (Prefix, u32, SentId)> + 'a {
         let adverts = (0..).zip(&self.adverts);
         adverts.filter_map(move |(lane, advert)| {
             let attributes = advert.attributes?;
-            let originator = rib.attributes.get(attributes).originator_id.filter(|_| self.key.internal);
+            let originator = rib.sent.originator(attributes).filter(|_| self.key.internal);
             if advert.source == Source::peer(member) || originator == Some(router_id) {
                 return None;
             }
