@@ -1,0 +1,92 @@
+//! What the node agent does between the datastore and the kernel, without its threads.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use felix_calc::Calc;
+use felix_dataplane::{Dataplane, Failed, Kind};
+use felix_render::{RenderSettings, Renderer};
+use kernel_linux::{Backend, Netns};
+use model::{LocalEndpoint, Update};
+
+use crate::cluster::NODE;
+use crate::drivers::{self, Linux};
+
+/// Which way into the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    Iptables(Backend),
+}
+
+/// Calc, renderer and dataplane of a node that is a network namespace.
+pub struct Agent {
+    netns: Netns,
+    calc: Calc,
+    renderer: Renderer,
+    dataplane: Dataplane<Linux>,
+}
+
+impl Agent {
+    /// In sync with an empty datastore; nothing is written yet.
+    pub fn new(netns: Netns, way: Way) -> anyhow::Result<Self> {
+        let Way::Iptables(backend) = way;
+        let open =
+            || drivers::open(backend, "cali", false).map_err(|error| io::Error::other(format!("{error:#}")));
+        let drivers = netns.run(open)?;
+        let mut calc = Calc::new(NODE.into());
+        calc.apply(Update::InSync);
+        let settings = RenderSettings { ipip: false, ipv6: false, ..RenderSettings::default() };
+        let dataplane = Dataplane::new(drivers, Instant::now());
+        Ok(Self { netns, calc, renderer: Renderer::new(settings), dataplane })
+    }
+
+    /// The namespace that is its node.
+    pub fn netns(&self) -> &Netns {
+        &self.netns
+    }
+
+    /// Takes updates of the datastore; they reach the kernel with `write`.
+    pub fn apply(&mut self, updates: impl IntoIterator<Item = Update>) {
+        updates.into_iter().for_each(|update| self.calc.apply(update));
+    }
+
+    /// A pod's interface is there.
+    pub fn add_local(&mut self, endpoint: LocalEndpoint) {
+        self.calc.set_local_endpoint(endpoint.interface.clone(), Some(endpoint));
+    }
+
+    /// Brings the kernel to what is wanted; how long that took from the calculation on.
+    ///
+    /// Routes to interfaces that do not exist stay pending, which is no failure here.
+    pub fn write(&mut self) -> anyhow::Result<Duration> {
+        let Self { netns, calc, renderer, dataplane } = self;
+        let mut took = Duration::ZERO;
+        let failed = netns.run(|| {
+            let begin = Instant::now();
+            calc.flush().into_iter().for_each(|change| renderer.apply(change));
+            dataplane.want(renderer.flush());
+            let report = dataplane.apply(Instant::now(), || {});
+            took = begin.elapsed();
+            let matters =
+                |failed: &&Failed| !matches!(failed.kind, Kind::Routes | Kind::Neighbours | Kind::Sysctls);
+            Ok(report.failed.iter().find(matters).map(|failed| format!("{failed:?}")))
+        });
+        let failed = failed.context("write to the kernel")?;
+        ensure!(failed.is_none(), "the kernel did not take everything: {}", failed.unwrap_or_default());
+        Ok(took)
+    }
+}
+
+/// A namespace that goes away with the value.
+pub fn new_netns() -> anyhow::Result<Netns> {
+    let made = std::thread::spawn(|| -> io::Result<Netns> {
+        // SAFETY: plain system call that changes this short-lived thread only.
+        if unsafe { libc::unshare(libc::CLONE_NEWNET) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Netns::current()
+    });
+    let made = made.join().map_err(|_| anyhow::anyhow!("the thread does not panic"))?;
+    made.context("make a network namespace (root is needed)")
+}

@@ -1,0 +1,36 @@
+//! A node that starts with 110 pods and 400 policies: from the datastore's first update to the kernel's last.
+
+use std::time::Instant;
+
+use kernel_linux::Backend;
+
+use crate::agent::{Agent, Way, new_netns};
+use crate::cluster;
+use crate::report::{Report, median, show};
+
+const PODS: usize = 110;
+const POLICIES: usize = 400;
+
+pub fn measure(rounds: usize, report: &mut Report) -> anyhow::Result<()> {
+    let ways =
+        [(Way::Iptables(Backend::Legacy), "iptables-legacy"), (Way::Iptables(Backend::Nft), "iptables-nft")];
+    for (way, subject) in ways {
+        let mut took = Vec::new();
+        for _ in 0..rounds {
+            let netns = new_netns()?;
+            let begin = Instant::now();
+            let mut agent = Agent::new(netns, way)?;
+            agent.apply([cluster::namespace()]);
+            for number in 0..PODS {
+                agent.add_local(cluster::local(number));
+                agent.apply([cluster::pod(number, PODS)]);
+            }
+            agent.apply((0..POLICIES).map(|number| cluster::policy(number, PODS, 3, 0)));
+            agent.write()?;
+            took.push(begin.elapsed());
+        }
+        let what = "cold start, 110 pods and 400 policies";
+        report.add(what, subject, show(median(&mut took)), None, "≤ 1 s");
+    }
+    Ok(())
+}
