@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use model::{Action, Direction, Labels, Policy, Rule, Tier};
 
-use crate::rules::{self, Selectable};
+use crate::rules::{self, Cluster};
 use crate::{Cause, Endpoint, Packet, State, Step};
 
 /// Which way a packet meets an endpoint.
 pub(crate) struct Meeting<'a> {
     pub(crate) state: &'a State,
-    /// Everything that the selectors of rules are tried on.
-    pub(crate) selectables: &'a [Selectable],
+    /// What rules refer to.
+    pub(crate) cluster: &'a Cluster,
     pub(crate) endpoint: Endpoint,
     pub(crate) direction: Direction,
     pub(crate) packet: &'a Packet,
@@ -43,7 +43,8 @@ impl Meeting<'_> {
         let direction = self.direction;
         let mut by_tier: BTreeMap<Arc<str>, Vec<&Policy>> = BTreeMap::new();
         let selecting = self.state.policies.values().filter(|policy| {
-            applies(policy, direction) && is_of_kind(policy) && policy.selector.matches(labels)
+            let is_enforced = !policy.key.kind.is_staged() && is_of_kind(policy);
+            is_enforced && applies(policy, direction) && policy.selector.matches(labels)
         });
         for policy in selecting {
             by_tier.entry(policy.tier.clone()).or_default().push(policy);
@@ -93,7 +94,7 @@ impl Meeting<'_> {
     /// The first rule that matches and does more than log.
     fn rules(&mut self, rules: &[Rule], name: impl Fn(Step) -> Step) -> Option<Action> {
         for (index, rule) in rules.iter().enumerate() {
-            if rules::matches(self.selectables, rule, self.packet) {
+            if rules::matches(self.cluster, rule, self.packet) {
                 let step = Step { rule: Some(index), ..self.step(Cause::Rule, rule.action) };
                 self.note(name(step));
                 if rule.action != Action::Log {
@@ -115,14 +116,36 @@ impl Meeting<'_> {
         Decision::Deny
     }
 
+    /// Some when it decides. One that does not exist drops everything, rather than to be overlooked.
     fn profile(&mut self, name: &Arc<str>) -> Option<Decision> {
-        let derived = name.strip_prefix("kns.").is_some_and(|n| self.state.namespaces.contains_key(n));
-        if derived {
-            let step = self.step(Cause::Profile, Action::Allow);
-            self.note(Step { profile: Some(name.clone()), rule: Some(0), ..step });
-            return Some(Decision::Allow);
+        let named = |step: Step| Step { profile: Some(name.clone()), cause: Cause::Profile, ..step };
+        let (state, direction) = (self.state, self.direction);
+        if let Some(profile) = state.profiles.get(name) {
+            let rules = match direction {
+                Direction::Ingress => &profile.ingress,
+                Direction::Egress => &profile.egress,
+            };
+            return match self.rules(rules, named) {
+                Some(Action::Allow) => Some(Decision::Allow),
+                Some(Action::Deny) => Some(Decision::Deny),
+                _ => None,
+            };
         }
-        None
+        let of_account = |(namespace, name): (&str, &str)| {
+            state.service_accounts.contains_key(&(namespace.to_owned(), name.to_owned()))
+        };
+        if name.strip_prefix("ksa.").and_then(|rest| rest.split_once('.')).is_some_and(of_account) {
+            return None;
+        }
+        let of_namespace = name.strip_prefix("kns.").is_some_and(|n| state.namespaces.contains_key(n));
+        let exists = of_namespace || &**name == DEFAULT_ALLOW;
+        let (cause, action, decision) = match exists {
+            true => (Cause::Profile, Action::Allow, Decision::Allow),
+            false => (Cause::NoProfile, Action::Deny, Decision::Deny),
+        };
+        let step = self.step(cause, action);
+        self.note(Step { profile: Some(name.clone()), rule: exists.then_some(0), ..step });
+        Some(decision)
     }
 
     pub(crate) fn step(&self, cause: Cause, action: Action) -> Step {
@@ -143,6 +166,9 @@ impl Meeting<'_> {
     }
 }
 
+/// Exists without being made; automatic host endpoints carry it.
+const DEFAULT_ALLOW: &str = "projectcalico-default-allow";
+
 fn applies(policy: &Policy, direction: Direction) -> bool {
     match direction {
         Direction::Ingress => policy.applies_to_ingress,
@@ -152,14 +178,8 @@ fn applies(policy: &Policy, direction: Direction) -> bool {
 
 /// One that nobody defined is there all the same: a policy in it must not be lost. It comes last and drops.
 fn tier(state: &State, name: &Arc<str>) -> Tier {
-    let built_in = |order, pass| Tier { name: name.clone(), order, default_action_is_pass: pass };
-    match (state.tiers.get(&**name), &**name) {
-        (Some(tier), _) => tier.clone(),
-        (None, "kube-admin") => built_in(Some(1_000.0), true),
-        (None, "default") => built_in(Some(1_000_000.0), false),
-        (None, "kube-baseline") => built_in(Some(10_000_000.0), true),
-        (None, _) => built_in(None, false),
-    }
+    let undefined = || Tier { name: name.clone(), order: None, default_action_is_pass: false };
+    state.tiers.get(&**name).cloned().or_else(|| Tier::built_in(name)).unwrap_or_else(undefined)
 }
 
 /// By order, then name, then namespace, then kind.

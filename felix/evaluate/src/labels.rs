@@ -1,6 +1,6 @@
 //! The labels that selectors see (`spec/felix.md` §2.3, `spec/control.md` §1.13).
 
-use model::{Labels, Pod};
+use model::{HostEndpoint, Labels, NetworkSet, Pod};
 
 use crate::State;
 
@@ -26,6 +26,40 @@ pub(crate) fn of_pod(state: &State, pod: &Pod) -> Labels {
         if let Some(inherited) = state.service_accounts.get(&(namespace.to_owned(), account.clone())) {
             inherit(&mut labels, "pcsa.", inherited, account);
         }
+    }
+    labels
+}
+
+/// A host endpoint's own labels, and those of its profiles where it has none of its own.
+pub(crate) fn of_host_endpoint(state: &State, endpoint: &HostEndpoint) -> Labels {
+    let mut labels = Labels::new();
+    for profile in endpoint.profiles.iter().rev() {
+        if let Some(name) = profile.strip_prefix("kns.") {
+            if let Some(from) = state.namespaces.get(name) {
+                inherit(&mut labels, "pcns.", from, name);
+            }
+        } else if let Some((namespace, name)) =
+            profile.strip_prefix("ksa.").and_then(|rest| rest.split_once('.'))
+        {
+            let account = (namespace.to_owned(), name.to_owned());
+            if let Some(from) = state.service_accounts.get(&account) {
+                inherit(&mut labels, "pcsa.", from, name);
+            }
+        } else if let Some(profile) = state.profiles.get(profile) {
+            labels.extend(profile.labels.clone());
+        }
+    }
+    labels.extend(endpoint.labels.clone());
+    labels
+}
+
+/// A network set's labels, and those of its namespace where it is in one.
+pub(crate) fn of_network_set(state: &State, set: &NetworkSet) -> Labels {
+    let mut labels = set.labels.clone();
+    if let Some(namespace) = set.labels.get("projectcalico.org/namespace")
+        && let Some(from) = state.namespaces.get(namespace)
+    {
+        inherit(&mut labels, "pcns.", from, namespace);
     }
     labels
 }

@@ -7,10 +7,12 @@
 //! a set or a mark.
 
 mod endpoint;
+mod host;
 mod labels;
 mod packet;
 mod path;
 mod rules;
+mod staged;
 mod state;
 mod verdict;
 

@@ -1,21 +1,28 @@
 //! The way of a packet over the nodes, and who is asked on it (`spec/felix.md` §7.1, §7.3).
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use model::{Action, Direction, EndpointToHostAction, Family, NodeName, Pod, PodKey, Protocol};
+use model::{
+    Action, Cidr, Direction, EndpointToHostAction, Family, NodeName, Pod, PodKey, Protocol,
+    ServiceLoopPrevention,
+};
 
 use crate::endpoint::{Decision, Meeting};
-use crate::rules::{self, Selectable};
-use crate::{Cause, Endpoint, Packet, Place, State, Step, Verdict, labels};
+use crate::host::{Arrival, At, Gate};
+use crate::rules::Cluster;
+use crate::{Cause, Endpoint, Packet, Place, Side, State, Step, Verdict, labels};
 
-const VXLAN_PORT: u16 = 4789;
 const IPIP: Protocol = Protocol(4);
 /// What a pod may always tell its node: multicast listeners and neighbour discovery.
 const NEIGHBOUR_DISCOVERY: [u8; 6] = [130, 131, 132, 133, 135, 136];
+const ALLOWED_SOURCES: &str = "cni.projectcalico.org/allowedSourcePrefixes";
 
 /// May the first packet of a connection pass, past every endpoint on its way?
+///
+/// What others than the agent put into the kernel is not considered: `allowed` means that policy lets it pass.
 pub fn evaluate(state: &State, packet: &Packet) -> Verdict {
-    let mut walk = Walk { state, selectables: rules::selectables(state), packet, steps: Vec::new() };
+    let mut walk = Walk { state, cluster: Cluster::new(state), packet, steps: Vec::new() };
     let allowed = walk.walk();
     Verdict { allowed, steps: walk.steps }
 }
@@ -27,31 +34,124 @@ enum End {
     Outside,
 }
 
-struct Walk<'a> {
-    state: &'a State,
-    selectables: Vec<Selectable>,
-    packet: &'a Packet,
+impl End {
+    fn node(&self) -> Option<&NodeName> {
+        match self {
+            End::Pod(_, node) => node.as_ref(),
+            End::Node(node) => Some(node),
+            End::Outside => None,
+        }
+    }
+}
+
+pub(crate) struct Walk<'a> {
+    pub(crate) state: &'a State,
+    pub(crate) packet: &'a Packet,
+    cluster: Cluster,
     steps: Vec<Step>,
 }
 
 impl Walk<'_> {
     fn walk(&mut self) -> bool {
-        match (self.end(&self.packet.from.place), self.end(&self.packet.to.place)) {
-            (End::Node(from), End::Pod(pod, node)) if node.as_ref() == Some(&from) => {
-                self.note(Endpoint::Pod(pod), Direction::Ingress, Cause::NodeToOwnPod, Action::Allow);
+        let packet = self.packet;
+        let (from, to) = (self.end(&packet.from.place), self.end(&packet.to.place));
+        if let End::Pod(pod, _) = &from
+            && self.is_spoofed(pod)
+        {
+            self.note(Endpoint::Pod(pod.clone()), Direction::Egress, Cause::Spoofed, Action::Deny);
+            return false;
+        }
+        match (from.node(), to.node()) {
+            (Some(a), Some(b)) if a == b => self.inside(a, &from, &to),
+            _ => self.leaves(&from, &packet.from) && self.enters(&to, &packet.to),
+        }
+    }
+
+    /// Both ends are at one node.
+    fn inside(&mut self, node: &NodeName, from: &End, to: &End) -> bool {
+        let pod_side = At { node, gate: Gate::Pod };
+        match (from, to) {
+            (End::Node(_), End::Pod(pod, _)) => {
+                let endpoint = Endpoint::Pod(pod.clone());
+                self.note(endpoint, Direction::Ingress, Cause::NodeToOwnPod, Action::Allow);
                 true
             }
-            (End::Pod(pod, node), End::Node(to)) if node.as_ref() == Some(&to) => self.pod_to_node(&pod),
-            (from, to) => {
-                let sent = match from {
-                    End::Pod(pod, _) => self.pod(&pod, Direction::Egress),
-                    End::Node(_) | End::Outside => true,
-                };
-                sent && match to {
-                    End::Pod(pod, _) => self.pod(&pod, Direction::Ingress),
-                    End::Node(_) | End::Outside => true,
-                }
+            (End::Pod(pod, _), End::Node(_)) => {
+                self.arrives(pod_side) != Arrival::Dropped && self.pod_to_node(pod)
             }
+            (End::Pod(from, _), End::Pod(to, _)) => {
+                let arrival = self.arrives(pod_side);
+                arrival != Arrival::Dropped
+                    && (arrival == Arrival::Allowed || self.forwards(pod_side, Direction::Ingress))
+                    && self.pod(from, Direction::Egress)
+                    && self.pod(to, Direction::Ingress)
+                    && self.forwards(pod_side, Direction::Egress)
+                    && !self.goes_in_circles()
+            }
+            _ => {
+                let loopback = Gate::Link(Some("lo"));
+                let at = At { node, gate: loopback };
+                self.sends(at) && self.receives(at)
+            }
+        }
+    }
+
+    /// The way over the sender's node.
+    fn leaves(&mut self, from: &End, side: &Side) -> bool {
+        let Some(node) = from.node() else {
+            let End::Pod(pod, None) = from else { return true };
+            return self.pod(pod, Direction::Egress);
+        };
+        let out = At { node, gate: Gate::Link(side.link.as_deref()) };
+        match from {
+            End::Pod(pod, _) => {
+                let pod_side = At { node, gate: Gate::Pod };
+                let arrival = self.arrives(pod_side);
+                arrival != Arrival::Dropped
+                    && (arrival == Arrival::Allowed || self.forwards(pod_side, Direction::Ingress))
+                    && self.pod(pod, Direction::Egress)
+                    && self.forwards(out, Direction::Egress)
+                    && !self.goes_in_circles()
+            }
+            _ => self.sends(out),
+        }
+    }
+
+    /// The way over the receiver's node.
+    fn enters(&mut self, to: &End, side: &Side) -> bool {
+        let Some(node) = to.node() else {
+            let End::Pod(pod, None) = to else { return true };
+            return self.pod(pod, Direction::Ingress);
+        };
+        let at = At { node, gate: Gate::Link(side.link.as_deref()) };
+        match to {
+            End::Pod(pod, _) => {
+                let arrival = self.arrives(at);
+                arrival != Arrival::Dropped
+                    && (arrival == Arrival::Allowed || self.forwards(at, Direction::Ingress))
+                    && self.pod(pod, Direction::Ingress)
+                    && self.forwards(At { node, gate: Gate::Pod }, Direction::Egress)
+            }
+            _ => self.receives(at),
+        }
+    }
+
+    /// A process of the node sends.
+    fn sends(&mut self, at: At<'_>) -> bool {
+        let packet = self.packet_as_it_came();
+        match self.untracked(at, Direction::Egress, &packet) {
+            Arrival::Dropped => false,
+            Arrival::Allowed => true,
+            Arrival::Undecided => self.local(at, Direction::Egress),
+        }
+    }
+
+    /// A process of the node receives.
+    fn receives(&mut self, at: At<'_>) -> bool {
+        match self.arrives(at) {
+            Arrival::Dropped => false,
+            Arrival::Allowed => true,
+            Arrival::Undecided => self.local(at, Direction::Ingress),
         }
     }
 
@@ -106,8 +206,10 @@ impl Walk<'_> {
         let mut profiles: Vec<Arc<str>> = vec![format!("kns.{}", key.namespace).into()];
         let account = pod.service_account.as_ref();
         profiles.extend(account.map(|account| format!("ksa.{}.{account}", key.namespace).into()));
-        let mut meeting = self.meeting(endpoint, direction);
-        let decision = match meeting.tiers(&labels, &|_| true, true) {
+        let mut meeting = self.meeting(endpoint, direction, self.packet);
+        // Policies before conntrack and before translation are for host endpoints alone.
+        let is_for_pods = |policy: &model::Policy| !policy.do_not_track && !policy.pre_dnat;
+        let decision = match meeting.tiers(&labels, &is_for_pods, true) {
             Decision::None => meeting.profiles(&profiles),
             decision => decision,
         };
@@ -115,24 +217,66 @@ impl Walk<'_> {
     }
 
     fn is_encapsulated(&self) -> bool {
-        let packet = self.packet;
-        packet.protocol == IPIP || (packet.protocol == Protocol::UDP && packet.destination_port == VXLAN_PORT)
+        let (packet, configuration) = (self.packet, &self.state.configuration);
+        let is_vxlan =
+            packet.protocol == Protocol::UDP && packet.destination_port == configuration.vxlan_port;
+        (packet.protocol == IPIP && !configuration.allow_ipip_from_workloads)
+            || (is_vxlan && !configuration.allow_vxlan_from_workloads)
     }
 
-    fn meeting(&mut self, endpoint: Endpoint, direction: Direction) -> Meeting<'_> {
-        Meeting {
-            state: self.state,
-            selectables: &self.selectables,
-            endpoint,
-            direction,
-            packet: self.packet,
-            steps: &mut self.steps,
+    fn is_spoofed(&self, key: &PodKey) -> bool {
+        let Some(pod) = self.state.pods.get(key) else { return false };
+        let source = self.packet.from.address;
+        let may_spoof = self.state.configuration.workload_source_spoofing;
+        let prefixes = pod.annotations.get(ALLOWED_SOURCES).filter(|_| may_spoof);
+        !pod.addresses.contains(&source) && !prefixes.is_some_and(|prefixes| lists(prefixes, source))
+    }
+
+    /// To an address of Services that nobody translated.
+    fn goes_in_circles(&mut self) -> bool {
+        let Some(bgp) = &self.state.bgp else { return false };
+        if self.state.configuration.service_loop_prevention == ServiceLoopPrevention::Disabled {
+            return false;
         }
+        let services = &bgp.services;
+        let all = [&services.cluster_ips, &services.external_ips, &services.load_balancer_ips];
+        let hit = all.into_iter().flatten().any(|range| range.contains(self.packet.to.address));
+        if hit {
+            self.note(Endpoint::Node, Direction::Egress, Cause::ServiceLoop, Action::Deny);
+        }
+        hit
     }
 
-    fn note(&mut self, endpoint: Endpoint, direction: Direction, cause: Cause, action: Action) {
-        let mut meeting = self.meeting(endpoint, direction);
+    /// Before the address of a Service was translated.
+    pub(crate) fn packet_as_it_came(&self) -> Packet {
+        let mut packet = self.packet.clone();
+        if let Some((address, port)) = packet.original_destination {
+            packet.to.address = address;
+            packet.destination_port = port;
+        }
+        packet
+    }
+
+    pub(crate) fn meeting<'m>(
+        &'m mut self,
+        endpoint: Endpoint,
+        direction: Direction,
+        packet: &'m Packet,
+    ) -> Meeting<'m> {
+        let Self { state, cluster, steps, .. } = self;
+        Meeting { state, cluster, endpoint, direction, packet, steps }
+    }
+
+    pub(crate) fn note(&mut self, endpoint: Endpoint, direction: Direction, cause: Cause, action: Action) {
+        let packet = self.packet;
+        let mut meeting = self.meeting(endpoint, direction, packet);
         let step = meeting.step(cause, action);
         meeting.note(step);
     }
+}
+
+/// Does a JSON list of prefixes contain the address? What is no prefix contains nothing.
+fn lists(prefixes: &str, address: IpAddr) -> bool {
+    let words = prefixes.split(['[', ']', ',', '"', ' ']);
+    words.filter_map(|word| word.parse::<Cidr>().ok()).any(|prefix| prefix.contains(address))
 }

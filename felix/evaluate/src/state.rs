@@ -1,8 +1,13 @@
 //! The cluster as the datastore tells it, in plain maps.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
 
-use model::{FelixConfiguration, Labels, Pod, PodKey, Policy, PolicyKey, Tier, Update};
+use model::{
+    BgpConfiguration, EndpointSlice, FelixConfiguration, HostEndpoint, Labels, NetworkSet, NetworkSetKey,
+    NodeName, ObjectKey, Pod, PodKey, Policy, PolicyKey, Profile, Tier, Update,
+};
 
 /// Every object that policy depends on, by its key. What comes last counts.
 #[derive(Clone, Debug, Default)]
@@ -12,7 +17,14 @@ pub struct State {
     pub(crate) service_accounts: BTreeMap<(String, String), Labels>,
     pub(crate) policies: BTreeMap<PolicyKey, Policy>,
     pub(crate) tiers: BTreeMap<String, Tier>,
+    pub(crate) network_sets: BTreeMap<NetworkSetKey, NetworkSet>,
+    pub(crate) host_endpoints: BTreeMap<Arc<str>, HostEndpoint>,
+    pub(crate) profiles: BTreeMap<Arc<str>, Profile>,
+    pub(crate) slices: BTreeMap<ObjectKey, EndpointSlice>,
     pub(crate) configuration: FelixConfiguration,
+    pub(crate) bgp: Option<BgpConfiguration>,
+    /// Interfaces of nodes with their addresses.
+    pub(crate) links: BTreeMap<NodeName, BTreeMap<String, Vec<IpAddr>>>,
 }
 
 impl State {
@@ -26,11 +38,23 @@ impl State {
             }
             Update::Policy(key, policy) => set(&mut self.policies, key, policy.map(|policy| *policy)),
             Update::Tier(name, tier) => set(&mut self.tiers, name, tier),
+            Update::NetworkSet(key, network_set) => set(&mut self.network_sets, key, network_set),
+            Update::HostEndpoint(name, endpoint) => {
+                set(&mut self.host_endpoints, name, endpoint.map(|endpoint| *endpoint));
+            }
+            Update::Profile(name, profile) => set(&mut self.profiles, name, profile.map(|profile| *profile)),
+            Update::EndpointSlice(key, slice) => set(&mut self.slices, key, slice),
             Update::FelixConfiguration(configuration) => {
                 self.configuration = configuration.unwrap_or_default();
             }
+            Update::BgpConfiguration(configuration) => self.bgp = configuration.map(|boxed| *boxed),
             _ => {}
         }
+    }
+
+    /// The interfaces of a node with their addresses: by them a host endpoint finds its interface.
+    pub fn set_links(&mut self, node: NodeName, links: BTreeMap<String, Vec<IpAddr>>) {
+        self.links.insert(node, links);
     }
 
     /// The Pod of this name, as far as it is known.
@@ -41,6 +65,11 @@ impl State {
     /// Every Pod.
     pub fn pods(&self) -> impl Iterator<Item = &Pod> {
         self.pods.values()
+    }
+
+    /// Every policy, staged ones among them.
+    pub fn policies(&self) -> impl Iterator<Item = &Policy> {
+        self.policies.values()
     }
 }
 

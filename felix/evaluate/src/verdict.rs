@@ -48,12 +48,10 @@ pub enum Cause {
     NeighbourDiscovery,
     /// A failsafe port of a host endpoint.
     Failsafe,
-    /// No policy of a host endpoint is about forwarded packets.
-    ForwardedByDefault,
     /// A packet to a Service's address that nobody translated: it would go in circles.
     ServiceLoop,
-    /// Encapsulated packets between nodes, and from elsewhere.
-    Tunnel,
+    /// The pod sends from an address that is not its own.
+    Spoofed,
 }
 
 /// One thing that was decided on the way of a packet.
