@@ -70,14 +70,10 @@ pub fn policy(number: usize, apps: usize, rules: usize, salt: u16) -> Update {
         Rule { protocol: Some(Protocol::TCP), source, destination, ..Rule::any(Action::Allow) }
     };
     let policy = Policy {
-        key: key.clone(),
-        tier: "default".into(),
         order: Some(1000.0),
-        selector: app(number),
         applies_to_ingress: true,
-        applies_to_egress: false,
         ingress: (0..rules).map(rule).collect(),
-        egress: Vec::new(),
+        ..Policy::new(key.clone(), app(number))
     };
     Update::Policy(key, Some(Box::new(policy)))
 }

@@ -1,10 +1,11 @@
 //! Members of a set: one, and many, beside a bare netlink loop.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Instant;
 
-use kernel::{Driver, IpSet, IpSetKind, IpSetMember, IpSetName};
+use kernel::{IpSetAction, IpSetKind, IpSetMember, IpSetName, IpSetPort, IpSetWrite};
 use kernel_linux::{Backend, IpSetDriver, Netns};
 use model::{Cidr, Family};
 
@@ -22,20 +23,19 @@ pub fn measure(rounds: usize, report: &mut Report) -> anyhow::Result<()> {
 fn bulk(rounds: usize, report: &mut Report) -> anyhow::Result<()> {
     let netns = new_netns()?;
     let name = IpSetName::new(Family::V4, "s:bench");
-    let members =
-        (0..MANY).map(|n| IpSetMember::Net(Cidr::host(std::net::Ipv4Addr::from(0x0a00_0000 + n).into())));
-    let set =
-        IpSet { kind: IpSetKind::Net, family: Family::V4, members: std::sync::Arc::new(members.collect()) };
+    let host = |n: u32| Cidr::host(std::net::Ipv4Addr::from(0x0a00_0000 + n).into());
+    let members: BTreeSet<IpSetMember> = (0..MANY).map(|n| IpSetMember::Net(host(n))).collect();
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
         ours.push(in_netns(&netns, || {
-            let mut driver = IpSetDriver::new(Family::V4)?;
-            driver.list()?;
+            let mut driver = IpSetDriver::open()?;
             let begin = Instant::now();
-            let failures = driver.apply(&[(name.clone(), set.clone())], &[]);
+            let action = IpSetAction::Create(&members);
+            let write = IpSetWrite { name: &name, kind: IpSetKind::Net, family: Family::V4, action };
+            let failures = driver.write(&[write]);
             let took = begin.elapsed();
             failures.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))?;
-            driver.apply(&[], std::slice::from_ref(&name));
+            driver.destroy(std::slice::from_ref(&name));
             Ok(took)
         })?);
         theirs.push(in_netns(&netns, || {

@@ -83,8 +83,13 @@ impl World {
     /// What the chains on its way say; `None` where there are none: an end is gone.
     fn passes(&self, packet: &Packet) -> Option<bool> {
         let (from, to) = (self.at(&packet.from)?, self.at(&packet.to)?);
+        let is_spoofed = match &packet.from.place {
+            Place::Pod(key) => !self.state.pod(key)?.addresses.contains(&packet.from.address),
+            _ => false,
+        };
         let wire = way::Packet {
             source_port: packet.source_port,
+            reverse_path_fails: is_spoofed,
             icmp: packet.icmp.unwrap_or((0, 0)),
             ..way::Packet::new(
                 packet.from.address,
