@@ -10,7 +10,16 @@ pub fn tree(interfaces: &[String]) -> String {
     raw(&mut text);
     mangle(&mut text);
     filter(&mut text, interfaces);
-    text
+    text.lines().map(tagged).collect()
+}
+
+/// Every rule of Calico's begins with its hash in a comment, which the kernel walks over as over any match.
+fn tagged(line: &str) -> String {
+    let rule = line.strip_prefix("-A ").and_then(|rest| rest.split_once(' '));
+    match rule {
+        Some((chain, rule)) => format!("-A {chain} -m comment --comment \"cali:0123456789abcdef\" {rule}\n"),
+        None => format!("{line}\n"),
+    }
 }
 
 fn raw(text: &mut String) {
