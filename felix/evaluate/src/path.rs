@@ -22,7 +22,8 @@ const ALLOWED_SOURCES: &str = "cni.projectcalico.org/allowedSourcePrefixes";
 ///
 /// What others than the agent put into the kernel is not considered: `allowed` means that policy lets it pass.
 pub fn evaluate(state: &State, packet: &Packet) -> Verdict {
-    let mut walk = Walk { state, cluster: Cluster::new(state), packet, steps: Vec::new() };
+    let mut walk =
+        Walk { state, cluster: Cluster::new(state), packet, steps: Vec::new(), is_translated: false };
     let allowed = walk.walk();
     Verdict { allowed, steps: walk.steps }
 }
@@ -49,6 +50,8 @@ pub(crate) struct Walk<'a> {
     pub(crate) packet: &'a Packet,
     cluster: Cluster,
     steps: Vec<Step>,
+    /// The first node translates the address of a Service; the next one sees what came of it.
+    is_translated: bool,
 }
 
 impl Walk<'_> {
@@ -103,7 +106,7 @@ impl Walk<'_> {
             return self.pod(pod, Direction::Egress);
         };
         let out = At { node, gate: Gate::Link(side.link.as_deref()) };
-        match from {
+        let left = match from {
             End::Pod(pod, _) => {
                 let pod_side = At { node, gate: Gate::Pod };
                 let arrival = self.arrives(pod_side);
@@ -114,7 +117,9 @@ impl Walk<'_> {
                     && !self.goes_in_circles()
             }
             _ => self.sends(out),
-        }
+        };
+        self.is_translated = true;
+        left
     }
 
     /// The way over the receiver's node.
@@ -250,7 +255,7 @@ impl Walk<'_> {
     /// Before the address of a Service was translated.
     pub(crate) fn packet_as_it_came(&self) -> Packet {
         let mut packet = self.packet.clone();
-        if let Some((address, port)) = packet.original_destination {
+        if let Some((address, port)) = packet.original_destination.filter(|_| !self.is_translated) {
             packet.to.address = address;
             packet.destination_port = port;
         }

@@ -4,8 +4,10 @@ use std::net::IpAddr;
 
 use felix_evaluate::{Packet, Place, Side};
 use model::{
-    Action, Cidr, EndpointPort, EntityRule, Family, IcmpMatch, Labels, Pod, PodKey, Policy, PolicyKey,
-    PolicyKind, PortMatch, PortRange, Protocol, Rule, Selector, Tier, Update,
+    Action, Cidr, EndpointPort, EndpointSlice, EndpointToHostAction, EntityRule, FailsafePort, Family,
+    FelixConfiguration, HostEndpoint, HostEndpointInterface, IcmpMatch, Labels, NetworkSet, NetworkSetKey,
+    NodeName, ObjectKey, Pod, PodKey, Policy, PolicyKey, PolicyKind, PortMatch, PortRange, Profile, Protocol,
+    Rule, Selector, ServicePort, StagedAction, Tier, Update,
 };
 
 use crate::random::Random;
@@ -14,10 +16,39 @@ use crate::world::{NODES, pods_of};
 const NAMESPACES: [&str; 3] = ["x", "y", "z"];
 const PODS: [&str; 8] = ["x/a", "x/b", "x/c", "y/a", "y/b", "z/a", "z/b", "z/c"];
 const TIERS: [&str; 5] = ["first", "second", "default", "nobody-made-it", "kube-baseline"];
+/// A node's own interfaces and their addresses.
+pub const LINKS: [[(&str, [&str; 2]); 2]; 2] = [
+    [("eth0", ["172.20.0.1", "fd20::1"]), ("eth1", ["172.21.0.1", "fd21::1"])],
+    [("eth0", ["172.20.0.2", "fd20::2"]), ("eth1", ["172.21.0.2", "fd21::2"])],
+];
 const ACCOUNTS: [&str; 2] = ["default", "robot"];
+
+/// The themes that the compiler knows.
+const COMPILED: [&str; 1] = ["staged"];
+
+/// What a history speaks of beyond pods and their policies; a seed in four has all of it.
+#[derive(Clone, Copy)]
+pub struct Themes {
+    pub sets: bool,
+    pub services: bool,
+    pub hosts: bool,
+    pub staged: bool,
+}
+
+impl Themes {
+    fn of(random: &mut Random) -> Self {
+        let all = random.once_in(4);
+        let mut one = |name: &str| {
+            let wanted = all || random.once_in(2);
+            wanted && COMPILED.contains(&name)
+        };
+        Self { sets: one("sets"), services: one("services"), hosts: one("hosts"), staged: one("staged") }
+    }
+}
 
 /// A cluster, then changes to it.
 pub fn history(random: &mut Random) -> Vec<Update> {
+    let themes = Themes::of(random);
     let mut history = Vec::new();
     for namespace in NAMESPACES {
         history.push(Update::Namespace(namespace.to_owned(), Some(labels(random))));
@@ -27,15 +58,16 @@ pub fn history(random: &mut Random) -> Vec<Update> {
         history.push(pod(random, number));
     }
     for _ in 0..random.below(8) {
-        history.push(policy(random));
+        history.push(policy(random, themes));
     }
     for _ in 0..random.below(14) {
-        history.push(change(random));
+        let change = if random.once_in(2) { special(random, themes) } else { None };
+        history.push(change.unwrap_or_else(|| self::change(random, themes)));
     }
     history
 }
 
-fn change(random: &mut Random) -> Update {
+fn change(random: &mut Random, themes: Themes) -> Update {
     match random.below(10) {
         0 => {
             let number = random.below(PODS.len());
@@ -51,8 +83,8 @@ fn change(random: &mut Random) -> Update {
             Update::ServiceAccount(random.pick(&NAMESPACES).to_owned(), "robot".to_owned(), labels)
         }
         4 => tier(random),
-        5 => Update::Policy(policy_key(random), None),
-        _ => policy(random),
+        5 => Update::Policy(policy_key(random, themes), None),
+        _ => policy(random, themes),
     }
 }
 
@@ -107,35 +139,186 @@ fn tier(random: &mut Random) -> Update {
     Update::Tier(name.to_owned(), (!random.once_in(6)).then_some(tier))
 }
 
-fn policy_key(random: &mut Random) -> PolicyKey {
-    let kinds =
-        [PolicyKind::KubernetesNetworkPolicy, PolicyKind::NetworkPolicy, PolicyKind::GlobalNetworkPolicy];
-    let kind = random.pick(&kinds);
-    let namespace = (kind != PolicyKind::GlobalNetworkPolicy).then(|| random.pick(&NAMESPACES).into());
-    PolicyKey { kind, namespace, name: random.pick(&["p", "q", "r"]).into() }
+/// Something of one of the history's themes.
+fn special(random: &mut Random, themes: Themes) -> Option<Update> {
+    match random.below(6) {
+        0 | 1 if themes.sets => Some(network_set(random)),
+        2 if themes.services => Some(endpoint_slice(random)),
+        3 | 4 if themes.hosts => Some(host_endpoint(random)),
+        5 if themes.hosts => Some(if random.once_in(2) { profile(random) } else { configuration(random) }),
+        _ => None,
+    }
 }
 
-fn policy(random: &mut Random) -> Update {
-    let key = policy_key(random);
-    let of_kubernetes = key.kind == PolicyKind::KubernetesNetworkPolicy;
+fn network_set(random: &mut Random) -> Update {
+    let namespace = (!random.once_in(2)).then(|| random.pick(&NAMESPACES));
+    let key = NetworkSetKey::new(namespace, random.pick(&["s", "t"]));
+    let mut labels = labels(random);
+    if let Some(namespace) = namespace {
+        labels.insert("projectcalico.org/namespace".to_owned(), namespace.to_owned());
+    }
+    let mut nets = random.some(3, net);
+    nets.sort_unstable();
+    nets.dedup();
+    let set = (!random.once_in(5)).then(|| NetworkSet { labels, nets: nets.into() });
+    Update::NetworkSet(key, set)
+}
+
+fn endpoint_slice(random: &mut Random) -> Update {
+    let namespace = random.pick(&NAMESPACES);
+    let key = ObjectKey::new(namespace, random.pick(&["one", "two", "three"]));
+    let family = random.pick(&Family::ALL);
+    let address = |random: &mut Random| -> IpAddr {
+        let host = 2 + random.below(PODS.len());
+        match family {
+            Family::V4 => format!("10.65.{}.{host}", host % 2).parse().unwrap(),
+            Family::V6 => format!("fd00::{}:{host}", host % 2).parse().unwrap(),
+        }
+    };
+    let mut addresses = random.some(3, address);
+    addresses.sort_unstable();
+    addresses.dedup();
+    let port = |random: &mut Random| ServicePort {
+        name: "".into(),
+        protocol: random.pick(&[Protocol::TCP, Protocol::UDP]),
+        port: random.pick(&[53, 80, 81]),
+    };
+    let slice = EndpointSlice {
+        key: key.clone(),
+        service: random.pick(&["web", "other"]).into(),
+        family,
+        any_ready: !addresses.is_empty(),
+        ready_nodes: Default::default(),
+        addresses,
+        ports: random.some(2, port),
+    };
+    Update::EndpointSlice(key, (!random.once_in(5)).then_some(slice))
+}
+
+fn host_endpoint(random: &mut Random) -> Update {
+    let name = random.pick(&["h1", "h2", "h3", "h4"]);
+    let n = random.below(NODES.len());
+    let node = NodeName::from(NODES[n]);
+    let addresses: [IpAddr; 2] = LINKS[n][0].1.map(|text| text.parse().unwrap());
+    let (interface, expected_ips) = match random.below(4) {
+        0 => (Some(HostEndpointInterface::All), Vec::new()),
+        1 => (None, vec![addresses[random.below(2)]]),
+        2 => (Some(HostEndpointInterface::Named("eth1".into())), Vec::new()),
+        _ => (Some(HostEndpointInterface::Named("eth0".into())), addresses.to_vec()),
+    };
+    let profiles = ["own", "kns.x", "missing", "projectcalico-default-allow"];
+    let endpoint = HostEndpoint {
+        name: name.into(),
+        node,
+        interface,
+        expected_ips,
+        labels: labels(random),
+        profiles: random.some(2, |random| random.pick(&profiles).into()),
+        ports: vec![EndpointPort { name: "web".to_owned(), protocol: Protocol::TCP, port: 80 }],
+    };
+    Update::HostEndpoint(name.into(), (!random.once_in(5)).then(|| Box::new(endpoint)))
+}
+
+fn profile(random: &mut Random) -> Update {
+    let profile = Profile {
+        name: "own".into(),
+        ingress: random.some(2, |random| rule(random, false)),
+        egress: random.some(2, |random| rule(random, false)),
+        labels: labels(random),
+    };
+    Update::Profile("own".into(), (!random.once_in(4)).then(|| Box::new(profile)))
+}
+
+fn configuration(random: &mut Random) -> Update {
+    let failsafe = |random: &mut Random| FailsafePort {
+        protocol: random.pick(&[Protocol::TCP, Protocol::UDP]),
+        port: random.pick(&[53, 80, 1000]),
+        net: random.once_in(2).then(|| net(random)),
+    };
+    let to_host = [EndpointToHostAction::Drop, EndpointToHostAction::Accept, EndpointToHostAction::Return];
+    Update::FelixConfiguration(Some(FelixConfiguration {
+        endpoint_to_host_action: random.pick(&to_host),
+        failsafe_inbound: random.some(2, failsafe),
+        failsafe_outbound: random.some(2, failsafe),
+        allow_ipip_from_workloads: random.once_in(2),
+        allow_vxlan_from_workloads: random.once_in(2),
+        vxlan_port: random.pick(&[4789, 1000]),
+        ..FelixConfiguration::default()
+    }))
+}
+
+fn policy_key(random: &mut Random, themes: Themes) -> PolicyKey {
+    use PolicyKind::*;
+    let kinds =
+        [KubernetesNetworkPolicy, NetworkPolicy, GlobalNetworkPolicy, NetworkPolicy, GlobalNetworkPolicy];
+    let staged = [StagedNetworkPolicy, StagedGlobalNetworkPolicy, StagedKubernetesNetworkPolicy];
+    let cluster = [ClusterNetworkPolicy, AdminNetworkPolicy, BaselineAdminNetworkPolicy];
+    let kind = match random.below(8) {
+        0 if themes.staged => random.pick(&staged),
+        1 => random.pick(&cluster),
+        _ => random.pick(&kinds),
+    };
+    let is_namespaced = matches!(
+        kind,
+        KubernetesNetworkPolicy | NetworkPolicy | StagedNetworkPolicy | StagedKubernetesNetworkPolicy
+    );
+    let namespace = is_namespaced.then(|| random.pick(&NAMESPACES));
+    PolicyKey::new(kind, namespace, random.pick(&["p", "q", "r"]))
+}
+
+fn policy(random: &mut Random, themes: Themes) -> Update {
+    use PolicyKind::*;
+    let key = policy_key(random, themes);
+    let of_kubernetes = matches!(key.kind, KubernetesNetworkPolicy | StagedKubernetesNetworkPolicy);
     let scope = key.namespace.as_ref().map(|n| format!("projectcalico.org/namespace == '{n}'"));
     let mut own = vec![selector(random)];
     own.extend(scope.map(|scope| scope.parse().unwrap()));
-    let (tier, order) = match of_kubernetes {
-        true => ("default", Some(1000.0)),
-        false => (random.pick(&TIERS), random.pick(&[None, Some(1.0), Some(1.0), Some(1000.0), Some(-3.5)])),
+    let (tier, order) = match key.kind {
+        ClusterNetworkPolicy | AdminNetworkPolicy => ("kube-admin", Some(7.0)),
+        BaselineAdminNetworkPolicy => ("kube-baseline", Some(0.0)),
+        _ if of_kubernetes => ("default", Some(1000.0)),
+        _ => (random.pick(&TIERS), random.pick(&[None, Some(1.0), Some(1.0), Some(1000.0), Some(-3.5)])),
     };
-    let applies_to_ingress = !random.once_in(3);
-    let policy = Policy {
+    let mut policy = Policy {
         tier: tier.into(),
         order,
-        applies_to_ingress,
-        applies_to_egress: !applies_to_ingress || random.once_in(2),
-        ingress: random.some(3, |random| rule(random, of_kubernetes)),
-        egress: random.some(3, |random| rule(random, of_kubernetes)),
+        applies_to_ingress: !random.once_in(3),
+        ingress: random.some(3, |random| rule_of(random, of_kubernetes, themes)),
+        egress: random.some(3, |random| rule_of(random, of_kubernetes, themes)),
+        needed_everywhere: random.once_in(10),
         ..Policy::new(key.clone(), Selector::and(own))
     };
+    policy.applies_to_egress = !policy.applies_to_ingress || random.once_in(2);
+    if policy.staged.is_some() {
+        policy.staged = Some(random.pick(&[StagedAction::Set, StagedAction::Delete, StagedAction::Ignore]));
+    }
+    if themes.hosts && key.kind == GlobalNetworkPolicy {
+        policy.apply_on_forward = random.once_in(2);
+        policy.do_not_track = policy.apply_on_forward && random.once_in(4);
+        policy.pre_dnat = policy.apply_on_forward && !policy.do_not_track && random.once_in(3);
+        if policy.pre_dnat {
+            (policy.applies_to_ingress, policy.applies_to_egress) = (true, false);
+            policy.egress.clear();
+        }
+    }
     Update::Policy(key, Some(Box::new(policy)))
+}
+
+/// A rule, now and then about a Service.
+fn rule_of(random: &mut Random, only_allows: bool, themes: Themes) -> Rule {
+    let mut rule = rule(random, only_allows);
+    if themes.services && !only_allows && random.once_in(4) {
+        let service = Some(ObjectKey::new(random.pick(&NAMESPACES), random.pick(&["web", "other"])));
+        let of_service = EntityRule { service, ..EntityRule::default() };
+        // The API takes no ports beside those of the Service.
+        rule.source.ports.clear();
+        rule.source.not_ports.clear();
+        match random.once_in(2) {
+            true => rule.source = of_service,
+            false => rule.destination = of_service,
+        }
+    }
+    rule
 }
 
 /// A selector over endpoints.
@@ -250,8 +433,7 @@ pub fn packets(random: &mut Random, history: &[Update], count: usize) -> Vec<Pac
         let family = if random.once_in(3) { Family::V6 } else { Family::V4 };
         let (from, to) = (side(random, &pods, family), side(random, &pods, family));
         let (Some(from), Some(to)) = (from, to) else { continue };
-        let is_pod = |side: &Side| matches!(side.place, Place::Pod(_));
-        if from.place == to.place || !(is_pod(&from) || is_pod(&to)) {
+        if from.place == to.place {
             continue;
         }
         packets.push(packet(random, from, to));
@@ -261,19 +443,20 @@ pub fn packets(random: &mut Random, history: &[Update], count: usize) -> Vec<Pac
 
 fn side(random: &mut Random, pods: &[Pod], family: Family) -> Option<Side> {
     let of_family = |texts: [&str; 2]| texts[usize::from(family == Family::V6)].parse().unwrap();
-    Some(match random.below(8) {
+    let link = random.pick(&["eth0", "eth0", "eth1"]);
+    let side = match random.below(8) {
         0 => Side::new(Place::Outside, of_family(["198.51.100.7", "2001:db8::7"])),
         1 => {
             let n = random.below(NODES.len());
-            let addresses = [["172.20.0.1", "fd20::1"], ["172.20.0.2", "fd20::2"]];
-            Side::new(Place::Node(NODES[n].into()), of_family(addresses[n]))
+            Side::new(Place::Node(NODES[n].into()), of_family(LINKS[n][0].1))
         }
         _ => {
             let pod = random.pick(pods);
             let address = pod.addresses.iter().copied().find(|address| Family::of(*address) == family)?;
             Side::new(Place::Pod(pod.key.clone()), address)
         }
-    })
+    };
+    Some(Side { link: Some(link.into()), ..side })
 }
 
 fn packet(random: &mut Random, from: Side, to: Side) -> Packet {
@@ -290,6 +473,15 @@ fn packet(random: &mut Random, from: Side, to: Side) -> Packet {
             source_port: random.pick(&[53, 80, 40_000]),
             ..Packet::new(from, to, Protocol::UDP, port)
         },
+        6 => {
+            // To a Service, whose address somebody else translates.
+            let service = match Family::of(to.address) {
+                Family::V4 => "10.96.0.10",
+                Family::V6 => "fd96::10",
+            };
+            let original = Some((service.parse().unwrap(), random.pick(&[80, 443])));
+            Packet { original_destination: original, ..Packet::new(from, to, Protocol::TCP, port) }
+        }
         _ => Packet {
             source_port: random.pick(&[80, 81, 40_000, 40_000]),
             ..Packet::new(from, to, Protocol::TCP, port)

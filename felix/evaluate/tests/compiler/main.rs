@@ -15,8 +15,6 @@ mod node;
 #[path = "../../../render/tests/policy/random.rs"]
 mod random;
 mod shrink;
-#[path = "../../../render/tests/policy/way.rs"]
-mod way;
 mod world;
 
 use std::ops::Range;
@@ -36,7 +34,7 @@ fn check_seed(seed: u64) -> Result<[usize; 2], String> {
 }
 
 fn seeds() -> Range<u64> {
-    let Ok(text) = std::env::var("OCICAT_SEEDS") else { return 0..2_000 };
+    let Ok(text) = std::env::var("OCICAT_SEEDS") else { return 0..4_000 };
     let (first, last) = text.split_once("..").expect("OCICAT_SEEDS is first..last");
     first.parse().unwrap()..last.parse().unwrap()
 }

@@ -186,6 +186,7 @@ fn show_rule(rule: &Rule) -> String {
         word("not nets", list(format!("{:?}", entity.not_nets)));
         word("selector", entity.selector.as_ref().map(Selector::to_string));
         word("not selector", entity.not_selector.as_ref().map(Selector::to_string));
+        word("service", entity.service.as_ref().map(ToString::to_string));
         word("ports", list(format!("{:?}", entity.ports)));
         word("not ports", list(format!("{:?}", entity.not_ports)));
     }
