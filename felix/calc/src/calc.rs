@@ -1,71 +1,73 @@
 //! The index: applies mark, a flush walks what is marked.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use model::{Action, HostInterface, LocalEndpoint, NodeName, Update};
+use model::{
+    HostEndpoint, HostInterface, Labels, LocalEndpoint, NetworkSet, NetworkSetKey, NodeName, Pod, PodKey,
+    Policy, Profile, Update,
+};
 
+use crate::Change;
+use crate::classes::ClassId;
+use crate::describe;
+use crate::items::{Items, Nets};
+use crate::local::Local;
 use crate::network::Network;
-use crate::pods::{PodId, Pods};
 use crate::policies::Policies;
+use crate::profiles::Profiles;
 use crate::sets::IpSets;
-use crate::{ActiveEndpoint, ActiveProfile, ActiveRule, Change, EndpointPolicies};
 
 /// See the crate's description.
 pub struct Calc {
+    node: NodeName,
     in_sync: bool,
-    pods: Pods,
-    policies: Policies,
+    items: Items,
     sets: IpSets,
+    policies: Policies,
+    profiles: Profiles,
+    local: Local,
     network: Network,
-    /// Which Pod is behind each local interface.
-    local: BTreeMap<HostInterface, PodId>,
-    dirty_pods: BTreeSet<PodId>,
-    dirty_endpoints: BTreeSet<HostInterface>,
-    told_endpoints: BTreeMap<HostInterface, Arc<ActiveEndpoint>>,
-    /// By profile: how many open local endpoints use it.
-    profiles: BTreeMap<Arc<str>, usize>,
+    /// Classes that inherit other labels than at the last flush.
+    dirty_classes: BTreeSet<ClassId>,
 }
 
 impl Calc {
     pub fn new(node: NodeName) -> Self {
         Self {
+            network: Network::new(node.clone()),
+            node,
             in_sync: false,
-            pods: Pods::default(),
-            policies: Policies::default(),
+            items: Items::default(),
             sets: IpSets::default(),
-            network: Network::new(node),
-            local: BTreeMap::new(),
-            dirty_pods: BTreeSet::new(),
-            dirty_endpoints: BTreeSet::new(),
-            told_endpoints: BTreeMap::new(),
-            profiles: BTreeMap::new(),
+            policies: Policies::default(),
+            profiles: Profiles::default(),
+            local: Local::default(),
+            dirty_classes: BTreeSet::new(),
         }
     }
 
-    /// Takes one update of the datastore; costs only what it marks.
+    /// Takes one update of the datastore; costs only what it changes.
     pub fn apply(&mut self, update: Update) {
         match update {
             Update::Node(name, node) => self.network.set_node(name, node),
             Update::Pool(name, pool) => self.network.set_pool(name, pool),
             Update::FelixConfiguration(configuration) => self.network.set_configuration(configuration),
-            Update::Pod(key, pod) => self.dirty_pods.extend(self.pods.set_pod(key, pod)),
-            Update::Namespace(name, labels) => {
-                self.dirty_pods.extend(self.pods.set_namespace(&name, labels));
-            }
+            Update::Pod(key, pod) => self.set_pod(&key, pod),
+            Update::Namespace(name, labels) => self.set_namespace(&name, labels.as_ref()),
             Update::ServiceAccount(namespace, name, labels) => {
-                self.dirty_pods.extend(self.pods.set_service_account(&namespace, &name, labels));
+                self.set_service_account(&namespace, &name, labels.as_ref());
             }
-            // Staged policies, and those for host endpoints alone, bind no pod.
-            Update::Policy(_, Some(policy))
-                if policy.staged.is_some() || policy.do_not_track || policy.pre_dnat =>
-            {
-                self.policies.set_policy(policy.key, None);
+            Update::NetworkSet(key, set) => self.set_network_set(&key, set),
+            Update::HostEndpoint(name, endpoint) => {
+                self.set_host_endpoint(&name, endpoint.map(|endpoint| *endpoint));
             }
+            Update::Profile(name, profile) => self.set_profile(name, profile.map(|profile| *profile)),
+            Update::EndpointSlice(key, slice) => self.sets.set_slice(key, slice),
             Update::Policy(key, policy) => self.policies.set_policy(key, policy.map(|policy| *policy)),
             Update::Tier(name, tier) => {
-                if self.policies.set_tier(name, tier) {
-                    self.dirty_endpoints.extend(self.local.keys().cloned());
+                if self.policies.tiers.set(name, tier) {
+                    self.local.all_changed();
                 }
             }
             Update::InSync => self.in_sync = true,
@@ -76,11 +78,8 @@ impl Calc {
             | Update::BgpPeer(..)
             | Update::BgpFilter(..)
             | Update::Service(..)
-            | Update::EndpointSlice(..)
             | Update::Secret(..)
             | Update::IpamConfiguration(_) => {}
-            // Not indexed yet.
-            Update::NetworkSet(..) | Update::HostEndpoint(..) | Update::Profile(..) => {}
         }
     }
 
@@ -88,17 +87,7 @@ impl Calc {
     ///
     /// Its labels are those of the Pod with the same key; until that is known it is closed.
     pub fn set_local_endpoint(&mut self, interface: HostInterface, endpoint: Option<LocalEndpoint>) {
-        if let Some(old) = self.local.remove(&interface) {
-            self.pods.remove_local(old, &interface);
-            self.dirty_pods.insert(old);
-        }
-        if let Some(mut endpoint) = endpoint {
-            endpoint.interface.clone_from(&interface);
-            let id = self.pods.set_local(interface.clone(), endpoint);
-            self.local.insert(interface.clone(), id);
-            self.dirty_pods.insert(id);
-        }
-        self.dirty_endpoints.insert(interface);
+        self.local.set_interface(interface, endpoint, &mut self.items, &mut self.sets);
     }
 
     /// What differs since the last flush; nothing before [`Update::InSync`].
@@ -106,93 +95,125 @@ impl Calc {
         if !self.in_sync {
             return Vec::new();
         }
-        let dirty_pods = std::mem::take(&mut self.dirty_pods);
-        self.refresh_matches(&dirty_pods);
-        let (mut endpoints, mut endpoints_gone) = self.tell_endpoints();
-        let (mut policies, mut policies_gone) = self.policies.tell(&mut self.sets, &self.pods);
-        let (mut sets, mut sets_gone) = self.sets.tell();
-        dirty_pods.into_iter().for_each(|pod| self.pods.forget_if_empty(pod));
+        self.refresh_matches();
+        let (mut endpoints, mut endpoints_gone) =
+            self.local.tell(&self.policies, &self.items, &mut self.profiles);
+        let (mut policies, mut policies_gone) = self.policies.tell(&mut self.sets, &mut self.items);
+        let (mut profiles, mut profiles_gone) = self.profiles.tell(&mut self.sets, &mut self.items);
+        let (mut sets, mut sets_gone) = self.sets.tell(&mut self.items);
         // What is referred to comes before what refers to it, and goes after it.
         let mut changes = self.network.tell();
         changes.append(&mut sets);
         changes.append(&mut policies);
+        changes.append(&mut profiles);
         changes.append(&mut endpoints);
         changes.append(&mut endpoints_gone);
+        changes.append(&mut profiles_gone);
         changes.append(&mut policies_gone);
         changes.append(&mut sets_gone);
         changes
     }
 
-    fn refresh_matches(&mut self, dirty_pods: &BTreeSet<PodId>) {
-        // A closed endpoint is subject to no policy.
-        let is_open = |pod: &PodId| self.pods.get(*pod).is_some_and(|e| self.pods.closed(e).is_none());
-        let local: BTreeSet<PodId> = self.local.values().copied().filter(is_open).collect();
-        let mut concerned = self.policies.refresh_selectors(&self.pods, &local);
-        for pod in dirty_pods {
-            self.policies.update_pod(*pod, &self.pods, local.contains(pod));
-            self.sets.update_pod(*pod, &self.pods);
-        }
-        concerned.extend(dirty_pods);
-        for entry in concerned.iter().filter_map(|pod| self.pods.get(*pod)) {
-            self.dirty_endpoints.extend(entry.local.keys().cloned());
-        }
+    /// The staged policies that would bind a Pod, in the order of evaluation; nothing is kept for this
+    /// question, so that it costs a look at every staged policy.
+    pub fn staged_of(&self, pod: &PodKey) -> Vec<&Policy> {
+        let item = self.items.find(&describe::pod_name(pod));
+        item.map(|item| self.policies.staged_of(item.class, &self.items.classes)).unwrap_or_default()
     }
 
-    /// The endpoints (and their profiles) that come or change, and those that go.
-    fn tell_endpoints(&mut self) -> (Vec<Change>, Vec<Change>) {
-        let (mut come, mut gone) = (Vec::new(), Vec::new());
-        let profiles_before: BTreeSet<Arc<str>> = self.profiles.keys().cloned().collect();
-        for interface in std::mem::take(&mut self.dirty_endpoints) {
-            let endpoint = self.resolve_endpoint(&interface).map(Arc::new);
-            let told = self.told_endpoints.get(&interface);
-            if told == endpoint.as_ref() {
-                continue;
+    /// How often a selector was tried on labels so far: what changes cost, apart from any clock.
+    pub fn selectors_tried(&self) -> u64 {
+        self.sets.tried() + self.policies.tried()
+    }
+
+    fn refresh_matches(&mut self) {
+        let mut concerned = self.policies.accept_changes(&mut self.items.classes);
+        for class in std::mem::take(&mut self.dirty_classes) {
+            if self.policies.update_class(class, &self.items.classes) {
+                concerned.insert(class);
             }
-            let told = told.cloned();
-            self.count_profiles(told.as_deref(), endpoint.as_deref());
-            match &endpoint {
-                Some(endpoint) => _ = self.told_endpoints.insert(interface.clone(), endpoint.clone()),
-                None => _ = self.told_endpoints.remove(&interface),
-            }
-            let changes = if endpoint.is_some() { &mut come } else { &mut gone };
-            changes.push(Change::Endpoint(interface, endpoint));
         }
-        let allow_all = |name: &Arc<str>| {
-            let rules = vec![ActiveRule::any(Action::Allow)];
-            ActiveProfile { name: name.clone(), ingress: rules.clone(), egress: rules }
+        if !concerned.is_empty() {
+            self.local.classes_changed(&concerned);
+        }
+        self.local.enter_classes(&mut self.policies, &mut self.items, &mut self.sets);
+    }
+
+    /// A Pod in its node's own network has no endpoint of ours, and no selector matches it.
+    fn set_pod(&mut self, key: &PodKey, pod: Option<Pod>) {
+        let name = describe::pod_name(key);
+        let pod = pod.filter(|pod| !pod.host_network);
+        let addresses = pod.as_ref().map(|pod| &*pod.addresses).unwrap_or_default();
+        let nets = self.local.set_status(key, addresses);
+        let differs = match &pod {
+            Some(pod) => {
+                let nets = nets.unwrap_or_else(|| Nets::of_hosts(pod.addresses.iter().copied()));
+                self.items.set(&name, &describe::pod(pod), nets, &mut self.sets)
+            }
+            None => self.items.remove(&name, &mut self.sets),
         };
-        let new = self.profiles.keys().filter(|name| !profiles_before.contains(*name));
-        let new = new.map(|name| Change::Profile(name.clone(), Some(Arc::new(allow_all(name)))));
-        come.splice(0..0, new.collect::<Vec<_>>());
-        let old = profiles_before.iter().filter(|name| !self.profiles.contains_key(*name));
-        gone.extend(old.map(|name| Change::Profile(name.clone(), None)));
-        (come, gone)
+        if differs {
+            self.local.pod_changed(key);
+        }
     }
 
-    fn count_profiles(&mut self, old: Option<&ActiveEndpoint>, new: Option<&ActiveEndpoint>) {
-        for name in new.iter().flat_map(|endpoint| endpoint.profiles()) {
-            *self.profiles.entry(name.clone()).or_default() += 1;
+    fn set_namespace(&mut self, name: &str, labels: Option<&Labels>) {
+        let profile = describe::namespace_profile(name);
+        let was_known = self.items.classes.is_known(&profile);
+        let inherited = labels.map(|labels| describe::namespace_labels(name, labels));
+        self.set_inherited(&profile, inherited.as_deref());
+        if was_known != labels.is_some() {
+            self.profiles.doubt(&profile);
+            self.local.namespace_changed(name);
         }
-        for name in old.iter().flat_map(|endpoint| endpoint.profiles()) {
-            let Some(count) = self.profiles.get_mut(name) else { continue };
-            *count -= 1;
-            if *count == 0 {
-                self.profiles.remove(name);
+    }
+
+    fn set_service_account(&mut self, namespace: &str, name: &str, labels: Option<&Labels>) {
+        let profile = describe::service_account_profile(namespace, name);
+        let inherited = labels.map(|labels| describe::service_account_labels(name, labels));
+        self.set_inherited(&profile, inherited.as_deref());
+        self.profiles.doubt(&profile);
+    }
+
+    fn set_profile(&mut self, name: Arc<str>, profile: Option<Profile>) {
+        if describe::is_derived_profile(&name) {
+            return;
+        }
+        let labels = profile.as_ref().map(|profile| {
+            profile.labels.iter().map(|(key, value)| (key.clone(), value.as_str())).collect::<Vec<_>>()
+        });
+        self.set_inherited(&name, labels.as_deref());
+        self.profiles.set(name, profile);
+    }
+
+    fn set_inherited(&mut self, profile: &str, labels: Option<&[(String, &str)]>) {
+        for class in self.items.classes.set_inherited(profile, labels) {
+            self.sets.update_class(class, &self.items);
+            self.dirty_classes.insert(class);
+        }
+    }
+
+    fn set_network_set(&mut self, key: &NetworkSetKey, set: Option<NetworkSet>) {
+        let name = describe::network_set_name(key);
+        match set {
+            Some(set) => {
+                let nets = Nets::new(set.nets.to_vec());
+                self.items.set(&name, &describe::network_set(key, &set), nets, &mut self.sets);
             }
+            None => _ = self.items.remove(&name, &mut self.sets),
         }
     }
 
-    fn resolve_endpoint(&self, interface: &str) -> Option<ActiveEndpoint> {
-        let id = *self.local.get(interface)?;
-        let entry = self.pods.get(id)?;
-        let local = entry.local.get(interface)?.clone();
-        let policies = match self.pods.closed(entry) {
-            Some(reason) => EndpointPolicies::Closed(reason),
-            None => EndpointPolicies::Open {
-                profiles: vec![format!("kns.{}", entry.key.namespace).into()],
-                tiers: self.policies.tiers_of(id),
-            },
-        };
-        Some(ActiveEndpoint { local, policies })
+    /// Those of all nodes are in sets; what binds them is calculated for this node's.
+    fn set_host_endpoint(&mut self, name: &Arc<str>, endpoint: Option<HostEndpoint>) {
+        let item = describe::host_endpoint_name(name);
+        match &endpoint {
+            Some(endpoint) => {
+                let nets = Nets::of_hosts(endpoint.expected_ips.iter().copied());
+                self.items.set(&item, &describe::host_endpoint(endpoint), nets, &mut self.sets);
+            }
+            None => _ = self.items.remove(&item, &mut self.sets),
+        }
+        self.local.set_host(name, endpoint.filter(|endpoint| endpoint.node == self.node));
     }
 }

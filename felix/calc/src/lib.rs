@@ -15,12 +15,22 @@
 
 mod calc;
 mod change;
+mod classes;
+mod describe;
+mod inherited;
+mod items;
+mod local;
 mod match_index;
 mod network;
-mod pods;
 mod policies;
+mod profiles;
 mod resolve;
+mod services;
+mod set_definition;
 mod sets;
+mod slab;
+mod symbols;
+mod tiers;
 
 pub use calc::Calc;
 pub use change::{

@@ -1,197 +1,228 @@
-//! Which selectors match which Pods, kept true at a cost of what changes.
+//! Which selectors match which classes, kept true at a cost of what changes.
 //!
-//! Every selector stands in one bucket: that of a value which one label must have, of a key that must be
-//! there, or of those that demand nothing. A Pod is tried only on the buckets of its own labels.
+//! Every selector stands in one bucket: that of the labels of which a class must have one, of a key that must
+//! be there, or of those that demand nothing. A class is tried only on the buckets of its own labels.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::hash::Hash;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use model::{Restriction, Selector};
 
-use crate::pods::{PodId, PodLabels, Pods};
+use crate::classes::{ClassId, Classes, Label, ORCHESTRATOR};
+use crate::slab::{IdMap, IdSet, Slab};
+use crate::symbols::{Symbol, Symbols};
 
-pub(crate) struct MatchIndex<S> {
-    entries: HashMap<S, Entry>,
-    by_value: HashMap<Arc<str>, HashMap<Arc<str>, HashSet<S>>>,
-    by_key: HashMap<Arc<str>, HashSet<S>>,
-    others: HashSet<S>,
-    by_pod: HashMap<PodId, BTreeSet<S>>,
+/// Stands for a selector while somebody holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct SelectorId(u32);
+
+#[derive(Default)]
+pub(crate) struct MatchIndex {
+    ids: HashMap<Selector, SelectorId>,
+    entries: Slab<Entry>,
+    by_label: IdMap<Label, Vec<SelectorId>>,
+    by_key: IdMap<Symbol, Vec<SelectorId>>,
+    others: Vec<SelectorId>,
+    /// Sorted; classes that nothing matches are left out.
+    matches: IdMap<ClassId, Vec<SelectorId>>,
+    tried: u64,
 }
 
 struct Entry {
     selector: Selector,
     bucket: Bucket,
-    pods: HashSet<PodId>,
+    holders: u32,
+    classes: IdSet<ClassId>,
 }
 
 enum Bucket {
-    Values(Arc<str>, Vec<Arc<str>>),
-    Key(Arc<str>),
+    /// Of no label: it can match nothing.
+    Labels(Vec<Label>),
+    Key(Symbol),
     Other,
 }
 
-/// What matched a Pod before and what matches it now.
-pub(crate) struct Matches<S> {
-    pub(crate) before: BTreeSet<S>,
-    pub(crate) after: BTreeSet<S>,
+/// How the selectors that match a class differ from those before.
+#[derive(Default)]
+pub(crate) struct Difference {
+    pub(crate) lost: Vec<SelectorId>,
+    pub(crate) gained: Vec<SelectorId>,
 }
 
-impl<S> Default for MatchIndex<S> {
-    fn default() -> Self {
-        Self {
-            entries: HashMap::new(),
-            by_value: HashMap::new(),
-            by_key: HashMap::new(),
-            others: HashSet::new(),
-            by_pod: HashMap::new(),
-        }
-    }
-}
-
-impl<S: Clone + Ord + Hash> MatchIndex<S> {
-    /// Adds (or replaces) a selector and tries it on `candidates`; those that it matches.
-    pub(crate) fn insert(
+impl MatchIndex {
+    /// Holds the selector (once more); `candidates` are the classes in the index that it may match.
+    pub(crate) fn hold(
         &mut self,
-        id: S,
-        selector: Selector,
-        pods: &Pods,
-        candidates: impl IntoIterator<Item = PodId>,
-    ) -> HashSet<PodId> {
-        self.remove(&id);
-        let matches = |pod: &PodId| pods.labels(*pod).is_some_and(|labels| selector.matches(&labels));
-        let matching: HashSet<_> = candidates.into_iter().filter(matches).collect();
-        for pod in &matching {
-            self.by_pod.entry(*pod).or_default().insert(id.clone());
+        selector: &Selector,
+        classes: &mut Classes,
+        candidates: impl FnOnce(&Classes) -> Vec<ClassId>,
+    ) -> SelectorId {
+        if let Some(id) = self.ids.get(selector) {
+            self.entries.get_mut(id.0).holders += 1;
+            return *id;
         }
-        let bucket = self.choose_bucket(&selector);
-        match &bucket {
-            Bucket::Values(key, values) if !values.is_empty() => {
-                let by_value = self.by_value.entry(key.clone()).or_default();
-                for value in values {
-                    by_value.entry(value.clone()).or_default().insert(id.clone());
-                }
+        let candidates = candidates(classes);
+        self.tried += candidates.len() as u64;
+        let matches = |class: &ClassId| selector.matches(&classes.labels(*class));
+        let matching: IdSet<_> = candidates.into_iter().filter(matches).collect();
+        let bucket = self.choose_bucket(selector, &mut classes.symbols);
+        let entry = Entry { selector: selector.clone(), bucket, holders: 1, classes: IdSet::default() };
+        let id = SelectorId(self.entries.insert(entry));
+        self.ids.insert(selector.clone(), id);
+        for class in &matching {
+            let matches = self.matches.entry(*class).or_default();
+            if let Err(place) = matches.binary_search(&id) {
+                matches.insert(place, id);
             }
-            // It can match nothing.
-            Bucket::Values(..) => {}
-            Bucket::Key(key) => _ = self.by_key.entry(key.clone()).or_default().insert(id.clone()),
-            Bucket::Other => _ = self.others.insert(id.clone()),
         }
-        self.entries.insert(id, Entry { selector, bucket, pods: matching.clone() });
-        matching
-    }
-
-    /// Removes a selector; those that it matched.
-    pub(crate) fn remove(&mut self, id: &S) -> HashSet<PodId> {
-        let Some(entry) = self.entries.remove(id) else { return HashSet::new() };
-        for pod in &entry.pods {
-            remove_from(&mut self.by_pod, pod, |ids| ids.remove(id), BTreeSet::is_empty);
-        }
+        let entry = self.entries.get_mut(id.0);
+        entry.classes = matching;
         match &entry.bucket {
-            Bucket::Values(key, values) if !values.is_empty() => {
-                let by_value = self.by_value.get_mut(key).expect("every bucket in use is there");
-                for value in values {
-                    remove_from(by_value, value, |ids| ids.remove(id), HashSet::is_empty);
-                }
-                if by_value.is_empty() {
-                    self.by_value.remove(key);
+            Bucket::Labels(labels) => {
+                labels.iter().for_each(|label| self.by_label.entry(*label).or_default().push(id));
+            }
+            Bucket::Key(key) => self.by_key.entry(*key).or_default().push(id),
+            Bucket::Other => self.others.push(id),
+        }
+        id
+    }
+
+    /// Lets go what was held once; has it gone?
+    pub(crate) fn release(&mut self, id: SelectorId, symbols: &mut Symbols) -> bool {
+        let entry = self.entries.get_mut(id.0);
+        entry.holders -= 1;
+        if entry.holders > 0 {
+            return false;
+        }
+        let entry = self.entries.remove(id.0);
+        self.ids.remove(&entry.selector);
+        for class in &entry.classes {
+            remove_from(&mut self.matches, *class, id);
+        }
+        match entry.bucket {
+            Bucket::Labels(labels) => {
+                for label in labels {
+                    remove_from(&mut self.by_label, label, id);
+                    symbols.release(label.key);
+                    symbols.release(label.value);
                 }
             }
-            Bucket::Values(..) => {}
-            Bucket::Key(key) => remove_from(&mut self.by_key, key, |ids| ids.remove(id), HashSet::is_empty),
-            Bucket::Other => _ = self.others.remove(id),
+            Bucket::Key(key) => {
+                remove_from(&mut self.by_key, key, id);
+                symbols.release(key);
+            }
+            Bucket::Other => self.others.retain(|other| *other != id),
         }
-        entry.pods
+        true
     }
 
-    /// Tries a Pod whose labels may have changed, came or went (`None`).
-    pub(crate) fn update(&mut self, pod: PodId, labels: Option<PodLabels<'_>>) -> Matches<S> {
-        let before = self.by_pod.remove(&pod).unwrap_or_default();
-        let after = labels.map(|labels| self.matching(&labels)).unwrap_or_default();
-        for id in before.difference(&after) {
-            self.entry(id).pods.remove(&pod);
-        }
-        for id in after.difference(&before) {
-            self.entry(id).pods.insert(pod);
-        }
-        if !after.is_empty() {
-            self.by_pod.insert(pod, after.clone());
-        }
-        Matches { before, after }
+    /// Tries a class that is new to the index or whose labels changed; the difference is only looked at.
+    pub(crate) fn try_class(&mut self, class: ClassId, classes: &Classes) -> Difference {
+        let after = self.matching(class, classes);
+        let before = self.matches(class);
+        let lost = before.iter().filter(|id| after.binary_search(id).is_err()).copied().collect();
+        let gained = after.iter().filter(|id| before.binary_search(id).is_err()).copied().collect();
+        Difference { lost, gained }
     }
 
-    /// What matches a Pod.
-    pub(crate) fn of_pod(&self, pod: PodId) -> impl Iterator<Item = &S> {
-        self.by_pod.get(&pod).into_iter().flatten()
+    /// Makes a difference hold.
+    pub(crate) fn accept(&mut self, class: ClassId, difference: &Difference) {
+        for id in &difference.lost {
+            self.entries.get_mut(id.0).classes.remove(&class);
+            remove_from(&mut self.matches, class, *id);
+        }
+        if difference.gained.is_empty() {
+            return;
+        }
+        let matches = self.matches.entry(class).or_default();
+        matches.extend_from_slice(&difference.gained);
+        matches.sort_unstable();
+        for id in &difference.gained {
+            self.entries.get_mut(id.0).classes.insert(class);
+        }
     }
 
-    /// Does the selector match any Pod?
-    pub(crate) fn matches_any(&self, id: &S) -> bool {
-        self.entries.get(id).is_some_and(|entry| !entry.pods.is_empty())
+    /// Forgets a class; what matched it.
+    pub(crate) fn remove_class(&mut self, class: ClassId) -> Vec<SelectorId> {
+        let matched = self.matches.remove(&class).unwrap_or_default();
+        for id in &matched {
+            self.entries.get_mut(id.0).classes.remove(&class);
+        }
+        matched
     }
 
-    fn matching(&self, labels: &PodLabels<'_>) -> BTreeSet<S> {
-        let mut matching = BTreeSet::new();
-        let mut try_all = |ids: &HashSet<S>| {
-            let matches = ids.iter().filter(|id| self.entries[*id].selector.matches(labels));
-            matching.extend(matches.cloned());
+    /// The selectors that match a class, sorted.
+    pub(crate) fn matches(&self, class: ClassId) -> &[SelectorId] {
+        self.matches.get(&class).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// The classes that a selector matches.
+    pub(crate) fn classes(&self, id: SelectorId) -> impl Iterator<Item = ClassId> {
+        self.entries.get(id.0).classes.iter().copied()
+    }
+
+    /// How often a selector was tried on a class so far.
+    pub(crate) fn tried(&self) -> u64 {
+        self.tried
+    }
+
+    fn matching(&mut self, class: ClassId, classes: &Classes) -> Vec<SelectorId> {
+        let labels = classes.labels(class);
+        let mut matching = Vec::new();
+        let mut tried = 0;
+        let mut try_all = |ids: &[SelectorId]| {
+            tried += ids.len() as u64;
+            let matches = |id: &&SelectorId| self.entries.get(id.0).selector.matches(&labels);
+            matching.extend(ids.iter().filter(matches));
         };
         try_all(&self.others);
-        labels.for_each(|key, value| {
-            if let Some(ids) = self.by_value.get(key).and_then(|by_value| by_value.get(value)) {
-                try_all(ids);
-            }
-            if let Some(ids) = self.by_key.get(key) {
-                try_all(ids);
-            }
-        });
+        for label in labels.each() {
+            self.by_label.get(&label).into_iter().for_each(|ids| try_all(ids));
+            self.by_key.get(&label.key).into_iter().for_each(|ids| try_all(ids));
+        }
+        self.tried += tried;
+        matching.sort_unstable();
+        // A label that another one hides leads to the same selectors.
+        matching.dedup();
         matching
     }
 
-    /// The bucket that fewest Pods have to look into: by value before by key, then the least full.
-    fn choose_bucket(&self, selector: &Selector) -> Bucket {
-        let rank = |key: &Arc<str>, restriction: &Restriction| match restriction {
-            Restriction::OneOf(values) => {
-                let by_value = self.by_value.get(key);
-                let full = |value| by_value.and_then(|b| b.get(value)).map_or(0, HashSet::len);
-                Some((is_shared_by_all(key), 0, values.iter().map(full).sum::<usize>() + values.len()))
+    /// The bucket that fewest classes have to look into: by value before by key, then the least full.
+    fn choose_bucket(&self, selector: &Selector, symbols: &mut Symbols) -> Bucket {
+        let restrictions: BTreeMap<Arc<str>, Restriction> = selector.restrictions();
+        let rank = |key: &str, restriction: &Restriction| {
+            let symbol = symbols.find(key);
+            let key_bucket = symbol.and_then(|key| self.by_key.get(&key)).map_or(0, Vec::len);
+            let full = |value: &Arc<str>| {
+                let label = Label { key: symbol?, value: symbols.find(value)? };
+                self.by_label.get(&label).map(Vec::len)
+            };
+            match restriction {
+                Restriction::OneOf(values) => {
+                    let load = values.iter().map(|value| full(value).unwrap_or(0)).sum::<usize>();
+                    Some((key == ORCHESTRATOR, 0, load + values.len()))
+                }
+                Restriction::Present => Some((key == ORCHESTRATOR, 1, key_bucket)),
+                Restriction::Absent => None,
             }
-            Restriction::Present => {
-                Some((is_shared_by_all(key), 1, self.by_key.get(key).map_or(0, HashSet::len)))
-            }
-            Restriction::Absent => None,
         };
-        let restrictions = selector.restrictions();
         let ranked = restrictions.iter().filter_map(|(key, r)| Some((rank(key, r)?, key, r)));
-        match ranked.min_by_key(|(rank, ..)| *rank) {
-            Some((_, key, Restriction::OneOf(values))) => {
-                Bucket::Values(key.clone(), values.iter().cloned().collect())
+        match ranked.min_by_key(|(rank, ..)| *rank).map(|(_, key, restriction)| (key, restriction)) {
+            Some((key, Restriction::OneOf(values))) => {
+                let label = |value: &Arc<str>| Label { key: symbols.hold(key), value: symbols.hold(value) };
+                Bucket::Labels(values.iter().map(label).collect())
             }
-            Some((_, key, _)) => Bucket::Key(key.clone()),
+            Some((key, _)) => Bucket::Key(symbols.hold(key)),
             None => Bucket::Other,
         }
     }
-
-    fn entry(&mut self, id: &S) -> &mut Entry {
-        self.entries.get_mut(id).expect("what matches a Pod is in the index")
-    }
 }
 
-/// Does every Pod have this label with one and the same value?
-fn is_shared_by_all(key: &str) -> bool {
-    key == "projectcalico.org/orchestrator"
-}
-
-fn remove_from<K: Eq + Hash, C>(
-    map: &mut HashMap<K, C>,
-    key: &K,
-    remove: impl FnOnce(&mut C) -> bool,
-    is_empty: impl FnOnce(&C) -> bool,
-) {
-    if let Some(collection) = map.get_mut(key) {
-        remove(collection);
-        if is_empty(collection) {
-            map.remove(key);
+fn remove_from<K: Eq + std::hash::Hash>(map: &mut IdMap<K, Vec<SelectorId>>, key: K, id: SelectorId) {
+    if let Some(ids) = map.get_mut(&key) {
+        ids.retain(|other| *other != id);
+        if ids.is_empty() {
+            map.remove(&key);
         }
     }
 }

@@ -1,158 +1,291 @@
-//! Policies and tiers: which of them are active on this node, and in what order they are evaluated.
+//! Policies: which of them are active on this node, and which of them an endpoint is subject to, in order.
 
-use std::cmp::Ordering;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use model::{Policy, PolicyKey, Tier};
+use model::{Policy, PolicyKey, Selector};
 
-use crate::match_index::MatchIndex;
-use crate::pods::{PodId, Pods};
-use crate::resolve::{References, resolve};
+use crate::classes::{ClassId, Classes, Kind};
+use crate::items::Items;
+use crate::match_index::{MatchIndex, SelectorId};
+use crate::resolve::{References, resolve_policy};
 use crate::sets::IpSets;
+use crate::slab::{IdMap, IdSet, Slab};
+use crate::tiers::{Tiers, compare_policies};
 use crate::{ActivePolicy, ActiveTier, Change};
 
-/// Tiers that exist without being created: name, order, "default action is Pass".
-const BUILT_IN_TIERS: [(&str, f64, bool); 3] =
-    [("kube-admin", 1_000.0, true), ("default", 1_000_000.0, false), ("kube-baseline", 10_000_000.0, true)];
+/// Stands for a policy while it is known.
+type PolicyNumber = u32;
+
+struct Known {
+    policy: Policy,
+    selector: SelectorId,
+    active: Option<Active>,
+}
 
 struct Active {
     policy: Arc<ActivePolicy>,
     references: References,
 }
 
+/// Where in the packet's way a policy is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    Untracked,
+    PreDnat,
+    Forward,
+    Normal,
+}
+
+impl Stage {
+    fn has(self, policy: &Policy) -> bool {
+        match self {
+            Self::Untracked => policy.do_not_track,
+            Self::PreDnat => policy.pre_dnat && !policy.do_not_track,
+            Self::Forward => Self::Normal.has(policy) && policy.apply_on_forward,
+            Self::Normal => !policy.do_not_track && !policy.pre_dnat,
+        }
+    }
+}
+
 #[derive(Default)]
 pub(crate) struct Policies {
-    known: HashMap<PolicyKey, Policy>,
-    tiers: HashMap<String, Tier>,
-    /// Over the Pods of this node only.
-    index: MatchIndex<PolicyKey>,
-    active: HashMap<PolicyKey, Active>,
-    /// Changed in the datastore.
-    changed: BTreeSet<PolicyKey>,
-    /// Perhaps to be activated, resolved anew, or deactivated.
-    unresolved: BTreeSet<PolicyKey>,
+    numbers: HashMap<PolicyKey, PolicyNumber>,
+    known: Slab<Known>,
+    /// Never programmed, only asked about.
+    staged: HashMap<PolicyKey, Policy>,
+    pub(crate) tiers: Tiers,
+    /// Over the classes of this node's open endpoints only.
+    index: MatchIndex,
+    by_selector: IdMap<SelectorId, Vec<PolicyNumber>>,
+    /// The classes in the index, with how many endpoints of this node are in each.
+    classes: IdMap<ClassId, usize>,
+    /// Changed in the datastore since the last flush.
+    changed: HashMap<PolicyKey, Option<Policy>>,
+    /// To be resolved anew.
+    unresolved: IdSet<PolicyNumber>,
+    /// Perhaps to be activated or deactivated.
+    doubtful: IdSet<PolicyNumber>,
+    /// Policies that are gone and were active.
+    gone: Vec<(PolicyKey, Active)>,
 }
 
 impl Policies {
+    /// Keeps the policy for the next flush.
     pub(crate) fn set_policy(&mut self, key: PolicyKey, policy: Option<Policy>) {
-        if self.known.get(&key) == policy.as_ref() {
+        if !key.kind.is_staged() {
+            self.changed.insert(key, policy);
             return;
         }
         match policy {
-            Some(policy) => _ = self.known.insert(key.clone(), policy),
-            None => _ = self.known.remove(&key),
+            Some(policy) => _ = self.staged.insert(key, policy),
+            None => _ = self.staged.remove(&key),
         }
-        self.changed.insert(key);
     }
 
-    /// Stores a tier; did it change?
-    pub(crate) fn set_tier(&mut self, name: String, tier: Option<Tier>) -> bool {
-        let old = match tier.clone() {
-            Some(tier) => self.tiers.insert(name, tier),
-            None => self.tiers.remove(&name),
-        };
-        old != tier
-    }
-
-    /// Tries the policies that changed on the local Pods; those whose policies they are or were.
-    pub(crate) fn refresh_selectors(&mut self, pods: &Pods, local: &BTreeSet<PodId>) -> HashSet<PodId> {
-        let mut concerned = HashSet::new();
-        for key in std::mem::take(&mut self.changed) {
-            concerned.extend(self.index.remove(&key));
-            if let Some(policy) = self.known.get(&key) {
-                let local = local.iter().copied();
-                concerned.extend(self.index.insert(key.clone(), policy.selector.clone(), pods, local));
+    /// Takes the policies that changed to heart; the classes whose policies they are or were, where that
+    /// changes what an endpoint is subject to.
+    pub(crate) fn accept_changes(&mut self, classes: &mut Classes) -> BTreeSet<ClassId> {
+        let mut concerned = BTreeSet::new();
+        for (key, policy) in std::mem::take(&mut self.changed) {
+            let old = self.numbers.get(&key).copied();
+            match (old, policy) {
+                (None, None) => {}
+                (None, Some(policy)) => {
+                    let number = self.insert(policy, classes);
+                    concerned.extend(self.index.classes(self.known.get(number).selector));
+                }
+                (Some(number), None) => {
+                    concerned.extend(self.index.classes(self.known.get(number).selector));
+                    self.remove(number, classes);
+                }
+                (Some(number), Some(policy)) => self.replace(number, policy, classes, &mut concerned),
             }
-            self.unresolved.insert(key);
         }
         concerned
     }
 
-    /// A Pod's labels may have changed, or it became local or ceased to be.
-    pub(crate) fn update_pod(&mut self, pod: PodId, pods: &Pods, is_local: bool) {
-        let labels = pods.labels(pod).filter(|_| is_local);
-        let matches = self.index.update(pod, labels);
-        self.unresolved.extend(matches.before.symmetric_difference(&matches.after).cloned());
+    /// One more endpoint of this node is in the class.
+    pub(crate) fn enter_class(&mut self, class: ClassId, classes: &Classes) {
+        let endpoints = self.classes.entry(class).or_default();
+        *endpoints += 1;
+        if *endpoints == 1 {
+            self.update_class(class, classes);
+        }
+    }
+
+    /// One endpoint of this node less is in the class.
+    pub(crate) fn leave_class(&mut self, class: ClassId) {
+        let endpoints = self.classes.get_mut(&class).expect("who leaves a class has entered it");
+        *endpoints -= 1;
+        if *endpoints == 0 {
+            self.classes.remove(&class);
+            let selectors = self.index.remove_class(class);
+            self.doubt(&selectors);
+        }
+    }
+
+    /// The labels of a class have changed; does that change what is in it is subject to?
+    pub(crate) fn update_class(&mut self, class: ClassId, classes: &Classes) -> bool {
+        if !self.classes.contains_key(&class) {
+            return false;
+        }
+        let difference = self.index.try_class(class, classes);
+        self.index.accept(class, &difference);
+        self.doubt(&difference.lost);
+        self.doubt(&difference.gained);
+        !difference.lost.is_empty() || !difference.gained.is_empty()
     }
 
     /// The policies that come or change, and those that go; `sets` has all their sets when it returns.
-    pub(crate) fn tell(&mut self, sets: &mut IpSets, pods: &Pods) -> (Vec<Change>, Vec<Change>) {
+    pub(crate) fn tell(&mut self, sets: &mut IpSets, items: &mut Items) -> (Vec<Change>, Vec<Change>) {
         let (mut come, mut gone) = (Vec::new(), Vec::new());
-        for key in std::mem::take(&mut self.unresolved) {
-            let wanted = self.known.get(&key).filter(|_| self.index.matches_any(&key)).map(resolve);
-            let Some((policy, references)) = wanted else {
-                if let Some(old) = self.active.remove(&key) {
-                    old.references.keys().for_each(|id| sets.release(id));
-                    gone.push(Change::Policy(key, None));
-                }
+        let unresolved = std::mem::take(&mut self.unresolved);
+        let doubtful = std::mem::take(&mut self.doubtful);
+        let mut released = std::mem::take(&mut self.gone);
+        let mut concerned: Vec<_> = unresolved.union(&doubtful).copied().collect();
+        concerned.retain(|number| self.known.contains(*number));
+        concerned.sort_unstable_by(|a, b| self.known.get(*a).policy.key.cmp(&self.known.get(*b).policy.key));
+        for number in concerned {
+            let wanted = self.is_wanted(number, &items.classes);
+            let known = self.known.get_mut(number);
+            let key = known.policy.key.clone();
+            if !wanted {
+                released.extend(known.active.take().map(|active| (key, active)));
                 continue;
-            };
-            if self.active.get(&key).is_some_and(|old| *old.policy == policy) {
+            }
+            if known.active.is_some() && !unresolved.contains(&number) {
+                continue;
+            }
+            let (policy, references) = resolve_policy(&known.policy);
+            if known.active.as_ref().is_some_and(|old| *old.policy == policy) {
                 continue;
             }
             // New references first, so that a set that stays is not emptied and filled again.
-            references.iter().for_each(|(id, definition)| sets.acquire(id, definition, pods));
+            references.iter().for_each(|(id, set)| sets.acquire(id, set, &mut items.classes));
             let policy = Arc::new(policy);
-            come.push(Change::Policy(key.clone(), Some(policy.clone())));
-            if let Some(old) = self.active.insert(key, Active { policy, references }) {
+            come.push(Change::Policy(key, Some(policy.clone())));
+            if let Some(old) = known.active.replace(Active { policy, references }) {
                 old.references.keys().for_each(|id| sets.release(id));
             }
+        }
+        released.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        for (key, active) in released {
+            active.references.keys().for_each(|id| sets.release(id));
+            gone.push(Change::Policy(key, None));
         }
         (come, gone)
     }
 
-    /// The policies that select a local Pod, by tier, in the order of evaluation.
-    pub(crate) fn tiers_of(&self, pod: PodId) -> Vec<ActiveTier> {
-        let mut policies: Vec<&Policy> =
-            self.index.of_pod(pod).filter_map(|key| self.known.get(key)).collect();
-        policies.sort_by(|a, b| compare_policies(a, b));
-        let mut by_tier: BTreeMap<&str, Vec<&Policy>> = BTreeMap::new();
-        for policy in policies {
-            by_tier.entry(&policy.tier).or_default().push(policy);
-        }
-        let mut tiers: Vec<_> =
-            by_tier.into_iter().map(|(name, policies)| (self.tier(name), policies)).collect();
-        tiers.sort_by(|(a, _), (b, _)| compare_orders(a.order, b.order).then_with(|| a.name.cmp(&b.name)));
-        let active = tiers.into_iter().map(|(tier, policies)| {
-            let keys = |applies: fn(&Policy) -> bool| {
-                policies.iter().filter(|policy| applies(policy)).map(|policy| policy.key.clone()).collect()
-            };
-            ActiveTier {
-                name: tier.name,
-                default_action_is_pass: tier.default_action_is_pass,
-                ingress: keys(|policy| policy.applies_to_ingress),
-                egress: keys(|policy| policy.applies_to_egress),
-            }
+    /// What is in the class is subject to at a stage, by tier, in the order of evaluation.
+    pub(crate) fn tiers_of(&self, class: ClassId, stage: Stage) -> Vec<ActiveTier> {
+        let numbers = self.index.matches(class).iter().flat_map(|selector| &self.by_selector[selector]);
+        let policies = numbers.map(|number| &self.known.get(*number).policy);
+        let mut policies: Vec<&Policy> = policies.filter(|policy| stage.has(policy)).collect();
+        policies.sort_unstable_by(|a, b| compare_policies(a, b));
+        self.tiers.group(&policies, stage == Stage::PreDnat)
+    }
+
+    /// The staged policies that would bind what is in the class, in the order of evaluation.
+    pub(crate) fn staged_of(&self, class: ClassId, classes: &Classes) -> Vec<&Policy> {
+        let labels = classes.labels(class);
+        let matches = |policy: &&Policy| policy.selector.matches(&labels);
+        let mut policies: Vec<_> = self.staged.values().filter(matches).collect();
+        policies.sort_unstable_by(|a, b| {
+            self.tiers.compare(&a.tier, &b.tier).then_with(|| compare_policies(a, b))
         });
-        active.filter(|tier| !tier.ingress.is_empty() || !tier.egress.is_empty()).collect()
+        policies
     }
 
-    /// A tier that nobody defined comes last and drops what it does not decide.
-    fn tier(&self, name: &str) -> Tier {
-        if let Some(tier) = self.tiers.get(name) {
-            return tier.clone();
+    /// How often a selector was tried so far.
+    pub(crate) fn tried(&self) -> u64 {
+        self.index.tried()
+    }
+
+    fn insert(&mut self, policy: Policy, classes: &mut Classes) -> PolicyNumber {
+        let key = policy.key.clone();
+        let selector = self.hold_selector(&policy.selector, classes);
+        let number = self.known.insert(Known { policy, selector, active: None });
+        self.numbers.insert(key, number);
+        self.by_selector.entry(selector).or_default().push(number);
+        self.unresolved.insert(number);
+        number
+    }
+
+    fn remove(&mut self, number: PolicyNumber, classes: &mut Classes) {
+        let known = self.known.remove(number);
+        self.numbers.remove(&known.policy.key);
+        self.unresolved.remove(&number);
+        self.doubtful.remove(&number);
+        self.release_selector(known.selector, number, classes);
+        self.gone.extend(known.active.map(|active| (known.policy.key, active)));
+    }
+
+    fn replace(
+        &mut self,
+        number: PolicyNumber,
+        policy: Policy,
+        classes: &mut Classes,
+        concerned: &mut BTreeSet<ClassId>,
+    ) {
+        let known = self.known.get(number);
+        if known.policy == policy {
+            return;
         }
-        let built_in = BUILT_IN_TIERS.iter().find(|(built_in, ..)| *built_in == name);
-        Tier {
-            name: name.into(),
-            order: built_in.map(|(_, order, _)| *order),
-            default_action_is_pass: built_in.is_some_and(|(.., pass)| *pass),
+        let (old_selector, is_elsewhere) = (known.selector, stands_elsewhere(&known.policy, &policy));
+        if is_elsewhere {
+            concerned.extend(self.index.classes(old_selector));
         }
+        if known.policy.selector != policy.selector {
+            let selector = self.hold_selector(&policy.selector, classes);
+            self.by_selector.entry(selector).or_default().push(number);
+            self.known.get_mut(number).selector = selector;
+            self.release_selector(old_selector, number, classes);
+        }
+        if is_elsewhere {
+            concerned.extend(self.index.classes(self.known.get(number).selector));
+        }
+        self.known.get_mut(number).policy = policy;
+        self.unresolved.insert(number);
+    }
+
+    fn hold_selector(&mut self, selector: &Selector, classes: &mut Classes) -> SelectorId {
+        let candidates = self.classes.keys().copied().collect();
+        self.index.hold(selector, classes, |_| candidates)
+    }
+
+    fn release_selector(&mut self, selector: SelectorId, number: PolicyNumber, classes: &mut Classes) {
+        if let Some(policies) = self.by_selector.get_mut(&selector) {
+            policies.retain(|other| *other != number);
+            if policies.is_empty() {
+                self.by_selector.remove(&selector);
+            }
+        }
+        self.index.release(selector, &mut classes.symbols);
+    }
+
+    fn doubt(&mut self, selectors: &[SelectorId]) {
+        let policies = selectors.iter().filter_map(|selector| self.by_selector.get(selector));
+        self.doubtful.extend(policies.flatten());
+    }
+
+    /// Is some endpoint of this node subject to it, or does every node need it?
+    fn is_wanted(&self, number: PolicyNumber, classes: &Classes) -> bool {
+        let Known { policy, selector, .. } = self.known.get(number);
+        let for_hosts_only = policy.do_not_track || policy.pre_dnat;
+        policy.needed_everywhere
+            || self
+                .index
+                .classes(*selector)
+                .any(|class| !for_hosts_only || classes.get(class).kind() == Kind::HostEndpoint)
     }
 }
 
-fn compare_policies(a: &Policy, b: &Policy) -> Ordering {
-    compare_orders(a.order, b.order)
-        .then_with(|| a.key.name.cmp(&b.key.name))
-        .then_with(|| a.key.namespace.cmp(&b.key.namespace))
-        .then_with(|| a.key.kind.cmp(&b.key.kind))
-}
-
-/// Ascending; none is last.
-fn compare_orders(a: Option<f64>, b: Option<f64>) -> Ordering {
-    match (a, b) {
-        (Some(a), Some(b)) => a.total_cmp(&b),
-        (a, b) => a.is_none().cmp(&b.is_none()),
-    }
+/// Do the two stand in different places among the policies of an endpoint, or bind different endpoints?
+fn stands_elsewhere(a: &Policy, b: &Policy) -> bool {
+    let flags = |policy: &Policy| {
+        let directions = (policy.applies_to_ingress, policy.applies_to_egress);
+        (directions, policy.do_not_track, policy.pre_dnat, policy.apply_on_forward)
+    };
+    a.tier != b.tier || a.order != b.order || a.selector != b.selector || flags(a) != flags(b)
 }

@@ -1,35 +1,36 @@
-//! A policy whose selectors and named ports become IP sets.
+//! Rules whose selectors, named ports and Services become IP sets (`spec/felix.md` §7.2).
 
 use std::collections::BTreeMap;
 
 use model::{EntityRule, Policy, PortMatch, Protocol, Rule, Selector};
 
-use crate::sets::SetDefinition;
+use crate::set_definition::SetDefinition;
 use crate::{ActiveEntity, ActivePolicy, ActiveRule, SetId};
 
-/// The sets that a policy refers to.
+/// The sets that a policy or profile refers to.
 pub(crate) type References = BTreeMap<SetId, SetDefinition>;
 
-pub(crate) fn resolve(policy: &Policy) -> (ActivePolicy, References) {
+pub(crate) fn resolve_policy(policy: &Policy) -> (ActivePolicy, References) {
     let mut references = References::new();
-    let mut rules = |applies: bool, rules: &[Rule]| -> Vec<ActiveRule> {
-        let applied = rules.iter().filter(|_| applies);
-        applied.map(|rule| resolve_rule(rule, &mut references)).collect()
+    let mut rules = |applies: bool, rules: &[Rule]| {
+        if applies { resolve_rules(rules, &mut references) } else { Vec::new() }
     };
-    let ingress = rules(policy.applies_to_ingress, &policy.ingress);
-    let egress = rules(policy.applies_to_egress, &policy.egress);
     let active = ActivePolicy {
         key: policy.key.clone(),
         tier: policy.tier.clone(),
         selector: policy.selector.clone(),
-        ingress,
-        egress,
+        ingress: rules(policy.applies_to_ingress, &policy.ingress),
+        egress: rules(policy.applies_to_egress, &policy.egress),
         do_not_track: policy.do_not_track,
         pre_dnat: policy.pre_dnat,
         generation: policy.generation,
         uid: policy.uid.clone(),
     };
     (active, references)
+}
+
+pub(crate) fn resolve_rules(rules: &[Rule], references: &mut References) -> Vec<ActiveRule> {
+    rules.iter().map(|rule| resolve_rule(rule, references)).collect()
 }
 
 fn resolve_rule(rule: &Rule, references: &mut References) -> ActiveRule {
@@ -40,15 +41,22 @@ fn resolve_rule(rule: &Rule, references: &mut References) -> ActiveRule {
         not_protocol: rule.not_protocol,
         icmp: rule.icmp,
         not_icmp: rule.not_icmp,
-        source: resolve_entity(&rule.source, rule.protocol, references),
-        destination: resolve_entity(&rule.destination, rule.protocol, references),
+        source: resolve_entity(&rule.source, rule.protocol, Side::Source, references),
+        destination: resolve_entity(&rule.destination, rule.protocol, Side::Destination, references),
         annotations: rule.annotations.clone(),
     }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Source,
+    Destination,
 }
 
 fn resolve_entity(
     entity: &EntityRule,
     protocol: Option<Protocol>,
+    side: Side,
     references: &mut References,
 ) -> ActiveEntity {
     let mut set = |definition: SetDefinition| {
@@ -56,6 +64,14 @@ fn resolve_entity(
         references.insert(id.clone(), definition);
         id
     };
+    if let Some(service) = &entity.service {
+        let ports = side == Side::Destination;
+        let id = set(SetDefinition::Service { service: service.clone(), ports });
+        return match side {
+            Side::Source => ActiveEntity { set: Some(id), ..ActiveEntity::default() },
+            Side::Destination => ActiveEntity { service: Some(id), ..ActiveEntity::default() },
+        };
+    }
     // One set for what matches the one and not the other: one lookup a packet instead of two.
     let (selector, not_selector) = match (&entity.selector, &entity.not_selector) {
         (Some(selector), Some(not)) => (Some(Selector::and([selector.clone(), not.negated()])), None),

@@ -1,0 +1,290 @@
+//! What is on this node: pods' interfaces as the CNI plugin made them, and its host endpoints.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use model::{HostEndpoint, HostInterface, LocalEndpoint, PodKey};
+
+use crate::classes::ClassId;
+use crate::describe::{host_endpoint_name, namespace_profile, pod_name};
+use crate::items::{Items, Nets};
+use crate::policies::{Policies, Stage};
+use crate::profiles::Profiles;
+use crate::sets::IpSets;
+use crate::{ActiveEndpoint, ActiveHostEndpoint, Change, ClosedReason, EndpointPolicies};
+
+/// Whoever policy binds on this node.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Subject {
+    Pod(PodKey),
+    Host(Arc<str>),
+}
+
+#[derive(Default)]
+struct LocalPod {
+    interfaces: BTreeMap<HostInterface, LocalEndpoint>,
+    /// The addresses that the datastore says; the CNI plugin may know of others before.
+    status: Vec<IpAddr>,
+}
+
+impl LocalPod {
+    fn nets(&self) -> Nets {
+        let local = self.interfaces.values().flat_map(|endpoint| &endpoint.addresses);
+        Nets::of_hosts(self.status.iter().chain(local).copied())
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct Local {
+    /// Whose each interface is.
+    interfaces: BTreeMap<HostInterface, PodKey>,
+    pods: BTreeMap<PodKey, LocalPod>,
+    hosts: BTreeMap<Arc<str>, HostEndpoint>,
+    /// The class in which policies look for each, while it is open.
+    classes: BTreeMap<Subject, ClassId>,
+    /// What each is subject to may have changed.
+    dirty: BTreeSet<Subject>,
+    dirty_interfaces: BTreeSet<HostInterface>,
+    told: BTreeMap<HostInterface, Arc<ActiveEndpoint>>,
+    told_hosts: BTreeMap<Arc<str>, Arc<ActiveHostEndpoint>>,
+}
+
+impl Local {
+    /// A pod's interface came, changed or went.
+    pub(crate) fn set_interface(
+        &mut self,
+        interface: HostInterface,
+        endpoint: Option<LocalEndpoint>,
+        items: &mut Items,
+        sets: &mut IpSets,
+    ) {
+        let old = self.interfaces.remove(&interface);
+        if let Some(pod) = &old {
+            if let Some(local) = self.pods.get_mut(pod) {
+                local.interfaces.remove(&interface);
+            }
+            self.dirty.insert(Subject::Pod(pod.clone()));
+        }
+        let new = endpoint.map(|mut endpoint| {
+            endpoint.interface.clone_from(&interface);
+            let pod = endpoint.pod.clone();
+            let local = self.pods.entry(pod.clone()).or_insert_with(|| {
+                let known = items.find(&pod_name(&pod));
+                let status = known.iter().flat_map(|item| item.nets).map(|net| net.address()).collect();
+                LocalPod { interfaces: BTreeMap::new(), status }
+            });
+            local.interfaces.insert(interface.clone(), endpoint);
+            self.interfaces.insert(interface.clone(), pod.clone());
+            self.dirty.insert(Subject::Pod(pod.clone()));
+            pod
+        });
+        for pod in old.iter().chain(&new) {
+            if let Some(local) = self.pods.get(pod) {
+                items.set_nets(&pod_name(pod), local.nets(), sets);
+            }
+        }
+        self.dirty_interfaces.insert(interface);
+    }
+
+    /// The datastore says which addresses a Pod has; all that it has, if it is on this node.
+    pub(crate) fn set_status(&mut self, pod: &PodKey, addresses: &[IpAddr]) -> Option<Nets> {
+        let local = self.pods.get_mut(pod)?;
+        local.status = addresses.to_vec();
+        Some(local.nets())
+    }
+
+    /// The datastore says something new about a Pod.
+    pub(crate) fn pod_changed(&mut self, pod: &PodKey) {
+        if self.pods.contains_key(pod) {
+            self.dirty.insert(Subject::Pod(pod.clone()));
+        }
+    }
+
+    /// A namespace came or went, so that its pods open or close.
+    pub(crate) fn namespace_changed(&mut self, namespace: &str) {
+        let pods = self.pods.keys().filter(|pod| *pod.namespace == *namespace);
+        self.dirty.extend(pods.cloned().map(Subject::Pod));
+    }
+
+    /// A host endpoint of this node came, changed or went; of another node's, nothing.
+    pub(crate) fn set_host(&mut self, name: &Arc<str>, endpoint: Option<HostEndpoint>) {
+        let old = match endpoint {
+            Some(endpoint) => {
+                self.dirty.insert(Subject::Host(name.clone()));
+                self.hosts.insert(name.clone(), endpoint)
+            }
+            None => self.hosts.remove(name),
+        };
+        if old.is_some() {
+            self.dirty.insert(Subject::Host(name.clone()));
+        }
+    }
+
+    /// What everyone is subject to may have changed.
+    pub(crate) fn all_changed(&mut self) {
+        self.dirty.extend(self.pods.keys().cloned().map(Subject::Pod));
+        self.dirty.extend(self.hosts.keys().cloned().map(Subject::Host));
+    }
+
+    /// What those are subject to may have changed that are in these classes.
+    pub(crate) fn classes_changed(&mut self, classes: &BTreeSet<ClassId>) {
+        let concerned = self.classes.iter().filter(|(_, class)| classes.contains(class));
+        let concerned: Vec<_> = concerned.map(|(subject, _)| subject.clone()).collect();
+        self.dirty.extend(concerned);
+    }
+
+    /// Lets policies look for everyone in the class that they are in now.
+    pub(crate) fn enter_classes(&mut self, policies: &mut Policies, items: &mut Items, sets: &mut IpSets) {
+        for subject in &self.dirty {
+            let new = self.class_of(subject, items);
+            let old = self.classes.get(subject).copied();
+            if old == new {
+                continue;
+            }
+            if let Some(class) = new {
+                items.classes.hold(class);
+                policies.enter_class(class, &items.classes);
+                self.classes.insert(subject.clone(), class);
+            }
+            if let Some(class) = old {
+                policies.leave_class(class);
+                items.release_class(class, sets);
+            }
+            if new.is_none() {
+                self.classes.remove(subject);
+            }
+        }
+    }
+
+    /// The endpoints that come or change, and those that go; `profiles` knows which are used.
+    pub(crate) fn tell(
+        &mut self,
+        policies: &Policies,
+        items: &Items,
+        profiles: &mut Profiles,
+    ) -> (Vec<Change>, Vec<Change>) {
+        let mut told = (Vec::new(), Vec::new());
+        let mut hosts = Vec::new();
+        for subject in std::mem::take(&mut self.dirty) {
+            match subject {
+                Subject::Pod(pod) => {
+                    let Some(local) = self.pods.get(&pod) else { continue };
+                    self.dirty_interfaces.extend(local.interfaces.keys().cloned());
+                    if local.interfaces.is_empty() {
+                        self.pods.remove(&pod);
+                    }
+                }
+                Subject::Host(name) => hosts.push(name),
+            }
+        }
+        for interface in std::mem::take(&mut self.dirty_interfaces) {
+            self.tell_interface(interface, policies, items, profiles, &mut told);
+        }
+        for name in hosts {
+            self.tell_host(name, policies, profiles, &mut told);
+        }
+        told
+    }
+
+    fn tell_interface(
+        &mut self,
+        interface: HostInterface,
+        policies: &Policies,
+        items: &Items,
+        profiles: &mut Profiles,
+        (come, gone): &mut (Vec<Change>, Vec<Change>),
+    ) {
+        let endpoint = self.resolve_interface(&interface, policies, items).map(Arc::new);
+        let old = match &endpoint {
+            Some(new) if self.told.get(&interface) == Some(new) => return,
+            Some(new) => {
+                profiles.start_using(new.profiles());
+                self.told.insert(interface.clone(), new.clone())
+            }
+            None => self.told.remove(&interface),
+        };
+        if let Some(old) = &old {
+            profiles.stop_using(old.profiles());
+        }
+        match endpoint {
+            Some(_) => come.push(Change::Endpoint(interface, endpoint)),
+            None if old.is_some() => gone.push(Change::Endpoint(interface, None)),
+            None => {}
+        }
+    }
+
+    fn tell_host(
+        &mut self,
+        name: Arc<str>,
+        policies: &Policies,
+        profiles: &mut Profiles,
+        (come, gone): &mut (Vec<Change>, Vec<Change>),
+    ) {
+        let endpoint = self.resolve_host(&name, policies).map(Arc::new);
+        let old = match &endpoint {
+            Some(new) if self.told_hosts.get(&name) == Some(new) => return,
+            Some(new) => {
+                profiles.start_using(&new.profiles);
+                self.told_hosts.insert(name.clone(), new.clone())
+            }
+            None => self.told_hosts.remove(&name),
+        };
+        if let Some(old) = &old {
+            profiles.stop_using(&old.profiles);
+        }
+        match endpoint {
+            Some(_) => come.push(Change::HostEndpoint(name, endpoint)),
+            None if old.is_some() => gone.push(Change::HostEndpoint(name, None)),
+            None => {}
+        }
+    }
+
+    fn resolve_interface(
+        &self,
+        interface: &str,
+        policies: &Policies,
+        items: &Items,
+    ) -> Option<ActiveEndpoint> {
+        let pod = self.interfaces.get(interface)?;
+        let local = self.pods.get(pod)?.interfaces.get(interface)?.clone();
+        // A service account's profile has no rules, so nothing need look into it.
+        let profile = namespace_profile(&pod.namespace);
+        let policies = if items.find(&pod_name(pod)).is_none() {
+            EndpointPolicies::Closed(ClosedReason::PodUnknown)
+        } else if !items.classes.is_known(&profile) {
+            EndpointPolicies::Closed(ClosedReason::NamespaceUnknown)
+        } else {
+            let class = self.classes.get(&Subject::Pod(pod.clone()))?;
+            let tiers = policies.tiers_of(*class, Stage::Normal);
+            EndpointPolicies::Open { profiles: vec![profile.into()], tiers }
+        };
+        Some(ActiveEndpoint { local, policies })
+    }
+
+    fn resolve_host(&self, name: &Arc<str>, policies: &Policies) -> Option<ActiveHostEndpoint> {
+        let endpoint = self.hosts.get(name)?.clone();
+        let class = *self.classes.get(&Subject::Host(name.clone()))?;
+        Some(ActiveHostEndpoint {
+            untracked: policies.tiers_of(class, Stage::Untracked),
+            pre_dnat: policies.tiers_of(class, Stage::PreDnat),
+            forward: policies.tiers_of(class, Stage::Forward),
+            normal: policies.tiers_of(class, Stage::Normal),
+            profiles: endpoint.profiles.clone(),
+            endpoint,
+        })
+    }
+
+    /// A closed endpoint is subject to no policy.
+    fn class_of(&self, subject: &Subject, items: &Items) -> Option<ClassId> {
+        let name = match subject {
+            Subject::Pod(pod) => {
+                let is_here = self.pods.get(pod).is_some_and(|local| !local.interfaces.is_empty());
+                let is_open = is_here && items.classes.is_known(&namespace_profile(&pod.namespace));
+                is_open.then(|| pod_name(pod))?
+            }
+            Subject::Host(name) => self.hosts.contains_key(name).then(|| host_endpoint_name(name))?,
+        };
+        Some(items.find(&name)?.class)
+    }
+}
