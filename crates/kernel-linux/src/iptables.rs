@@ -10,7 +10,6 @@ use std::thread;
 use kernel::{IptablesDriver, RestoreSection};
 use model::Family;
 
-use crate::nftables;
 use crate::nl::named;
 
 /// Which of the kernel's two rule engines the tools talk to.
@@ -41,7 +40,7 @@ impl Backend {
     ///
     /// Where only one works, that one. Fails when none does, with what each said.
     pub fn detect() -> io::Result<Self> {
-        let nft = nftables::probe(Family::V4).and_then(|()| save(Backend::Nft, Family::V4));
+        let nft = crate::nft::probe(Family::V4).and_then(|()| save(Backend::Nft, Family::V4));
         // Looking at legacy tables loads their modules, which then slow every packet: only when they are there.
         if nft.is_ok() && !Path::new("/proc/thread-self/net/ip_tables_names").exists() {
             return Ok(Backend::Nft);
@@ -176,7 +175,7 @@ impl IptablesTools {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "this kernel has no IPv6"));
         }
         if backend == Backend::Nft {
-            nftables::probe(family)?;
+            crate::nft::probe(family)?;
         }
         let tools = Tools { backend, family };
         tools.save()?;

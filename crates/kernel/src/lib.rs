@@ -17,6 +17,7 @@ mod iptables_tables;
 mod iptables_text;
 mod link;
 mod neighbour;
+pub mod nft;
 mod packet;
 mod packet_rule;
 mod pauses;

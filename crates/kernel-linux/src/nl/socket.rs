@@ -15,6 +15,9 @@ use super::write::{Batch, Writer};
 const RECEIVE_BUFFER: usize = 64 * 1024;
 /// Room for an error answer to each of 512 messages.
 const KERNEL_BUFFER: libc::c_int = 4 << 20;
+/// What the kernel sends at once on every system, and what it counts on top of a message.
+const SEND_BUFFER: usize = 64 * 1024;
+const SEND_OVERHEAD: usize = 4096;
 /// A dump that was disturbed by a change is repeated this often; then it is good enough, since the change
 /// itself is announced by an event.
 const DUMP_TRIES: usize = 5;
@@ -34,6 +37,8 @@ pub struct Socket {
     fd: OwnedFd,
     sequence: u32,
     buffer: Vec<u8>,
+    /// Bytes that go out in one send for certain.
+    room: usize,
 }
 
 impl Socket {
@@ -50,7 +55,7 @@ impl Socket {
             }
             OwnedFd::from_raw_fd(fd)
         };
-        let socket = Self { fd, sequence: 1, buffer: vec![0; RECEIVE_BUFFER] };
+        let socket = Self { fd, sequence: 1, buffer: vec![0; RECEIVE_BUFFER], room: SEND_BUFFER };
         socket.bind()?;
         // Each of these only improves answers; kernels that lack one still work.
         let _ = socket.set(libc::SOL_NETLINK, libc::NETLINK_EXT_ACK, 1);
@@ -99,6 +104,18 @@ impl Socket {
     pub fn set_timeout(&self, seconds: i64) -> io::Result<()> {
         let time = libc::timeval { tv_sec: seconds, tv_usec: 0 };
         self.set(libc::SOL_SOCKET, libc::SO_RCVTIMEO, time)
+    }
+
+    /// Lets this many bytes go out in one send. Where that is not allowed, a send that is too long fails by itself.
+    pub(crate) fn make_room(&mut self, bytes: usize) {
+        // Without being asked the kernel gives about 200 KiB.
+        let wanted = bytes.saturating_add(SEND_OVERHEAD);
+        if wanted > self.room {
+            let size = libc::c_int::try_from(wanted).unwrap_or(libc::c_int::MAX);
+            if self.set(libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, size).is_ok() {
+                self.room = wanted;
+            }
+        }
     }
 
     fn set<T>(&self, level: libc::c_int, name: libc::c_int, value: T) -> io::Result<()> {

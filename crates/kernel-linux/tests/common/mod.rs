@@ -54,6 +54,7 @@ fn package(tool: &str) -> &'static str {
         "ping" => "iputils-ping",
         "ipset" => "ipset",
         "conntrack" => "conntrack",
+        "nft" => "nftables",
         _ => "iptables",
     }
 }

@@ -5,6 +5,7 @@
 //! refuses what it is told to refuse. Clones share one state.
 
 mod iptables;
+mod nft;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -19,6 +20,7 @@ use crate::{
 };
 
 pub use iptables::FakeIptables;
+pub use nft::{FakeNft, FakeNftChain, FakeNftTable};
 
 /// Something that can be told to fail.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,6 +32,10 @@ pub enum Entry {
     Tunnel(String),
     /// Every `iptables-restore` of a table.
     Table(Family, IptablesTable),
+    /// Every change of a chain, set or map of nf_tables with this name.
+    Nft(String),
+    /// Every transaction of nf_tables, without a reason.
+    NftCommit,
     /// Every listing.
     Lists,
 }
@@ -44,6 +50,7 @@ pub struct State {
     pub sysctls: BTreeMap<String, String>,
     pub tunnels: BTreeMap<String, Tunnel>,
     pub chains: BTreeMap<(Family, IptablesTable), iptables::Chains>,
+    pub nft: BTreeMap<Family, FakeNftTable>,
     /// What is refused, as by [`FakeKernel::refuse`].
     pub refused: BTreeSet<Entry>,
     /// How many entries (or restores) were written or deleted so far.
@@ -117,6 +124,10 @@ impl FakeKernel {
 
     pub fn iptables(&self, family: Family) -> FakeIptables {
         FakeIptables::new(self.clone(), family)
+    }
+
+    pub fn nft(&self) -> FakeNft {
+        FakeNft(self.clone())
     }
 
     /// The rules of one chain as `iptables-save` would print them behind `-A CHAIN `; `None`: no such chain.

@@ -275,7 +275,7 @@ fn chains_agree_with_one_by_one_evaluation_on_random_policies_of_every_shape() {
             let expected = world.allows(&packet, local_pod(source), local_pod(destination));
             let link = |end| local_pod(end).map_or("eth0".to_owned(), |pod| interface(&pod.key));
             let way = packet.via(Some(&link(source)), Some(&link(destination)));
-            let passes = is_forwarded(&node.dataplane, &way);
+            let passes = is_forwarded(&node, &way);
             assert_eq!(passes, expected, "seed {seed}: {way:?}\n{:#?}", world.policies);
             *(if expected { &mut allowed } else { &mut denied }) += 1;
         }

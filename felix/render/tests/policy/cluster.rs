@@ -8,7 +8,6 @@ use serde_json::Value;
 
 use crate::cases::{CaseAction, CasePod, Labels, Topology, split};
 use crate::convert;
-use crate::dataplane::Dataplane;
 use crate::kubernetes::{self, End};
 use crate::node::{Node, interface, local};
 use crate::way::{Packet, is_delivered_to_host, is_forwarded, is_sent_by_host};
@@ -108,35 +107,35 @@ impl Cluster {
     pub fn passes(&self, source: &str, destination: &str, packet: &Packet) -> bool {
         match (self.pods.get(source), self.pods.get(destination)) {
             (Some(from), Some(to)) if from.node == to.node => {
-                is_forwarded(self.dataplane(from), &packet.via(Some(&link(source)), Some(&link(destination))))
+                is_forwarded(self.node_of(from), &packet.via(Some(&link(source)), Some(&link(destination))))
             }
             (Some(from), Some(to)) => {
-                is_forwarded(self.dataplane(from), &packet.via(Some(&link(source)), Some(UPLINK)))
-                    && is_forwarded(self.dataplane(to), &packet.via(Some(UPLINK), Some(&link(destination))))
+                is_forwarded(self.node_of(from), &packet.via(Some(&link(source)), Some(UPLINK)))
+                    && is_forwarded(self.node_of(to), &packet.via(Some(UPLINK), Some(&link(destination))))
             }
             (Some(from), None) if self.node_addresses[&from.node] == packet.destination => {
-                is_delivered_to_host(self.dataplane(from), &packet.via(Some(&link(source)), None))
+                is_delivered_to_host(self.node_of(from), &packet.via(Some(&link(source)), None))
             }
             (Some(from), None) => {
-                is_forwarded(self.dataplane(from), &packet.via(Some(&link(source)), Some(UPLINK)))
+                is_forwarded(self.node_of(from), &packet.via(Some(&link(source)), Some(UPLINK)))
             }
             (None, Some(to)) if self.node_addresses[&to.node] == packet.source => {
-                is_sent_by_host(self.dataplane(to), &packet.via(None, Some(&link(destination))))
+                is_sent_by_host(self.node_of(to), &packet.via(None, Some(&link(destination))))
             }
             (None, Some(to)) => {
-                is_forwarded(self.dataplane(to), &packet.via(Some(UPLINK), Some(&link(destination))))
+                is_forwarded(self.node_of(to), &packet.via(Some(UPLINK), Some(&link(destination))))
             }
             (None, None) => panic!("neither {source:?} nor {destination:?} is a pod"),
         }
     }
 
     /// What one node has programmed.
-    pub fn node(&self, name: &str) -> &Dataplane {
-        &self.nodes[name].dataplane
+    pub fn node(&self, name: &str) -> &Node {
+        &self.nodes[name]
     }
 
-    fn dataplane(&self, pod: &CasePod) -> &Dataplane {
-        &self.nodes[&pod.node].dataplane
+    fn node_of(&self, pod: &CasePod) -> &Node {
+        &self.nodes[&pod.node]
     }
 
     fn end<'a>(&'a self, name: &'a str) -> End<'a> {

@@ -10,6 +10,7 @@ mod dataplane;
 mod golden;
 mod kubernetes;
 mod matrix;
+mod nftables;
 mod node;
 mod random;
 mod way;

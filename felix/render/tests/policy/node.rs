@@ -10,11 +10,14 @@ use model::{
 };
 
 use crate::dataplane::Dataplane;
+use crate::nftables;
 
 pub struct Node {
     pub calc: Calc,
     pub renderer: Renderer,
     pub dataplane: Dataplane,
+    /// The same with nftables.
+    pub nftables: nftables::Node,
 }
 
 impl Node {
@@ -22,6 +25,7 @@ impl Node {
         let settings = RenderSettings { ipip: false, ..RenderSettings::default() };
         Self {
             calc: Calc::new(NodeName::from(name)),
+            nftables: nftables::Node::new(settings.clone()),
             renderer: Renderer::new(settings),
             dataplane: Dataplane::default(),
         }
@@ -46,7 +50,11 @@ impl Node {
     }
 
     pub fn flush(&mut self) {
-        self.calc.flush().into_iter().for_each(|change| self.renderer.apply(change));
+        for change in self.calc.flush() {
+            self.nftables.renderer.apply(change.clone());
+            self.renderer.apply(change);
+        }
+        self.nftables.flush();
         let output = self.renderer.flush();
         self.dataplane.apply(output);
     }
