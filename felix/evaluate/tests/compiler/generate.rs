@@ -24,7 +24,7 @@ pub const LINKS: [[(&str, [&str; 2]); 2]; 2] = [
 const ACCOUNTS: [&str; 2] = ["default", "robot"];
 
 /// The themes that the compiler knows.
-const COMPILED: [&str; 1] = ["staged"];
+const COMPILED: [&str; 2] = ["staged", "sets"];
 
 /// What a history speaks of beyond pods and their policies; a seed in four has all of it.
 #[derive(Clone, Copy)]

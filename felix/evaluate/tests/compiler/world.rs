@@ -20,7 +20,7 @@ pub struct World {
 }
 
 impl World {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let nodes = NODES.map(|name| (NodeName::from(name), Node::in_sync(name)));
         Self { nodes: nodes.into(), state: State::default(), is_lenient: false }
     }
@@ -48,7 +48,7 @@ impl World {
         })
     }
 
-    fn apply(&mut self, update: &Update) {
+    pub fn apply(&mut self, update: &Update) {
         if let Update::Pod(key, pod) = update {
             let old = self.state.pod(key).and_then(|pod| pod.node.clone());
             let new = pod.as_ref().filter(|pod| !pod.host_network);
@@ -70,7 +70,7 @@ impl World {
     }
 
     /// The answer on which both agree.
-    fn check(&self, packet: &Packet) -> Result<bool, String> {
+    pub fn check(&self, packet: &Packet) -> Result<bool, String> {
         let Some(compiled) = self.passes(packet) else { return Ok(evaluate(&self.state, packet).allowed) };
         let verdict = evaluate(&self.state, packet);
         if compiled == verdict.allowed {
