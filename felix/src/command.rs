@@ -3,7 +3,8 @@
 use std::sync::mpsc;
 use std::time::Duration;
 
-use kernel::LinkEvent;
+use kernel::{LinkEvent, RuleEvent};
+use kernel_linux::Backend;
 use model::{HostInterface, LocalEndpoint, Update};
 use tokio::sync::oneshot;
 
@@ -22,6 +23,10 @@ pub enum Command {
     Inspect { interface: HostInterface, reread: bool, reply: oneshot::Sender<EndpointState> },
     /// Something changed in the kernel.
     Links(Vec<LinkEvent>),
+    /// Somebody wrote rules.
+    Rules(Vec<RuleEvent>),
+    /// The backend of iptables that carries the kubelet's marks, if one does.
+    Hinted(Option<Backend>),
     /// End the thread and leave everything as it is.
     Stop,
 }

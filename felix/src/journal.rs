@@ -66,6 +66,10 @@ impl Journal {
                 tracing::info!(%kind, entries = found, "somebody else changed what is ours; putting it right");
             }
         }
+        for (_, times) in &report.restores {
+            self.metrics.lock_wait.observe(times.lock_wait.as_secs_f64());
+            self.metrics.restore_time.observe(times.run.as_secs_f64());
+        }
         if report.changed.is_empty() && report.failed.is_empty() && report.resynced.is_empty() && !is_first {
             return;
         }

@@ -16,13 +16,13 @@ pub const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// One try to open everything that the dataplane writes to.
-pub fn open(features: Features, interface_prefix: &str) -> Result<Drivers<Linux>> {
+pub fn open(features: Features, interface_prefix: &str) -> Result<(Backend, Drivers<Linux>)> {
     let backend = Backend::detect().context(
         "no iptables works; install the package iptables, and on the node load the module nf_tables (or ip_tables)",
     )?;
     let drivers = drivers::open(backend, interface_prefix, features.ipv6)?;
     tracing::info!(%backend, ipip = features.ipip, ipv6 = features.ipv6, "kernel");
-    Ok(drivers)
+    Ok((backend, drivers))
 }
 
 /// Tries until it works; readiness and the log tell why it does not yet, the log only when the reason changes.

@@ -7,6 +7,7 @@
 mod addresses;
 mod annotations;
 mod autodetect;
+mod backend;
 mod checks;
 mod cluster;
 mod command;

@@ -22,6 +22,10 @@ pub struct Metrics {
     pub apply_failures: Counter,
     /// Entries that wait for a retry, by kind of kernel state.
     pub pending: Family<Kind, Level>,
+    /// Until nobody else held the lock of iptables, seconds.
+    pub lock_wait: Histogram,
+    /// Runs of `iptables-restore`, seconds.
+    pub restore_time: Histogram,
     /// Comparisons with what the kernel really holds, by kind of kernel state.
     pub resyncs: Family<Kind, Counter>,
     /// Entries that somebody else had changed or deleted and that were put right, by kind.
@@ -77,6 +81,8 @@ impl Metrics {
             apply_time: Histogram::new(exponential_buckets(0.000_5, 2.0, 16)),
             apply_failures: Counter::default(),
             pending: Family::default(),
+            lock_wait: Histogram::new(exponential_buckets(0.000_1, 4.0, 9)),
+            restore_time: Histogram::new(exponential_buckets(0.001, 2.0, 13)),
             resyncs: Family::default(),
             repairs: Family::default(),
             local_endpoints: Level::default(),
@@ -115,6 +121,12 @@ impl Metrics {
             "Kernel entries that wait for a retry, by kind",
             self.pending.clone(),
         );
+        r.register(
+            "felix_iptables_lock_acquire_seconds",
+            "Wait for the lock that programs of iptables-legacy share",
+            self.lock_wait.clone(),
+        );
+        r.register("felix_iptables_restore_seconds", "Runs of iptables-restore", self.restore_time.clone());
         r.register("felix_dataplane_resyncs", "Comparisons with the kernel, by kind", self.resyncs.clone());
         r.register(
             "felix_dataplane_repairs",

@@ -10,13 +10,14 @@ use felix_dataplane::{Dataplane as KernelDataplane, Drivers};
 use felix_render::{RenderSettings, Renderer};
 use kernel::Link;
 use kernel_linux::events::Events;
-use kernel_linux::{Conntrack, Rtnl};
-use model::FelixConfiguration;
+use kernel_linux::{Backend, Conntrack, IptablesTools, Rtnl, RuleEvents};
+use model::{Family, FelixConfiguration};
 use parking_lot::{Mutex, RwLock};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
+use crate::backend::Backends;
 use crate::checks::{self, Features};
 use crate::cluster::Cluster;
 use crate::command::{Command, Dataplane};
@@ -41,6 +42,8 @@ use crate::worker::{Parts, Published, Worker};
 
 /// How often the DEL queue is looked at without being told: the CNI plugin writes to it while the agent starts.
 const QUEUE_CHECK: Duration = Duration::from_secs(30);
+/// How often the marks of the kubelet and kube-proxy are looked for.
+const HINT_CHECK: Duration = Duration::from_secs(30);
 /// First pause before releasing addresses is tried again.
 const RELEASE_RETRY: Duration = Duration::from_secs(1);
 
@@ -57,8 +60,8 @@ pub async fn run(settings: Settings, log_level: LogLevel) -> Result<()> {
 
     let features = checks::features();
     checks::enable_forwarding(features.ipv6);
-    let drivers = tokio::select! {
-        drivers = open_kernel(&settings, features, &health) => drivers,
+    let (backend, drivers) = tokio::select! {
+        opened = open_kernel(&settings, features, &health) => opened,
         _ = terminated.recv() => return Ok(()),
         _ = interrupted.recv() => return Ok(()),
     };
@@ -74,8 +77,10 @@ pub async fn run(settings: Settings, log_level: LogLevel) -> Result<()> {
     let (dataplane, commands) = Dataplane::channel();
     let pods = KnownPods { cluster: cluster.clone(), fetch: datastore.clone() };
     let service = Arc::new(service(&settings, store, &dataplane, pods, &addresses, &metrics, &health)?);
-    let published = start_worker(&settings, features, drivers, &service, commands, &health, &metrics)?;
+    let published =
+        start_worker(&settings, features, (backend, drivers), &service, commands, &health, &metrics)?;
     watch_kernel(&dataplane)?;
+    watch_rules(&dataplane);
     follow_configuration(published.configuration, log_level);
 
     tokio::spawn({
@@ -108,7 +113,7 @@ pub async fn run(settings: Settings, log_level: LogLevel) -> Result<()> {
     Ok(())
 }
 
-async fn open_kernel(settings: &Settings, features: Features, health: &Health) -> Drivers<Linux> {
+async fn open_kernel(settings: &Settings, features: Features, health: &Health) -> (Backend, Drivers<Linux>) {
     let prefix = settings.overrides.apply(FelixConfiguration::default()).interface_prefix;
     let open = move || kernel_doors::open(features, &prefix);
     kernel_doors::wait(health, kernel_doors::FIRST_PAUSE, open).await
@@ -183,7 +188,7 @@ struct Subscriptions {
 fn start_worker(
     settings: &Settings,
     features: Features,
-    drivers: Drivers<Linux>,
+    (backend, drivers): (Backend, Drivers<Linux>),
     service: &Arc<Service>,
     commands: Receiver<Command>,
     health: &Health,
@@ -206,10 +211,20 @@ fn start_worker(
     std::thread::Builder::new()
         .name("connections".to_owned())
         .spawn(move || flusher.run(|addresses| Conntrack::open()?.flush(addresses)))?;
+    let families: Vec<_> = Family::ALL
+        .into_iter()
+        .filter(|family| *family == Family::V4 || drivers.ip6tables.is_some())
+        .collect();
+    let mut kernel = KernelDataplane::new(drivers, Instant::now());
+    for family in Family::ALL {
+        let leftovers = IptablesTools::of_leftovers(backend.other(), family);
+        leftovers.into_iter().for_each(|tools| kernel.sweep_iptables(family, tools));
+    }
     let worker = Worker::<Linux>::new(Parts {
         node: settings.node.clone(),
         renderer: Renderer::new(render),
-        dataplane: KernelDataplane::new(drivers, Instant::now()),
+        dataplane: kernel,
+        backends: Backends::new(backend, families, Box::new(IptablesTools::new)),
         overrides: settings.overrides.clone(),
         endpoints: service.store.lock().iter().map(|endpoint| endpoint.local()).collect(),
         links: Box::new(move || rtnl.links()),
@@ -243,6 +258,27 @@ fn watch_kernel(dataplane: &Dataplane) -> Result<()> {
         true
     })?;
     Ok(())
+}
+
+/// Tells the dataplane of rules that are written, and of the backend that others use.
+fn watch_rules(dataplane: &Dataplane) {
+    let events = dataplane.clone();
+    let deliver = move |rules| {
+        events.send(Command::Rules(rules));
+        true
+    };
+    if let Err(error) = RuleEvents::open().and_then(|rules| rules.spawn(deliver)) {
+        tracing::info!(%error, "the kernel does not tell of changed rules; they are looked at instead");
+    }
+    let dataplane = dataplane.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(HINT_CHECK).await;
+            if let Ok(hinted) = tokio::task::spawn_blocking(Backend::hinted).await {
+                dataplane.send(Command::Hinted(hinted));
+            }
+        }
+    });
 }
 
 fn follow_configuration(mut configuration: watch::Receiver<Arc<FelixConfiguration>>, log_level: LogLevel) {

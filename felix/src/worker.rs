@@ -15,6 +15,7 @@ use kernel::{Link, LinkEvent, PROTO_BOOT, PROTO_FELIX};
 use model::{FelixConfiguration, HostInterface, LocalEndpoint, NodeName, Update};
 use tokio::sync::{oneshot, watch};
 
+use crate::backend::Backends;
 use crate::command::Command;
 use crate::connections::Connections;
 use crate::health::{Component, Health};
@@ -40,6 +41,7 @@ pub struct Parts<P: Ports> {
     /// Reads all links with their addresses.
     pub links: Box<dyn FnMut() -> io::Result<Vec<Link>> + Send>,
     pub connections: Connections,
+    pub backends: Backends<P::Iptables>,
     pub health: Health,
     pub journal: Journal,
     /// Where the other parts of the agent learn what the thread finds out.
@@ -62,6 +64,7 @@ pub struct Worker<P: Ports> {
     overrides: Overrides,
     read_links: Box<dyn FnMut() -> io::Result<Vec<Link>> + Send>,
     connections: Connections,
+    backends: Backends<P::Iptables>,
     health: Health,
     journal: Journal,
     published: Published,
@@ -90,6 +93,7 @@ impl<P: Ports> Worker<P> {
             overrides: parts.overrides,
             read_links: parts.links,
             connections: parts.connections,
+            backends: parts.backends,
             health: parts.health,
             journal: parts.journal,
             published: parts.published,
@@ -166,6 +170,13 @@ impl<P: Ports> Worker<P> {
                 }
                 self.inspections.push((interface, reply));
             }
+            Command::Rules(events) => {
+                events.into_iter().for_each(|event| self.dataplane.rules_written(event, now));
+            }
+            Command::Hinted(hinted) => {
+                self.backends.hint(hinted);
+                self.change_backend(now);
+            }
             Command::Links(events) => events.into_iter().for_each(|event| self.event(event, now)),
             Command::Stop => {}
         }
@@ -200,10 +211,18 @@ impl<P: Ports> Worker<P> {
         if configuration.chain_insert_mode != self.configuration.chain_insert_mode || !self.in_sync {
             self.dataplane.set_insert_mode(configuration.chain_insert_mode);
         }
+        self.backends.set(configuration.iptables_backend);
+        self.change_backend(now);
         self.calc.apply(Update::FelixConfiguration(Some(configuration.clone())));
         self.configuration = Arc::new(configuration);
         self.published.configuration.send_replace(self.configuration.clone());
         self.publish_pod_settings();
+    }
+
+    fn change_backend(&mut self, now: Instant) {
+        for (family, driver) in self.backends.change() {
+            self.dataplane.replace_iptables(family, driver, now);
+        }
     }
 
     fn event(&mut self, event: LinkEvent, now: Instant) {

@@ -1,16 +1,21 @@
 //! `iptables-save` and `iptables-restore`: one process for all tables of a family.
 
 use std::cmp::Ordering;
+use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::thread;
+use std::time::{Duration, Instant};
 
-use kernel::{IptablesDriver, RestoreSection};
+use kernel::{ChainName, IptablesDriver, RestoreSection, RestoreTimes};
 use model::Family;
 
+use crate::nft::probe as nft_probe;
 use crate::nl::named;
+use crate::table_info::TableInfo;
+use crate::xtables_lock as lock;
 
 /// Which of the kernel's two rule engines the tools talk to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -31,18 +36,22 @@ impl fmt::Display for Backend {
 /// Chains by which the kubelet and kube-proxy show which backend the cluster uses.
 const HINTS: [&str; 2] = ["KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY"];
 /// Seconds for which `iptables-restore` waits for the lock of iptables-legacy.
-const LOCK_WAIT: &str = "10";
+const LOCK_WAIT: &str = "5";
+/// Of so many programs that wrote for us the kernel's word is recognised.
+const WRITERS: usize = 32;
+/// For which we wait before that: other kinds of kernel state wait with us.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 impl Backend {
     /// The backend that others on this node use (`spec/felix.md` §1.12): the one that has the kubelet's marks,
-    /// else the one with more rules, else the one that plain `iptables` talks to, so that an operator who types
-    /// it sees our rules.
+    /// else the one in which others have more rules, else the one that holds ours from an earlier run, else the
+    /// one that plain `iptables` talks to, so that an operator who types it sees our rules.
     ///
     /// Where only one works, that one. Fails when none does, with what each said.
     pub fn detect() -> io::Result<Self> {
-        let nft = crate::nft::probe(Family::V4).and_then(|()| save(Backend::Nft, Family::V4));
+        let nft = nft_probe(Family::V4).and_then(|()| save(Backend::Nft, Family::V4));
         // Looking at legacy tables loads their modules, which then slow every packet: only when they are there.
-        if nft.is_ok() && !Path::new("/proc/thread-self/net/ip_tables_names").exists() {
+        if nft.is_ok() && !has_legacy_tables() {
             return Ok(Backend::Nft);
         }
         match (save(Backend::Legacy, Family::V4), nft) {
@@ -56,6 +65,27 @@ impl Backend {
         }
     }
 
+    /// The backend that carries the kubelet's or kube-proxy's marks; `None` when none does. Reads two small
+    /// tables.
+    pub fn hinted() -> Option<Self> {
+        let has = |backend| {
+            let tools = Tools::new(backend, Family::V4);
+            tools.save(&["-t", "mangle"]).is_ok_and(|text| has_hint(&text))
+        };
+        if nft_probe(Family::V4).is_ok() && has(Backend::Nft) {
+            return Some(Backend::Nft);
+        }
+        (has_legacy_tables() && has(Backend::Legacy)).then_some(Backend::Legacy)
+    }
+
+    /// The other one, in which an earlier run may have left rules.
+    pub fn other(self) -> Self {
+        match self {
+            Backend::Legacy => Backend::Nft,
+            Backend::Nft => Backend::Legacy,
+        }
+    }
+
     /// What `iptables` without a suffix is on this machine; legacy where there is none that says.
     fn of_plain_iptables() -> Self {
         let output = Command::new("iptables").arg("--version").stdin(Stdio::null()).output();
@@ -64,12 +94,24 @@ impl Backend {
     }
 }
 
+/// Are tables of iptables-legacy loaded in this network namespace?
+fn has_legacy_tables() -> bool {
+    Path::new("/proc/thread-self/net/ip_tables_names").exists()
+}
+
+fn has_hint(text: &str) -> bool {
+    let mangle = text.split("*mangle\n").nth(1).and_then(|rest| rest.split("COMMIT").next());
+    mangle.is_some_and(|mangle| HINTS.iter().any(|hint| mangle.contains(&format!(":{hint} "))))
+}
+
 fn choose(legacy: &str, nft: &str, plain: Backend) -> Backend {
-    let has_hint = |text: &str| {
-        let mangle = text.split("*mangle\n").nth(1).and_then(|rest| rest.split("COMMIT").next());
-        mangle.is_some_and(|mangle| HINTS.iter().any(|hint| mangle.contains(&format!(":{hint} "))))
+    // Others' rules, then ours.
+    let rules = |text: &str| {
+        let rules = text.lines().filter_map(|line| line.strip_prefix("-A "));
+        let (ours, others): (Vec<_>, Vec<_>) =
+            rules.partition(|rule| ChainName::is_ours(rule) || rule.contains("--comment \"cali:"));
+        (others.len(), ours.len())
     };
-    let rules = |text: &str| text.lines().filter(|line| line.starts_with("-A ")).count();
     match (has_hint(nft), has_hint(legacy), rules(legacy).cmp(&rules(nft))) {
         (true, _, _) => Backend::Nft,
         (false, true, _) | (false, false, Ordering::Greater) => Backend::Legacy,
@@ -79,7 +121,7 @@ fn choose(legacy: &str, nft: &str, plain: Backend) -> Backend {
 }
 
 fn save(backend: Backend, family: Family) -> io::Result<String> {
-    Tools { backend, family }.save()
+    Tools::new(backend, family).save(&[])
 }
 
 /// The programs of one backend and family.
@@ -87,20 +129,35 @@ fn save(backend: Backend, family: Family) -> io::Result<String> {
 struct Tools {
     backend: Backend,
     family: Family,
+    /// There are no programs of the backend's own name, and those without suffix are of this backend.
+    is_plain: bool,
 }
 
 impl Tools {
+    fn new(backend: Backend, family: Family) -> Self {
+        let mut tools = Self { backend, family, is_plain: false };
+        let probe = Command::new(tools.name("save")).arg("--version").stdin(Stdio::null()).output();
+        let is_missing = probe.is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+        tools.is_plain = is_missing && Backend::of_plain_iptables() == backend;
+        tools
+    }
+
     fn name(self, action: &str) -> String {
         let family = match self.family {
             Family::V4 => "iptables",
             Family::V6 => "ip6tables",
         };
-        format!("{family}-{}-{action}", self.backend)
+        if self.is_plain {
+            format!("{family}-{action}")
+        } else {
+            format!("{family}-{}-{action}", self.backend)
+        }
     }
 
-    fn save(self) -> io::Result<String> {
+    fn save(self, arguments: &[&str]) -> io::Result<String> {
         let name = self.name("save");
         let output = Command::new(&name)
+            .args(arguments)
             .stdin(Stdio::null())
             .output()
             .map_err(|e| named(format!("run {name} (Debian package iptables)"), e))?;
@@ -110,13 +167,13 @@ impl Tools {
     }
 
     /// An error comes with the number of the line that failed, when the tool named it.
-    fn restore(self, input: &str) -> Result<(), (io::Error, Option<usize>)> {
-        let output = self.run_restore(input).map_err(|error| (error, None))?;
+    fn restore(self, input: &str, started: impl FnOnce(u32)) -> Result<(), (io::Error, Option<usize>)> {
+        let output = self.run_restore(input, started).map_err(|error| (error, None))?;
         let line = failed_line(&String::from_utf8_lossy(&output.stderr));
         check(&self.name("restore"), &output, input).map_err(|error| (error, line))
     }
 
-    fn run_restore(self, input: &str) -> io::Result<Output> {
+    fn run_restore(self, input: &str, started: impl FnOnce(u32)) -> io::Result<Output> {
         let name = self.name("restore");
         let mut child = Command::new(&name)
             .args(["--noflush", "--wait", LOCK_WAIT])
@@ -125,6 +182,7 @@ impl Tools {
             .stderr(Stdio::piped())
             .spawn()
             .map_err(|e| named(format!("run {name} (Debian package iptables)"), e))?;
+        started(child.id());
         let stdin = child.stdin.take();
         // Writing beside reading, so that neither pipe can fill up and block both sides.
         let output = thread::scope(|scope| {
@@ -149,7 +207,8 @@ fn check(name: &str, output: &Output, input: &str) -> io::Result<()> {
     if let Some(line) = failed_line(printed).and_then(|number| input.lines().nth(number - 1)) {
         text.push_str(&format!(" [{line}]"));
     }
-    Err(io::Error::other(text))
+    let is_busy = printed.contains("xtables lock") || printed.contains("Resource temporarily unavailable");
+    Err(io::Error::new(if is_busy { io::ErrorKind::ResourceBusy } else { io::ErrorKind::Other }, text))
 }
 
 /// The number in `line 3 failed`, `line: 3` or `Error occurred at line: 3`; counted from 1.
@@ -165,6 +224,12 @@ fn failed_line(printed: &str) -> Option<usize> {
 #[derive(Debug)]
 pub struct IptablesTools {
     tools: Tools,
+    /// Of the kernel's tables; iptables-legacy only.
+    info: Option<TableInfo>,
+    times: Option<RestoreTimes>,
+    /// The last programs that wrote for us, by process ID.
+    writers: VecDeque<u32>,
+    lock_patience: Duration,
 }
 
 impl IptablesTools {
@@ -175,42 +240,97 @@ impl IptablesTools {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "this kernel has no IPv6"));
         }
         if backend == Backend::Nft {
-            crate::nft::probe(family)?;
+            nft_probe(family)?;
         }
-        let tools = Tools { backend, family };
-        tools.save()?;
-        Ok(Self { tools })
+        let tools = Tools::new(backend, family);
+        tools.save(&[])?;
+        // Without it others' writes are noticed later.
+        let info = (backend == Backend::Legacy).then(|| TableInfo::open(family).ok()).flatten();
+        Ok(Self { tools, info, times: None, writers: VecDeque::new(), lock_patience: LOCK_PATIENCE })
+    }
+
+    /// For sweeping what was left behind a backend that is not in use. `None` where there is nothing to sweep:
+    /// no programs of it, or no tables of it in this kernel (looking at them would load them).
+    pub fn of_leftovers(backend: Backend, family: Family) -> Option<Self> {
+        let names = match family {
+            Family::V4 => "/proc/thread-self/net/ip_tables_names",
+            Family::V6 => "/proc/thread-self/net/ip6_tables_names",
+        };
+        let is_loaded = || std::fs::read_to_string(names).is_ok_and(|names| !names.trim().is_empty());
+        let tools = Tools::new(backend, family);
+        // Programs without a suffix are those that are in use.
+        if tools.is_plain || backend == Backend::Legacy && !is_loaded() {
+            return None;
+        }
+        Self::new(backend, family).ok()
     }
 
     pub fn backend(&self) -> Backend {
         self.tools.backend
     }
+
+    /// Waits for others at most so long before a write; two seconds unless said otherwise.
+    pub fn set_lock_patience(&mut self, patience: Duration) {
+        self.lock_patience = patience;
+    }
+
+    /// Waits until nobody holds the lock, to know for how long, and to say who is in the way.
+    fn wait_for_lock(&self) -> io::Result<Duration> {
+        if self.tools.backend == Backend::Nft { Ok(Duration::ZERO) } else { lock::wait(self.lock_patience) }
+    }
 }
 
 impl IptablesDriver for IptablesTools {
     fn save(&mut self) -> io::Result<String> {
-        self.tools.save()
+        self.tools.save(&[])
     }
 
     /// All sections in one process. When one fails, those before it are committed, and those behind it go into
     /// another process, so that one bad table stops no other.
     fn restore(&mut self, sections: &[RestoreSection]) -> Vec<(usize, io::Error)> {
+        let all_failed = |from: usize, error: &io::Error| {
+            let copy = |index| (index, io::Error::new(error.kind(), error.to_string()));
+            (from..sections.len()).map(copy).collect::<Vec<_>>()
+        };
+        let lock_wait = match self.wait_for_lock() {
+            Ok(wait) => wait,
+            Err(error) => return all_failed(0, &error),
+        };
+        let started = Instant::now();
         let mut failures = Vec::new();
         let mut first = 0;
         while first < sections.len() {
             let rest = &sections[first..];
             let input: String = rest.iter().map(|section| section.text.as_str()).collect();
-            let Err((error, line)) = self.tools.restore(&input) else { break };
+            let note = |id| {
+                self.writers.truncate(WRITERS - 1);
+                self.writers.push_front(id);
+            };
+            let Err((error, line)) = self.tools.restore(&input, note) else { break };
             let Some(bad) = line.and_then(|line| section_of(rest, line)) else {
                 // Nothing says how far it came: all count as failed, and the caller looks before it goes on.
-                let text = error.to_string();
-                failures.extend((first..sections.len()).map(|i| (i, io::Error::other(text.clone()))));
+                failures.extend(all_failed(first, &error));
                 break;
             };
             failures.push((first + bad, error));
             first += bad + 1;
         }
+        let times = self.times.get_or_insert_default();
+        times.lock_wait += lock_wait;
+        times.run += started.elapsed();
         failures
+    }
+
+    fn fingerprint(&mut self) -> Option<u64> {
+        self.info.as_ref()?.fingerprint().ok()
+    }
+
+    fn has_written(&self, writer: u32) -> bool {
+        self.writers.contains(&writer)
+    }
+
+    fn take_times(&mut self) -> Option<RestoreTimes> {
+        self.times.take()
     }
 }
 
@@ -240,6 +360,10 @@ mod tests {
             assert_eq!(choose(rules, "", plain), Backend::Legacy);
             assert_eq!(choose("", elsewhere, plain), plain);
             assert_eq!(choose(rules, rules, plain), plain);
+            // Ours count only where others give no reason.
+            let ours = "*filter\n-A cali-INPUT -j DROP\n-A cali-INPUT -j DROP\nCOMMIT\n";
+            assert_eq!(choose(rules, ours, plain), Backend::Legacy);
+            assert_eq!(choose("", ours, plain), Backend::Nft);
         }
     }
 

@@ -21,7 +21,10 @@ mod nft;
 mod route;
 mod route_events;
 mod rtnl;
+mod rule_events;
+mod table_info;
 mod tunnel;
+mod xtables_lock;
 
 pub use conntrack::Conntrack;
 pub use ipset::IpSetDriver;
@@ -34,5 +37,6 @@ pub use nft::{NftEvent, NftEvents, NftablesDriver};
 pub use route::{FibLookup, RouteDriver, RouteOwner};
 pub use route_events::{RouteEvent, RouteEvents};
 pub use rtnl::Rtnl;
+pub use rule_events::RuleEvents;
 pub use sysctl::SysctlDriver;
 pub use tunnel::TunnelDriver;

@@ -2,14 +2,14 @@
 
 mod common;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use common::{attempt, in_new_netns, run};
 use kernel::{
-    Chain, ChainName, Hook, InterfaceMatch, Iptables, IptablesTable, Match, PacketRule, PacketSide,
-    RuleAction,
+    Chain, ChainName, Hook, InterfaceMatch, Iptables, IptablesDriver as _, IptablesTable, Match, PacketRule,
+    PacketSide, RuleAction, RuleEvent,
 };
-use kernel_linux::{Backend, IptablesTools};
+use kernel_linux::{Backend, IptablesTools, RuleEvents};
 use model::{ChainInsertMode, Family, PortRange, Protocol};
 
 const FILTER: IptablesTable = IptablesTable::Filter;
@@ -379,5 +379,96 @@ fn looking_for_the_backend_leaves_nothing_behind() {
             IptablesTools::new(Backend::Nft, Family::V4).unwrap();
             IptablesTools::new(Backend::Nft, Family::V4).unwrap();
         }
+    });
+}
+
+#[test]
+fn what_others_write_to_legacy_tables_shows_by_a_number() {
+    in_new_netns(|| {
+        let mut tables = open(Backend::Legacy);
+        wants(&mut tables);
+        apply(&mut tables);
+        assert!(!tables.is_disturbed(), "our own writes count as others'");
+
+        edit(Backend::Legacy, &["-F", "cali-from"]);
+
+        assert!(tables.is_disturbed());
+        assert!(tables.resync().unwrap() > 0);
+        apply(&mut tables);
+        assert!(!tables.is_disturbed());
+    });
+}
+
+#[test]
+fn the_kernel_says_who_wrote_rules_of_nftables() {
+    in_new_netns(|| {
+        if !works(Backend::Nft) {
+            return;
+        }
+        let mut events = RuleEvents::open().unwrap();
+        let mut tables = open(Backend::Nft);
+        wants(&mut tables);
+
+        apply(&mut tables);
+        let own = events.receive().unwrap();
+        edit(Backend::Nft, &["-F", "cali-from"]);
+        let others = events.receive().unwrap();
+
+        let is_own = |event: &RuleEvent| match event {
+            RuleEvent::Iptables { writer, .. } => tables.driver().has_written(*writer),
+            _ => false,
+        };
+        // The look for the family's support writes too, as the kernel says only to those who listen.
+        assert!(own.iter().any(is_own), "{own:?}");
+        assert!(!others.is_empty() && !others.iter().any(is_own), "{others:?}");
+    });
+}
+
+#[test]
+fn leftovers_of_the_other_backend_go_and_others_rules_stay() {
+    in_new_netns(|| {
+        if !works(Backend::Nft) {
+            return;
+        }
+        for (old, new) in [(Backend::Legacy, Backend::Nft), (Backend::Nft, Backend::Legacy)] {
+            edit(old, &["-N", "KUBE-FIREWALL"]);
+            edit(old, &["-A", "KUBE-FIREWALL", "-s", "192.0.2.1", "-j", "DROP"]);
+            edit(old, &["-A", "FORWARD", "-j", "KUBE-FIREWALL"]);
+            let mut tables = open(old);
+            wants(&mut tables);
+            apply(&mut tables);
+
+            let tools = IptablesTools::of_leftovers(new.other(), Family::V4).expect("there is something");
+            let mut leftovers = Iptables::new(tools, ChainInsertMode::Insert);
+            apply(&mut leftovers);
+
+            let text = run(&format!("iptables-{old}-save"), &[]);
+            assert!(!text.contains("cali"), "{text}");
+            assert!(text.contains("-A KUBE-FIREWALL -s 192.0.2.1/32 -j DROP"), "{text}");
+            edit(old, &["-F"]);
+            edit(old, &["-X"]);
+        }
+    });
+}
+
+#[test]
+fn a_lock_that_is_held_is_named_and_waited_for() {
+    in_new_netns(|| {
+        let mut tables = open(Backend::Legacy);
+        wants(&mut tables);
+        // Everybody on the machine waits for it, so it is held for a moment only.
+        tables.driver_mut().set_lock_patience(Duration::from_millis(20));
+        let lock = std::fs::File::create("/run/xtables.lock").unwrap();
+        lock.lock().unwrap();
+
+        let refused = tables.apply(clock()).unwrap().failed;
+        assert!(!refused.is_empty());
+        assert!(refused.iter().all(|refused| refused.error.to_string().contains("lock")), "{refused:?}");
+        lock.unlock().unwrap();
+        tables.driver_mut().set_lock_patience(Duration::from_secs(60));
+        tables.apply(tables.poll_timeout().expect("it is tried again")).unwrap();
+
+        assert!(tables.is_settled());
+        assert!(tables.driver_mut().take_times().is_some_and(|times| times.run > Duration::ZERO));
     });
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use model::ChainInsertMode;
 
@@ -23,8 +23,34 @@ pub trait IptablesDriver {
     /// All tables in the format of `iptables-save`.
     fn save(&mut self) -> io::Result<String>;
 
-    /// Commits the sections in order; returns those that failed by index. One that fails stops no other.
+    /// Commits the sections in order; returns those that failed by index. One that fails stops no other, but
+    /// for `ResourceBusy`: others hold the tables, and nothing was tried.
     fn restore(&mut self, sections: &[RestoreSection]) -> Vec<(usize, io::Error)>;
+
+    /// A number that differs after somebody has written, found out in microseconds; `None` where there is no
+    /// such thing. It may stay the same when one rule takes the place of another of the same size.
+    fn fingerprint(&mut self) -> Option<u64> {
+        None
+    }
+
+    /// Was it this driver's own program that wrote, by the port of [`crate::RuleEvent`]?
+    fn has_written(&self, writer: u32) -> bool {
+        let _ = writer;
+        false
+    }
+
+    /// How long the last `restore` waited for others and ran, and forgets it; `None` when none ran.
+    fn take_times(&mut self) -> Option<RestoreTimes> {
+        None
+    }
+}
+
+/// What `iptables-restore` cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RestoreTimes {
+    /// Until nobody else held the lock of the tables.
+    pub lock_wait: Duration,
+    pub run: Duration,
 }
 
 /// What one `apply` did.
@@ -50,6 +76,8 @@ pub struct Iptables<D> {
     mode: ChainInsertMode,
     desired: BTreeMap<IptablesTable, DesiredTable>,
     saved: Option<Saved>,
+    /// The driver's fingerprint when `saved` was true.
+    fingerprint: Option<u64>,
     retries: Retries,
     /// How often in a row nothing could be read, and when that is tried again.
     unreadable: Option<(u32, Instant)>,
@@ -58,7 +86,15 @@ pub struct Iptables<D> {
 impl<D: IptablesDriver> Iptables<D> {
     pub fn new(driver: D, mode: ChainInsertMode) -> Self {
         let desired = IptablesTable::ALL.into_iter().map(|table| (table, DesiredTable::default())).collect();
-        Self { driver, mode, desired, saved: None, retries: Retries::default(), unreadable: None }
+        Self {
+            driver,
+            mode,
+            desired,
+            saved: None,
+            fingerprint: None,
+            retries: Retries::default(),
+            unreadable: None,
+        }
     }
 
     /// Where jumps go in the kernel's chains.
@@ -98,8 +134,27 @@ impl<D: IptablesDriver> Iptables<D> {
 
     /// Reads the kernel's state again. Returns how many chains and hooks differ from what is wanted.
     pub fn resync(&mut self) -> io::Result<usize> {
+        // Before reading: who writes meanwhile makes a difference later.
+        self.fingerprint = self.driver.fingerprint();
         self.saved = Some(parse_save(&self.driver.save()?));
         Ok(self.pending())
+    }
+
+    /// Does the driver tell cheaply that somebody else has written since the last look?
+    pub fn is_disturbed(&mut self) -> bool {
+        self.saved.is_some() && self.driver.fingerprint() != self.fingerprint
+    }
+
+    /// Has the driver a way to tell that somebody else has written?
+    pub fn tells_disturbance(&self) -> bool {
+        self.fingerprint.is_some()
+    }
+
+    /// Goes on with another driver, over what that one's kernel holds; what is wanted stays.
+    pub fn replace_driver(&mut self, driver: D) -> D {
+        (self.saved, self.fingerprint, self.unreadable) = (None, None, None);
+        self.retries = Retries::default();
+        std::mem::replace(&mut self.driver, driver)
     }
 
     /// Makes the next `apply` read the kernel's state first.
@@ -203,6 +258,12 @@ impl<D: IptablesDriver> Iptables<D> {
             (plans, held) = self.due_plans(now);
         }
         let mut applied = self.restore(&plans);
+        // Others hold the tables: nothing is wrong with ours, and to wait once is enough.
+        let is_busy = |refused: &Refused| refused.error.kind() == io::ErrorKind::ResourceBusy;
+        if applied.failed.iter().any(is_busy) {
+            self.retries.note(&applied.failed, &held, now);
+            return Ok(applied);
+        }
         if !applied.failed.is_empty() && !fresh {
             // Perhaps somebody had taken away what the plan relied on: look and try once more.
             self.resync()?;
@@ -243,6 +304,7 @@ impl<D: IptablesDriver> Iptables<D> {
         }
         let sections: Vec<_> = texts.into_iter().map(|text| RestoreSection { table, text }).collect();
         let failed = self.driver.restore(&sections);
+        self.fingerprint = self.driver.fingerprint();
         let part = |index: usize| match plan.write.get(index) {
             Some(name) => Part::Chain(name.clone()),
             None if index == plan.write.len() => Part::Hooks,
@@ -273,7 +335,9 @@ impl<D: IptablesDriver> Iptables<D> {
         }
         applied.lines = sections.iter().map(|section| section.text.lines().count()).sum();
         // Behind the tables' writes stand the deletions. Where both are refused, the write's reason counts.
-        for (index, error) in self.driver.restore(&sections) {
+        let failed = self.driver.restore(&sections);
+        self.fingerprint = self.driver.fingerprint();
+        for (index, error) in failed {
             let table = sections[index].table;
             let part = if index < plans.len() { Part::Table } else { Part::Stale };
             if !applied.failed.iter().any(|refused| refused.table == table) {

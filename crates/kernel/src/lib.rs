@@ -22,6 +22,7 @@ mod packet;
 mod packet_rule;
 mod pauses;
 mod route;
+mod rule_event;
 mod table;
 mod tunnel;
 
@@ -31,7 +32,7 @@ pub use ipset_table::{IpSetAction, IpSetPort, IpSetWanted, IpSetWrite, IpSets};
 pub use iptables::{Chain, ChainName, Hook, HookName, IptablesTable, chain_hashes};
 pub use iptables_retries::{Part, Refused};
 pub use iptables_save::{Saved, SavedRule, SavedTable, parse_save};
-pub use iptables_tables::{Iptables, IptablesApplied, IptablesDriver, RestoreSection};
+pub use iptables_tables::{Iptables, IptablesApplied, IptablesDriver, RestoreSection, RestoreTimes};
 pub use iptables_text::rule_text;
 pub use link::{Link, LinkEvent};
 pub use neighbour::{Neighbour, NeighbourKey};
@@ -41,5 +42,6 @@ pub use packet_rule::{
     RuleAction,
 };
 pub use route::{Encapsulation, NextHop, PROTO_BIRD, PROTO_BOOT, PROTO_FELIX, Route, RouteKey, RouteKind};
+pub use rule_event::RuleEvent;
 pub use table::{Applied, Table};
 pub use tunnel::Tunnel;

@@ -14,8 +14,12 @@ use model::{ChainInsertMode, Family};
 
 use crate::status::{Failed, Kind, Report, Status};
 
-/// How long after a write the tables are read back: somebody may have written at the same time.
-const CHECK_AFTER_WRITE: Duration = Duration::from_secs(2);
+/// How often the driver is asked whether somebody else has written, where it can tell.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+/// Others' writes lead to reading back at most so often.
+const SELDOM: Duration = Duration::from_millis(500);
+/// Longest pause between two looks after a write.
+const LAST_CHECK: Duration = Duration::from_secs(3600);
 /// Chains in which nothing may pass when they are not what they should be.
 const CLOSED_PREFIXES: [&str; 4] = ["cali-pi-", "cali-po-", "cali-tw-", "cali-fw-"];
 
@@ -36,6 +40,16 @@ pub(crate) struct Chains<D> {
     list_error: Option<String>,
     resync_at: Option<Instant>,
     refresh: Option<Duration>,
+    /// First look after a write; `None`: never.
+    check_after: Option<Duration>,
+    /// Pause before the next look, which doubles each time.
+    next_check: Option<Duration>,
+    /// The longest run of a write so far, with its wait for the lock.
+    peak: Duration,
+    /// When the driver is asked next whether somebody else has written.
+    watch_at: Option<Instant>,
+    /// When all was read last because somebody else had written.
+    disturbed: Option<Instant>,
     was_read: bool,
 }
 
@@ -52,6 +66,11 @@ impl<D: IptablesDriver> Chains<D> {
             list_error: None,
             resync_at: None,
             refresh: None,
+            check_after: None,
+            next_check: None,
+            peak: Duration::ZERO,
+            watch_at: None,
+            disturbed: None,
             was_read: false,
         }
     }
@@ -92,6 +111,39 @@ impl<D: IptablesDriver> Chains<D> {
         }
     }
 
+    /// Looks again so long after a write, and then less and less often; zero means never.
+    pub(crate) fn set_check_after(&mut self, interval: Duration) {
+        self.check_after = (!interval.is_zero()).then_some(interval);
+    }
+
+    /// Somebody wrote rules, perhaps ourselves.
+    pub(crate) fn written_by(&mut self, writer: u32, now: Instant) {
+        if !self.iptables.driver().has_written(writer) {
+            self.disturbed(now);
+        }
+    }
+
+    /// Somebody else wrote what may concern us: reads back soon.
+    pub(crate) fn disturbed(&mut self, now: Instant) {
+        let earliest = self.disturbed.map_or(now, |last| now.max(last + SELDOM));
+        self.resync_at(earliest);
+        self.disturbed = Some(earliest);
+    }
+
+    /// Goes on through another driver; returns the one used so far, behind which everything is as it was.
+    pub(crate) fn replace_driver(&mut self, driver: D, now: Instant) -> D {
+        self.unwritten.extend(IptablesTable::ALL);
+        self.was_read = false;
+        self.watch_at = None;
+        self.resync_at(now);
+        self.iptables.replace_driver(driver)
+    }
+
+    /// Is everything in the kernel, as far as is known?
+    pub(crate) fn is_settled(&self) -> bool {
+        self.was_read && self.unwritten.is_empty() && self.blocked.is_empty() && self.iptables.is_settled()
+    }
+
     /// Reads back if that is due, and writes what differs and can be written.
     pub(crate) fn apply(
         &mut self,
@@ -100,6 +152,7 @@ impl<D: IptablesDriver> Chains<D> {
         missing_set: impl Fn(&IpSetName) -> Option<String>,
     ) {
         self.hand_over(missing_set);
+        self.watch(now);
         let is_due = self.resync_at.is_some_and(|at| at <= now);
         if is_due {
             self.read_back(now, report);
@@ -108,6 +161,29 @@ impl<D: IptablesDriver> Chains<D> {
         if is_due || is_retry || !self.unwritten.is_empty() {
             self.write(now, report);
         }
+    }
+
+    /// Asks the driver whether somebody else has written, if that is due.
+    fn watch(&mut self, now: Instant) {
+        if self.watch_at.is_some_and(|at| at <= now) {
+            self.watch_at = Some(now + WATCH_INTERVAL);
+            if self.iptables.is_disturbed() {
+                self.disturbed(now);
+            }
+        }
+    }
+
+    /// Plans the next look after a write, or after a look that found everything in order.
+    fn check_later(&mut self, now: Instant, has_written: bool) {
+        let Some(first) = self.check_after else { return };
+        let first = first.max(2 * self.peak);
+        let pause = match self.next_check {
+            Some(pause) if !has_written => pause,
+            None if !has_written => return,
+            _ => first,
+        };
+        self.next_check = Some(2 * pause).filter(|next| *next <= self.refresh.unwrap_or(LAST_CHECK));
+        self.resync_at(now + pause);
     }
 
     fn hand_over(&mut self, missing_set: impl Fn(&IpSetName) -> Option<String>) {
@@ -143,6 +219,7 @@ impl<D: IptablesDriver> Chains<D> {
 
     fn read_back(&mut self, now: Instant, report: &mut Report) {
         self.resync_at = self.refresh.map(|interval| now + interval);
+        self.check_later(now, false);
         match self.iptables.resync() {
             Ok(different) => {
                 let is_news =
@@ -159,7 +236,15 @@ impl<D: IptablesDriver> Chains<D> {
         if self.iptables.is_unreadable() && self.iptables.poll_timeout().is_some_and(|at| at > now) {
             return;
         }
-        match self.iptables.apply(now) {
+        let result = self.iptables.apply(now);
+        if let Some(times) = self.iptables.driver_mut().take_times() {
+            self.peak = self.peak.max(times.lock_wait + times.run);
+            report.restores.push((self.family, times));
+        }
+        if self.iptables.tells_disturbance() && self.watch_at.is_none() {
+            self.watch_at = Some(now + WATCH_INTERVAL);
+        }
+        match result {
             Ok(applied) => {
                 self.was_read = true;
                 self.list_error = None;
@@ -171,7 +256,7 @@ impl<D: IptablesDriver> Chains<D> {
                 let changed = applied.chains_written + applied.chains_deleted + applied.hooks_written;
                 if changed > 0 {
                     *report.changed.entry(self.kind()).or_default() += changed;
-                    self.resync_at(now + CHECK_AFTER_WRITE);
+                    self.check_later(now, true);
                 }
             }
             Err(error) => {
@@ -183,7 +268,7 @@ impl<D: IptablesDriver> Chains<D> {
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        [self.iptables.poll_timeout(), self.resync_at].into_iter().flatten().min()
+        [self.iptables.poll_timeout(), self.resync_at, self.watch_at].into_iter().flatten().min()
     }
 
     pub(crate) fn add_to(&self, status: &mut Status) {

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use felix_render::{Output, Sysctl, TunnelDevice};
-use kernel::Tunnel;
+use kernel::{RuleEvent, Tunnel};
 use model::{ChainInsertMode, Family, FelixConfiguration, HostInterface};
 
 use crate::chains::Chains;
 use crate::endpoint::{EndpointState, missing_chains};
 use crate::ip_sets::SetStage;
+use crate::leftovers::Leftovers;
 use crate::local::{LocalFact, of_neighbour, of_route};
 use crate::ports::{Drivers, Ports};
 use crate::stage::Stage;
@@ -23,6 +24,8 @@ const TUNNEL: &str = "tunl0";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refresh {
     pub iptables: Duration,
+    /// First look at rules after they were written, then less and less often.
+    pub iptables_after_write: Duration,
     pub ip_sets: Duration,
     pub routes: Duration,
 }
@@ -31,6 +34,7 @@ impl From<&FelixConfiguration> for Refresh {
     fn from(configuration: &FelixConfiguration) -> Self {
         Self {
             iptables: configuration.iptables_refresh_interval,
+            iptables_after_write: configuration.iptables_post_write_check_interval,
             ip_sets: configuration.ipsets_refresh_interval,
             routes: configuration.route_refresh_interval,
         }
@@ -41,6 +45,8 @@ impl From<&FelixConfiguration> for Refresh {
 pub struct Dataplane<P: Ports> {
     ip_sets: SetStage<P::IpSets>,
     chains: Vec<Chains<P::Iptables>>,
+    /// Drivers that are not used any more, until nothing of ours is left behind them.
+    leftovers: Vec<Leftovers<P::Iptables>>,
     routes: Stage<LocalFact<P::Routes>>,
     neighbours: Stage<LocalFact<P::Neighbours>>,
     sysctls: Stage<P::Sysctls>,
@@ -61,6 +67,7 @@ impl<P: Ports> Dataplane<P> {
         let mut dataplane = Self {
             ip_sets: SetStage::new(drivers.ip_sets),
             chains,
+            leftovers: Vec::new(),
             routes: Stage::new(Kind::Routes, routes, |key| key.destination.to_string()),
             neighbours: Stage::new(Kind::Neighbours, neighbours, |key| {
                 format!("{} on {}", key.address, key.interface)
@@ -171,10 +178,38 @@ impl<P: Ports> Dataplane<P> {
         self.chains.iter_mut().for_each(|chains| chains.set_insert_mode(mode));
     }
 
+    /// Writes the chains of a family through another driver from now on. What is behind the present one stays
+    /// until everything is behind the new one; then it is swept.
+    pub fn replace_iptables(&mut self, family: Family, driver: P::Iptables, now: Instant) {
+        if let Some(chains) = self.of_family(family) {
+            let old = chains.replace_driver(driver, now);
+            self.leftovers.retain(|leftovers| leftovers.family != family);
+            self.leftovers.push(Leftovers::new(family, old));
+        }
+    }
+
+    /// Sweeps what an earlier run, or Calico, left behind a driver that is not used: now and at every refresh.
+    pub fn sweep_iptables(&mut self, family: Family, driver: P::Iptables) {
+        self.leftovers.push(Leftovers::new(family, driver));
+    }
+
+    /// Somebody wrote rules; where it was not ourselves, they are read back soon.
+    pub fn rules_written(&mut self, event: RuleEvent, now: Instant) {
+        match event {
+            RuleEvent::Iptables { family, writer } => {
+                self.of_family(family).into_iter().for_each(|chains| chains.written_by(writer, now));
+            }
+            RuleEvent::Overrun => self.chains.iter_mut().for_each(|chains| chains.disturbed(now)),
+        }
+    }
+
     /// Reads everything back this often from now on.
     pub fn set_refresh(&mut self, refresh: Refresh, now: Instant) {
         self.ip_sets.set_refresh(refresh.ip_sets, now);
-        self.chains.iter_mut().for_each(|chains| chains.set_refresh(refresh.iptables, now));
+        for chains in &mut self.chains {
+            chains.set_refresh(refresh.iptables, now);
+            chains.set_check_after(refresh.iptables_after_write);
+        }
         self.routes.set_refresh(refresh.routes, now);
         self.neighbours.set_refresh(refresh.routes, now);
         self.tunnels.set_refresh(refresh.routes, now);
@@ -215,6 +250,13 @@ impl<P: Ports> Dataplane<P> {
             chains.apply(now, &mut report, |set| self.ip_sets.missing(set));
             progress();
         }
+        for leftovers in &mut self.leftovers {
+            let family = leftovers.family;
+            if self.chains.iter().any(|chains| chains.family == family && chains.is_settled()) {
+                leftovers.apply(now, &mut report);
+                progress();
+            }
+        }
         self.routes.apply(now, &mut report);
         self.neighbours.apply(now, &mut report);
         progress();
@@ -245,7 +287,8 @@ impl<P: Ports> Dataplane<P> {
             self.sysctls.poll_timeout(),
             self.tunnels.poll_timeout(),
         ];
-        chains.chain(others.into_iter().flatten()).min()
+        let leftovers = self.leftovers.iter().filter_map(Leftovers::poll_timeout);
+        chains.chain(leftovers).chain(others.into_iter().flatten()).min()
     }
 
     /// What is in the kernel for a pod's interface.

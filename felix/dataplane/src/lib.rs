@@ -16,6 +16,7 @@ mod chains;
 mod dataplane;
 mod endpoint;
 mod ip_sets;
+mod leftovers;
 mod local;
 mod ports;
 mod stage;

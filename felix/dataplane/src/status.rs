@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use kernel::RestoreTimes;
 use model::Family;
 
 /// A kind of kernel state.
@@ -10,6 +11,8 @@ use model::Family;
 pub enum Kind {
     IpSets,
     Chains(Family),
+    /// Chains of ours behind the iptables backend that is not used.
+    Leftovers(Family),
     Routes,
     Neighbours,
     Sysctls,
@@ -22,6 +25,8 @@ impl fmt::Display for Kind {
             Kind::IpSets => "ipset",
             Kind::Chains(Family::V4) => "iptables",
             Kind::Chains(Family::V6) => "ip6tables",
+            Kind::Leftovers(Family::V4) => "iptables leftover",
+            Kind::Leftovers(Family::V6) => "ip6tables leftover",
             Kind::Routes => "route",
             Kind::Neighbours => "neighbour",
             Kind::Sysctls => "sysctl",
@@ -48,6 +53,8 @@ pub struct Report {
     pub resynced: BTreeMap<Kind, usize>,
     /// What failed in this very apply.
     pub failed: Vec<Failed>,
+    /// What writing rules cost, by family.
+    pub restores: Vec<(Family, RestoreTimes)>,
 }
 
 /// What is in the kernel and what is not.

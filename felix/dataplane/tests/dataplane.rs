@@ -129,7 +129,8 @@ fn what_others_delete_is_put_back() {
 fn everything_is_read_back_when_its_refresh_is_due() {
     let minute = Duration::from_secs(60);
     let mut node = Node::new();
-    let refresh = Refresh { iptables: minute, ip_sets: minute, routes: minute };
+    let refresh =
+        Refresh { iptables: minute, iptables_after_write: Duration::ZERO, ip_sets: minute, routes: minute };
     node.dataplane.set_refresh(refresh, node.now);
     node.add_pod("web", WEB, "10.65.0.1");
     node.sync();
@@ -282,6 +283,46 @@ fn an_idle_node_has_nothing_to_do_but_its_refreshes() {
     assert_eq!(report, Report::default());
     assert_eq!(node.kernel.state().writes, written);
 }
+
+#[test]
+fn rules_move_to_another_backend_and_the_old_one_is_swept_after() {
+    let mut node = Node::new();
+    node.add_pod("web", WEB, "10.65.0.1");
+    node.deny_to("web", "db");
+    node.sync();
+    node.settle();
+    let other = FakeKernel::new();
+    let sets = node.kernel.state().ip_sets.clone();
+    other.state().ip_sets = sets;
+    other.refuse(Entry::Table(Family::V4, IptablesTable::Filter));
+    let old = node.filter_chains();
+    node.kernel
+        .state()
+        .chains
+        .get_mut(&FILTER)
+        .unwrap()
+        .rules
+        .get_mut("FORWARD")
+        .unwrap()
+        .push(FOREIGN.into());
+
+    node.dataplane.replace_iptables(Family::V4, other.iptables(Family::V4), node.now);
+    node.apply();
+    assert_eq!(node.filter_chains(), old, "nothing else would hold the policy");
+
+    other.heal();
+    node.now += Duration::from_secs(11);
+    node.apply();
+    let rules = |kernel: &FakeKernel| kernel.state().chains[&FILTER].rules.clone();
+    assert!(rules(&other).contains_key(&format!("cali-tw-{WEB}")));
+    let left: Vec<_> = rules(&node.kernel).into_values().flatten().collect();
+    assert_eq!(left, [FOREIGN]);
+    assert!(rules(&node.kernel).keys().all(|name| !name.starts_with("cali-")));
+    assert_eq!(node.dataplane.endpoint(WEB), EndpointState::Programmed);
+}
+
+const FILTER: (Family, IptablesTable) = (Family::V4, IptablesTable::Filter);
+const FOREIGN: &str = "-s 192.0.2.7 -j DROP";
 
 struct Fake;
 

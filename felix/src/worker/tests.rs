@@ -7,6 +7,7 @@ use kernel::IptablesTable;
 use kernel::fake::{
     FakeIpSets, FakeIptables, FakeKernel, FakeNeighbours, FakeRoutes, FakeSysctls, FakeTunnels,
 };
+use kernel_linux::Backend;
 use model::{ChainInsertMode, EndpointToHostAction, Family};
 
 use super::*;
@@ -88,6 +89,11 @@ impl Node {
         };
         let (configuration, configurations) = watch::channel(Arc::default());
         let settings = RenderSettings { ipv6: false, random_fully: true, ipip: false };
+        let backends = {
+            let kernel = kernel.clone();
+            let open = move |_, family| Ok(kernel.iptables(family));
+            Backends::new(Backend::Nft, vec![Family::V4], Box::new(open))
+        };
         let worker = Worker::new(Parts {
             node: NodeName::from("n1"),
             renderer: Renderer::new(settings),
@@ -96,6 +102,7 @@ impl Node {
             endpoints: Vec::new(),
             links: Box::new(|| Ok(Vec::new())),
             connections: Connections::new().0,
+            backends,
             health: Health::new(),
             journal: Journal::new(Arc::new(Metrics::new("n1"))),
             published: Published {

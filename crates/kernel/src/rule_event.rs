@@ -1,0 +1,13 @@
+//! Somebody wrote rules by iptables-nft.
+
+use model::Family;
+
+/// A change of rules that may concern ours. The writer is the netlink port that the kernel names: of a process that
+/// has one socket, its ID.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RuleEvent {
+    /// In a chain of ours, or one of the kernel's, of iptables-nft.
+    Iptables { family: Family, writer: u32 },
+    /// Events were lost: anything may have changed.
+    Overrun,
+}
