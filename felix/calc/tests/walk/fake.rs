@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use felix_calc::{
-    ActiveEndpoint, ActiveEntity, ActivePolicy, ActiveProfile, ActiveTier, Change, EndpointPolicies, Pools,
-    SetId,
+    ActiveEndpoint, ActiveEntity, ActiveHostEndpoint, ActivePolicy, ActiveProfile, ActiveRule, ActiveTier,
+    Change, EndpointPolicies, Pools, SetId,
 };
 use kernel::{IpSetKind, IpSetMember};
 use model::{FelixConfiguration, HostInterface, PolicyKey};
@@ -17,8 +17,9 @@ pub struct Fake {
     policies: BTreeMap<PolicyKey, Arc<ActivePolicy>>,
     profiles: BTreeMap<Arc<str>, Arc<ActiveProfile>>,
     endpoints: BTreeMap<HostInterface, Arc<ActiveEndpoint>>,
+    hosts: BTreeMap<Arc<str>, Arc<ActiveHostEndpoint>>,
     configuration: Option<FelixConfiguration>,
-    hosts: Arc<BTreeSet<IpAddr>>,
+    addresses: Arc<BTreeSet<IpAddr>>,
     pools: Arc<Pools>,
     tunnel: Option<Ipv4Addr>,
 }
@@ -64,29 +65,41 @@ impl Fake {
                 assert_ne!(old, Some(endpoint), "an endpoint is told twice");
             }
             Change::Endpoint(interface, None) => assert!(self.endpoints.remove(&interface).is_some()),
-            Change::HostEndpoint(name, _) => panic!("nobody told of {name}"),
-            Change::Hosts(hosts) => self.hosts = hosts,
+            Change::HostEndpoint(name, Some(endpoint)) => {
+                let old = self.hosts.insert(name, endpoint.clone());
+                assert_ne!(old, Some(endpoint), "a host endpoint is told twice");
+            }
+            Change::HostEndpoint(name, None) => assert!(self.hosts.remove(&name).is_some()),
+            Change::Hosts(hosts) => self.addresses = hosts,
             Change::Pools(pools) => self.pools = pools,
             Change::TunnelAddress(address) => self.tunnel = address,
         }
     }
 
     fn check_references(&self) {
-        for policy in self.policies.values() {
-            let entities =
-                policy.ingress.iter().chain(&policy.egress).flat_map(|r| [&r.source, &r.destination]);
-            for set in entities.flat_map(sets_of) {
-                assert!(self.sets.contains_key(set), "{} refers to {set}, which is not there", policy.key);
-            }
+        let of_policies = self.policies.values().flat_map(|p| p.ingress.iter().chain(&p.egress));
+        let of_profiles = self.profiles.values().flat_map(|p| p.ingress.iter().chain(&p.egress));
+        for set in of_policies.chain(of_profiles).flat_map(|r| [&r.source, &r.destination]).flat_map(sets_of)
+        {
+            assert!(self.sets.contains_key(set), "{set} is referred to, but is not there");
         }
         for (interface, endpoint) in &self.endpoints {
             let EndpointPolicies::Open { profiles, tiers } = &endpoint.policies else { continue };
-            for name in profiles {
-                assert!(self.profiles.contains_key(name), "{interface} needs the profile {name}");
+            self.check_endpoint(interface, profiles, tiers);
+        }
+        for (name, host) in &self.hosts {
+            for tiers in [&host.untracked, &host.pre_dnat, &host.forward, &host.normal] {
+                self.check_endpoint(name, &host.profiles, tiers);
             }
-            for key in tiers.iter().flat_map(|tier| tier.ingress.iter().chain(&tier.egress)) {
-                assert!(self.policies.contains_key(key), "{interface} refers to {key}, which is not there");
-            }
+        }
+    }
+
+    fn check_endpoint(&self, name: &str, profiles: &[Arc<str>], tiers: &[ActiveTier]) {
+        for profile in profiles {
+            assert!(self.profiles.contains_key(profile), "{name} needs the profile {profile}");
+        }
+        for key in tiers.iter().flat_map(|tier| tier.ingress.iter().chain(&tier.egress)) {
+            assert!(self.policies.contains_key(key), "{name} refers to {key}, which is not there");
         }
     }
 
@@ -109,18 +122,70 @@ impl Fake {
             };
             format!("endpoint {}: {what}", endpoint.local.pod).trim_end().to_owned()
         });
-        sets.chain(policies).chain(endpoints).collect()
+        let hosts = self.hosts.values().map(|host| {
+            let tiers = |tiers: &[ActiveTier]| tiers.iter().map(tier).collect::<Vec<_>>().join("; ");
+            let stages = [
+                ("untracked", &host.untracked),
+                ("preDNAT", &host.pre_dnat),
+                ("forward", &host.forward),
+                ("normal", &host.normal),
+            ];
+            let stages = stages.iter().filter(|(_, of_stage)| !of_stage.is_empty());
+            let stages: Vec<_> =
+                stages.map(|(stage, of_stage)| format!("{stage} {}", tiers(of_stage))).collect();
+            let profiles = host.profiles.join(" ");
+            format!("host {}: {} profiles [{profiles}]", host.endpoint.name, stages.join(" | "))
+        });
+        let profiles = self.profiles.values().filter(|profile| !profile.name.starts_with("kns."));
+        let profiles = profiles.map(|profile| {
+            let actions =
+                |rules: &[ActiveRule]| format!("{:?}", rules.iter().map(|r| r.action).collect::<Vec<_>>());
+            format!(
+                "profile {}: in {} out {}",
+                profile.name,
+                actions(&profile.ingress),
+                actions(&profile.egress)
+            )
+        });
+        sets.chain(policies).chain(profiles).chain(endpoints).chain(hosts).collect()
     }
+
+    /// What rules refer to, one rule a line, by policy or profile.
+    pub fn rules(&self) -> BTreeMap<String, Vec<String>> {
+        let policies = self.policies.values().map(|p| (p.key.to_string(), p.ingress.iter().chain(&p.egress)));
+        let profiles =
+            self.profiles.values().map(|p| (p.name.to_string(), p.ingress.iter().chain(&p.egress)));
+        policies.chain(profiles).map(|(name, rules)| (name, rules.map(rule).collect())).collect()
+    }
+}
+
+fn rule(rule: &ActiveRule) -> String {
+    format!("{:?} from [{}] to [{}]", rule.action, entity(&rule.source), entity(&rule.destination))
+}
+
+fn entity(entity: &ActiveEntity) -> String {
+    let one = |name: &str, id: &Option<SetId>| id.iter().map(|id| format!("{name} {id}")).collect::<Vec<_>>();
+    let many = |name: &str, ids: &[SetId]| ids.iter().map(|id| format!("{name} {id}")).collect::<Vec<_>>();
+    [
+        one("set", &entity.set),
+        one("not", &entity.not_set),
+        many("port", &entity.named_ports),
+        many("not port", &entity.not_named_ports),
+        one("service", &entity.service),
+    ]
+    .concat()
+    .join(", ")
 }
 
 fn sets_of(entity: &ActiveEntity) -> impl Iterator<Item = &SetId> {
     let single = entity.set.iter().chain(&entity.not_set);
-    single.chain(&entity.named_ports).chain(&entity.not_named_ports)
+    single.chain(&entity.named_ports).chain(&entity.not_named_ports).chain(&entity.service)
 }
 
-fn member(member: &IpSetMember) -> String {
+pub fn member(member: &IpSetMember) -> String {
     match member {
-        IpSetMember::Net(cidr) => cidr.address().to_string(),
+        IpSetMember::Net(cidr) if cidr.is_host() => cidr.address().to_string(),
+        IpSetMember::Net(cidr) => cidr.to_string(),
         IpSetMember::IpPort(address, protocol, port) => format!("{address},{protocol}:{port}"),
     }
 }

@@ -4,6 +4,9 @@
 #![allow(clippy::unwrap_used, reason = "clippy exempts only the test functions themselves")]
 
 mod fake;
+mod kinds;
+mod plain;
 mod random;
+mod random_states;
 mod scenarios;
 mod state;

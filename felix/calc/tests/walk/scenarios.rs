@@ -4,7 +4,6 @@ use felix_calc::Calc;
 use kernel::IpSetMember;
 use model::{EndpointPort, NodeName, PortMatch, Protocol, Selector, Update};
 
-use crate::random::Random;
 use crate::state::{State, applied, check_walk, labels, namespace, pod, policy, stored, tier};
 
 fn id(selector: &str) -> String {
@@ -181,73 +180,6 @@ fn a_local_pods_address_counts_before_its_status_has_it() {
         base.clone().with(stored(&young)).leads_to(&lines),
         base.with(stored(&web)).leads_to(&lines),
     ]);
-}
-
-#[test]
-fn random_states_do_not_depend_on_the_way() {
-    let values = ["a", "b"];
-    let selectors = [
-        "all()",
-        "app == 'a'",
-        "app in {'a', 'b'} && !has(tier)",
-        "app != 'a'",
-        "pcns.team == 'b'",
-        "pcns.team not in {'a'} || tier == 'a'",
-        "has(tier) && projectcalico.org/namespace == 'default'",
-        "pcsa.role == 'a'",
-    ];
-    for seed in 0..30 {
-        let random = &mut Random(seed);
-        let states: Vec<State> = (0..8).map(|_| random_state(random, &values, &selectors)).collect();
-        check_walk(&states);
-    }
-}
-
-fn random_state(random: &mut Random, values: &[&str], selectors: &[&str]) -> State {
-    let mut state = State::default();
-    if random.below(4) > 0 {
-        state = state.with(namespace(&[("team", random.pick(values))]));
-    }
-    if random.below(2) > 0 {
-        let role = labels(&[("role", random.pick(values))]);
-        state = state.with(Update::ServiceAccount("default".to_owned(), "robot".to_owned(), Some(role)));
-    }
-    if random.below(2) > 0 {
-        state = state.with(tier("other", random.pick(&[None, Some(1.0), Some(2e6)])));
-    }
-    for name in ["p1", "p2", "p3", "p4"] {
-        // Few addresses, so that two pods often claim one.
-        let mut pod = pod(name, random.pick(&["10.0.0.1", "10.0.0.2", "fd00::1"]), &[]);
-        for key in ["app", "tier"] {
-            if random.below(2) > 0 {
-                pod.labels.insert(key.to_owned(), random.pick(values).to_owned());
-            }
-        }
-        let port =
-            EndpointPort { name: "http".to_owned(), protocol: Protocol::TCP, port: random.pick(&[80, 81]) };
-        pod.ports.push(port);
-        if random.below(3) > 0 {
-            state = state.with(stored(&pod));
-        }
-        if random.below(2) > 0 {
-            state = state.with_local(&pod);
-        }
-    }
-    for name in ["q1", "q2", "q3"] {
-        let mut policy = policy(name, random.pick(selectors), random.pick(selectors));
-        policy.tier = random.pick(&["default", "other"]).into();
-        policy.applies_to_egress = random.below(2) > 0;
-        policy.egress = policy.ingress.clone();
-        if random.below(2) > 0 {
-            policy.ingress[0].protocol = Some(Protocol::TCP);
-            policy.ingress[0].destination.ports = vec![PortMatch::Named("http".to_owned())];
-            policy.egress[0].source.not_selector = Some(random.pick(selectors).parse().unwrap());
-        }
-        if random.below(3) > 0 {
-            state = state.with(applied(&policy));
-        }
-    }
-    state
 }
 
 #[test]

@@ -1,16 +1,21 @@
 //! Datastore states, and the walk over them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use felix_calc::Calc;
 use kernel::IpSetMember;
 use model::{
-    Action, EntityRule, Labels, LocalEndpoint, NodeName, Pod, PodKey, Policy, PolicyKey, PolicyKind, Rule,
-    Tier, Update,
+    Action, EndpointSlice, EntityRule, Family, Labels, LocalEndpoint, NodeName, ObjectKey, Pod, PodKey,
+    Policy, PolicyKey, PolicyKind, Rule, ServicePort, Tier, Update,
 };
 
 use crate::fake::Fake;
+use crate::plain::Plain;
 use crate::random::Random;
+
+/// The node that is calculated for.
+pub const NODE: &str = "n1";
 
 /// One thing that is there.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,7 +27,7 @@ pub enum Thing {
 /// All that is there, by a key of its own.
 #[derive(Clone, Debug, Default)]
 pub struct State {
-    things: BTreeMap<String, Thing>,
+    pub things: BTreeMap<String, Thing>,
     expected: Option<Vec<String>>,
 }
 
@@ -36,6 +41,10 @@ impl State {
             Update::Policy(key, _) => format!("policy {key}"),
             Update::Tier(name, _) => format!("tier {name}"),
             Update::Pool(name, _) => format!("pool {name}"),
+            Update::HostEndpoint(name, _) => format!("host {name}"),
+            Update::NetworkSet(key, _) => format!("set {key}"),
+            Update::Profile(name, _) => format!("profile {name}"),
+            Update::EndpointSlice(key, _) => format!("slice {key}"),
             other => panic!("{other:?} has no place in a state"),
         };
         self.things.insert(key, Thing::Stored(update));
@@ -100,6 +109,10 @@ fn without(thing: &Thing) -> Thing {
         Thing::Stored(Update::Policy(key, _)) => Update::Policy(key.clone(), None),
         Thing::Stored(Update::Tier(name, _)) => Update::Tier(name.clone(), None),
         Thing::Stored(Update::Pool(name, _)) => Update::Pool(name.clone(), None),
+        Thing::Stored(Update::HostEndpoint(name, _)) => Update::HostEndpoint(name.clone(), None),
+        Thing::Stored(Update::NetworkSet(key, _)) => Update::NetworkSet(key.clone(), None),
+        Thing::Stored(Update::Profile(name, _)) => Update::Profile(name.clone(), None),
+        Thing::Stored(Update::EndpointSlice(key, _)) => Update::EndpointSlice(key.clone(), None),
         Thing::Stored(other) => panic!("{other:?} has no place in a state"),
     })
 }
@@ -113,7 +126,7 @@ struct Walker {
 
 impl Walker {
     fn new() -> Self {
-        let mut calc = Calc::new(NodeName::from("n1"));
+        let mut calc = Calc::new(NodeName::from(NODE));
         calc.apply(Update::InSync);
         Self { calc, fake: Fake::default(), at: State::default() }
     }
@@ -151,13 +164,17 @@ impl Walker {
     }
 }
 
+/// In the order of keys, not shuffled: the reference for all orders, and itself compared with what follows
+/// from the state by the plainest of ways.
 fn reached_directly(state: &State) -> Fake {
     let mut walker = Walker::new();
-    // In the order of keys, not shuffled: the reference for all orders.
     for thing in state.things.values() {
         walker.tell(thing.clone());
     }
     walker.fake.apply(walker.calc.flush());
+    let plain = Plain::new(state);
+    assert_eq!(walker.fake.rules(), plain.rules());
+    assert_eq!(walker.fake.lines(), plain.lines());
     walker.fake
 }
 
@@ -216,6 +233,21 @@ pub fn pod(name: &str, address: &str, pairs: &[(&str, &str)]) -> Pod {
 
 pub fn stored(pod: &Pod) -> Update {
     Update::Pod(pod.key.clone(), Some(pod.clone()))
+}
+
+/// A part of the endpoints of a Service in namespace `default`.
+pub fn slice(name: &str, service: &str, addresses: Vec<IpAddr>, ports: Vec<ServicePort>) -> Update {
+    let key = ObjectKey::new("default", name);
+    let slice = EndpointSlice {
+        key: key.clone(),
+        service: service.into(),
+        family: Family::V4,
+        any_ready: true,
+        ready_nodes: BTreeSet::new(),
+        addresses,
+        ports,
+    };
+    Update::EndpointSlice(key, Some(slice))
 }
 
 /// A policy for `selector` that allows what `from` selects.
