@@ -255,8 +255,31 @@ impl<K: Resource<DynamicType = ()>> Resource for Custom<K> {
     }
 }
 
+/// A policy of `policy.networking.k8s.io`, whose spec is read rule by rule.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(bound = "")]
+pub struct ClusterPolicyObject<K> {
+    #[serde(deserialize_with = "lean")]
+    pub metadata: ObjectMeta,
+    #[serde(default)]
+    pub spec: serde_json::Value,
+    #[serde(skip)]
+    kind: PhantomData<fn() -> K>,
+}
+
+/// Marks of the three kinds.
+#[derive(Clone, Debug)]
+pub enum ClusterNetworkPolicy {}
+#[derive(Clone, Debug)]
+pub enum AdminNetworkPolicy {}
+#[derive(Clone, Debug)]
+pub enum BaselineAdminNetworkPolicy {}
+
 macro_rules! built_in {
     ($type:ty, $scope:ty, $group:literal, $kind:literal, $plural:literal) => {
+        built_in!($type, $scope, $group, "v1", $kind, $plural);
+    };
+    ($type:ty, $scope:ty, $group:literal, $version:literal, $kind:literal, $plural:literal) => {
         impl Resource for $type {
             type DynamicType = ();
             type Scope = $scope;
@@ -270,7 +293,7 @@ macro_rules! built_in {
             }
 
             fn version(_: &()) -> Cow<'_, str> {
-                "v1".into()
+                $version.into()
             }
 
             fn plural(_: &()) -> Cow<'_, str> {
@@ -301,6 +324,31 @@ built_in!(
     "networking.k8s.io",
     "NetworkPolicy",
     "networkpolicies"
+);
+
+built_in!(
+    ClusterPolicyObject<ClusterNetworkPolicy>,
+    k8s_openapi::ClusterResourceScope,
+    "policy.networking.k8s.io",
+    "v1alpha2",
+    "ClusterNetworkPolicy",
+    "clusternetworkpolicies"
+);
+built_in!(
+    ClusterPolicyObject<AdminNetworkPolicy>,
+    k8s_openapi::ClusterResourceScope,
+    "policy.networking.k8s.io",
+    "v1alpha1",
+    "AdminNetworkPolicy",
+    "adminnetworkpolicies"
+);
+built_in!(
+    ClusterPolicyObject<BaselineAdminNetworkPolicy>,
+    k8s_openapi::ClusterResourceScope,
+    "policy.networking.k8s.io",
+    "v1alpha1",
+    "BaselineAdminNetworkPolicy",
+    "baselineadminnetworkpolicies"
 );
 
 /// Takes `null` for nothing said.

@@ -126,6 +126,11 @@ impl Selector {
         self.0.expression == Expression::Global
     }
 
+    /// Is `global()` said anywhere in it?
+    pub fn mentions_global(&self) -> bool {
+        self.0.expression.mentions_global()
+    }
+
     /// Does it match an object with these labels?
     pub fn matches(&self, labels: &(impl LabelLookup + ?Sized)) -> bool {
         self.0.expression.matches(labels)

@@ -6,22 +6,58 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::networking::v1::{NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use model::{
     Action, Direction, EntityRule, InvalidSelector, Policy, PolicyKey, PolicyKind, PortMatch, PortRange,
     Protocol, Rule, Selector,
 };
 
+use super::label_selector::{self, own_namespace, pods_of};
+use super::policy::{staged_action, uid};
 use super::{Problems, net};
+use crate::crd;
 use crate::objects::NetworkPolicyObject;
 
 /// A Kubernetes NetworkPolicy; `None` when it cannot be told which pods it is for.
 pub fn kubernetes_policy(object: &NetworkPolicyObject, problems: &mut Problems) -> Option<Policy> {
-    let namespace = object.metadata.namespace.as_deref()?;
-    let name = object.metadata.name.as_deref()?;
     let empty = NetworkPolicySpec::default();
     let spec = object.spec.as_ref().unwrap_or(&empty);
+    convert(PolicyKind::KubernetesNetworkPolicy, &object.metadata, spec, problems)
+}
+
+/// A StagedKubernetesNetworkPolicy; `None` when it cannot be told which pods it is for.
+pub fn staged_kubernetes_policy(
+    meta: &ObjectMeta,
+    spec: &crd::StagedKubernetesNetworkPolicySpec,
+    problems: &mut Problems,
+) -> Option<Policy> {
+    let says_more = spec.pod_selector.is_some()
+        || spec.ingress.is_some()
+        || spec.egress.is_some()
+        || spec.policy_types.is_some();
+    if spec.staged_action == crd::StagedAction::Delete && says_more {
+        problems.add("spec.stagedAction", "a policy that stages a deletion says nothing else");
+    }
+    let types = spec.policy_types.as_ref().map(|types| types.iter().map(|t| format!("{t:?}")).collect());
+    let staged = NetworkPolicySpec {
+        pod_selector: spec.pod_selector.clone(),
+        ingress: spec.ingress.clone(),
+        egress: spec.egress.clone(),
+        policy_types: types,
+    };
+    let policy = convert(PolicyKind::StagedKubernetesNetworkPolicy, meta, &staged, problems)?;
+    Some(Policy { staged: Some(staged_action(spec.staged_action)), ..policy })
+}
+
+fn convert(
+    kind: PolicyKind,
+    meta: &ObjectMeta,
+    spec: &NetworkPolicySpec,
+    problems: &mut Problems,
+) -> Option<Policy> {
+    let namespace = meta.namespace.as_deref()?;
+    let name = meta.name.as_deref()?;
     let pods = spec.pod_selector.clone().unwrap_or_default();
     let selector = problems.take("spec.podSelector", pods_of(&own_namespace(namespace), &pods))?;
     let converter = Converter { namespace };
@@ -39,7 +75,7 @@ pub fn kubernetes_policy(object: &NetworkPolicyObject, problems: &mut Problems) 
     }
     let types = spec.policy_types.as_deref().unwrap_or_default();
     let has = |name: &str| types.iter().any(|t| t == name);
-    let key = PolicyKey::new(PolicyKind::KubernetesNetworkPolicy, Some(namespace), name);
+    let key = PolicyKey::new(kind, Some(namespace), name);
     Some(Policy {
         order: Some(1000.0),
         applies_to_ingress: types.is_empty() || has("Ingress"),
@@ -47,6 +83,8 @@ pub fn kubernetes_policy(object: &NetworkPolicyObject, problems: &mut Problems) 
             || (types.is_empty() && spec.egress.iter().flatten().next().is_some()),
         ingress,
         egress,
+        generation: meta.generation.unwrap_or_default(),
+        uid: uid(meta),
         ..Policy::new(key, selector)
     })
 }
@@ -122,55 +160,9 @@ impl Converter<'_> {
     ) -> Result<Selector, InvalidSelector> {
         let namespace = match namespaces {
             None => own_namespace(self.namespace),
-            Some(labels) => {
-                let everything = Selector::has("projectcalico.org/namespace")?;
-                let terms = terms(labels)?;
-                if terms.is_empty() {
-                    Ok(everything)
-                } else {
-                    Ok(Selector::and(terms).prefixed("pcns.", &everything))
-                }
-            }
+            Some(labels) => label_selector::namespaces(labels),
         };
         pods_of(&namespace, pods.unwrap_or(&LabelSelector::default()))
-    }
-}
-
-fn own_namespace(namespace: &str) -> Result<Selector, InvalidSelector> {
-    Selector::equals("projectcalico.org/namespace", namespace)
-}
-
-/// Pods with these labels in these namespaces.
-fn pods_of(
-    namespace: &Result<Selector, InvalidSelector>,
-    pods: &LabelSelector,
-) -> Result<Selector, InvalidSelector> {
-    let mut parts = vec![Selector::equals("projectcalico.org/orchestrator", "k8s")?];
-    parts.extend(terms(pods)?);
-    parts.push(namespace.clone()?);
-    Ok(Selector::and(parts))
-}
-
-/// One selector for each label and each expression.
-fn terms(labels: &LabelSelector) -> Result<Vec<Selector>, InvalidSelector> {
-    let equal = labels.match_labels.iter().flatten().map(|(key, value)| Selector::equals(key, value));
-    let expressions = labels.match_expressions.iter().flatten().map(expression);
-    equal.chain(expressions).collect()
-}
-
-fn expression(requirement: &LabelSelectorRequirement) -> Result<Selector, InvalidSelector> {
-    let key = requirement.key.as_str();
-    let values = || requirement.values.iter().flatten().map(String::as_str);
-    match requirement.operator.as_str() {
-        "In" => Selector::is_in(key, values()),
-        "NotIn" => Selector::not_in(key, values()),
-        "Exists" => Selector::has(key),
-        "DoesNotExist" => Ok(Selector::has(key)?.negated()),
-        operator => Err(InvalidSelector {
-            selector: format!("{key} {operator}"),
-            position: key.len() + 1,
-            reason: "the operator must be In, NotIn, Exists or DoesNotExist".to_owned(),
-        }),
     }
 }
 

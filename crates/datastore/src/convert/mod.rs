@@ -6,14 +6,19 @@
 mod bgp;
 mod bgp_filter;
 mod bgp_peer;
+mod cluster_policy;
 mod duration;
 mod felix;
+mod host_endpoint;
 mod ipam;
 mod kubernetes_policy;
+mod label_selector;
+mod network_set;
 mod node;
 mod pod;
 mod policy;
 mod pool;
+mod profile;
 mod service;
 
 use std::fmt;
@@ -24,17 +29,23 @@ use model::{Cidr, Selector};
 pub use bgp::{BgpSettings, bgp_configuration};
 pub use bgp_filter::bgp_filter;
 pub use bgp_peer::bgp_peer;
+pub use cluster_policy::{admin_network_policy, baseline_admin_network_policy, cluster_network_policy};
 pub use felix::felix_configuration;
+pub use host_endpoint::host_endpoint;
 pub(crate) use ipam::affinity_labels;
 pub use ipam::{
     affinity, affinity_name, affinity_spec, block, block_spec, handle, handle_name, handle_spec,
     ipam_configuration,
 };
-pub use kubernetes_policy::kubernetes_policy;
+pub use kubernetes_policy::{kubernetes_policy, staged_kubernetes_policy};
+pub use network_set::{global_network_set, network_set};
 pub use node::{IPIP_TUNNEL_ADDRESS, IPV4_ADDRESS, IPV6_ADDRESS, node};
 pub use pod::pod;
-pub use policy::{global_network_policy, network_policy, tier};
+pub use policy::{
+    global_network_policy, network_policy, staged_global_network_policy, staged_network_policy, tier,
+};
 pub use pool::pool;
+pub use profile::profile;
 pub use service::{endpoint_slice, service};
 
 /// What is wrong with one field of an object.
@@ -43,6 +54,8 @@ pub struct Problem {
     /// Path such as `spec.ingress[2].source.nets[0]`.
     pub field: String,
     pub reason: String,
+    /// It makes sense, but is not acted upon: nothing to refuse an object for.
+    pub is_warning: bool,
 }
 
 impl fmt::Display for Problem {
@@ -58,7 +71,12 @@ pub struct Problems(pub Vec<Problem>);
 impl Problems {
     /// Notes one.
     pub fn add(&mut self, field: impl Into<String>, reason: impl fmt::Display) {
-        self.0.push(Problem { field: field.into(), reason: reason.to_string() });
+        self.0.push(Problem { field: field.into(), reason: reason.to_string(), is_warning: false });
+    }
+
+    /// Notes what makes sense and is not acted upon.
+    pub fn warn(&mut self, field: impl Into<String>, reason: impl fmt::Display) {
+        self.0.push(Problem { field: field.into(), reason: reason.to_string(), is_warning: true });
     }
 
     /// The value, or `None` and a note about the error.
@@ -67,13 +85,36 @@ impl Problems {
     }
 }
 
-/// An optional selector; blank counts as absent.
+/// An optional selector; blank counts as absent. `global()` means something to [`entity_namespaces`] only.
 fn selector(problems: &mut Problems, field: &str, text: Option<&str>) -> Result<Option<Selector>, ()> {
-    match text {
-        None => Ok(None),
-        Some(text) if text.trim().is_empty() => Ok(None),
-        Some(text) => problems.take(field, text.parse()).map(Some).ok_or(()),
+    let Some(parsed) = parsed(problems, field, text)? else { return Ok(None) };
+    if parsed.mentions_global() {
+        problems.add(field, "global() is for the namespaceSelector of a rule");
+        return Err(());
     }
+    Ok(Some(parsed))
+}
+
+/// The namespaceSelector of a rule, where `global()` may stand alone.
+fn entity_namespaces(
+    problems: &mut Problems,
+    field: &str,
+    text: Option<&str>,
+) -> Result<Option<Selector>, ()> {
+    let Some(parsed) = parsed(problems, field, text)? else { return Ok(None) };
+    if parsed.mentions_global() && !parsed.is_global() {
+        problems.add(field, "global() stands alone or not at all");
+        return Err(());
+    }
+    Ok(Some(parsed))
+}
+
+fn parsed(problems: &mut Problems, field: &str, text: Option<&str>) -> Result<Option<Selector>, ()> {
+    let Some(text) = text.filter(|text| !text.trim().is_empty()) else { return Ok(None) };
+    let parsed = text.parse::<Selector>();
+    // The selector itself may be long, and whoever reads this has it.
+    let placed = parsed.map_err(|error| format!("{} at position {}", error.reason, error.position));
+    problems.take(field, placed).map(Some).ok_or(())
 }
 
 /// A CIDR whose host bits are cut off, or an address as its /32 or /128.

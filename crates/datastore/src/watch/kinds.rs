@@ -2,12 +2,14 @@
 
 use std::fmt::Debug;
 use std::pin::Pin;
+use std::sync::atomic::Ordering;
 
 use futures_util::{Stream, StreamExt, stream};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client, Resource};
-use model::Update;
+use model::{Policy, Update};
 use serde::de::DeserializeOwned;
 
 use super::tracker::{Event, Item, ObjectName};
@@ -15,8 +17,9 @@ use super::{Kind, Retry};
 use crate::convert::{self, Problems};
 use crate::crd;
 use crate::objects::{
-    Custom, EndpointSliceObject, NamespaceObject, NetworkPolicyObject, NodeObject, PodObject,
-    ServiceAccountObject, ServiceObject,
+    AdminNetworkPolicy, BaselineAdminNetworkPolicy, ClusterNetworkPolicy, ClusterPolicyObject, Custom,
+    EndpointSliceObject, NamespaceObject, NetworkPolicyObject, NodeObject, PodObject, ServiceAccountObject,
+    ServiceObject,
 };
 
 /// Events of one kind.
@@ -40,22 +43,85 @@ pub(super) fn watch(client: Client, kind: Kind) -> EventStream {
             let labels = meta.labels.clone().unwrap_or_default();
             Some(Update::ServiceAccount(meta.namespace.clone()?, meta.name.clone()?, Some(labels)))
         }),
+        _ => policies(client, kind),
+    }
+}
+
+/// Kinds of policies.
+fn policies(client: Client, kind: Kind) -> EventStream {
+    match kind {
         Kind::KubernetesNetworkPolicy => built_in(client, kind, |object: &NetworkPolicyObject, problems| {
-            let policy = convert::kubernetes_policy(object, problems)?;
-            Some(Update::Policy(policy.key.clone(), Some(Box::new(policy))))
+            convert::kubernetes_policy(object, problems).map(policy)
         }),
-        Kind::NetworkPolicy => custom::<crd::NetworkPolicy, _>(client, kind, |key, spec, problems| {
-            let policy = convert::network_policy(&key.namespace, &key.name, &spec, problems)?;
-            Some(Item::Update(Update::Policy(policy.key.clone(), Some(Box::new(policy)))))
+        Kind::NetworkPolicy => custom::<crd::NetworkPolicy, _>(client, kind, |meta, spec, problems| {
+            convert::network_policy(meta, &spec, problems).map(policy).map(Item::Update)
         }),
         Kind::GlobalNetworkPolicy => {
-            custom::<crd::GlobalNetworkPolicy, _>(client, kind, |key, spec, problems| {
-                let policy = convert::global_network_policy(&key.name, &spec, problems)?;
-                Some(Item::Update(Update::Policy(policy.key.clone(), Some(Box::new(policy)))))
+            custom::<crd::GlobalNetworkPolicy, _>(client, kind, |meta, spec, problems| {
+                convert::global_network_policy(meta, &spec, problems).map(policy).map(Item::Update)
             })
         }
-        Kind::Tier => custom::<crd::Tier, _>(client, kind, |key, spec, _| {
-            Some(Item::Update(Update::Tier(key.name.to_string(), Some(convert::tier(&key.name, &spec)))))
+        Kind::StagedNetworkPolicy => {
+            custom::<crd::StagedNetworkPolicy, _>(client, kind, |meta, spec, problems| {
+                convert::staged_network_policy(meta, &spec, problems).map(policy).map(Item::Update)
+            })
+        }
+        Kind::StagedGlobalNetworkPolicy => {
+            custom::<crd::StagedGlobalNetworkPolicy, _>(client, kind, |meta, spec, problems| {
+                convert::staged_global_network_policy(meta, &spec, problems).map(policy).map(Item::Update)
+            })
+        }
+        Kind::StagedKubernetesNetworkPolicy => {
+            custom::<crd::StagedKubernetesNetworkPolicy, _>(client, kind, |meta, spec, problems| {
+                convert::staged_kubernetes_policy(meta, &spec, problems).map(policy).map(Item::Update)
+            })
+        }
+        Kind::ClusterNetworkPolicy => {
+            built_in(client, kind, |object: &ClusterPolicyObject<ClusterNetworkPolicy>, problems| {
+                convert::cluster_network_policy(&object.metadata, &object.spec, problems).map(policy)
+            })
+        }
+        Kind::AdminNetworkPolicy => {
+            built_in(client, kind, |object: &ClusterPolicyObject<AdminNetworkPolicy>, problems| {
+                convert::admin_network_policy(&object.metadata, &object.spec, problems).map(policy)
+            })
+        }
+        Kind::BaselineAdminNetworkPolicy => {
+            built_in(client, kind, |object: &ClusterPolicyObject<BaselineAdminNetworkPolicy>, problems| {
+                convert::baseline_admin_network_policy(&object.metadata, &object.spec, problems).map(policy)
+            })
+        }
+        _ => beside_policies(client, kind),
+    }
+}
+
+fn policy(policy: Policy) -> Update {
+    Update::Policy(policy.key.clone(), Some(Box::new(policy)))
+}
+
+/// Kinds that policies refer to.
+fn beside_policies(client: Client, kind: Kind) -> EventStream {
+    match kind {
+        Kind::Tier => custom::<crd::Tier, _>(client, kind, |meta, spec, problems| {
+            let name = meta.name.clone()?;
+            let tier = convert::tier(&name, &spec, problems);
+            Some(Item::Update(Update::Tier(name, Some(tier))))
+        }),
+        Kind::NetworkSet => custom::<crd::NetworkSet, _>(client, kind, |meta, spec, problems| {
+            let (key, set) = convert::network_set(meta, &spec, problems)?;
+            Some(Item::Update(Update::NetworkSet(key, Some(set))))
+        }),
+        Kind::GlobalNetworkSet => custom::<crd::GlobalNetworkSet, _>(client, kind, |meta, spec, problems| {
+            let (key, set) = convert::global_network_set(meta, &spec, problems)?;
+            Some(Item::Update(Update::NetworkSet(key, Some(set))))
+        }),
+        Kind::HostEndpoint => custom::<crd::HostEndpoint, _>(client, kind, |meta, spec, problems| {
+            let endpoint = convert::host_endpoint(meta, &spec, problems)?;
+            Some(Item::Update(Update::HostEndpoint(endpoint.name.clone(), Some(Box::new(endpoint)))))
+        }),
+        Kind::Profile => custom::<crd::Profile, _>(client, kind, |meta, spec, problems| {
+            let profile = convert::profile(meta, &spec, problems)?;
+            Some(Item::Update(Update::Profile(profile.name.clone(), Some(Box::new(profile)))))
         }),
         _ => network(client, kind),
     }
@@ -72,19 +138,20 @@ fn network(client: Client, kind: Kind) -> EventStream {
             let affinity = convert::affinity(&spec, problems).filter(|affinity| !affinity.deleted)?;
             Some(Item::Update(Update::BlockAffinity(affinity.node.clone(), affinity.cidr, Some(affinity))))
         }),
-        Kind::IpamConfiguration => custom::<crd::IPAMConfiguration, _>(client, kind, |key, spec, _| {
+        Kind::IpamConfiguration => custom::<crd::IPAMConfiguration, _>(client, kind, |meta, spec, _| {
             let settings = convert::ipam_configuration(&spec);
-            (&*key.name == "default").then_some(Item::Update(Update::IpamConfiguration(Some(settings))))
+            (meta.name.as_deref() == Some("default"))
+                .then_some(Item::Update(Update::IpamConfiguration(Some(settings))))
         }),
         Kind::BgpConfiguration => {
             custom::<crd::BGPConfiguration, _>(client, kind, |_, spec, _| Some(Item::Bgp(Box::new(spec))))
         }
-        Kind::BgpPeer => custom::<crd::BGPPeer, _>(client, kind, |key, spec, problems| {
-            let peer = convert::bgp_peer(&key.name, &spec, problems)?;
+        Kind::BgpPeer => custom::<crd::BGPPeer, _>(client, kind, |meta, spec, problems| {
+            let peer = convert::bgp_peer(meta.name.as_deref()?, &spec, problems)?;
             Some(Item::Update(Update::BgpPeer(peer.name.clone(), Some(Box::new(peer)))))
         }),
-        Kind::BgpFilter => custom::<crd::BGPFilter, _>(client, kind, |key, spec, problems| {
-            let filter = convert::bgp_filter(&key.name, &spec, problems);
+        Kind::BgpFilter => custom::<crd::BGPFilter, _>(client, kind, |meta, spec, problems| {
+            let filter = convert::bgp_filter(meta.name.as_deref()?, &spec, problems);
             Some(Item::Update(Update::BgpFilter(filter.name.clone(), Some(Box::new(filter)))))
         }),
         Kind::Service => built_in(client, kind, |object: &ServiceObject, problems| {
@@ -98,8 +165,8 @@ fn network(client: Client, kind: Kind) -> EventStream {
         Kind::FelixConfiguration => {
             custom::<crd::FelixConfiguration, _>(client, kind, |_, spec, _| Some(Item::Felix(Box::new(spec))))
         }
-        _ => custom::<crd::IPPool, _>(client, kind, |key, spec, problems| {
-            let pool = convert::pool(&key.name, &spec, problems)?;
+        _ => custom::<crd::IPPool, _>(client, kind, |meta, spec, problems| {
+            let pool = convert::pool(meta.name.as_deref()?, &spec, problems)?;
             Some(Item::Update(Update::Pool(pool.name.clone(), Some(pool))))
         }),
     }
@@ -110,14 +177,14 @@ fn built_in<K>(client: Client, kind: Kind, convert: fn(&K, &mut Problems) -> Opt
 where
     K: Watched,
 {
-    events(client, kind, move |_, object: &K, problems| convert(object, problems).map(Item::Update))
+    events(client, kind, move |object: &K, problems| convert(object, problems).map(Item::Update))
 }
 
 /// A custom resource; one whose spec cannot be read is named and counts as gone.
 fn custom<K, S>(
     client: Client,
     kind: Kind,
-    convert: fn(&ObjectName, S, &mut Problems) -> Option<Item>,
+    convert: fn(&ObjectMeta, S, &mut Problems) -> Option<Item>,
 ) -> EventStream
 where
     K: Resource<DynamicType = ()> + kube::core::object::HasSpec<Spec = S> + 'static,
@@ -125,10 +192,10 @@ where
     S: DeserializeOwned + 'static,
     Custom<K>: Watched,
 {
-    events(client, kind, move |name, object: &Custom<K>, problems| {
+    events(client, kind, move |object: &Custom<K>, problems| {
         let spec = if object.spec.is_null() { serde_json::json!({}) } else { object.spec.clone() };
         let spec = problems.take("spec", serde_json::from_value(spec))?;
-        convert(name, spec, problems)
+        convert(&object.metadata, spec, problems)
     })
 }
 
@@ -140,11 +207,13 @@ impl<K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + '
 fn events<K: Watched>(
     client: Client,
     kind: Kind,
-    convert: impl Fn(&ObjectName, &K, &mut Problems) -> Option<Item> + Send + 'static,
+    convert: impl Fn(&K, &mut Problems) -> Option<Item> + Send + 'static,
 ) -> EventStream {
     let config = watcher::Config::default().page_size(PAGE);
     let mut begins = false;
     let mut failures = 0_u32;
+    let retry = Retry::new();
+    let absent = retry.absent.clone();
     // The watcher says `Init` before every attempt, also one that fails: it is held back until something came
     // of it, or every failure would look like a success to the back-off.
     watcher(Api::<K>::all(client), config)
@@ -155,10 +224,13 @@ fn events<K: Watched>(
                     None
                 }
                 Ok(event) => Some(Ok((std::mem::take(&mut begins), event))),
-                Err(error) => Some(Err(error)),
+                Err(error) => {
+                    absent.store(kind.is_optional() && is_missing(&error), Ordering::Relaxed);
+                    Some(Err(error))
+                }
             })
         })
-        .backoff(Retry::new())
+        .backoff(retry)
         .flat_map(move |result| {
             let (first, second) = match result {
                 Ok((begins, event)) => {
@@ -181,7 +253,7 @@ const PAGE: u32 = 250;
 fn translate<K: Watched>(
     kind: Kind,
     event: watcher::Event<K>,
-    convert: &impl Fn(&ObjectName, &K, &mut Problems) -> Option<Item>,
+    convert: &impl Fn(&K, &mut Problems) -> Option<Item>,
 ) -> Option<Event> {
     match event {
         watcher::Event::Init => None,
@@ -190,7 +262,7 @@ fn translate<K: Watched>(
         watcher::Event::Apply(object) | watcher::Event::InitApply(object) => {
             let name = name_of(&object)?;
             let mut problems = Problems::default();
-            let item = convert(&name, &object, &mut problems);
+            let item = convert(&object, &mut problems);
             for problem in problems.0 {
                 let (field, reason) = (problem.field, problem.reason);
                 tracing::warn!(?kind, object = %name, field, reason, "not understood");
@@ -210,9 +282,13 @@ fn name_of<K: Resource>(object: &K) -> Option<ObjectName> {
 
 /// Logs a failure, the first of a row and then every now and then.
 ///
-/// A kind that the API server does not know, three times in a row, counts as empty.
+/// A kind that the API server does not know, three times in a row, counts as empty; one that not every cluster
+/// has does at once.
 fn report(kind: Kind, failures: u32, error: &watcher::Error) -> Option<Event> {
     let missing = is_missing(error);
+    if missing && kind.is_optional() {
+        return Some(Event::Missing);
+    }
     if failures == 1 || failures.is_multiple_of(20) {
         tracing::warn!(?kind, %error, failures, "watch interrupted, it is retried");
     }

@@ -5,6 +5,8 @@ pub(crate) mod secrets;
 mod tracker;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -26,7 +28,18 @@ pub enum Kind {
     KubernetesNetworkPolicy,
     NetworkPolicy,
     GlobalNetworkPolicy,
+    StagedNetworkPolicy,
+    StagedGlobalNetworkPolicy,
+    StagedKubernetesNetworkPolicy,
+    /// These three of `policy.networking.k8s.io`.
+    ClusterNetworkPolicy,
+    AdminNetworkPolicy,
+    BaselineAdminNetworkPolicy,
     Tier,
+    NetworkSet,
+    GlobalNetworkSet,
+    HostEndpoint,
+    Profile,
     IpPool,
     IpamBlock,
     BlockAffinity,
@@ -37,13 +50,13 @@ pub enum Kind {
     FelixConfiguration,
     /// Watched once the BGP settings announce Services.
     Service,
-    /// Watched once the BGP settings announce Services.
+    /// Watched once the BGP settings announce Services (by a speaker), or a rule names one (by felix).
     EndpointSlice,
 }
 
 impl Kind {
     /// What felix needs: everything but who peers with whom.
-    pub const FELIX: [Kind; 13] = [
+    pub const FELIX: [Kind; 25] = [
         Kind::Node,
         Kind::Pod,
         Kind::Namespace,
@@ -51,13 +64,34 @@ impl Kind {
         Kind::KubernetesNetworkPolicy,
         Kind::NetworkPolicy,
         Kind::GlobalNetworkPolicy,
+        Kind::StagedNetworkPolicy,
+        Kind::StagedGlobalNetworkPolicy,
+        Kind::StagedKubernetesNetworkPolicy,
+        Kind::ClusterNetworkPolicy,
+        Kind::AdminNetworkPolicy,
+        Kind::BaselineAdminNetworkPolicy,
         Kind::Tier,
+        Kind::NetworkSet,
+        Kind::GlobalNetworkSet,
+        Kind::HostEndpoint,
+        Kind::Profile,
         Kind::IpPool,
         Kind::IpamBlock,
         Kind::BlockAffinity,
         Kind::IpamConfiguration,
+        // Its Service ranges, for service loop prevention.
+        Kind::BgpConfiguration,
         Kind::FelixConfiguration,
+        Kind::EndpointSlice,
     ];
+
+    /// Kinds that not every cluster has: without them it is whole.
+    fn is_optional(self) -> bool {
+        matches!(
+            self,
+            Kind::ClusterNetworkPolicy | Kind::AdminNetworkPolicy | Kind::BaselineAdminNetworkPolicy
+        )
+    }
 
     /// What a speaker needs.
     pub const SPEAKER: [Kind; 9] = [
@@ -72,8 +106,8 @@ impl Kind {
         Kind::EndpointSlice,
     ];
 
-    /// Is it watched only once something needs it? A node that announces no Service has no use for thousands
-    /// of EndpointSlices.
+    /// Is it watched only once something needs it? A node that announces no Service, and has no rule that names
+    /// one, has no use for thousands of EndpointSlices.
     fn is_on_demand(self) -> bool {
         matches!(self, Kind::Service | Kind::EndpointSlice)
     }
@@ -130,7 +164,7 @@ async fn run(tracker: &mut Tracker, client: &Client, sender: &mpsc::Sender<Updat
             () = sender.closed() => return,
         };
         let Some((kind, event)) = next else { return };
-        if matches!(event, Event::Missing) && !tracker.is_in_sync() {
+        if matches!(event, Event::Missing) && !tracker.is_in_sync() && !kind.is_optional() {
             tracing::warn!(
                 ?kind,
                 "the API server does not know this kind, it counts as empty: apply manifests/crds.yaml"
@@ -151,15 +185,18 @@ async fn run(tracker: &mut Tracker, client: &Client, sender: &mpsc::Sender<Updat
 pub(crate) struct Retry {
     next: Duration,
     spread: u32,
+    /// The API server does not know the kind, and need not: there is no hurry.
+    absent: Arc<AtomicBool>,
 }
 
 impl Retry {
     const FIRST: Duration = Duration::from_millis(100);
     const LAST: Duration = Duration::from_secs(5);
+    const ABSENT: Duration = Duration::from_secs(30);
 
     pub(crate) fn new() -> Self {
         // The process number differs between nodes well enough.
-        Self { next: Self::FIRST, spread: std::process::id() }
+        Self { next: Self::FIRST, spread: std::process::id(), absent: Arc::default() }
     }
 }
 
@@ -167,8 +204,11 @@ impl Iterator for Retry {
     type Item = Duration;
 
     fn next(&mut self) -> Option<Duration> {
-        let wait = self.next;
-        self.next = (wait * 2).min(Self::LAST);
+        let wait = match self.absent.load(Ordering::Relaxed) {
+            true => Self::ABSENT,
+            false => self.next,
+        };
+        self.next = (self.next * 2).min(Self::LAST);
         self.spread = self.spread.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         Some(wait + wait * (self.spread >> 24) / 512)
     }

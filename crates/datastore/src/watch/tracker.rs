@@ -187,6 +187,9 @@ impl Tracker {
                 self.settle_unless_listing(kind, out);
             }
             Item::Update(update) => {
+                if names_service(&update) {
+                    self.wake();
+                }
                 let state = self.kinds.entry(kind).or_default();
                 let fingerprint = fingerprint(&update);
                 let gone = gone_of(&update);
@@ -204,6 +207,14 @@ impl Tracker {
                 }
                 out.push(update);
             }
+        }
+    }
+
+    /// Kinds that nobody needed until now are watched from now on.
+    fn wake(&mut self) {
+        for kind in self.asleep.drain(..) {
+            self.kinds.insert(kind, KindState::default());
+            self.woken.push(kind);
         }
     }
 
@@ -272,11 +283,9 @@ impl Tracker {
             }
             Kind::BgpConfiguration => {
                 let merged = convert::bgp_configuration(&self.bgp, &self.viewer.node, &mut problems);
-                if !merged.services.is_empty() {
-                    for kind in self.asleep.drain(..) {
-                        self.kinds.insert(kind, KindState::default());
-                        self.woken.push(kind);
-                    }
+                let announces = !merged.services.is_empty() && self.kinds.contains_key(&Kind::BgpPeer);
+                if announces {
+                    self.wake();
                 }
                 (Update::BgpConfiguration(Some(Box::new(merged))), &mut self.bgp_told)
             }
@@ -304,6 +313,13 @@ impl<S> Settings<S> {
             self.node = None;
         }
     }
+}
+
+/// Is it a policy with a rule that names a Service?
+fn names_service(update: &Update) -> bool {
+    let Update::Policy(_, Some(policy)) = update else { return false };
+    let mut rules = policy.ingress.iter().chain(&policy.egress);
+    rules.any(|rule| rule.source.service.is_some() || rule.destination.service.is_some())
 }
 
 /// The same key, with nothing.

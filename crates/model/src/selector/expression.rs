@@ -65,6 +65,15 @@ impl Expression {
         }
     }
 
+    pub(super) fn mentions_global(&self) -> bool {
+        match self {
+            Self::Global => true,
+            Self::Not(inner) => inner.mentions_global(),
+            Self::And(terms) | Self::Or(terms) => terms.iter().any(Self::mentions_global),
+            _ => false,
+        }
+    }
+
     pub(super) fn collect_keys(&self, keys: &mut Vec<Arc<str>>) {
         match self {
             Self::All | Self::Global => {}
