@@ -33,8 +33,13 @@ impl World {
             let mut counts = [0, 0];
             let (half, last) = (history.len() / 2, history.len());
             for (number, update) in history.iter().enumerate() {
-                world.apply(update);
+                world.tell(update);
+                // Now and then several changes are one.
+                if number % 8 == 5 {
+                    world.flush();
+                }
                 if number + 1 == half || number + 1 == last {
+                    world.flush();
                     for packet in packets {
                         counts[usize::from(!world.check(packet)?)] += 1;
                     }
@@ -48,7 +53,17 @@ impl World {
         })
     }
 
+    /// Takes an update to the rules.
     pub fn apply(&mut self, update: &Update) {
+        self.tell(update);
+        self.flush();
+    }
+
+    fn flush(&mut self) {
+        self.nodes.values_mut().for_each(Node::flush);
+    }
+
+    fn tell(&mut self, update: &Update) {
         if let Update::Pod(key, pod) = update {
             let old = self.state.pod(key).and_then(|pod| pod.node.clone());
             let new = pod.as_ref().filter(|pod| !pod.host_network);
@@ -64,7 +79,7 @@ impl World {
         }
         self.is_lenient |= matches!(update, Update::HostEndpoint(..) | Update::FelixConfiguration(_));
         for node in self.nodes.values_mut() {
-            node.apply([update.clone()]);
+            node.calc.apply(update.clone());
         }
         self.state.apply(update.clone());
     }
@@ -139,7 +154,10 @@ impl World {
         let is_of_pod =
             |link: &Option<std::sync::Arc<str>>| link.as_ref().is_some_and(|l| l.starts_with("cali"));
         let has_pod = is_of_pod(&packet.from) || is_of_pod(&packet.to);
-        match walk(&self.nodes[node].dataplane, packet).verdict {
+        let node = &self.nodes[node];
+        let verdict = walk(&node.dataplane, packet).verdict;
+        assert_eq!(node.nftables.walk(packet).verdict, verdict, "nftables on {packet:?}");
+        match verdict {
             Verdict::Accept => true,
             Verdict::Undecided => !has_pod || self.is_lenient || packet.from.is_none(),
             _ => false,

@@ -7,6 +7,8 @@
 #[allow(dead_code, reason = "shared with the renderer's own tests")]
 mod dataplane;
 mod kinds;
+#[path = "../../../render/tests/policy/nftables.rs"]
+mod nftables;
 #[path = "../../../render/tests/policy/node.rs"]
 #[allow(dead_code, reason = "shared with the renderer's own tests")]
 mod node;
