@@ -36,7 +36,7 @@ fn check_seed(seed: u64) -> Result<[usize; 2], String> {
 }
 
 fn seeds() -> Range<u64> {
-    let Ok(text) = std::env::var("OCICAT_SEEDS") else { return 0..2_500 };
+    let Ok(text) = std::env::var("OCICAT_SEEDS") else { return 0..1_500 };
     let (first, last) = text.split_once("..").expect("OCICAT_SEEDS is first..last");
     first.parse().unwrap()..last.parse().unwrap()
 }
