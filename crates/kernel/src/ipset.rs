@@ -66,6 +66,18 @@ pub enum IpSetMember {
     IpPort(IpAddr, Protocol, u16),
 }
 
+impl fmt::Display for IpSetMember {
+    /// As `ipset` spells it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            IpSetMember::Net(cidr) => write!(f, "{cidr}"),
+            IpSetMember::IpPort(address, protocol, port) => {
+                write!(f, "{address},{}:{port}", protocol.to_string().to_lowercase())
+            }
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IpSet {
     pub kind: IpSetKind,

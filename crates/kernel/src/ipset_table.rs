@@ -327,6 +327,22 @@ impl<D: IpSetPort> IpSets<D> {
         self.sets.iter().map(|(name, state)| (name, &state.wanted))
     }
 
+    /// How the kernel's sets differ from what is wanted, as far as is known: by name, what is wanted and what is
+    /// there, in words.
+    pub fn differences(&self) -> Vec<(IpSetName, Option<String>, Option<String>)> {
+        let wanted = self.open.iter().filter_map(|name| {
+            let state = self.sets.get(name)?;
+            let actual = match &state.held {
+                Held::Nothing => None,
+                Held::Other => Some("a set of another type".to_owned()),
+                Held::Except { add, remove } => Some(except(add, remove)),
+            };
+            Some((name.clone(), Some(format!("{} members", state.wanted.members.len())), actual))
+        });
+        let stale = self.stale.iter().map(|name| (name.clone(), None, Some("a set".to_owned())));
+        wanted.chain(stale).collect()
+    }
+
     /// Is it still to be written or destroyed?
     pub fn is_pending(&self, name: &IpSetName) -> bool {
         self.open.contains(name) || self.stale.contains(name)
@@ -373,3 +389,20 @@ impl<D: IpSetPort> IpSets<D> {
         self.pauses.retain(|name| open.contains(name) || stale.contains(name));
     }
 }
+
+/// A difference in words, with the first members.
+fn except(add: &BTreeSet<IpSetMember>, remove: &BTreeSet<IpSetMember>) -> String {
+    let list = |members: &BTreeSet<IpSetMember>| {
+        let mut text: Vec<_> = members.iter().take(SHOWN).map(ToString::to_string).collect();
+        if members.len() > SHOWN {
+            text.push(format!("and {} more", members.len() - SHOWN));
+        }
+        text.join(" ")
+    };
+    let parts = [("without", add), ("also", remove)];
+    let parts = parts.iter().filter(|(_, members)| !members.is_empty());
+    parts.map(|(word, members)| format!("{word} {}", list(members))).collect::<Vec<_>>().join("; ")
+}
+
+/// Members that a difference names.
+const SHOWN: usize = 5;

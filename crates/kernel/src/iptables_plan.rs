@@ -24,6 +24,23 @@ impl HashedChain {
     }
 }
 
+impl HashedChain {
+    /// Where the kernel's rules, by their hashes, begin to differ: what is wanted there, and what is there.
+    pub(crate) fn compared(&self, actual: Option<&Vec<Box<str>>>) -> (String, Option<String>) {
+        let count = self.hashes.len();
+        let Some(actual) = actual else { return (format!("{count} rules"), None) };
+        let first = self.hashes.iter().zip(actual).take_while(|(wanted, has)| wanted == has).count();
+        match self.chain.rules.get(first) {
+            Some(rule) => {
+                let there = if first < actual.len() { "another rule" } else { "no rule" };
+                let intended = format!("rule {} of {count}: {}", first + 1, rule_text(rule));
+                (intended, Some(format!("{there} at this place; {} rules in all", actual.len())))
+            }
+            None => (format!("{count} rules"), Some(format!("{} rules", actual.len()))),
+        }
+    }
+}
+
 /// What one table should hold.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct DesiredTable {

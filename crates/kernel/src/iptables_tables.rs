@@ -206,6 +206,33 @@ impl<D: IptablesDriver> Iptables<D> {
         self.saved.is_some() && self.pending() == 0
     }
 
+    /// How the kernel's chains and jumps differ from what is wanted, as of the last `resync`: what, what is wanted,
+    /// and what is there, in words.
+    pub fn differences(&self) -> Vec<(String, Option<String>, Option<String>)> {
+        let none = SavedTable::default();
+        let mut all = Vec::new();
+        for (table, plan) in self.plans() {
+            let desired = &self.desired[&table];
+            let saved = self.saved.as_ref().and_then(|saved| saved.get(&table)).unwrap_or(&none);
+            let label = |name: &str| format!("table {}: chain {name}", table.name());
+            for name in &plan.write {
+                let (intended, actual) = desired.chains[name].compared(saved.ours.get(name));
+                all.push((label(name.as_str()), Some(intended), actual));
+            }
+            for name in &plan.delete {
+                let rules = saved.ours.get(name).map_or(0, Vec::len);
+                all.push((label(name.as_str()), None, Some(format!("{rules} rules"))));
+            }
+            for name in &plan.hooks {
+                let is_wanted = desired.hooks.contains_key(&**name);
+                let intended = is_wanted.then(|| "our rules, in their places".to_owned());
+                let actual = "our rules are missing, changed or elsewhere".to_owned();
+                all.push((label(name), intended, Some(actual)));
+            }
+        }
+        all
+    }
+
     /// How many chains and hooks differ from what is wanted.
     pub fn pending(&self) -> usize {
         let plans = self.plans();

@@ -12,6 +12,7 @@ use kernel::{
 };
 use model::{ChainInsertMode, Family};
 
+use crate::audit::{Difference, KindAudit};
 use crate::status::{Failed, Kind, Report, Status};
 
 /// How often the driver is asked whether somebody else has written, where it can tell.
@@ -137,6 +138,30 @@ impl<D: IptablesDriver> Chains<D> {
         self.watch_at = None;
         self.resync_at(now);
         self.iptables.replace_driver(driver)
+    }
+
+    /// Reads the kernel's chains and compares.
+    pub(crate) fn audit(&mut self) -> KindAudit {
+        let mut audit = KindAudit { intended: self.wanted.len(), ..KindAudit::default() };
+        match self.iptables.resync() {
+            Ok(_) => {
+                let differences = self.iptables.differences().into_iter();
+                let differences =
+                    differences.map(|(what, intended, actual)| Difference { what, intended, actual });
+                audit.differences = differences.collect();
+                // So that the next apply writes.
+                if !audit.differences.is_empty() {
+                    self.unwritten.extend(IptablesTable::ALL);
+                }
+            }
+            Err(error) => audit.error = Some(error.to_string()),
+        }
+        for ((table, name), reason) in &self.blocked {
+            let what = format!("table {}: chain {name}", table.name());
+            let (intended, actual) = (Some("its rules".to_owned()), Some(format!("held back: {reason}")));
+            audit.differences.push(Difference { what, intended, actual });
+        }
+        audit
     }
 
     /// Is everything in the kernel, as far as is known?

@@ -8,6 +8,7 @@ use felix_render::{Output, Sysctl, TunnelDevice};
 use kernel::{RuleEvent, Tunnel};
 use model::{ChainInsertMode, Family, FelixConfiguration, HostInterface};
 
+use crate::audit::{self, Audit};
 use crate::chains::Chains;
 use crate::endpoint::{EndpointState, missing_chains};
 use crate::ip_sets::SetStage;
@@ -316,6 +317,20 @@ impl<P: Ports> Dataplane<P> {
             (true, true) => EndpointState::Programmed,
             (true, false) => EndpointState::Missing(missing),
         }
+    }
+
+    /// Reads everything and compares it with what is wanted; writes nothing. Sysctls that were never written yet
+    /// are left out.
+    pub fn audit(&mut self) -> Audit {
+        let mut kinds = BTreeMap::from([
+            (Kind::IpSets, self.ip_sets.audit()),
+            (Kind::Routes, audit::of_stage(&mut self.routes, audit::route)),
+            (Kind::Neighbours, audit::of_stage(&mut self.neighbours, audit::neighbour)),
+            (Kind::Sysctls, audit::of_stage(&mut self.sysctls, String::clone)),
+            (Kind::Tunnels, audit::of_stage(&mut self.tunnels, audit::tunnel)),
+        ]);
+        kinds.extend(self.chains.iter_mut().map(|chains| (chains.kind(), chains.audit())));
+        Audit { kinds }
     }
 
     /// Everything that is wanted, pending and failing, by kind.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use felix_render::IpSetChange;
 use kernel::{Applied, IpSetName, IpSetPort, IpSets};
 
+use crate::audit::{Difference, KindAudit};
 use crate::status::{Failed, Kind, Report, Status};
 
 /// How often numbers of members are compared: the kernel tells nobody when somebody flushes or destroys a set.
@@ -125,6 +126,24 @@ impl<D: IpSetPort> SetStage<D> {
             status.failing.push(Failed { kind: KIND, what: name.to_string(), error: error.to_owned() });
         }
         status.failing.extend(self.list_error.as_deref().map(failed_list));
+    }
+
+    /// Reads the kernel's sets and compares.
+    pub(crate) fn audit(&mut self) -> KindAudit {
+        let mut audit = KindAudit { intended: self.sets.all_wanted().len(), ..KindAudit::default() };
+        match self.sets.resync() {
+            Ok(_) => {
+                let differences = self.sets.differences().into_iter();
+                let differences = differences.map(|(name, intended, actual)| Difference {
+                    what: name.to_string(),
+                    intended,
+                    actual,
+                });
+                audit.differences = differences.collect();
+            }
+            Err(error) => audit.error = Some(error.to_string()),
+        }
+        audit
     }
 
     /// Why a set cannot be referred to; `None` when it is in the kernel as wanted.

@@ -12,6 +12,7 @@
 //! An entry that fails stops no other, stays pending, is named in [`Status`] and tried again. Pure: the kernel is
 //! behind `kernel`'s ports, the time is an argument. Never decides what a rule says: that is `felix-render`.
 
+mod audit;
 mod chains;
 mod dataplane;
 mod endpoint;
@@ -22,6 +23,7 @@ mod ports;
 mod stage;
 mod status;
 
+pub use audit::{Audit, Difference, KindAudit};
 pub use dataplane::{Dataplane, Refresh};
 pub use endpoint::EndpointState;
 pub use ports::{Drivers, Ports};

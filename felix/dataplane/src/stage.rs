@@ -15,7 +15,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 pub(crate) struct Stage<D: Driver> {
     pub(crate) kind: Kind,
     pub(crate) table: Table<D>,
-    describe: fn(&D::Key) -> String,
+    pub(crate) describe: fn(&D::Key) -> String,
     /// Read back at the first apply at or after this.
     resync_at: Option<Instant>,
     /// `None`: never by itself.

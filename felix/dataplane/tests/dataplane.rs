@@ -285,6 +285,39 @@ fn an_idle_node_has_nothing_to_do_but_its_refreshes() {
 }
 
 #[test]
+fn an_audit_names_what_differs_and_changes_nothing() {
+    let mut node = Node::new();
+    node.add_pod("web", WEB, "10.65.0.1");
+    node.deny_to("web", "db");
+    node.sync();
+    node.settle();
+    assert!(node.dataplane.audit().is_clean(), "{:?}", node.dataplane.audit());
+    let set = node.wanted_selector_set();
+    {
+        let mut state = node.kernel.state();
+        state.routes.clear();
+        let stale = state.ip_sets[&set].clone();
+        state.ip_sets.insert(IpSetName::new(Family::V4, "s:stale"), stale);
+        state.chains.get_mut(&FILTER).unwrap().rules.get_mut("cali-FORWARD").unwrap().pop();
+        let sysctl = format!("net/ipv4/conf/{WEB}/proxy_arp");
+        state.sysctls.insert(sysctl, "0".to_owned());
+    }
+    let before = node.kernel.state().writes;
+
+    let audit = node.dataplane.audit();
+
+    assert_eq!(node.kernel.state().writes, before);
+    let differing =
+        |kind: Kind| audit.kinds[&kind].differences.iter().map(|d| d.what.clone()).collect::<Vec<_>>();
+    assert_eq!(differing(Kind::Routes), ["10.65.0.1/32"]);
+    assert_eq!(differing(Kind::IpSets), ["cali40s:stale"]);
+    assert_eq!(differing(Kind::Chains(Family::V4)), ["table filter: chain cali-FORWARD"]);
+    assert_eq!(differing(Kind::Sysctls), [format!("net/ipv4/conf/{WEB}/proxy_arp")]);
+    node.apply();
+    assert!(node.dataplane.audit().is_clean(), "{:?}", node.dataplane.audit());
+}
+
+#[test]
 fn rules_move_to_another_backend_and_the_old_one_is_swept_after() {
     let mut node = Node::new();
     node.add_pod("web", WEB, "10.65.0.1");
