@@ -8,7 +8,6 @@ use model::{
     Policy, Profile, Update,
 };
 
-use crate::Change;
 use crate::classes::ClassId;
 use crate::describe;
 use crate::items::{Items, Nets};
@@ -17,6 +16,7 @@ use crate::network::Network;
 use crate::policies::Policies;
 use crate::profiles::Profiles;
 use crate::sets::IpSets;
+use crate::{Change, PodOptions};
 
 /// See the crate's description.
 pub struct Calc {
@@ -53,6 +53,9 @@ impl Calc {
             Update::Node(name, node) => self.network.set_node(name, node),
             Update::Pool(name, pool) => self.network.set_pool(name, pool),
             Update::FelixConfiguration(configuration) => self.network.set_configuration(configuration),
+            Update::BgpConfiguration(configuration) => {
+                self.network.set_bgp_configuration(configuration.as_deref());
+            }
             Update::Pod(key, pod) => self.set_pod(&key, pod),
             Update::Namespace(name, labels) => self.set_namespace(&name, labels.as_ref()),
             Update::ServiceAccount(namespace, name, labels) => {
@@ -74,7 +77,6 @@ impl Calc {
             // Routes, sessions and addresses are others' business.
             Update::Block(..)
             | Update::BlockAffinity(..)
-            | Update::BgpConfiguration(_)
             | Update::BgpPeer(..)
             | Update::BgpFilter(..)
             | Update::Service(..)
@@ -145,6 +147,7 @@ impl Calc {
         let pod = pod.filter(|pod| !pod.host_network);
         let addresses = pod.as_ref().map(|pod| &*pod.addresses).unwrap_or_default();
         let nets = self.local.set_status(key, addresses);
+        self.local.set_options(key, pod.as_ref().map(|pod| PodOptions::parse(&pod.annotations)));
         let differs = match &pod {
             Some(pod) => {
                 let nets = nets.unwrap_or_else(|| Nets::of_hosts(pod.addresses.iter().copied()));

@@ -55,6 +55,8 @@ pub enum Change {
     Pools(Arc<Pools>),
     /// This node's own IPIP tunnel address, once it has one.
     TunnelAddress(Option<Ipv4Addr>),
+    /// Ranges of Service addresses that are announced, so that packets to them come to nodes. Sorted, each once.
+    ServiceRanges(Arc<[Cidr]>),
 }
 
 /// An IP set of both families; the renderer splits it.
@@ -150,6 +152,18 @@ pub struct ActiveEntity {
 pub struct ActiveEndpoint {
     pub local: LocalEndpoint,
     pub policies: EndpointPolicies,
+    pub options: PodOptions,
+}
+
+/// What annotations of a Pod ask of its node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodOptions {
+    /// `cni.projectcalico.org/floatingIPs`: addresses that lead to the pod, too.
+    pub floating: Vec<IpAddr>,
+    /// `cni.projectcalico.org/allowedSourcePrefixes`: what it may send from beside its own addresses.
+    pub allowed_sources: Vec<Cidr>,
+    /// An annotation that makes no sense, by its key.
+    pub invalid: Option<&'static str>,
 }
 
 impl ActiveEndpoint {
@@ -230,4 +244,6 @@ pub struct Pools {
     pub masquerade: BTreeSet<Cidr>,
     /// Does any pool use IPIP?
     pub ipip: bool,
+    /// Families of which some pool uses VXLAN.
+    pub vxlan: BTreeSet<Family>,
 }

@@ -22,6 +22,7 @@ mod items;
 mod local;
 mod match_index;
 mod network;
+mod pod_options;
 mod policies;
 mod profiles;
 mod resolve;
@@ -35,5 +36,5 @@ mod tiers;
 pub use calc::Calc;
 pub use change::{
     ActiveEndpoint, ActiveEntity, ActiveHostEndpoint, ActivePolicy, ActiveProfile, ActiveRule, ActiveTier,
-    Change, ClosedReason, EndpointPolicies, IpSet, Pools, SetId,
+    Change, ClosedReason, EndpointPolicies, IpSet, PodOptions, Pools, SetId,
 };

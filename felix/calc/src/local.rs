@@ -12,7 +12,7 @@ use crate::items::{Items, Nets};
 use crate::policies::{Policies, Stage};
 use crate::profiles::Profiles;
 use crate::sets::IpSets;
-use crate::{ActiveEndpoint, ActiveHostEndpoint, Change, ClosedReason, EndpointPolicies};
+use crate::{ActiveEndpoint, ActiveHostEndpoint, Change, ClosedReason, EndpointPolicies, PodOptions};
 
 /// Whoever policy binds on this node.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,6 +40,8 @@ pub(crate) struct Local {
     /// Whose each interface is.
     interfaces: BTreeMap<HostInterface, PodKey>,
     pods: BTreeMap<PodKey, LocalPod>,
+    /// Of the cluster's pods those few that ask for something: one may come before its interface.
+    options: BTreeMap<PodKey, PodOptions>,
     hosts: BTreeMap<Arc<str>, HostEndpoint>,
     /// The class in which policies look for each, while it is open.
     classes: BTreeMap<Subject, ClassId>,
@@ -92,6 +94,19 @@ impl Local {
         let local = self.pods.get_mut(pod)?;
         local.status = addresses.to_vec();
         Some(local.nets())
+    }
+
+    /// What a Pod asks for; `None` when there is none.
+    pub(crate) fn set_options(&mut self, pod: &PodKey, options: Option<PodOptions>) {
+        let options = options.filter(|options| *options != PodOptions::default());
+        if self.options.get(pod) == options.as_ref() {
+            return;
+        }
+        match options {
+            Some(options) => _ = self.options.insert(pod.clone(), options),
+            None => _ = self.options.remove(pod),
+        }
+        self.pod_changed(pod);
     }
 
     /// The datastore says something new about a Pod.
@@ -259,7 +274,8 @@ impl Local {
             let tiers = policies.tiers_of(*class, Stage::Normal);
             EndpointPolicies::Open { profiles: vec![profile.into()], tiers }
         };
-        Some(ActiveEndpoint { local, policies })
+        let options = self.options.get(pod).cloned().unwrap_or_default();
+        Some(ActiveEndpoint { local, policies, options })
     }
 
     fn resolve_host(&self, name: &Arc<str>, policies: &Policies) -> Option<ActiveHostEndpoint> {

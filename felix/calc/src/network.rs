@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use model::{EncapMode, Family, FelixConfiguration, IpPool, Node, NodeName};
+use model::{BgpConfiguration, Cidr, EncapMode, Family, FelixConfiguration, IpPool, Node, NodeName};
 
 use crate::{Change, Pools};
 
@@ -15,6 +15,7 @@ pub(crate) struct Network {
     tunnel: Option<Ipv4Addr>,
     pools: BTreeMap<String, IpPool>,
     configuration: FelixConfiguration,
+    services: Arc<[Cidr]>,
     dirty: bool,
     told: Option<Told>,
 }
@@ -25,6 +26,7 @@ struct Told {
     tunnel: Option<Ipv4Addr>,
     pools: Arc<Pools>,
     configuration: FelixConfiguration,
+    services: Arc<[Cidr]>,
 }
 
 impl Network {
@@ -35,6 +37,7 @@ impl Network {
             tunnel: None,
             pools: BTreeMap::new(),
             configuration: FelixConfiguration::default(),
+            services: Arc::default(),
             dirty: true,
             told: None,
         }
@@ -64,6 +67,13 @@ impl Network {
         self.dirty = true;
     }
 
+    pub(crate) fn set_bgp_configuration(&mut self, configuration: Option<&BgpConfiguration>) {
+        let ranges: BTreeSet<Cidr> =
+            configuration.iter().flat_map(|configuration| configuration.services.all()).collect();
+        self.services = ranges.into_iter().collect();
+        self.dirty = true;
+    }
+
     pub(crate) fn tell(&mut self) -> Vec<Change> {
         if !std::mem::take(&mut self.dirty) {
             return Vec::new();
@@ -73,6 +83,7 @@ impl Network {
             tunnel: self.tunnel,
             pools: Arc::new(self.resolve_pools()),
             configuration: self.configuration.clone(),
+            services: self.services.clone(),
         };
         let differs =
             |same: fn(&Told, &Told) -> bool| self.told.as_ref().is_none_or(|old| !same(old, &present));
@@ -89,6 +100,9 @@ impl Network {
         if differs(|a, b| a.tunnel == b.tunnel) {
             changes.push(Change::TunnelAddress(present.tunnel));
         }
+        if differs(|a, b| a.services == b.services) {
+            changes.push(Change::ServiceRanges(present.services.clone()));
+        }
         self.told = Some(present);
         changes
     }
@@ -101,6 +115,12 @@ impl Network {
             network: cidrs(IpPool::is_network),
             masquerade: cidrs(|pool| pool.nat_outgoing),
             ipip: self.pools.values().any(|pool| pool.ipip_mode != EncapMode::Never),
+            vxlan: self
+                .pools
+                .values()
+                .filter(|pool| pool.vxlan_mode != EncapMode::Never)
+                .map(|pool| pool.cidr.family())
+                .collect(),
         }
     }
 }

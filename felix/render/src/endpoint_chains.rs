@@ -1,128 +1,200 @@
-//! Chains of endpoints, and the dispatch to them by interface (`spec/felix.md` §1.7, §1.8).
+//! The chain that an endpoint's packets pass in one direction (`spec/felix.md` §1.8).
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use felix_calc::{ActiveEndpoint, ActiveTier, EndpointPolicies};
-use kernel::{
-    Chain, ChainName, ConntrackState, InterfaceMatch, InterfaceSide, Match, PacketRule, PacketSide,
-    RuleAction,
-};
+use felix_calc::{ActiveEndpoint, ActivePolicy, ActiveTier, EndpointPolicies};
+use kernel::{Chain, ChainName, ConntrackState, Match, PacketRule, PacketSide, RuleAction};
 use model::{Direction, PolicyKey, PortRange, Protocol};
 
-use crate::names::{
-    ACCEPT, ESTABLISHED, IPIP, PASS, clear_mark, conntrack, endpoint_chain, mark_clear, mark_set,
-    policy_chain, profile_chain, protocol, via,
-};
+use crate::drops::DropReason;
+use crate::groups::{Group, groups};
+use crate::marks::{clear_mark, mark_clear, mark_set, set_mark};
+use crate::names::{ESTABLISHED, IPIP, by_direction, conntrack, profile_chain, protocol, returns};
+use crate::settings::Context;
 
-/// The chain of what an endpoint receives or sends; a packet that may pass returns with the accept mark.
-pub(crate) fn render_endpoint(endpoint: &ActiveEndpoint, direction: Direction) -> Chain {
-    let name = endpoint_chain(direction, &endpoint.local.interface);
-    let (profiles, tiers) = match &endpoint.policies {
-        EndpointPolicies::Closed(reason) => {
-            let rules = [PacketRule::new(RuleAction::Drop).comment(format!("Endpoint closed: {reason}"))];
-            return Chain { name, rules: rules.into() };
-        }
-        EndpointPolicies::Open { profiles, tiers } => (profiles, tiers),
+/// On which of its ways through the node a packet meets the chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Way {
+    /// To or from a pod.
+    Pod,
+    /// Between a host's interface and a local process.
+    Host,
+    /// As `Host`, for what local processes send to a translated destination (table mangle).
+    HostAfterDnat,
+    /// Through a host's interface, to or from elsewhere.
+    Forward,
+    /// Before connection tracking (table raw).
+    Untracked,
+    /// Before destination NAT (table mangle).
+    PreDnat,
+}
+
+impl Way {
+    /// What local processes and pods send and receive: here a packet that nothing allows is dropped.
+    fn is_normal(self) -> bool {
+        matches!(self, Way::Pod | Way::Host | Way::HostAfterDnat)
+    }
+}
+
+/// What decides about the packets of one endpoint on one way.
+pub(crate) struct EndpointChain<'a> {
+    pub(crate) way: Way,
+    pub(crate) direction: Direction,
+    pub(crate) tiers: &'a [ActiveTier],
+    pub(crate) profiles: &'a [Arc<str>],
+}
+
+/// Chain of what an interface lets in (from the point of view of policy) or out.
+pub(crate) fn endpoint_chain(way: Way, direction: Direction, interface: &str) -> ChainName {
+    let prefix = match way {
+        Way::Pod => by_direction(direction, "cali-tw-", "cali-fw-"),
+        Way::Forward => by_direction(direction, "cali-fhfw-", "cali-thfw-"),
+        _ => by_direction(direction, "cali-fh-", "cali-th-"),
     };
-    let mut rules = vec![
-        PacketRule::new(RuleAction::Accept).when(conntrack(&ESTABLISHED)),
-        PacketRule::new(RuleAction::Drop).when(conntrack(&[ConntrackState::Invalid])),
-        PacketRule::new(clear_mark(ACCEPT | PASS)),
-    ];
-    if direction == Direction::Egress {
-        let ports = [PortRange::single(4789)].into();
-        let vxlan = PacketRule::new(RuleAction::Drop)
+    ChainName::limited(prefix, interface)
+}
+
+/// The chain of what a pod receives or sends, and the groups that it jumps to.
+pub(crate) fn render_pod<'a>(
+    context: &Context<'_>,
+    endpoint: &ActiveEndpoint,
+    direction: Direction,
+    policy: impl Fn(&PolicyKey) -> Option<&'a Arc<ActivePolicy>>,
+) -> (Chain, Vec<Group>) {
+    let name = endpoint_chain(Way::Pod, direction, &endpoint.local.interface);
+    let closed = |reason: String| {
+        let comment = format!("Endpoint closed: {reason}");
+        let rules = context.dropped((direction, &DropReason::Closed), Some(comment), &[]);
+        (Chain { name: name.clone(), rules: rules.into() }, Vec::new())
+    };
+    match &endpoint.policies {
+        EndpointPolicies::Closed(reason) => closed(reason.to_string()),
+        EndpointPolicies::Open { profiles, tiers } => {
+            if let Some(reason) = refusal(context, endpoint) {
+                return closed(reason.to_owned());
+            }
+            let (rules, groups) =
+                EndpointChain { way: Way::Pod, direction, tiers, profiles }.render(context, policy);
+            (Chain { name, rules: rules.into() }, groups)
+        }
+    }
+}
+
+/// Why what a pod asks for closes it. Who may send from any address could be anybody.
+fn refusal(context: &Context<'_>, endpoint: &ActiveEndpoint) -> Option<&'static str> {
+    let options = &endpoint.options;
+    if options.invalid == Some("cni.projectcalico.org/allowedSourcePrefixes") {
+        return Some("its allowedSourcePrefixes make no sense");
+    }
+    let is_refused = !options.allowed_sources.is_empty() && !context.settings.source_spoofing;
+    is_refused.then_some("allowedSourcePrefixes need workloadSourceSpoofing: Any")
+}
+
+impl EndpointChain<'_> {
+    /// The rules, and the groups of policies that they jump to. A packet that may pass returns with the accept
+    /// mark.
+    pub(crate) fn render<'a>(
+        &self,
+        context: &Context<'_>,
+        policy: impl Fn(&PolicyKey) -> Option<&'a Arc<ActivePolicy>>,
+    ) -> (Vec<PacketRule>, Vec<Group>) {
+        let marks = context.marks();
+        let mut rules = self.connections(context);
+        if self.way != Way::Pod && self.way != Way::Forward {
+            let failsafe = by_direction(self.direction, "cali-failsafe-in", "cali-failsafe-out");
+            rules.push(PacketRule::jump(failsafe));
+        }
+        rules.push(PacketRule::new(clear_mark(marks.accept | marks.pass)));
+        if (self.way, self.direction) == (Way::Pod, Direction::Egress) {
+            rules.extend(encapsulated(context));
+        }
+        let mut all_groups = Vec::new();
+        for tier in self.tiers {
+            let policies = by_direction(self.direction, &tier.ingress, &tier.egress);
+            let groups = groups(self.direction, policies, &policy);
+            if !groups.is_empty() {
+                self.tier(context, tier, &groups, &mut rules);
+                all_groups.extend(groups);
+            }
+        }
+        if self.way == Way::Forward && all_groups.is_empty() {
+            let allow = PacketRule::new(set_mark(marks.accept));
+            rules.push(allow.comment("Allow forwarded traffic by default"));
+            rules.push(PacketRule::new(RuleAction::Return));
+        }
+        if self.way.is_normal() {
+            self.profiles(context, &mut rules);
+        }
+        (rules, all_groups)
+    }
+
+    /// What belongs to a connection that is there passes, what belongs to none does not.
+    fn connections(&self, context: &Context<'_>) -> Vec<PacketRule> {
+        if self.way == Way::Untracked {
+            return Vec::new();
+        }
+        let allow = match self.way {
+            Way::HostAfterDnat => RuleAction::Return,
+            _ => context.allow(),
+        };
+        let mut rules = Vec::new();
+        if allow != RuleAction::Accept {
+            let accept = set_mark(context.marks().accept);
+            rules.push(PacketRule::new(accept).when(conntrack(&ESTABLISHED)));
+        }
+        rules.push(PacketRule::new(allow).when(conntrack(&ESTABLISHED)));
+        if context.settings.drop_invalid {
+            rules.push(PacketRule::new(context.deny()).when(conntrack(&[ConntrackState::Invalid])));
+        }
+        rules
+    }
+
+    fn tier(&self, context: &Context<'_>, tier: &ActiveTier, groups: &[Group], rules: &mut Vec<PacketRule>) {
+        let marks = context.marks();
+        rules.push(PacketRule::new(clear_mark(marks.pass)).comment(format!("Start of tier {}", tier.name)));
+        for group in groups {
+            let jump = RuleAction::Jump(group.chain_name());
+            rules.push(PacketRule::new(jump).when(mark_clear(marks.pass)));
+            if self.way == Way::Untracked {
+                rules.push(PacketRule::new(RuleAction::NoTrack).when(mark_set(marks.accept)));
+            }
+            rules.push(returns("Return if policy accepted").when(mark_set(marks.accept)));
+        }
+        let decides = self.way.is_normal() || self.way == Way::Forward;
+        if decides && !tier.default_action_is_pass {
+            let comment = format!("End of tier {}. Drop if no policies passed packet", tier.name);
+            let reason = DropReason::EndOfTier(tier.name.clone());
+            let undecided = [mark_clear(marks.pass)];
+            rules.extend(context.dropped((self.direction, &reason), Some(comment), &undecided));
+        }
+    }
+
+    fn profiles(&self, context: &Context<'_>, rules: &mut Vec<PacketRule>) {
+        for profile in self.profiles {
+            rules.push(PacketRule::new(RuleAction::Jump(profile_chain(self.direction, profile))));
+            rules.push(returns("Return if profile accepted").when(mark_set(context.marks().accept)));
+        }
+        let comment = "Drop if no profiles matched".to_owned();
+        rules.extend(context.dropped((self.direction, &DropReason::NoProfile), Some(comment), &[]));
+    }
+}
+
+/// A pod's own tunnels would carry packets past the policy of where they end.
+fn encapsulated(context: &Context<'_>) -> Vec<PacketRule> {
+    let mut rules = Vec::new();
+    if !context.settings.vxlan_from_pods {
+        let ranges = [PortRange::single(context.settings.vxlan_port)].into();
+        let vxlan = PacketRule::new(context.deny())
             .comment("Drop VXLAN encapped packets originating in workloads")
             .when(protocol(Protocol::UDP))
-            .when(Match::Ports { side: PacketSide::Destination, ranges: ports, negated: false });
-        let ipip = PacketRule::new(RuleAction::Drop)
+            .when(Match::Ports { side: PacketSide::Destination, ranges, negated: false });
+        rules.push(vxlan);
+    }
+    if !context.settings.ipip_from_pods {
+        let ipip = PacketRule::new(context.deny())
             .comment("Drop IPinIP encapped packets originating in workloads")
             .when(protocol(IPIP));
-        rules.extend([vxlan, ipip]);
+        rules.push(ipip);
     }
-    for tier in tiers {
-        render_tier(tier, direction, &mut rules);
-    }
-    for profile in profiles {
-        rules.push(PacketRule::new(RuleAction::Jump(profile_chain(direction, profile))));
-        rules.push(returns("Return if profile accepted").when(mark_set(ACCEPT)));
-    }
-    rules.push(PacketRule::new(RuleAction::Drop).comment("Drop if no profiles matched"));
-    Chain { name, rules: rules.into() }
-}
-
-fn render_tier(tier: &ActiveTier, direction: Direction, rules: &mut Vec<PacketRule>) {
-    let policies: &[PolicyKey] = match direction {
-        Direction::Ingress => &tier.ingress,
-        Direction::Egress => &tier.egress,
-    };
-    if policies.is_empty() {
-        return;
-    }
-    rules.push(PacketRule::new(clear_mark(PASS)).comment(format!("Start of tier {}", tier.name)));
-    for policy in policies {
-        let jump = RuleAction::Jump(policy_chain(direction, policy));
-        rules.push(PacketRule::new(jump).when(mark_clear(PASS)));
-        rules.push(returns("Return if policy accepted").when(mark_set(ACCEPT)));
-    }
-    if !tier.default_action_is_pass {
-        let comment = format!("End of tier {}. Drop if no policies passed packet", tier.name);
-        rules.push(PacketRule::new(RuleAction::Drop).comment(comment).when(mark_clear(PASS)));
-    }
-}
-
-fn returns(comment: &str) -> PacketRule {
-    PacketRule::new(RuleAction::Return).comment(comment)
-}
-
-/// How one dispatch chain is spelled.
-pub(crate) struct Dispatch {
-    pub(crate) root: &'static str,
-    pub(crate) interface: InterfaceSide,
-    pub(crate) direction: Direction,
-}
-
-/// The root and its children, by the first character in which the interfaces differ. An interface that is
-/// not among them is closed.
-pub(crate) fn render_dispatch(dispatch: &Dispatch, interfaces: &[&str]) -> Vec<Chain> {
-    let common = common_prefix(interfaces);
-    let mut groups: BTreeMap<Option<char>, Vec<&str>> = BTreeMap::new();
-    for interface in interfaces {
-        groups.entry(interface[common.len()..].chars().next()).or_default().push(interface);
-    }
-    let (mut root, mut chains) = (Vec::new(), Vec::new());
-    for (next, members) in groups {
-        match (next, members.as_slice()) {
-            (Some(next), [_, _, ..]) => {
-                let name = ChainName::limited(&format!("{}-", dispatch.root), &next.to_string());
-                let members_of = InterfaceMatch::prefixed(&format!("{common}{next}"));
-                let goto = PacketRule::new(RuleAction::Goto(name.clone()));
-                root.push(goto.when(via(dispatch.interface, members_of)));
-                let rules = members.iter().map(|interface| dispatch.rule(interface));
-                chains.push(Chain { name, rules: rules.chain([unknown_interface()]).collect() });
-            }
-            (_, members) => root.extend(members.iter().map(|interface| dispatch.rule(interface))),
-        }
-    }
-    root.push(unknown_interface());
-    chains.push(Chain { name: ChainName::fixed(dispatch.root), rules: root.into() });
-    chains
-}
-
-impl Dispatch {
-    fn rule(&self, interface: &str) -> PacketRule {
-        let goto = RuleAction::Goto(endpoint_chain(self.direction, interface));
-        PacketRule::new(goto).when(via(self.interface, InterfaceMatch::named(interface)))
-    }
-}
-
-fn unknown_interface() -> PacketRule {
-    PacketRule::new(RuleAction::Drop).comment("Unknown interface")
-}
-
-/// Interfaces are ASCII (the renderer takes no others).
-fn common_prefix<'a>(interfaces: &[&'a str]) -> &'a str {
-    let Some((first, rest)) = interfaces.split_first() else { return "" };
-    let shared = |other: &&str| first.bytes().zip(other.bytes()).take_while(|(a, b)| a == b).count();
-    &first[..rest.iter().map(shared).min().unwrap_or(first.len())]
+    rules
 }

@@ -14,16 +14,28 @@
 //! let output = renderer.flush(); // Output { ip_sets, chains, hooks, routes, neighbours, sysctls, tunnel }
 //! ```
 
+mod dispatch;
+mod drops;
 mod endpoint_chains;
+mod group_uses;
+mod groups;
+mod host_chains;
+mod host_links;
+mod marks;
 mod names;
+mod nat_chains;
 mod output;
 mod pod_state;
 mod policy_chains;
 mod renderer;
 mod rules;
 mod sets;
+mod settings;
 mod static_chains;
 mod tracked;
 
+pub use drops::{DropPlace, DropReason, drop_prefix};
+pub use marks::{MarkMaskTooSmall, check_mark_mask};
 pub use output::{IpSetChange, Output, Sysctl, TunnelDevice};
-pub use renderer::{RenderSettings, Renderer};
+pub use renderer::Renderer;
+pub use settings::{RenderSettings, RuleDataplane};

@@ -1,71 +1,69 @@
 //! The renderer: keeps what it was told, and renders again what that concerns.
+//!
+//! What one policy or endpoint makes is rendered when it comes; what hangs on several things (dispatch, host
+//! endpoints, static chains) once a flush, if one of them changed. A wish that is equal to the one before is
+//! never told.
+
+mod endpoints;
+mod hosts;
+mod policies;
+mod statics;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use felix_calc::{ActiveEndpoint, ActivePolicy, ActiveProfile, Change, Pools, SetId};
+use felix_calc::{ActiveEndpoint, ActiveHostEndpoint, ActivePolicy, ActiveProfile, Change, Pools, SetId};
 use kernel::{
-    Chain, ChainName, Hook, HookName, InterfaceSide, IpSet, IpSetKind, IpSetMember, IptablesTable, Neighbour,
-    NeighbourKey, Route, RouteKey,
+    Chain, ChainName, Hook, HookName, IpSet, IpSetMember, IptablesTable, Neighbour, NeighbourKey, Route,
+    RouteKey,
 };
 use model::{Cidr, Direction, Family, FelixConfiguration, HostInterface, PolicyKey};
 
-use crate::endpoint_chains::{Dispatch, render_dispatch, render_endpoint};
-use crate::names::{
-    ALL_HOSTS, FROM_WORKLOAD_DISPATCH, MASQUERADE_POOLS, NETWORK_POOLS, THIS_HOST, TO_WORKLOAD_DISPATCH,
-    endpoint_chain, policy_chain, profile_chain, set_name,
-};
-use crate::pod_state::{addresses, is_interface_name, route, sysctls};
-use crate::policy_chains::{render_policy, render_profile};
+use crate::drops::{DropNames, DropPlace};
+use crate::group_uses::GroupUses;
+use crate::host_links::{Governed, HostLinks};
+use crate::marks::MarkMaskTooSmall;
+use crate::names::set_name;
 use crate::sets::{family_members, family_set};
-use crate::static_chains::{StaticInput, render_hooks, render_static};
+use crate::settings::{RenderSettings, RuleSettings};
 use crate::tracked::Tracked;
 use crate::{IpSetChange, Output, Sysctl, TunnelDevice};
-
-/// Facts about this machine that are no configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RenderSettings {
-    /// Does the kernel have IPv6? Both this and the configuration must say so.
-    pub ipv6: bool,
-    /// Does `MASQUERADE` take `--random-fully` (iptables 1.6.2, kernel 3.14)?
-    pub random_fully: bool,
-    /// Does the kernel have IPIP? Then IPIP of other nodes is received whatever the pools say, so that a
-    /// sender may switch a pool's mode before this node has heard of it.
-    pub ipip: bool,
-}
-
-impl Default for RenderSettings {
-    fn default() -> Self {
-        Self { ipv6: true, random_fully: true, ipip: true }
-    }
-}
 
 type ChainKey = (Family, IptablesTable, ChainName);
 
 const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 
-const DISPATCHES: [Dispatch; 2] = [
-    Dispatch { root: FROM_WORKLOAD_DISPATCH, interface: InterfaceSide::In, direction: Direction::Egress },
-    Dispatch { root: TO_WORKLOAD_DISPATCH, interface: InterfaceSide::Out, direction: Direction::Ingress },
-];
-
 /// See the crate's description.
 pub struct Renderer {
     settings: RenderSettings,
     configuration: FelixConfiguration,
+    rules: Arc<RuleSettings>,
+    /// Why the configured mark mask is not used.
+    bad_mark_mask: Option<MarkMaskTooSmall>,
     policies: BTreeMap<PolicyKey, Arc<ActivePolicy>>,
     profiles: BTreeMap<Arc<str>, Arc<ActiveProfile>>,
+    groups: GroupUses,
     endpoints: BTreeMap<HostInterface, Arc<ActiveEndpoint>>,
+    host_endpoints: BTreeMap<Arc<str>, Arc<ActiveHostEndpoint>>,
+    host_links: HostLinks,
+    governed: Governed,
+    drop_names: DropNames,
     hosts: Arc<BTreeSet<IpAddr>>,
     host_addresses: BTreeSet<IpAddr>,
     pools: Arc<Pools>,
     tunnel_address: Option<Ipv4Addr>,
+    services: Arc<[Cidr]>,
     /// The interfaces that claim each address.
     claims: BTreeMap<IpAddr, BTreeSet<HostInterface>>,
-    /// Is there anything to be rendered at the flush that hangs on no single pod or policy?
     static_dirty: bool,
     dispatch_dirty: bool,
+    host_endpoints_dirty: bool,
+    /// What the dispatches to pods are made of, for one family as for the other.
+    dispatch_chains: BTreeSet<ChainName>,
+    /// What the host endpoints are made of.
+    host_chains: BTreeSet<ChainKey>,
+    static_chains: BTreeSet<ChainKey>,
     chains: Tracked<ChainKey, Chain>,
     hooks: Tracked<(Family, IptablesTable, HookName), Hook>,
     /// Those that calc does not know of.
@@ -80,19 +78,34 @@ pub struct Renderer {
 impl Renderer {
     /// With an empty datastore: the static chains alone, everything closed.
     pub fn new(settings: RenderSettings) -> Self {
+        let configuration = FelixConfiguration::default();
+        let rules = RuleSettings::new(settings.dataplane, &configuration)
+            .expect("the default mark mask has sixteen bits");
         Self {
             settings,
-            configuration: FelixConfiguration::default(),
+            configuration,
+            rules: Arc::new(rules),
+            bad_mark_mask: None,
             policies: BTreeMap::new(),
             profiles: BTreeMap::new(),
+            groups: GroupUses::default(),
             endpoints: BTreeMap::new(),
+            host_endpoints: BTreeMap::new(),
+            host_links: HostLinks::new(),
+            governed: Governed::default(),
+            drop_names: DropNames::default(),
             hosts: Arc::default(),
             host_addresses: BTreeSet::new(),
             pools: Arc::default(),
             tunnel_address: None,
+            services: Arc::default(),
             claims: BTreeMap::new(),
             static_dirty: true,
             dispatch_dirty: true,
+            host_endpoints_dirty: true,
+            dispatch_chains: BTreeSet::new(),
+            host_chains: BTreeSet::new(),
+            static_chains: BTreeSet::new(),
             chains: Tracked::default(),
             hooks: Tracked::default(),
             host_sets: Tracked::default(),
@@ -112,7 +125,7 @@ impl Renderer {
             Change::IpSetDelta { id, added, removed } => self.change_ip_set(&id, &added, &removed),
             Change::Policy(key, policy) => self.set_policy(key, policy),
             Change::Profile(name, profile) => self.set_profile(name, profile),
-            Change::HostEndpoint(..) => {}
+            Change::HostEndpoint(name, endpoint) => self.set_host_endpoint(name, endpoint),
             Change::Endpoint(interface, endpoint) => self.set_endpoint(interface, endpoint),
             Change::Hosts(hosts) => {
                 self.hosts = hosts;
@@ -126,6 +139,10 @@ impl Renderer {
                 self.tunnel_address = address;
                 self.static_dirty = true;
             }
+            Change::ServiceRanges(ranges) => {
+                self.services = ranges;
+                self.static_dirty = true;
+            }
         }
     }
 
@@ -135,11 +152,41 @@ impl Renderer {
         self.static_dirty = true;
     }
 
+    /// This node's interfaces with their addresses, as the link monitor sees them: they decide which interface a
+    /// host endpoint governs. Interfaces of pods may be among them.
+    pub fn set_host_links(&mut self, links: BTreeMap<HostInterface, BTreeSet<IpAddr>>) {
+        if self.host_links != links {
+            self.host_links = links;
+            self.host_endpoints_dirty |= !self.host_endpoints.is_empty();
+        }
+    }
+
+    /// The interfaces that host endpoints govern, as of the last flush; `*` for the one that governs all others.
+    pub fn governed_interfaces(&self) -> BTreeMap<&str, &Arc<str>> {
+        let named = self.governed.interfaces.iter();
+        let named = named.map(|(interface, active)| (interface.as_str(), &active.endpoint.name));
+        named.chain(self.governed.all.iter().map(|active| ("*", &active.endpoint.name))).collect()
+    }
+
+    /// Where a packet was dropped, by the prefix of its record; `None` when the prefix is not one of
+    /// [`crate::drop_prefix`], or names what is no longer there.
+    pub fn explain_prefix(&self, prefix: &str) -> Option<DropPlace> {
+        self.drop_names.explain(prefix)
+    }
+
+    /// What of the configuration is not in force because it cannot be.
+    pub fn problems(&self) -> Vec<String> {
+        self.bad_mark_mask.iter().map(ToString::to_string).collect()
+    }
+
     /// What differs since the last flush.
     pub fn flush(&mut self) -> Output {
         let mut output = Output::default();
         if std::mem::take(&mut self.dispatch_dirty) {
             self.render_dispatches();
+        }
+        if std::mem::take(&mut self.host_endpoints_dirty) {
+            self.render_host_endpoints();
         }
         if std::mem::take(&mut self.static_dirty) {
             self.render_static();
@@ -174,22 +221,50 @@ impl Renderer {
 
     fn set_configuration(&mut self, configuration: FelixConfiguration) {
         let old = std::mem::replace(&mut self.configuration, configuration);
-        self.static_dirty = true;
         let new = &self.configuration;
-        if (old.ipv6, old.route_priority) == (new.ipv6, new.route_priority) {
-            return;
+        self.static_dirty = true;
+        self.host_endpoints_dirty |=
+            old.failsafe_inbound != new.failsafe_inbound || old.failsafe_outbound != new.failsafe_outbound;
+        let rules_differ = match RuleSettings::new(self.settings.dataplane, new) {
+            Ok(rules) => {
+                let differ = rules != *self.rules;
+                self.rules = Arc::new(rules);
+                self.bad_mark_mask = None;
+                differ
+            }
+            Err(error) => {
+                // The mark bits in force stay, and everything else of the new configuration holds.
+                let usable = FelixConfiguration {
+                    mark_mask: self.rules.mark_mask,
+                    nftables: model::NftablesSettings { mark_mask: self.rules.mark_mask, ..new.nftables },
+                    ..new.clone()
+                };
+                self.bad_mark_mask = Some(error);
+                let rules = RuleSettings::new(self.settings.dataplane, &usable);
+                let rules = rules.expect("the mark mask in force has enough bits");
+                let differ = rules != *self.rules;
+                self.rules = Arc::new(rules);
+                differ
+            }
+        };
+        let new = &self.configuration;
+        let everything_but_rules =
+            |configuration: &FelixConfiguration| (configuration.ipv6, configuration.route_priority);
+        let is_rare = everything_but_rules(&old) != everything_but_rules(new);
+        if is_rare {
+            // Rare, and few know of these: everything anew.
+            self.chains.clear();
+            self.routes.clear();
+            self.neighbours.clear();
         }
-        // Rare, and few know of these: everything anew.
-        self.chains.clear();
-        self.routes.clear();
-        self.neighbours.clear();
-        self.policies
-            .values()
-            .cloned()
-            .collect::<Vec<_>>()
-            .iter()
-            .for_each(|policy| self.render_policy(policy));
-        self.profiles.clone().values().for_each(|profile| self.render_profile(profile));
+        if rules_differ || is_rare {
+            self.render_everything();
+        }
+    }
+
+    /// After a change of what every rule depends on. What comes out as before is not told.
+    fn render_everything(&mut self) {
+        self.render_all_policies();
         for endpoint in self.endpoints.values().cloned().collect::<Vec<_>>() {
             self.render_endpoint(&endpoint);
         }
@@ -200,6 +275,8 @@ impl Renderer {
             .into_iter()
             .for_each(|address| self.render_route(address));
         self.dispatch_dirty = true;
+        self.host_endpoints_dirty = true;
+        self.static_dirty = true;
     }
 
     /// Sets exist in both families even while the configuration wants no IPv6: they cost little there, and
@@ -235,196 +312,13 @@ impl Renderer {
         }
     }
 
-    fn set_policy(&mut self, key: PolicyKey, policy: Option<Arc<ActivePolicy>>) {
-        match policy {
-            Some(policy) => {
-                self.render_policy(&policy);
-                self.policies.insert(key, policy);
-            }
-            None => {
-                self.policies.remove(&key);
-                self.remove_chains(DIRECTIONS.map(|direction| policy_chain(direction, &key)));
-            }
-        }
-    }
-
-    fn render_policy(&mut self, policy: &ActivePolicy) {
-        for family in self.families() {
-            for direction in DIRECTIONS {
-                self.put_chain(family, render_policy(policy, direction, family));
-            }
-        }
-    }
-
-    fn set_profile(&mut self, name: Arc<str>, profile: Option<Arc<ActiveProfile>>) {
-        match profile {
-            Some(profile) => {
-                self.render_profile(&profile);
-                self.profiles.insert(name, profile);
-            }
-            None => {
-                self.profiles.remove(&name);
-                self.remove_chains(DIRECTIONS.map(|direction| profile_chain(direction, &name)));
-            }
-        }
-    }
-
-    fn render_profile(&mut self, profile: &ActiveProfile) {
-        for family in self.families() {
-            for direction in DIRECTIONS {
-                self.put_chain(family, render_profile(profile, direction, family));
-            }
-        }
-    }
-
-    /// An interface whose name could not stand in a rule stays unknown, which is closed.
-    fn set_endpoint(&mut self, interface: HostInterface, endpoint: Option<Arc<ActiveEndpoint>>) {
-        if !is_interface_name(&interface) {
-            return;
-        }
-        let old = self.endpoints.remove(&interface);
-        let mut touched = BTreeSet::new();
-        for address in old.iter().flat_map(|old| &old.local.addresses) {
-            touched.insert(*address);
-            if let Some(claims) = self.claims.get_mut(address) {
-                claims.remove(&interface);
-            }
-        }
-        for address in endpoint.iter().flat_map(|endpoint| &endpoint.local.addresses) {
-            touched.insert(*address);
-            self.claims.entry(*address).or_default().insert(interface.clone());
-        }
-        for address in &touched {
-            self.neighbours.remove(&NeighbourKey { interface: interface.clone(), address: *address });
-        }
-        self.dispatch_dirty |= old.is_none() || endpoint.is_none();
-        match endpoint {
-            Some(endpoint) => {
-                self.render_endpoint(&endpoint);
-                self.endpoints.insert(interface, endpoint);
-            }
-            None => {
-                self.sysctls.remove(&interface);
-                self.remove_chains(DIRECTIONS.map(|direction| endpoint_chain(direction, &interface)));
-            }
-        }
-        touched.into_iter().for_each(|address| self.render_route(address));
-    }
-
-    fn render_endpoint(&mut self, endpoint: &ActiveEndpoint) {
-        let interface = &endpoint.local.interface;
-        for family in self.families() {
-            for direction in DIRECTIONS {
-                self.put_chain(family, render_endpoint(endpoint, direction));
-            }
-        }
-        for address in addresses(endpoint, self.ipv6()) {
-            let key = NeighbourKey { interface: interface.clone(), address };
-            self.neighbours.put(key, Neighbour { mac: endpoint.local.mac });
-        }
-        self.sysctls.put(interface.clone(), sysctls(interface, self.settings.ipv6));
-    }
-
-    /// Where two interfaces claim one address, the last by name has it: any rule will do that depends on
-    /// present state only.
-    fn render_route(&mut self, address: IpAddr) {
-        let metric = self.configuration.route_priority;
-        let winner = self.claims.get(&address).and_then(BTreeSet::last);
-        match winner {
-            Some(interface) if self.ipv6() || address.is_ipv4() => {
-                let (key, route) = route(address, interface, metric);
-                self.routes.put(key, route);
-            }
-            Some(_) => {}
-            None => {
-                self.claims.remove(&address);
-                self.routes.remove(&RouteKey::new(Cidr::host(address), metric));
-            }
-        }
-    }
-
-    fn render_dispatches(&mut self) {
-        let interfaces: Vec<&str> = self.endpoints.keys().map(String::as_str).collect();
-        let chains: Vec<Chain> =
-            DISPATCHES.iter().flat_map(|dispatch| render_dispatch(dispatch, &interfaces)).collect();
-        let wanted: BTreeSet<&ChainName> = chains.iter().map(|chain| &chain.name).collect();
-        let is_ours = |name: &str| DISPATCHES.iter().any(|dispatch| name.starts_with(dispatch.root));
-        let stale = self.chains.keys().filter(|(.., name)| is_ours(name.as_str()) && !wanted.contains(name));
-        let stale: Vec<_> = stale.cloned().collect();
-        stale.iter().for_each(|key| self.chains.remove(key));
-        for family in self.families() {
-            chains.iter().for_each(|chain| self.put_chain(family, chain.clone()));
-        }
-    }
-
-    fn receives_ipip(&self) -> bool {
-        self.settings.ipip || self.pools.ipip
-    }
-
-    fn render_static(&mut self) {
-        for family in Family::ALL {
-            let input = self.static_input(family);
-            for table in IptablesTable::ALL {
-                let wanted = self.families().any(|wanted| wanted == family);
-                for chain in render_static(&input, table) {
-                    let key = (family, table, chain.name.clone());
-                    if wanted { self.chains.put(key, chain) } else { self.chains.remove(&key) }
-                }
-                for (name, hook) in render_hooks(table) {
-                    let key = (family, table, name);
-                    if wanted { self.hooks.put(key, hook) } else { self.hooks.remove(&key) }
-                }
-            }
-        }
-    }
-
-    fn static_input(&self, family: Family) -> StaticInput {
-        StaticInput {
-            family,
-            prefix: self.configuration.interface_prefix.clone(),
-            to_host: self.configuration.endpoint_to_host_action,
-            ipip: family == Family::V4 && self.receives_ipip(),
-            tunnel_address: self.tunnel_address.is_some(),
-            masquerade: self.pools.masquerade.iter().any(|pool| pool.family() == family),
-            random_fully: self.settings.random_fully,
-        }
-    }
-
-    fn render_host_sets(&mut self) {
-        let nets = |cidrs: &BTreeSet<Cidr>| cidrs.iter().copied().map(IpSetMember::Net).collect::<Vec<_>>();
-        let hosts = |hosts: &BTreeSet<IpAddr>| nets(&hosts.iter().copied().map(Cidr::host).collect());
-        let sets = [
-            (NETWORK_POOLS, nets(&self.pools.network)),
-            (MASQUERADE_POOLS, nets(&self.pools.masquerade)),
-            (THIS_HOST, hosts(&self.host_addresses)),
-            (ALL_HOSTS, hosts(&self.hosts)),
-        ];
-        for family in self.set_families() {
-            for (id, members) in &sets {
-                let name = set_name(family, id);
-                if *id == ALL_HOSTS && !(family == Family::V4 && self.receives_ipip()) {
-                    self.host_sets.remove(&name);
-                } else {
-                    self.host_sets.put(name, family_set(IpSetKind::Net, members, family));
-                }
-            }
-        }
-    }
-
-    fn render_tunnel(&mut self) -> Option<TunnelDevice> {
-        let device = TunnelDevice {
-            wanted: self.receives_ipip(),
-            address: self.tunnel_address,
-            mtu: self.configuration.mtu,
-        };
-        (self.tunnel.replace(device) != Some(device)).then_some(device)
-    }
-
+    /// In the filter table.
     fn put_chain(&mut self, family: Family, chain: Chain) {
         self.chains.put((family, IptablesTable::Filter, chain.name.clone()), chain);
     }
 
-    fn remove_chains(&mut self, names: [ChainName; 2]) {
+    /// Out of the filter table.
+    fn remove_chains(&mut self, names: impl IntoIterator<Item = ChainName>) {
         for name in names {
             for family in Family::ALL {
                 self.chains.remove(&(family, IptablesTable::Filter, name.clone()));

@@ -7,42 +7,53 @@ use felix_calc::{ActiveEntity, ActiveRule};
 use kernel::{Match, PacketRule, PacketSide, RuleAction};
 use model::{Action, Cidr, Family, IcmpMatch, PortRange, Protocol};
 
-use crate::names::{
-    ACCEPT, PASS, SCRATCH0, SCRATCH1, clear_mark, mark_clear, mark_set, protocol, set_mark, set_name,
-};
+use crate::marks::{Marks, clear_mark, mark_clear, mark_set, set_mark};
+use crate::names::{protocol, set_name};
+use crate::policy_chains::RulePlace;
+use crate::settings::Context;
 
 /// Slots of one `multiport` match; a range takes two.
 const MULTIPORT_SLOTS: usize = 15;
 
 /// The rules of one policy rule; none when it can match no packet of this family.
-pub(crate) fn render_rule(rule: &ActiveRule, family: Family) -> Vec<PacketRule> {
-    let Some(rule) = OfFamily::new(rule, family) else { return Vec::new() };
-    let mut matcher = Matcher::default();
-    matcher.rule(&rule);
+pub(crate) fn render_rule(
+    context: &Context<'_>,
+    place: &RulePlace<'_>,
+    rule: &ActiveRule,
+) -> Vec<PacketRule> {
+    let Some(of_family) = OfFamily::new(rule, context.family) else { return Vec::new() };
+    let marks = context.marks();
+    let mut matcher = Matcher::new(marks, context.is_nftables());
+    matcher.rule(&of_family);
     let mut rules = matcher.blocks.rules;
     let mut condition = matcher.positive;
     condition.extend(matcher.negative);
     if matcher.blocks.count > 0 {
-        condition.push(mark_set(SCRATCH0));
+        condition.push(mark_set(marks.scratch0));
     }
-    let when = |action: RuleAction| PacketRule::new(action).when_all(condition);
+    let verdict = |mark: u32, condition: Vec<Match>| {
+        let returns = PacketRule::new(RuleAction::Return).when(mark_set(mark));
+        [PacketRule::new(set_mark(mark)).when_all(condition), returns]
+    };
     match rule.action {
-        Action::Allow => rules.extend([when(set_mark(ACCEPT)), returns(ACCEPT)]),
-        Action::Pass => rules.extend([when(set_mark(PASS)), returns(PASS)]),
-        Action::Deny => rules.push(when(RuleAction::Drop)),
-        Action::Log => rules.push(when(RuleAction::Log { prefix: "calico-packet: ".into() })),
+        Action::Allow => rules.extend(verdict(marks.accept, condition)),
+        Action::Pass => rules.extend(verdict(marks.pass, condition)),
+        Action::Deny => rules.extend(context.denied((place.direction, &place.drop_reason()), condition)),
+        Action::Log => {
+            condition.extend(context.settings.log_limit.map(Match::Limit));
+            let log = RuleAction::Log { prefix: place.log_prefix(context.settings) };
+            rules.push(PacketRule::new(log).when_all(condition));
+        }
+    }
+    for rendered in &mut rules {
+        rendered.comments.extend(rule.annotations.iter().map(|(key, value)| format!("{key}={value}").into()));
     }
     rules
-}
-
-fn returns(mark: u32) -> PacketRule {
-    PacketRule::new(RuleAction::Return).when(mark_set(mark))
 }
 
 /// A rule in which only what concerns one family is left.
 struct OfFamily<'a> {
     family: Family,
-    action: Action,
     protocol: Option<Protocol>,
     not_protocol: Option<Protocol>,
     icmp: Option<IcmpMatch>,
@@ -86,7 +97,6 @@ impl<'a> OfFamily<'a> {
         }
         Some(Self {
             family,
-            action: rule.action,
             protocol,
             not_protocol: rule.not_protocol,
             icmp: rule.icmp,
@@ -118,31 +128,26 @@ impl<'a> Side<'a> {
         Match::Set { name: set_name(self.family, id), side: self.side, with_port, negated }
     }
 
-    /// Numeric ports, as many a match as it has room for.
-    fn ports(&self, ranges: &[PortRange], negated: bool) -> Vec<Match> {
-        let ports = |ranges: Vec<PortRange>| Match::Ports { side: self.side, ranges: ranges.into(), negated };
-        multiports(ranges).into_iter().map(ports).collect()
-    }
-
-    /// The alternatives of which one port must match; of none, every port does.
-    fn port_rows(&self) -> Vec<Match> {
-        if !self.test_ports {
-            return Vec::new();
-        }
-        let named = self.entity.named_ports.iter().map(|id| self.set(id.as_str(), true, false));
-        self.ports(&self.entity.ports, false).into_iter().chain(named).collect()
+    fn nets(&self, nets: &[Cidr], negated: bool) -> Match {
+        Match::Nets { side: self.side, nets: nets.into(), negated }
     }
 }
 
 /// Collects the matches of the final rule, and the blocks before it.
-#[derive(Default)]
 struct Matcher {
+    /// Does one match take any number of prefixes and ports?
+    takes_lists: bool,
     positive: Vec<Match>,
     negative: Vec<Match>,
     blocks: Blocks,
 }
 
 impl Matcher {
+    fn new(marks: Marks, takes_lists: bool) -> Self {
+        let blocks = Blocks { marks, rules: Vec::new(), count: 0 };
+        Self { takes_lists, positive: Vec::new(), negative: Vec::new(), blocks }
+    }
+
     fn rule(&mut self, rule: &OfFamily<'_>) {
         self.positive.extend(rule.protocol.map(protocol));
         self.negative.extend(rule.not_protocol.map(|protocol| Match::Protocol { protocol, negated: true }));
@@ -156,6 +161,8 @@ impl Matcher {
         for ((side, ports), nets) in sides.into_iter().zip(ports).zip(nets) {
             self.positive.extend(nets);
             self.positive.extend(side.entity.set.as_ref().map(|id| side.set(id.as_str(), false, false)));
+            let service = side.entity.service.as_ref();
+            self.positive.extend(service.map(|id| side.set(id.as_str(), true, false)));
             self.positive.extend(ports);
         }
         let icmp = |icmp: IcmpMatch, negated| Match::Icmp {
@@ -171,9 +178,21 @@ impl Matcher {
         self.negative.extend(rule.not_icmp.map(|unwanted| icmp(unwanted, true)));
     }
 
-    /// Makes a block of several rows; a single one is for the final rule, which tests for the protocol itself.
+    /// Numeric ports, as many a match as it has room for.
+    fn ports(&self, side: &Side<'_>, ranges: &[PortRange], negated: bool) -> Vec<Match> {
+        let ports = |ranges: Vec<PortRange>| Match::Ports { side: side.side, ranges: ranges.into(), negated };
+        let slots = if self.takes_lists { usize::MAX } else { MULTIPORT_SLOTS };
+        multiports(ranges, slots).into_iter().map(ports).collect()
+    }
+
+    /// Makes a block of the alternatives of which one port must match; of none, every port does. A single one
+    /// is for the final rule, which tests for the protocol itself.
     fn port_rows(&mut self, side: &Side<'_>, wanted: Option<Protocol>) -> Option<Match> {
-        let mut rows = side.port_rows();
+        if !side.test_ports {
+            return None;
+        }
+        let mut rows = self.ports(side, &side.entity.ports, false);
+        rows.extend(side.entity.named_ports.iter().map(|id| side.set(id.as_str(), true, false)));
         if rows.len() < 2 {
             return rows.pop();
         }
@@ -186,17 +205,23 @@ impl Matcher {
     }
 
     fn net_rows(&mut self, side: &Side<'_>) -> Option<Match> {
-        if side.nets.len() < 2 {
-            return side.nets.first().map(|net| side.net(*net, false));
+        match side.nets.as_slice() {
+            [] => None,
+            [net] => Some(side.net(*net, false)),
+            nets if self.takes_lists => Some(side.nets(nets, false)),
+            nets => {
+                self.blocks.any_of(nets.iter().map(|net| vec![side.net(*net, false)]).collect());
+                None
+            }
         }
-        self.blocks.any_of(side.nets.iter().map(|net| vec![side.net(*net, false)]).collect());
-        None
     }
 
-    /// A rule has room for one prefix a side, negated or not.
+    /// A rule of iptables has room for one prefix a side, negated or not.
     fn not_nets(&mut self, side: &Side<'_>) {
         match side.not_nets.as_slice() {
-            [net] if side.nets.len() != 1 => self.negative.push(side.net(*net, true)),
+            [] => {}
+            [net] if self.takes_lists || side.nets.len() != 1 => self.negative.push(side.net(*net, true)),
+            nets if self.takes_lists => self.negative.push(side.nets(nets, true)),
             nets => nets.iter().for_each(|net| self.blocks.none_of(side.net(*net, false))),
         }
     }
@@ -205,15 +230,16 @@ impl Matcher {
         let entity = side.entity;
         self.negative.extend(entity.not_set.as_ref().map(|id| side.set(id.as_str(), false, true)));
         if side.test_ports {
-            self.negative.extend(side.ports(&entity.not_ports, true));
+            let ports = self.ports(side, &entity.not_ports, true);
+            self.negative.extend(ports);
         }
         self.negative.extend(entity.not_named_ports.iter().map(|id| side.set(id.as_str(), true, true)));
     }
 }
 
-/// Rules that leave SCRATCH0 set where every block passes.
-#[derive(Default)]
+/// Rules that leave the mark `scratch0` set where every block passes.
 struct Blocks {
+    marks: Marks,
     rules: Vec<PacketRule>,
     count: usize,
 }
@@ -221,37 +247,39 @@ struct Blocks {
 impl Blocks {
     /// Passes where one of `rows` matches. All such blocks come before those of `none_of`.
     fn any_of(&mut self, rows: Vec<Vec<Match>>) {
-        let passes = if self.count == 0 { SCRATCH0 } else { SCRATCH1 };
+        let Marks { scratch0, scratch1, .. } = self.marks;
+        let passes = if self.count == 0 { scratch0 } else { scratch1 };
         match self.count {
-            0 => self.rules.push(PacketRule::new(clear_mark(SCRATCH0 | SCRATCH1))),
+            0 => self.rules.push(PacketRule::new(clear_mark(scratch0 | scratch1))),
             1 => {}
-            _ => self.rules.push(PacketRule::new(clear_mark(SCRATCH1))),
+            _ => self.rules.push(PacketRule::new(clear_mark(scratch1))),
         }
         self.rules.extend(rows.into_iter().map(|row| PacketRule::new(set_mark(passes)).when_all(row)));
         if self.count > 0 {
-            self.rules.push(PacketRule::new(clear_mark(SCRATCH0)).when(mark_clear(SCRATCH1)));
+            self.rules.push(PacketRule::new(clear_mark(scratch0)).when(mark_clear(scratch1)));
         }
         self.count += 1;
     }
 
     /// Passes where `row` does not match.
     fn none_of(&mut self, row: Match) {
+        let Marks { scratch0, scratch1, .. } = self.marks;
         if self.count == 0 {
-            let start = RuleAction::SetMark { value: SCRATCH0, mask: SCRATCH0 | SCRATCH1 };
+            let start = RuleAction::SetMark { value: scratch0, mask: scratch0 | scratch1 };
             self.rules.push(PacketRule::new(start));
         }
-        self.rules.push(PacketRule::new(clear_mark(SCRATCH0)).when(row));
+        self.rules.push(PacketRule::new(clear_mark(scratch0)).when(row));
         self.count += 1;
     }
 }
 
-/// Lists of ranges, each within the slots of one `multiport` match.
-fn multiports(ranges: &[PortRange]) -> Vec<Vec<PortRange>> {
+/// Lists of ranges, each within the slots of one match.
+fn multiports(ranges: &[PortRange], room: usize) -> Vec<Vec<PortRange>> {
     let mut lists: Vec<(usize, Vec<PortRange>)> = Vec::new();
     for range in ranges {
         let slots = if range.first == range.last { 1 } else { 2 };
         match lists.last_mut() {
-            Some((used, list)) if *used + slots <= MULTIPORT_SLOTS => {
+            Some((used, list)) if used.saturating_add(slots) <= room => {
                 *used += slots;
                 list.push(*range);
             }

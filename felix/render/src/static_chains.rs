@@ -1,57 +1,56 @@
-//! Chains and hooks that do not depend on pods or policies (`spec/felix.md` §1.5 to §1.7, §1.10, §1.11).
+//! Chains and hooks that do not depend on single pods or policies: raw, mangle and filter (`spec/felix.md` §1.5
+//! to §1.7, §1.11). For nat see [`crate::nat_chains`].
+
+use std::sync::Arc;
 
 use kernel::{
     Chain, ChainName, ConntrackState, Hook, HookName, InterfaceMatch, InterfaceSide, IptablesTable, Match,
-    PacketRule, PacketSide, RuleAction,
+    PacketRule, PacketSide, RejectWith, RuleAction,
 };
-use model::{EndpointToHostAction, Family, Protocol};
+use model::{Cidr, EndpointToHostAction, Family, PortRange, Protocol, ServiceLoopPrevention};
 
+use crate::drops::DropReason;
+use crate::marks::{clear_mark, mark_clear, mark_set, set_mark};
 use crate::names::{
-    ACCEPT, ALL_HOSTS, ALL_MARKS, ESTABLISHED, FROM_WORKLOAD_DISPATCH, IPIP, MASQUERADE_POOLS, NETWORK_POOLS,
-    PASS, SCRATCH0, SCRATCH1, TO_WORKLOAD_DISPATCH, clear_mark, conntrack, mark_clear, mark_set, protocol,
-    set_mark, set_name, via,
+    ALL_HOSTS, ALL_VXLAN, ESTABLISHED, FROM_HOST_ENDPOINT, FROM_HOST_ENDPOINT_FORWARD,
+    FROM_WORKLOAD_DISPATCH, IPIP, TO_HOST_ENDPOINT, TO_HOST_ENDPOINT_FORWARD, TO_WORKLOAD_DISPATCH,
+    conntrack, in_set, local, protocol, via,
 };
+use crate::nat_chains::{NatInput, nat};
+use crate::settings::{Context, RuleSettings};
 
 /// What the static chains depend on, for one family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct StaticInput {
     pub(crate) family: Family,
-    /// Interfaces of pods begin so.
-    pub(crate) prefix: String,
+    pub(crate) settings: RuleSettings,
     pub(crate) to_host: EndpointToHostAction,
     /// Are IPIP packets of other nodes taken? IPv4 only.
     pub(crate) ipip: bool,
-    /// Does `tunl0` have its address?
-    pub(crate) tunnel_address: bool,
-    pub(crate) masquerade: bool,
-    pub(crate) random_fully: bool,
-}
-
-impl StaticInput {
-    /// Through an interface of a pod.
-    fn pods(&self, side: InterfaceSide) -> Match {
-        via(side, InterfaceMatch::prefixed(&self.prefix))
-    }
-
-    fn set(&self, id: &str, side: PacketSide, negated: bool) -> Match {
-        Match::Set { name: set_name(self.family, id), side, with_port: false, negated }
-    }
+    pub(crate) vxlan: bool,
+    pub(crate) loop_prevention: ServiceLoopPrevention,
+    /// Addresses of Services that the fabric sends here.
+    pub(crate) services: Arc<[Cidr]>,
+    /// Interfaces of pods, and what they may send from beside their own addresses.
+    pub(crate) allowed_sources: Vec<(String, Cidr)>,
+    pub(crate) nat: NatInput,
 }
 
 const HOST_ENDPOINT_ACCEPTED: &str = "Host endpoint policy accepted packet.";
 
 /// Every static chain of one table.
 pub(crate) fn render_static(input: &StaticInput, table: IptablesTable) -> Vec<Chain> {
+    let statics = Static { input, context: Context::new(&input.settings, input.family, table) };
     match table {
-        IptablesTable::Raw => raw(input),
-        IptablesTable::Mangle => mangle(),
-        IptablesTable::Nat => nat(input),
-        IptablesTable::Filter => filter(input),
+        IptablesTable::Raw => statics.raw(),
+        IptablesTable::Mangle => statics.mangle(),
+        IptablesTable::Nat => nat(&input.nat, input.family),
+        IptablesTable::Filter => statics.filter(),
     }
 }
 
 /// What stands in the kernel's own chains.
-pub(crate) fn render_hooks(table: IptablesTable) -> Vec<(HookName, Hook)> {
+pub(crate) fn render_hooks(input: &StaticInput, table: IptablesTable) -> Vec<(HookName, Hook)> {
     let jump = |chain: HookName| vec![PacketRule::jump(&format!("cali-{chain}"))];
     let insert = |chain: HookName| (chain, Hook { inserts: jump(chain), appends: Vec::new() });
     match table {
@@ -64,185 +63,241 @@ pub(crate) fn render_hooks(table: IptablesTable) -> Vec<(HookName, Hook)> {
             ("POSTROUTING", Hook { inserts: Vec::new(), appends: jump("POSTROUTING") }),
         ],
         IptablesTable::Filter => {
+            let statics = Static { input, context: Context::new(&input.settings, input.family, table) };
             let appends = vec![
-                accepted().comment("Policy explicitly accepted packet."),
-                PacketRule::new(set_mark(ACCEPT)),
+                statics.accepted().comment("Policy explicitly accepted packet."),
+                PacketRule::new(set_mark(input.settings.marks.accept)),
             ];
             vec![insert("INPUT"), ("FORWARD", Hook { inserts: jump("FORWARD"), appends }), insert("OUTPUT")]
         }
     }
 }
 
-fn raw(input: &StaticInput) -> Vec<Chain> {
-    let prerouting = vec![
-        PacketRule::new(clear_mark(ALL_MARKS)),
-        PacketRule::new(set_mark(SCRATCH0)).when(input.pods(InterfaceSide::In)),
-        PacketRule::jump("cali-rpf-skip").when(mark_set(SCRATCH0)),
-        PacketRule::new(RuleAction::Drop).when(mark_set(SCRATCH0)).when(Match::ReversePathFails),
-        PacketRule::jump("cali-from-host-endpoint").when(mark_clear(SCRATCH0)),
-        accepted(),
-    ];
-    let output =
-        vec![PacketRule::new(clear_mark(ALL_MARKS)), PacketRule::jump("cali-to-host-endpoint"), accepted()];
-    vec![
-        chain("cali-PREROUTING", prerouting),
-        chain("cali-OUTPUT", output),
-        chain("cali-rpf-skip", Vec::new()),
-        chain("cali-from-host-endpoint", Vec::new()),
-        chain("cali-to-host-endpoint", Vec::new()),
-    ]
+struct Static<'a> {
+    input: &'a StaticInput,
+    context: Context<'a>,
 }
 
-fn mangle() -> Vec<Chain> {
-    let prerouting = vec![
-        PacketRule::new(RuleAction::Accept).when(conntrack(&ESTABLISHED)),
-        accepted(),
-        PacketRule::jump("cali-from-host-endpoint"),
-        accepted().comment(HOST_ENDPOINT_ACCEPTED),
-    ];
-    let postrouting = vec![
-        PacketRule::new(RuleAction::Return).when(mark_set(ACCEPT)),
-        PacketRule::new(clear_mark(ALL_MARKS)),
-        PacketRule::jump("cali-to-host-endpoint").when(conntrack(&[ConntrackState::Dnat])),
-        PacketRule::new(RuleAction::Return).comment(HOST_ENDPOINT_ACCEPTED).when(mark_set(ACCEPT)),
-    ];
-    vec![
-        chain("cali-PREROUTING", prerouting),
-        chain("cali-POSTROUTING", postrouting),
-        chain("cali-from-host-endpoint", Vec::new()),
-        chain("cali-to-host-endpoint", Vec::new()),
-    ]
-}
-
-fn nat(input: &StaticInput) -> Vec<Chain> {
-    let masquerade =
-        || PacketRule::new(RuleAction::Masquerade { ports: None, random_fully: input.random_fully });
-    let to_dnat = || vec![PacketRule::jump("cali-fip-dnat")];
-    let mut postrouting = vec![PacketRule::jump("cali-fip-snat"), PacketRule::jump("cali-nat-outgoing")];
-    if input.ipip && input.tunnel_address {
-        // The node's own packets into the tunnel need the tunnel's address for the way back.
-        let from_node = masquerade()
-            .when(Match::OutInterface(InterfaceMatch::named("tunl0")))
-            .when(Match::LocalAddress { side: PacketSide::Source, negated: true, of_out_interface: true })
-            .when(local(PacketSide::Source));
-        postrouting.push(from_node);
+impl Static<'_> {
+    fn raw(&self) -> Vec<Chain> {
+        let marks = self.context.marks();
+        let from_pod = || mark_set(marks.scratch0);
+        let mut prerouting = vec![PacketRule::new(clear_mark(marks.all()))];
+        prerouting.extend(self.untracked_vxlan());
+        prerouting.extend(self.of_pods(InterfaceSide::In, || PacketRule::new(set_mark(marks.scratch0))));
+        prerouting.push(PacketRule::jump("cali-rpf-skip").when(from_pod()));
+        let spoofed = |action| PacketRule::new(action).when(from_pod()).when(Match::ReversePathFails);
+        let mut chains = Vec::new();
+        if self.input.settings.drop_log.is_some() {
+            // A chain of its own, so that packets from pods do without further matches.
+            prerouting.push(spoofed(RuleAction::Goto(ChainName::fixed("cali-rpf-drop"))));
+            let place = (model::Direction::Egress, &DropReason::Spoofed);
+            chains.push(chain("cali-rpf-drop", self.context.dropped(place, None, &[])));
+        } else {
+            prerouting.push(spoofed(self.context.deny()));
+        }
+        prerouting.push(PacketRule::jump(FROM_HOST_ENDPOINT).when(mark_clear(marks.scratch0)));
+        prerouting.push(self.accepted());
+        let mut output = vec![PacketRule::new(clear_mark(marks.all())), PacketRule::jump(TO_HOST_ENDPOINT)];
+        output.extend(self.untracked_vxlan());
+        output.push(self.accepted());
+        let allowed = self.input.allowed_sources.iter().map(|(interface, net)| {
+            PacketRule::new(RuleAction::Accept)
+                .when(via(InterfaceSide::In, InterfaceMatch::named(interface)))
+                .when(Match::Net { side: PacketSide::Source, net: *net, negated: false })
+        });
+        chains.extend([
+            chain("cali-PREROUTING", prerouting),
+            chain("cali-OUTPUT", output),
+            chain("cali-rpf-skip", allowed.collect()),
+        ]);
+        chains
     }
-    let mut outgoing = Vec::new();
-    if input.masquerade {
-        let leaves = masquerade()
-            .when(input.set(MASQUERADE_POOLS, PacketSide::Source, false))
-            .when(input.set(NETWORK_POOLS, PacketSide::Destination, true));
-        outgoing.push(leaves);
+
+    /// Each packet of the tunnel is a packet of its own to connection tracking, and none needs it.
+    fn untracked_vxlan(&self) -> Option<PacketRule> {
+        let port = Match::Port { side: PacketSide::Destination, port: self.input.settings.vxlan_port };
+        let rule = PacketRule::new(RuleAction::NoTrack).when(protocol(Protocol::UDP)).when(port);
+        self.input.vxlan.then_some(rule)
     }
-    vec![
-        chain("cali-PREROUTING", to_dnat()),
-        chain("cali-OUTPUT", to_dnat()),
-        chain("cali-POSTROUTING", postrouting),
-        chain("cali-nat-outgoing", outgoing),
-        chain("cali-fip-dnat", Vec::new()),
-        chain("cali-fip-snat", Vec::new()),
-    ]
-}
 
-fn filter(input: &StaticInput) -> Vec<Chain> {
-    let forward = vec![
-        PacketRule::new(clear_mark(PASS | SCRATCH0 | SCRATCH1)),
-        PacketRule::jump("cali-from-hep-forward").when(mark_clear(ACCEPT)),
-        PacketRule::jump(FROM_WORKLOAD_DISPATCH).when(input.pods(InterfaceSide::In)),
-        PacketRule::jump(TO_WORKLOAD_DISPATCH).when(input.pods(InterfaceSide::Out)),
-        PacketRule::jump("cali-to-hep-forward"),
-        PacketRule::jump("cali-cidr-block"),
-    ];
-    vec![
-        chain("cali-FORWARD", forward),
-        chain("cali-INPUT", filter_input(input)),
-        chain("cali-OUTPUT", filter_output(input)),
-        chain("cali-wl-to-host", pod_to_host(input)),
-        chain("cali-from-hep-forward", Vec::new()),
-        chain("cali-to-hep-forward", Vec::new()),
-        chain("cali-cidr-block", Vec::new()),
-        chain("cali-from-host-endpoint", Vec::new()),
-        chain("cali-to-host-endpoint", Vec::new()),
-    ]
-}
-
-fn filter_input(input: &StaticInput) -> Vec<PacketRule> {
-    let mut rules = Vec::new();
-    if input.ipip {
-        let from_hosts = PacketRule::new(RuleAction::Accept)
-            .comment("Allow IPIP packets from Calico hosts")
-            .when(protocol(IPIP))
-            .when(input.set(ALL_HOSTS, PacketSide::Source, false))
-            .when(local(PacketSide::Destination));
-        let others = PacketRule::new(RuleAction::Drop)
-            .comment("Drop IPIP packets from non-Calico hosts")
-            .when(protocol(IPIP));
-        rules.extend([from_hosts, others]);
+    fn mangle(&self) -> Vec<Chain> {
+        let accept = self.context.marks().accept;
+        let prerouting = vec![
+            PacketRule::new(self.context.allow()).when(conntrack(&ESTABLISHED)),
+            self.accepted(),
+            PacketRule::jump(FROM_HOST_ENDPOINT),
+            self.accepted().comment(HOST_ENDPOINT_ACCEPTED),
+        ];
+        let postrouting = vec![
+            PacketRule::new(RuleAction::Return).when(mark_set(accept)),
+            PacketRule::new(clear_mark(self.context.marks().all())),
+            PacketRule::jump(TO_HOST_ENDPOINT).when(conntrack(&[ConntrackState::Dnat])),
+            PacketRule::new(RuleAction::Return).comment(HOST_ENDPOINT_ACCEPTED).when(mark_set(accept)),
+        ];
+        vec![chain("cali-PREROUTING", prerouting), chain("cali-POSTROUTING", postrouting)]
     }
-    rules.extend([
-        PacketRule::new(RuleAction::Goto(ChainName::fixed("cali-wl-to-host")))
-            .when(input.pods(InterfaceSide::In)),
-        accepted(),
-        PacketRule::new(clear_mark(ALL_MARKS)),
-        PacketRule::jump("cali-from-host-endpoint"),
-        accepted().comment(HOST_ENDPOINT_ACCEPTED),
-    ]);
-    rules
-}
 
-fn filter_output(input: &StaticInput) -> Vec<PacketRule> {
-    let mut rules = vec![
-        accepted(),
+    fn filter(&self) -> Vec<Chain> {
+        vec![
+            chain("cali-FORWARD", self.forward()),
+            chain("cali-INPUT", self.filter_input()),
+            chain("cali-OUTPUT", self.filter_output()),
+            chain("cali-wl-to-host", self.pod_to_host()),
+            chain("cali-cidr-block", self.unused_services()),
+        ]
+    }
+
+    fn forward(&self) -> Vec<PacketRule> {
+        let marks = self.context.marks();
+        let mut rules = vec![
+            PacketRule::new(clear_mark(marks.all() & !marks.accept)),
+            PacketRule::jump(FROM_HOST_ENDPOINT_FORWARD).when(mark_clear(marks.accept)),
+        ];
+        for prefix in &*self.input.settings.prefixes {
+            let through = |side| via(side, InterfaceMatch::prefixed(prefix));
+            rules.push(PacketRule::jump(FROM_WORKLOAD_DISPATCH).when(through(InterfaceSide::In)));
+            rules.push(PacketRule::jump(TO_WORKLOAD_DISPATCH).when(through(InterfaceSide::Out)));
+        }
+        rules.push(PacketRule::jump(TO_HOST_ENDPOINT_FORWARD));
+        rules.push(PacketRule::jump("cali-cidr-block"));
+        rules
+    }
+
+    fn filter_input(&self) -> Vec<PacketRule> {
+        let mut rules = Vec::new();
+        if self.input.ipip {
+            let from_hosts = PacketRule::new(self.context.allow())
+                .comment("Allow IPIP packets from Calico hosts")
+                .when(protocol(IPIP))
+                .when(self.in_set(ALL_HOSTS, PacketSide::Source))
+                .when(local(PacketSide::Destination));
+            let others = PacketRule::new(self.context.deny())
+                .comment("Drop IPIP packets from non-Calico hosts")
+                .when(protocol(IPIP));
+            rules.extend([from_hosts, others]);
+        }
+        if self.input.vxlan {
+            let family = self.family_name();
+            let from_hosts = PacketRule::new(self.context.allow())
+                .comment(format!("Allow {family} VXLAN packets from allowed hosts"))
+                .when_all(self.vxlan_packets())
+                .when(self.in_set(ALL_VXLAN, PacketSide::Source))
+                .when(local(PacketSide::Destination));
+            // The tunnel of a stranger gets no answer.
+            let deny = if self.input.family == Family::V4 { RuleAction::Drop } else { self.context.deny() };
+            let others = PacketRule::new(deny)
+                .comment(format!("Drop {family} VXLAN packets from non-allowed hosts"))
+                .when_all(self.vxlan_packets())
+                .when(local(PacketSide::Destination));
+            rules.extend([from_hosts, others]);
+        }
+        let to_host = || PacketRule::new(RuleAction::Goto(ChainName::fixed("cali-wl-to-host")));
+        rules.extend(self.of_pods(InterfaceSide::In, to_host));
+        rules.extend([
+            self.accepted(),
+            PacketRule::new(clear_mark(self.context.marks().all())),
+            PacketRule::jump(FROM_HOST_ENDPOINT),
+            self.accepted().comment(HOST_ENDPOINT_ACCEPTED),
+        ]);
+        rules
+    }
+
+    fn filter_output(&self) -> Vec<PacketRule> {
+        let mut rules = vec![self.accepted()];
         // The node to its own pods: always, for the kubelet's probes.
-        PacketRule::new(RuleAction::Return).when(input.pods(InterfaceSide::Out)),
-    ];
-    if input.ipip {
-        let to_hosts = PacketRule::new(RuleAction::Accept)
-            .comment("Allow IPIP packets to other Calico hosts")
-            .when(protocol(IPIP))
-            .when(input.set(ALL_HOSTS, PacketSide::Destination, false))
-            .when(local(PacketSide::Source));
-        rules.push(to_hosts);
+        rules.extend(self.of_pods(InterfaceSide::Out, || PacketRule::new(RuleAction::Return)));
+        if self.input.ipip {
+            let to_hosts = PacketRule::new(self.context.allow())
+                .comment("Allow IPIP packets to other Calico hosts")
+                .when(protocol(IPIP))
+                .when(self.in_set(ALL_HOSTS, PacketSide::Destination))
+                .when(local(PacketSide::Source));
+            rules.push(to_hosts);
+        }
+        if self.input.vxlan {
+            let to_hosts = PacketRule::new(self.context.allow())
+                .comment(format!("Allow {} VXLAN packets to other allowed hosts", self.family_name()))
+                .when_all(self.vxlan_packets())
+                .when(local(PacketSide::Source))
+                .when(self.in_set(ALL_VXLAN, PacketSide::Destination));
+            rules.push(to_hosts);
+        }
+        rules.extend([
+            PacketRule::new(clear_mark(self.context.marks().all())),
+            PacketRule::jump(TO_HOST_ENDPOINT)
+                .when(Match::Conntrack { states: &[ConntrackState::Dnat], negated: true }),
+            self.accepted().comment(HOST_ENDPOINT_ACCEPTED),
+        ]);
+        rules
     }
-    rules.extend([
-        PacketRule::new(clear_mark(ALL_MARKS)),
-        PacketRule::jump("cali-to-host-endpoint")
-            .when(Match::Conntrack { states: &[ConntrackState::Dnat], negated: true }),
-        accepted().comment(HOST_ENDPOINT_ACCEPTED),
-    ]);
-    rules
-}
 
-fn pod_to_host(input: &StaticInput) -> Vec<PacketRule> {
-    let mut rules = Vec::new();
-    if input.family == Family::V6 {
-        // Without neighbour discovery and multicast listeners nothing works, whatever policy says.
-        for kind in [130, 131, 132, 133, 135, 136] {
-            let discovery = PacketRule::new(RuleAction::Accept)
-                .when(protocol(Protocol::ICMPV6))
-                .when(Match::Icmp { family: Family::V6, kind, code: None, negated: false });
-            rules.push(discovery);
+    fn pod_to_host(&self) -> Vec<PacketRule> {
+        let mut rules = Vec::new();
+        if self.input.family == Family::V6 {
+            // Without neighbour discovery and multicast listeners nothing works, whatever policy says. Router
+            // advertisements (134) are not among them: a pod is no router.
+            for kind in [130, 131, 132, 133, 135, 136] {
+                let discovery = PacketRule::new(RuleAction::Accept)
+                    .when(protocol(Protocol::ICMPV6))
+                    .when(Match::Icmp { family: Family::V6, kind, code: None, negated: false });
+                rules.push(discovery);
+            }
+        }
+        rules.push(PacketRule::jump(FROM_WORKLOAD_DISPATCH));
+        let action = match self.input.to_host {
+            EndpointToHostAction::Drop => self.context.deny(),
+            EndpointToHostAction::Accept => RuleAction::Accept,
+            EndpointToHostAction::Return => RuleAction::Return,
+        };
+        rules.push(PacketRule::new(action).comment("Configured DefaultEndpointToHostAction"));
+        rules
+    }
+
+    /// What kube-proxy did not translate would go out again to where it came from.
+    fn unused_services(&self) -> Vec<PacketRule> {
+        let action = match self.input.loop_prevention {
+            ServiceLoopPrevention::Drop => RuleAction::Drop,
+            ServiceLoopPrevention::Reject => RuleAction::Reject(RejectWith::PortUnreachable),
+            ServiceLoopPrevention::Disabled => return Vec::new(),
+        };
+        let of_family = self.input.services.iter().filter(|net| net.family() == self.input.family);
+        let block = |net: &Cidr| {
+            let to = Match::Net { side: PacketSide::Destination, net: *net, negated: false };
+            PacketRule::new(action.clone()).when(to)
+        };
+        of_family.map(block).collect()
+    }
+
+    /// One rule for each beginning that names of pod interfaces have.
+    fn of_pods(&self, side: InterfaceSide, rule: impl Fn() -> PacketRule) -> Vec<PacketRule> {
+        let prefixes = self.input.settings.prefixes.iter();
+        prefixes.map(|prefix| rule().when(via(side, InterfaceMatch::prefixed(prefix)))).collect()
+    }
+
+    fn vxlan_packets(&self) -> [Match; 2] {
+        let ranges = [PortRange::single(self.input.settings.vxlan_port)].into();
+        let port = Match::Ports { side: PacketSide::Destination, ranges, negated: false };
+        [protocol(Protocol::UDP), port]
+    }
+
+    fn in_set(&self, id: &str, side: PacketSide) -> Match {
+        in_set(self.input.family, id, side, false)
+    }
+
+    fn family_name(&self) -> &'static str {
+        match self.input.family {
+            Family::V4 => "IPv4",
+            Family::V6 => "IPv6",
         }
     }
-    rules.push(PacketRule::jump(FROM_WORKLOAD_DISPATCH));
-    let action = match input.to_host {
-        EndpointToHostAction::Drop => RuleAction::Drop,
-        EndpointToHostAction::Accept => RuleAction::Accept,
-        EndpointToHostAction::Return => RuleAction::Return,
-    };
-    rules.push(PacketRule::new(action).comment("Configured DefaultEndpointToHostAction"));
-    rules
+
+    /// What policy allowed, in this table or in one before.
+    fn accepted(&self) -> PacketRule {
+        PacketRule::new(self.context.allow()).when(mark_set(self.context.marks().accept))
+    }
 }
 
-/// What policy allowed, in this chain or in a table before.
-fn accepted() -> PacketRule {
-    PacketRule::new(RuleAction::Accept).when(mark_set(ACCEPT))
-}
-
-fn local(side: PacketSide) -> Match {
-    Match::LocalAddress { side, negated: false, of_out_interface: false }
-}
-
-fn chain(name: &str, rules: Vec<PacketRule>) -> Chain {
+pub(crate) fn chain(name: &str, rules: Vec<PacketRule>) -> Chain {
     Chain { name: ChainName::fixed(name), rules: rules.into() }
 }

@@ -32,10 +32,6 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Tracked<K, V> {
         self.dirty.extend(std::mem::take(&mut self.wished).into_keys());
     }
 
-    pub(crate) fn keys(&self) -> impl Iterator<Item = &K> {
-        self.wished.keys()
-    }
-
     /// The keys put or removed since the last call, each with its present value.
     pub(crate) fn take(&mut self) -> BTreeMap<K, Option<V>> {
         let dirty = std::mem::take(&mut self.dirty);

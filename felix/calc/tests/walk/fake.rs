@@ -9,7 +9,7 @@ use felix_calc::{
     Change, EndpointPolicies, Pools, SetId,
 };
 use kernel::{IpSetKind, IpSetMember};
-use model::{FelixConfiguration, HostInterface, PolicyKey};
+use model::{Cidr, FelixConfiguration, HostInterface, PolicyKey};
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Fake {
@@ -22,6 +22,7 @@ pub struct Fake {
     addresses: Arc<BTreeSet<IpAddr>>,
     pools: Arc<Pools>,
     tunnel: Option<Ipv4Addr>,
+    services: Arc<[Cidr]>,
 }
 
 impl Fake {
@@ -72,6 +73,7 @@ impl Fake {
             Change::HostEndpoint(name, None) => assert!(self.hosts.remove(&name).is_some()),
             Change::Hosts(hosts) => self.addresses = hosts,
             Change::Pools(pools) => self.pools = pools,
+            Change::ServiceRanges(ranges) => self.services = ranges,
             Change::TunnelAddress(address) => self.tunnel = address,
         }
     }

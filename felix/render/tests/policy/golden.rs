@@ -7,15 +7,29 @@ use felix_calc::{Change, Pools};
 use felix_render::{IpSetChange, RenderSettings, Renderer, TunnelDevice};
 use kernel::{IpSetName, IptablesTable, chain_hashes};
 use model::{
-    Action, EndpointToHostAction, EntityRule, Family, FelixConfiguration, Policy, PolicyKey, PolicyKind,
-    PortMatch, Protocol, Rule, Selector,
+    Action, DropLog, EndpointToHostAction, EntityRule, Family, FelixConfiguration, Policy, PolicyKey,
+    PolicyKind, PortMatch, Protocol, Rule, Selector,
 };
 
 use crate::dataplane::Dataplane;
 use crate::node::{self, Node};
 
+/// Calico's own rules: without the records of drops.
+fn quiet() -> FelixConfiguration {
+    let drop_log = DropLog { enabled: false, ..DropLog::default() };
+    FelixConfiguration { drop_log, ..FelixConfiguration::default() }
+}
+
+/// A node that says nothing of drops.
+fn quiet_node() -> Node {
+    let mut node = Node::in_sync("n1");
+    node.apply([model::Update::FelixConfiguration(Some(quiet()))]);
+    node
+}
+
 fn rendered(settings: RenderSettings, changes: Vec<Change>) -> Dataplane {
     let mut renderer = Renderer::new(settings);
+    renderer.apply(Change::Configuration(quiet()));
     changes.into_iter().for_each(|change| renderer.apply(change));
     let mut dataplane = Dataplane::default();
     dataplane.apply(renderer.flush());
@@ -32,6 +46,7 @@ fn ipip() -> Vec<Change> {
         network: ["10.65.0.0/16".parse().unwrap()].into(),
         masquerade: ["10.65.0.0/16".parse().unwrap()].into(),
         ipip: true,
+        ..Pools::default()
     };
     vec![
         Change::Pools(Arc::new(pools)),
@@ -132,28 +147,25 @@ fn hooks_have_calicos_hashes() {
 
 #[test]
 fn ipv6_has_no_chains_when_it_is_not_wanted_and_all_of_them_when_it_is_again() {
-    let mut node = Node::in_sync("n1");
+    let mut node = quiet_node();
     let web = node::pod("default", "web", "fd00::2", &[]);
     node.apply([node::namespace("default", &[]), node::update(&web)]);
     node.add_local(node::local(&web.key, &web.addresses));
     let before = node.dataplane.clone();
 
-    let off = FelixConfiguration { ipv6: false, ..FelixConfiguration::default() };
+    let off = FelixConfiguration { ipv6: false, ..quiet() };
     node.apply([model::Update::FelixConfiguration(Some(off))]);
     assert!(node.dataplane.chains.keys().all(|(family, ..)| *family == Family::V4));
     assert!(node.dataplane.hooks.keys().all(|(family, ..)| *family == Family::V4));
     assert!(node.dataplane.routes.is_empty() && node.dataplane.neighbours.is_empty());
 
-    node.apply([model::Update::FelixConfiguration(None)]);
+    node.apply([model::Update::FelixConfiguration(Some(quiet()))]);
     assert_eq!(node.dataplane, before);
 }
 
 #[test]
 fn neighbour_discovery_passes_before_policy() {
-    let drop = FelixConfiguration {
-        endpoint_to_host_action: EndpointToHostAction::Drop,
-        ..FelixConfiguration::default()
-    };
+    let drop = FelixConfiguration { endpoint_to_host_action: EndpointToHostAction::Drop, ..quiet() };
     let dataplane = rendered(no_encap(), vec![Change::Configuration(drop)]);
 
     let expected = "\
@@ -171,7 +183,7 @@ fn neighbour_discovery_passes_before_policy() {
 
 #[test]
 fn a_pod_without_policy_has_its_namespaces_profile() {
-    let mut node = Node::in_sync("n1");
+    let mut node = quiet_node();
     let web = node::pod("default", "web", "10.65.0.2", &[]);
     node.apply([node::namespace("default", &[]), node::update(&web)]);
     node.add_local(node::local(&web.key, &web.addresses));
@@ -208,7 +220,7 @@ fn a_pod_without_policy_has_its_namespaces_profile() {
 
 #[test]
 fn a_pod_that_is_not_known_is_closed() {
-    let mut node = Node::in_sync("n1");
+    let mut node = quiet_node();
     let web = node::pod("default", "web", "10.65.0.2", &[]);
     node.add_local(node::local(&web.key, &web.addresses));
 
@@ -222,7 +234,7 @@ fn a_pod_that_is_not_known_is_closed() {
 
 #[test]
 fn dispatch_is_a_tree_by_the_next_character() {
-    let mut node = Node::in_sync("n1");
+    let mut node = quiet_node();
     for interface in ["cali10", "cali11", "cali20", "tap\";0"] {
         let key = model::PodKey::new("default", interface);
         node.calc.set_local_endpoint(interface.to_owned(), Some(node::local(&key, &[])));
@@ -262,7 +274,7 @@ fn policy_with(rules: Vec<Rule>) -> Policy {
 
 /// The ingress chain of a policy with these rules, in one family.
 fn policy_text(rules: Vec<Rule>, family: Family) -> String {
-    let mut node = Node::in_sync("n1");
+    let mut node = quiet_node();
     let web = node::pod("default", "web", "10.65.0.2", &[]);
     node.apply([node::namespace("default", &[]), node::update(&web), node::policy(policy_with(rules))]);
     node.add_local(node::local(&web.key, &web.addresses));
@@ -275,7 +287,7 @@ fn ports(texts: &[&str]) -> Vec<PortMatch> {
 
 #[test]
 fn a_tier_drops_what_it_does_not_decide() {
-    let mut node = Node::in_sync("n1");
+    let mut node = quiet_node();
     let web = node::pod("default", "web", "10.65.0.2", &[]);
     node.apply([node::namespace("default", &[]), node::update(&web), node::policy(policy_with(Vec::new()))]);
     node.add_local(node::local(&web.key, &web.addresses));
@@ -393,7 +405,7 @@ fn selectors_and_named_ports_become_sets() {
     let mut rule = Rule { protocol: Some(Protocol::TCP), ..Rule::any(Action::Allow) };
     rule.source.selector = Some(selector.clone());
     rule.destination.ports = ports(&["http", "8080"]);
-    let mut node = Node::in_sync("n1");
+    let mut node = quiet_node();
     let mut web = node::pod("default", "web", "10.65.0.2", &[("app", "web")]);
     web.ports = vec![
         model::EndpointPort { name: "http".to_owned(), protocol: Protocol::TCP, port: 80 },

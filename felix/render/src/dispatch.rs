@@ -1,0 +1,143 @@
+//! Dispatch to the chains of endpoints by interface (`spec/felix.md` §1.7).
+//!
+//! For iptables a tree by the next character in which the names differ: with Calico's names and shape, and one
+//! level deeper where a branch has many members, because a packet is compared with every member of a branch.
+//! For nftables one map.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use kernel::{Chain, ChainName, InterfaceMatch, InterfaceSide, PacketRule, RuleAction};
+
+use crate::names::via;
+
+/// A branch with more members than this has branches itself.
+const LEAF: usize = 16;
+
+/// One dispatch: from interfaces to chains.
+pub(crate) struct Dispatch<'a> {
+    pub(crate) root: &'static str,
+    pub(crate) side: InterfaceSide,
+    pub(crate) targets: &'a BTreeMap<&'a str, ChainName>,
+    /// What is done with every other interface; at the end of each chain.
+    pub(crate) otherwise: &'a [PacketRule],
+}
+
+impl Dispatch<'_> {
+    /// The root and its branches.
+    pub(crate) fn render(&self, with_map: bool) -> Vec<Chain> {
+        if !with_map {
+            let mut chains = Vec::new();
+            let all: Vec<&str> = self.targets.keys().copied().collect();
+            let cut = common_prefix(&all).len();
+            self.branch(ChainName::fixed(self.root), cut, &all, &mut chains);
+            return chains;
+        }
+        let map: BTreeMap<Arc<str>, ChainName> =
+            self.targets.iter().map(|(interface, chain)| (Arc::from(*interface), chain.clone())).collect();
+        let map = RuleAction::InterfaceMap { side: self.side, chains: Arc::new(map) };
+        let mut rules = Vec::new();
+        if !self.targets.is_empty() {
+            rules.push(PacketRule::new(map));
+        }
+        rules.extend(self.otherwise.iter().cloned());
+        vec![Chain { name: ChainName::fixed(self.root), rules: rules.into() }]
+    }
+
+    /// The chain that leads to `members`, and those below it. Their names differ from the root's by what stands
+    /// behind `cut` characters, the prefix that all interfaces share.
+    fn branch(&self, name: ChainName, cut: usize, members: &[&str], chains: &mut Vec<Chain>) {
+        let common = common_prefix(members);
+        let mut groups: BTreeMap<Option<char>, Vec<&str>> = BTreeMap::new();
+        for member in members {
+            groups.entry(member[common.len()..].chars().next()).or_default().push(member);
+        }
+        let mut rules = Vec::new();
+        for (next, group) in groups {
+            match next {
+                Some(next) if group.len() > 1 => {
+                    let prefix = format!("{common}{next}");
+                    let child = ChainName::limited(&format!("{}-", self.root), &prefix[cut..]);
+                    let goto = PacketRule::new(RuleAction::Goto(child.clone()));
+                    rules.push(goto.when(via(self.side, InterfaceMatch::prefixed(&prefix))));
+                    if group.len() > LEAF {
+                        self.branch(child, cut, &group, chains);
+                    } else {
+                        let leaves = group.iter().map(|interface| self.leaf(interface));
+                        let rules = leaves.chain(self.otherwise.iter().cloned()).collect();
+                        chains.push(Chain { name: child, rules });
+                    }
+                }
+                _ => rules.extend(group.iter().map(|interface| self.leaf(interface))),
+            }
+        }
+        rules.extend(self.otherwise.iter().cloned());
+        chains.push(Chain { name, rules: rules.into() });
+    }
+
+    fn leaf(&self, interface: &str) -> PacketRule {
+        let goto = RuleAction::Goto(self.targets[interface].clone());
+        PacketRule::new(goto).when(via(self.side, InterfaceMatch::named(interface)))
+    }
+}
+
+/// Interfaces are ASCII (the renderer takes no others).
+fn common_prefix<'a>(interfaces: &[&'a str]) -> &'a str {
+    let Some((first, rest)) = interfaces.split_first() else { return "" };
+    let shared = |other: &&str| first.bytes().zip(other.bytes()).take_while(|(a, b)| a == b).count();
+    &first[..rest.iter().map(shared).min().unwrap_or(first.len())]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn render(interfaces: &[String]) -> BTreeMap<String, Vec<String>> {
+        let chain = |name: &String| ChainName::limited("cali-fw-", name);
+        let targets = interfaces.iter().map(|name| (name.as_str(), chain(name))).collect();
+        let otherwise = [PacketRule::new(RuleAction::Drop).comment("Unknown interface")];
+        let dispatch = Dispatch {
+            root: "cali-from-wl-dispatch",
+            side: InterfaceSide::In,
+            targets: &targets,
+            otherwise: &otherwise,
+        };
+        let text = |chain: Chain| {
+            (chain.name.to_string(), chain.rules.iter().map(kernel::rule_text).collect::<Vec<_>>())
+        };
+        dispatch.render(false).into_iter().map(text).collect()
+    }
+
+    #[test]
+    fn a_branch_with_many_members_has_branches_itself() {
+        let names: Vec<String> =
+            (0..17).map(|n| format!("cali1{n:02x}")).chain(["cali2".to_owned()]).collect();
+
+        let chains = render(&names);
+
+        let closed = "-m comment --comment \"Unknown interface\" --jump DROP";
+        let root = [
+            "--in-interface cali1+ --goto cali-from-wl-dispatch-1",
+            "--in-interface cali2 --goto cali-fw-cali2",
+            closed,
+        ];
+        assert_eq!(chains["cali-from-wl-dispatch"], root);
+        let branch = [
+            "--in-interface cali10+ --goto cali-from-wl-dispatch-10",
+            "--in-interface cali110 --goto cali-fw-cali110",
+            closed,
+        ];
+        assert_eq!(chains["cali-from-wl-dispatch-1"], branch);
+        assert_eq!(chains["cali-from-wl-dispatch-10"].len(), 17);
+        assert_eq!(chains["cali-from-wl-dispatch-10"][0], "--in-interface cali100 --goto cali-fw-cali100");
+        assert_eq!(chains["cali-from-wl-dispatch-10"][16], closed);
+    }
+
+    #[test]
+    fn one_name_may_begin_another() {
+        let chains = render(&["cali1".to_owned(), "cali12".to_owned(), "cali13".to_owned()]);
+
+        assert_eq!(chains["cali-from-wl-dispatch"].len(), 4);
+        assert_eq!(chains.len(), 1);
+    }
+}

@@ -1,0 +1,158 @@
+//! Endpoints of pods: their chains, the dispatch to them, routes, neighbours and sysctls.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use felix_calc::{ActiveEndpoint, PodOptions};
+use kernel::{Chain, ChainName, InterfaceSide, IptablesTable, Neighbour, NeighbourKey, RouteKey};
+use model::{Cidr, Direction, Family, HostInterface};
+
+use super::{DIRECTIONS, Renderer};
+use crate::dispatch::Dispatch;
+use crate::drops::DropReason;
+use crate::endpoint_chains::{Way, endpoint_chain, render_pod};
+use crate::names::{FROM_WORKLOAD_DISPATCH, TO_WORKLOAD_DISPATCH};
+use crate::pod_state::{addresses, is_interface_name, route, sysctls};
+use crate::settings::Context;
+
+/// Root, interface and policy of the dispatches to pods.
+const DISPATCHES: [(&str, InterfaceSide, Direction); 2] = [
+    (FROM_WORKLOAD_DISPATCH, InterfaceSide::In, Direction::Egress),
+    (TO_WORKLOAD_DISPATCH, InterfaceSide::Out, Direction::Ingress),
+];
+
+impl Renderer {
+    /// An interface whose name could not stand in a rule stays unknown, which is closed.
+    pub(super) fn set_endpoint(&mut self, interface: HostInterface, endpoint: Option<Arc<ActiveEndpoint>>) {
+        if !is_interface_name(&interface) {
+            return;
+        }
+        let old = self.endpoints.remove(&interface);
+        let mut touched = BTreeSet::new();
+        for address in old.iter().flat_map(|old| &old.local.addresses) {
+            touched.insert(*address);
+            if let Some(claims) = self.claims.get_mut(address) {
+                claims.remove(&interface);
+            }
+        }
+        for address in endpoint.iter().flat_map(|endpoint| &endpoint.local.addresses) {
+            touched.insert(*address);
+            self.claims.entry(*address).or_default().insert(interface.clone());
+        }
+        for address in &touched {
+            self.neighbours.remove(&NeighbourKey { interface: interface.clone(), address: *address });
+        }
+        self.dispatch_dirty |= old.is_none() || endpoint.is_none();
+        let asks = |endpoint: &Option<Arc<ActiveEndpoint>>| {
+            endpoint.as_ref().is_some_and(|endpoint| endpoint.options != PodOptions::default())
+        };
+        self.static_dirty |= asks(&old) || asks(&endpoint);
+        match endpoint {
+            Some(endpoint) => {
+                self.render_endpoint(&endpoint);
+                self.endpoints.insert(interface, endpoint);
+            }
+            None => {
+                self.sysctls.remove(&interface);
+                let chains = DIRECTIONS.map(|direction| endpoint_chain(Way::Pod, direction, &interface));
+                self.remove_chains(chains);
+                self.use_groups(&interface, Vec::new());
+            }
+        }
+        touched.into_iter().for_each(|address| self.render_route(address));
+    }
+
+    pub(super) fn render_endpoint(&mut self, endpoint: &ActiveEndpoint) {
+        let interface = &endpoint.local.interface;
+        let rules = self.rules.clone();
+        let mut all_groups = Vec::new();
+        for family in self.families() {
+            let context = Context::new(&rules, family, IptablesTable::Filter);
+            for direction in DIRECTIONS {
+                let policies = &self.policies;
+                let (chain, groups) = render_pod(&context, endpoint, direction, |key| policies.get(key));
+                self.put_chain(family, chain);
+                all_groups.extend(groups);
+            }
+        }
+        self.use_groups(interface, all_groups);
+        for address in addresses(endpoint, self.ipv6()) {
+            let key = NeighbourKey { interface: interface.clone(), address };
+            self.neighbours.put(key, Neighbour { mac: endpoint.local.mac });
+        }
+        self.sysctls.put(interface.clone(), sysctls(interface, self.settings.ipv6));
+    }
+
+    /// Where two interfaces claim one address, the last by name has it: any rule will do that depends on
+    /// present state only.
+    pub(super) fn render_route(&mut self, address: IpAddr) {
+        let metric = self.configuration.route_priority;
+        let winner = self.claims.get(&address).and_then(BTreeSet::last);
+        match winner {
+            Some(interface) if self.ipv6() || address.is_ipv4() => {
+                let (key, route) = route(address, interface, metric);
+                self.routes.put(key, route);
+            }
+            Some(_) => {}
+            None => {
+                self.claims.remove(&address);
+                self.routes.remove(&RouteKey::new(Cidr::host(address), metric));
+            }
+        }
+    }
+
+    /// Interfaces of pods that may send from elsewhere, and from where.
+    pub(super) fn allowed_sources(&self, family: Family) -> Vec<(HostInterface, Cidr)> {
+        let mut allowed = Vec::new();
+        if self.rules.source_spoofing {
+            for (interface, endpoint) in &self.endpoints {
+                let sources = endpoint.options.allowed_sources.iter();
+                let sources = sources.filter(|net| net.family() == family);
+                allowed.extend(sources.map(|net| (interface.clone(), *net)));
+            }
+        }
+        allowed
+    }
+
+    /// Floating addresses with the pod's own; the first interface by name has one that several ask for.
+    pub(super) fn floating_addresses(&self) -> Vec<(IpAddr, IpAddr)> {
+        let mut floating = BTreeMap::new();
+        if self.configuration.floating_ips {
+            for endpoint in self.endpoints.values() {
+                for external in &endpoint.options.floating {
+                    let is_same = |own: &&IpAddr| own.is_ipv4() == external.is_ipv4();
+                    if let Some(own) = endpoint.local.addresses.iter().find(is_same) {
+                        floating.entry(*external).or_insert(*own);
+                    }
+                }
+            }
+        }
+        floating.into_iter().collect()
+    }
+
+    pub(super) fn render_dispatches(&mut self) {
+        let rules = self.rules.clone();
+        let mut wanted = BTreeSet::new();
+        for family in self.families() {
+            let context = Context::new(&rules, family, IptablesTable::Filter);
+            for (root, side, direction) in DISPATCHES {
+                let interfaces = self.endpoints.keys();
+                let target = |interface: &'_ str| endpoint_chain(Way::Pod, direction, interface);
+                let targets: BTreeMap<&str, ChainName> =
+                    interfaces.map(|interface| (interface.as_str(), target(interface))).collect();
+                let place = (direction, &DropReason::UnknownInterface);
+                let otherwise = context.dropped(place, Some("Unknown interface".to_owned()), &[]);
+                let dispatch = Dispatch { root, side, targets: &targets, otherwise: &otherwise };
+                let chains: Vec<Chain> = dispatch.render(context.is_nftables());
+                for chain in chains {
+                    wanted.insert(chain.name.clone());
+                    self.put_chain(family, chain);
+                }
+            }
+        }
+        let stale: Vec<_> = self.dispatch_chains.difference(&wanted).cloned().collect();
+        self.remove_chains(stale);
+        self.dispatch_chains = wanted;
+    }
+}
