@@ -198,8 +198,12 @@ fn start_worker(
     let mut rtnl = Rtnl::open()?;
     let (links, link_changes) = watch::channel(Arc::default());
     let (configurations, configuration_changes) = watch::channel(Arc::new(configuration));
-    let render =
-        RenderSettings { ipv6: drivers.ip6tables.is_some(), random_fully: true, ipip: features.ipip };
+    let render = RenderSettings {
+        ipv6: drivers.ip6tables.is_some(),
+        random_fully: true,
+        ipip: features.ipip,
+        ..RenderSettings::default()
+    };
     let pod_settings = {
         let (service, metrics) = (service.clone(), metrics.clone());
         move |settings: PodSettings| {

@@ -109,7 +109,12 @@ impl Node {
         let now = Instant::now();
         let mut node = Self {
             calc: Calc::new(NodeName::from("n1")),
-            renderer: Renderer::new(RenderSettings { ipv6: false, random_fully: true, ipip: false }),
+            renderer: Renderer::new(RenderSettings {
+                ipv6: false,
+                random_fully: true,
+                ipip: false,
+                ..RenderSettings::default()
+            }),
             dataplane: Dataplane::new(drivers, now),
             iptables: format!("iptables-{backend}"),
             now,

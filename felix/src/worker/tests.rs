@@ -88,7 +88,8 @@ impl Node {
             tunnels: kernel.tunnels(),
         };
         let (configuration, configurations) = watch::channel(Arc::default());
-        let settings = RenderSettings { ipv6: false, random_fully: true, ipip: false };
+        let settings =
+            RenderSettings { ipv6: false, random_fully: true, ipip: false, ..RenderSettings::default() };
         let backends = {
             let kernel = kernel.clone();
             let open = move |_, family| Ok(kernel.iptables(family));
