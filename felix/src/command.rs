@@ -10,6 +10,8 @@ use tokio::sync::oneshot;
 
 use felix_dataplane::EndpointState;
 
+use crate::worker::look::{Look, Question};
+
 /// One message to the dataplane's thread.
 #[derive(Debug)]
 pub enum Command {
@@ -27,6 +29,8 @@ pub enum Command {
     Rules(Vec<RuleEvent>),
     /// The backend of iptables that carries the kubelet's marks, if one does.
     Hinted(Option<Backend>),
+    /// An operator wants to see something.
+    Look(Question),
     /// End the thread and leave everything as it is.
     Stop,
 }
@@ -72,5 +76,35 @@ impl Dataplane {
             Ok(Ok(state)) => Ok(state),
             _ => Err(Silent(patience)),
         }
+    }
+
+    /// Lets `work` see the dataplane's thread, and gives back what it makes of it.
+    pub async fn look<T: Send + 'static>(
+        &self,
+        patience: Duration,
+        work: impl FnOnce(&mut dyn Look) -> T + Send + 'static,
+    ) -> Result<T, Silent> {
+        let (reply, receiver) = oneshot::channel();
+        self.send(Command::Look(Question::new(move |worker| {
+            // Whoever asked may have gone meanwhile.
+            let _ = reply.send(work(worker));
+        })));
+        match tokio::time::timeout(patience, receiver).await {
+            Ok(Ok(seen)) => Ok(seen),
+            _ => Err(Silent(patience)),
+        }
+    }
+
+    /// As [`Dataplane::look`], for a thread that may wait.
+    pub fn look_blocking<T: Send + 'static>(
+        &self,
+        patience: Duration,
+        work: impl FnOnce(&mut dyn Look) -> T + Send + 'static,
+    ) -> Result<T, Silent> {
+        let (reply, receiver) = mpsc::sync_channel(1);
+        self.send(Command::Look(Question::new(move |worker| {
+            let _ = reply.send(work(worker));
+        })));
+        receiver.recv_timeout(patience).map_err(|_| Silent(patience))
     }
 }

@@ -50,6 +50,13 @@ impl Connections {
         state.leaving.extend(old.into_iter().flatten());
     }
 
+    /// The interface of the local pod that has this address.
+    pub fn interface_of(&self, address: IpAddr) -> Option<HostInterface> {
+        let state = self.state.lock();
+        let mut live = state.live.iter();
+        live.find(|(_, addresses)| addresses.contains(&address)).map(|(interface, _)| interface.clone())
+    }
+
     /// The pod behind an interface is gone.
     pub fn down(&self, interface: &str) {
         let mut state = self.state.lock();

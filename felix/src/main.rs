@@ -4,6 +4,7 @@
 //! rules: that is `felix-calc`, `ipam`, `felix-render` and `felix-dataplane`. It never flushes anything: not when
 //! it starts, not when it ends, and a SIGKILL at any moment is safe.
 
+mod address_book;
 mod addresses;
 mod annotations;
 mod autodetect;
@@ -14,6 +15,8 @@ mod command;
 mod connections;
 mod del_queue;
 mod drivers;
+mod drop_log;
+mod drops;
 mod endpoint_store;
 mod health;
 mod http;
@@ -24,6 +27,7 @@ mod logging;
 mod metrics;
 mod mtu;
 mod node_address;
+mod operator;
 mod pods;
 #[cfg(test)]
 mod scratch;

@@ -45,6 +45,10 @@ pub struct Metrics {
     pub releases_pending: Level,
     /// MTU of pods, bytes.
     pub mtu: Level,
+    /// Packets that rules dropped and logged, by policy and direction.
+    pub denied: Family<Denied, Counter>,
+    /// Such packets that were not read in time.
+    pub denied_lost: Counter,
 }
 
 /// A figure that goes up and down.
@@ -54,6 +58,13 @@ pub type Level = Gauge<i64, AtomicI64>;
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Kind {
     pub kind: String,
+}
+
+/// Which policy dropped, or what else did: `end of tier`, `no profile`, `closed`; beyond some hundred `other`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Denied {
+    pub policy: String,
+    pub direction: String,
 }
 
 /// Which call of the CNI plugin, and how it ended.
@@ -95,6 +106,8 @@ impl Metrics {
             time_to_policy: Histogram::new(exponential_buckets(0.001, 2.0, 15)),
             releases_pending: Level::default(),
             mtu: Level::default(),
+            denied: Family::default(),
+            denied_lost: Counter::default(),
         };
         metrics.register(node);
         metrics
@@ -159,6 +172,16 @@ impl Metrics {
             self.releases_pending.clone(),
         );
         r.register("felix_pod_mtu_bytes", "MTU of pods", self.mtu.clone());
+        r.register(
+            "felix_denied_packets",
+            "Packets that rules dropped and logged, by policy; rules log a limited number a second",
+            self.denied.clone(),
+        );
+        r.register(
+            "felix_denied_packets_lost",
+            "Logged packets that were not read in time",
+            self.denied_lost.clone(),
+        );
     }
 
     /// `/metrics`

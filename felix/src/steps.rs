@@ -11,12 +11,14 @@ use felix_render::{RenderSettings, Renderer};
 use kernel::Link;
 use kernel_linux::events::Events;
 use kernel_linux::{Backend, Conntrack, IptablesTools, Rtnl, RuleEvents};
-use model::{Family, FelixConfiguration};
+use model::{Family, FelixConfiguration, Update};
+use operator_socket::ControlSocket;
 use parking_lot::{Mutex, RwLock};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
+use crate::address_book::AddressBook;
 use crate::backend::Backends;
 use crate::checks::{self, Features};
 use crate::cluster::Cluster;
@@ -24,6 +26,7 @@ use crate::command::{Command, Dataplane};
 use crate::connections::Connections;
 use crate::del_queue::DelQueue;
 use crate::drivers::Linux;
+use crate::drop_log::{DropLog, Names};
 use crate::endpoint_store::EndpointStore;
 use crate::health::{Component, Health};
 use crate::http::{self, Response, Status};
@@ -33,6 +36,7 @@ use crate::kernel_doors;
 use crate::logging::LogLevel;
 use crate::metrics::Metrics;
 use crate::node_address::NodeAddresses;
+use crate::operator::Operator;
 use crate::pods::KnownPods;
 use crate::server;
 use crate::service::{NodeService, PodSettings};
@@ -46,6 +50,11 @@ const QUEUE_CHECK: Duration = Duration::from_secs(30);
 const HINT_CHECK: Duration = Duration::from_secs(30);
 /// First pause before releasing addresses is tried again.
 const RELEASE_RETRY: Duration = Duration::from_secs(1);
+
+/// How often counted drops become records.
+const DROPS_TICK: Duration = Duration::from_secs(1);
+/// How long the name of a rule that dropped is waited for; the packet is told of without, later ones with it.
+const NAMING: Duration = Duration::from_secs(5);
 
 type Service = NodeService<Arc<ClusterAddresses>, KnownPods<Datastore>>;
 
@@ -83,9 +92,15 @@ pub async fn run(settings: Settings, log_level: LogLevel) -> Result<()> {
     watch_rules(&dataplane);
     follow_configuration(published.configuration, log_level);
 
+    let book = Arc::new(AddressBook::default());
+    let _operator = serve_operator(&settings, &dataplane, &service, &book, &metrics)?;
     tokio::spawn({
         let (cluster, dataplane, addresses) = (cluster.clone(), dataplane.clone(), addresses.clone());
-        async move { cluster.follow(updates, &dataplane, |update| addresses.observe(update)).await }
+        let also = move |update: &Update| {
+            addresses.observe(update);
+            book.observe(update);
+        };
+        async move { cluster.follow(updates, &dataplane, also).await }
     });
     let annotate = addresses.clone();
     tokio::spawn(
@@ -339,6 +354,42 @@ fn reap_links() {
     if let Err(error) = Rtnl::open().and_then(|mut rtnl| rtnl.reap_retired()) {
         tracing::warn!(%error, "cannot delete the links of deleted pods");
     }
+}
+
+/// Listens for dropped packets, and for operators who want to know.
+fn serve_operator(
+    settings: &Settings,
+    dataplane: &Dataplane,
+    service: &Arc<Service>,
+    addresses: &Arc<AddressBook>,
+    metrics: &Arc<Metrics>,
+) -> Result<ControlSocket> {
+    let drops = DropLog::new(metrics.clone());
+    let (pods, reasons) = (service.clone(), dataplane.clone());
+    drops.listen(Names {
+        node: settings.node.to_string(),
+        addresses: addresses.clone(),
+        pod_of: Box::new(move |interface| {
+            let store = pods.store.lock();
+            let endpoint = store.iter().find(|endpoint| endpoint.host_interface == interface);
+            endpoint.map(|endpoint| endpoint.pod_key().to_string())
+        }),
+        reason_of: Box::new(move |prefix| {
+            let prefix = prefix.to_owned();
+            reasons.look_blocking(NAMING, move |worker| worker.reason(&prefix)).ok().flatten()
+        }),
+    })?;
+    let writer = drops.clone();
+    tokio::spawn(async move {
+        let mut tick = tokio::time::interval(DROPS_TICK);
+        loop {
+            tick.tick().await;
+            writer.handle_timeout(Instant::now());
+        }
+    });
+    let path = settings.socket.with_file_name(proto::felix::SOCKET);
+    let operator = Operator { node: settings.node.as_str().into(), drops, dataplane: dataplane.clone() };
+    ControlSocket::bind(&path, operator).with_context(|| format!("open socket {}", path.display()))
 }
 
 fn serve_plugin(settings: &Settings, service: Arc<Service>, health: &Health) -> Result<()> {

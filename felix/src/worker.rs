@@ -178,6 +178,7 @@ impl<P: Ports> Worker<P> {
                 self.change_backend(now);
             }
             Command::Links(events) => events.into_iter().for_each(|event| self.event(event, now)),
+            Command::Look(question) => question.answer(self),
             Command::Stop => {}
         }
     }
@@ -407,5 +408,6 @@ fn host_addresses(links: &[Link]) -> BTreeSet<IpAddr> {
     addresses.filter(|address| !matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())).collect()
 }
 
+pub mod look;
 #[cfg(test)]
 mod tests;

@@ -16,7 +16,7 @@ const BATCH: usize = 256;
 
 /// A socket for ctnetlink.
 pub struct Conntrack {
-    socket: Socket,
+    pub(crate) socket: Socket,
 }
 
 impl Conntrack {

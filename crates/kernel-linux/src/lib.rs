@@ -11,7 +11,9 @@ pub mod pod_state;
 pub mod sysctl;
 
 mod aside;
+mod connections;
 mod conntrack;
+mod fib;
 mod ipset;
 mod iptables;
 mod link;
@@ -26,7 +28,9 @@ mod table_info;
 mod tunnel;
 mod xtables_lock;
 
+pub use connections::{ConnectionTuple, TrackedConnection};
 pub use conntrack::Conntrack;
+pub use fib::{FibKind, FibMatch};
 pub use ipset::IpSetDriver;
 pub use iptables::{Backend, IptablesTools};
 pub use link::RETIRED_GROUP;

@@ -132,6 +132,11 @@ impl<D: IptablesDriver> Iptables<D> {
         }
     }
 
+    /// What is wanted in a chain of the kernel.
+    pub fn hook(&self, table: IptablesTable, name: HookName) -> Option<&Hook> {
+        self.desired.get(&table)?.hooks.get(name)
+    }
+
     /// Reads the kernel's state again. Returns how many chains and hooks differ from what is wanted.
     pub fn resync(&mut self) -> io::Result<usize> {
         // Before reading: who writes meanwhile makes a difference later.

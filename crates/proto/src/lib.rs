@@ -4,6 +4,7 @@
 //! Every message is protobuf (prost) behind a four-byte big-endian length: the CNI plugin then needs no HTTP/2
 //! stack and starts within a millisecond. Owns contracts only, never what happens behind them.
 
+pub mod felix;
 mod frame;
 pub mod gobgp;
 pub mod node;

@@ -94,6 +94,16 @@ impl<D: IptablesDriver> Chains<D> {
         self.unwritten.insert(table);
     }
 
+    /// The rules that are wanted in a chain of ours.
+    pub(crate) fn rules(&self, table: IptablesTable, name: &ChainName) -> Option<&[PacketRule]> {
+        Some(&self.wanted.get(&(table, name.clone()))?.rules)
+    }
+
+    /// What is wanted in a chain of the kernel.
+    pub(crate) fn hook(&self, table: IptablesTable, name: HookName) -> Option<&Hook> {
+        self.iptables.hook(table, name)
+    }
+
     pub(crate) fn set_insert_mode(&mut self, mode: ChainInsertMode) {
         self.iptables.set_insert_mode(mode);
         self.unwritten.extend(IptablesTable::ALL);

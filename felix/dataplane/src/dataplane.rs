@@ -44,8 +44,8 @@ impl From<&FelixConfiguration> for Refresh {
 
 /// See the crate's description.
 pub struct Dataplane<P: Ports> {
-    ip_sets: SetStage<P::IpSets>,
-    chains: Vec<Chains<P::Iptables>>,
+    pub(crate) ip_sets: SetStage<P::IpSets>,
+    pub(crate) chains: Vec<Chains<P::Iptables>>,
     /// Drivers that are not used any more, until nothing of ours is left behind them.
     leftovers: Vec<Leftovers<P::Iptables>>,
     routes: Stage<LocalFact<P::Routes>>,

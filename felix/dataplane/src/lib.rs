@@ -20,6 +20,7 @@ mod ip_sets;
 mod leftovers;
 mod local;
 mod ports;
+mod rules;
 mod stage;
 mod status;
 
@@ -27,4 +28,5 @@ pub use audit::{Audit, Difference, KindAudit};
 pub use dataplane::{Dataplane, Refresh};
 pub use endpoint::EndpointState;
 pub use ports::{Drivers, Ports};
+pub use rules::WantedRules;
 pub use status::{Failed, Kind, Report, Status};

@@ -165,6 +165,8 @@ mod tests {
                         let _ = crate::link::parse_link(&message);
                         let _ = crate::link::parse_address(&message);
                         let _ = crate::nflog::parse(&message);
+                        let _ = crate::connections::parse(&message);
+                        let _ = crate::fib::parse_match(&message, model::Family::V4);
                     }
                 }
             }
