@@ -34,7 +34,53 @@ pub fn measure(rounds: usize, report: &mut Report) -> anyhow::Result<()> {
         report.add(what, peer, show(theirs), None, "");
         report.add(what, subject, show(ours), Some((ratio(ours, theirs), peer)), target);
     }
+    nftables(rounds, report)
+}
+
+/// The program `nft` replaces one chain of its own table, which holds as many rules.
+fn nftables(rounds: usize, report: &mut Report) -> anyhow::Result<()> {
+    let mut own = loaded(Way::Nftables)?;
+    let listed = run(own.netns(), "nft", &["list", "table", "ip", "calico"], "")?;
+    let other = new_netns()?;
+    run(&other, "nft", &["-f", "-"], &listed)?;
+    let chain = listed
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("chain "))
+        .filter_map(|rest| rest.strip_suffix(" {"))
+        .find(|name| name.contains("cali-pi-"))
+        .unwrap_or_default();
+    let body: Vec<&str> = listed
+        .lines()
+        .skip_while(|line| line.trim() != format!("chain {chain} {{"))
+        .skip(1)
+        .take_while(|line| line.trim() != "}")
+        .map(str::trim)
+        .collect();
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for round in 0..rounds {
+        let salt = 1 + round as u16 % 2;
+        own.apply([cluster::policy(0, POLICIES, RULES, salt)]);
+        ours.push(own.write()?);
+        let mut text = format!("flush chain ip calico {chain}\n");
+        for rule in &body {
+            let rule = rule.replace("dport 10", &format!("dport {}", 10 + salt));
+            text.push_str(&format!("add rule ip calico {chain} {rule}\n"));
+        }
+        theirs.push(timed(&other, "nft", &["-f", "-"], &text)?);
+    }
+    let (ours, theirs) = (median(&mut ours), median(&mut theirs));
+    let what = "policy of 10 rules changed, 10 000 rules present";
+    report.add(what, "nft -f", show(theirs), None, "");
+    report.add(what, "nftables", show(ours), Some((ratio(ours, theirs), "nft -f")), "≤ 0.1 ×");
     Ok(())
+}
+
+fn timed(netns: &Netns, program: &str, arguments: &[&str], input: &str) -> io::Result<Duration> {
+    netns.run(|| {
+        let begin = Instant::now();
+        feed(program, arguments, input)?;
+        Ok(begin.elapsed())
+    })
 }
 
 /// A node with pods, each subject to five policies.
@@ -87,14 +133,7 @@ impl Bare {
             text.push('\n');
         }
         text.push_str("COMMIT\n");
-        let mut took = Duration::ZERO;
-        self.netns.run(|| {
-            let begin = Instant::now();
-            feed(&self.program, &["--noflush"], &text)?;
-            took = begin.elapsed();
-            Ok(())
-        })?;
-        Ok(took)
+        timed(&self.netns, &self.program, &["--noflush"], &text)
     }
 }
 

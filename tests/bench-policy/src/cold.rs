@@ -12,8 +12,11 @@ const PODS: usize = 110;
 const POLICIES: usize = 400;
 
 pub fn measure(rounds: usize, report: &mut Report) -> anyhow::Result<()> {
-    let ways =
-        [(Way::Iptables(Backend::Legacy), "iptables-legacy"), (Way::Iptables(Backend::Nft), "iptables-nft")];
+    let ways = [
+        (Way::Iptables(Backend::Legacy), "iptables-legacy"),
+        (Way::Iptables(Backend::Nft), "iptables-nft"),
+        (Way::Nftables, "nftables"),
+    ];
     for (way, subject) in ways {
         let mut took = Vec::new();
         for _ in 0..rounds {

@@ -59,7 +59,13 @@ fn bulk(rounds: usize, report: &mut Report) -> anyhow::Result<()> {
 
 /// From the datastore's update to the kernel's answer: a pod comes into, or leaves, a set of some hundred.
 fn one(rounds: usize, report: &mut Report) -> anyhow::Result<()> {
-    let mut agent = Agent::new(new_netns()?, Way::Iptables(Backend::Nft))?;
+    one_with(Way::Iptables(Backend::Legacy), "agent, iptables and IP sets", rounds, report)?;
+    one_with(Way::Nftables, "agent, nftables", rounds, report)?;
+    bare(rounds, report)
+}
+
+fn one_with(way: Way, subject: &'static str, rounds: usize, report: &mut Report) -> anyhow::Result<()> {
+    let mut agent = Agent::new(new_netns()?, way)?;
     agent.apply([cluster::namespace(), cluster::policy(0, 2, 1, 0)]);
     agent.add_local(cluster::local(0));
     agent.apply((0..1_000).map(|number| cluster::pod(number, 2)));
@@ -69,13 +75,12 @@ fn one(rounds: usize, report: &mut Report) -> anyhow::Result<()> {
         agent.apply([cluster::pod(1, 2 + round % 2)]);
         took.push(agent.write()?);
     }
-    report.add(
-        "one member of a set of 500, from the update on",
-        "agent",
-        show(median(&mut took)),
-        None,
-        "≤ 5 µs",
-    );
+    let what = "one member of a set of 500, from the update on";
+    report.add(what, subject, show(median(&mut took)), None, "≤ 5 µs");
+    Ok(())
+}
+
+fn bare(rounds: usize, report: &mut Report) -> anyhow::Result<()> {
     let netns = new_netns()?;
     let mut raws = in_netns(&netns, || {
         let mut raw = Raw::open()?;
