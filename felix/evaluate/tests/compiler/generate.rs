@@ -11,20 +11,15 @@ use model::{
 };
 
 use crate::random::Random;
-use crate::world::{NODES, pods_of};
+use crate::world::{LINKS, NODES, pods_of};
 
 const NAMESPACES: [&str; 3] = ["x", "y", "z"];
 const PODS: [&str; 8] = ["x/a", "x/b", "x/c", "y/a", "y/b", "z/a", "z/b", "z/c"];
 const TIERS: [&str; 5] = ["first", "second", "default", "nobody-made-it", "kube-baseline"];
-/// A node's own interfaces and their addresses.
-pub const LINKS: [[(&str, [&str; 2]); 2]; 2] = [
-    [("eth0", ["172.20.0.1", "fd20::1"]), ("eth1", ["172.21.0.1", "fd21::1"])],
-    [("eth0", ["172.20.0.2", "fd20::2"]), ("eth1", ["172.21.0.2", "fd21::2"])],
-];
 const ACCOUNTS: [&str; 2] = ["default", "robot"];
 
 /// The themes that the compiler knows.
-const COMPILED: [&str; 2] = ["staged", "sets"];
+const COMPILED: [&str; 3] = ["staged", "sets", "services"];
 
 /// What a history speaks of beyond pods and their policies; a seed in four has all of it.
 #[derive(Clone, Copy)]

@@ -1,6 +1,7 @@
 //! A cluster of two nodes with fake dataplanes, told the same as the evaluator.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use felix_evaluate::{Packet, Place, Side, State, evaluate};
@@ -10,6 +11,11 @@ use model::{NodeName, Pod, PodKey, Update};
 use crate::node::{Node, interface, local};
 
 pub const NODES: [&str; 2] = ["n1", "n2"];
+/// A node's own interfaces and their addresses.
+pub const LINKS: [[(&str, [&str; 2]); 2]; 2] = [
+    [("eth0", ["172.20.0.1", "fd20::1"]), ("eth1", ["172.21.0.1", "fd21::1"])],
+    [("eth0", ["172.20.0.2", "fd20::2"]), ("eth1", ["172.21.0.2", "fd21::2"])],
+];
 
 pub struct World {
     nodes: BTreeMap<NodeName, Node>,
@@ -21,8 +27,20 @@ pub struct World {
 
 impl World {
     pub fn new() -> Self {
-        let nodes = NODES.map(|name| (NodeName::from(name), Node::in_sync(name)));
-        Self { nodes: nodes.into(), state: State::default(), is_lenient: false }
+        let mut nodes = BTreeMap::new();
+        let mut state = State::default();
+        for (name, links) in NODES.into_iter().zip(LINKS) {
+            let mut node = Node::in_sync(name);
+            let addresses = |texts: [&str; 2]| texts.map(|text| text.parse::<IpAddr>().unwrap());
+            let links: BTreeMap<String, BTreeSet<IpAddr>> =
+                links.into_iter().map(|(link, own)| (link.to_owned(), addresses(own).into())).collect();
+            node.renderer.set_host_links(links.clone());
+            node.nftables.renderer.set_host_links(links.clone());
+            let known = links.into_iter().map(|(link, own)| (link, own.into_iter().collect())).collect();
+            state.set_links(name.into(), known);
+            nodes.insert(name.into(), node);
+        }
+        Self { nodes, state, is_lenient: false }
     }
 
     /// Walks the whole history, and compares after every few updates and at the end; how many packets were

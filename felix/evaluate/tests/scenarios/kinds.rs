@@ -209,7 +209,6 @@ fn d80_a_network_set_of_everything_matches_everything() {
 }
 
 #[test]
-#[ignore = "the compiler does not know it yet"]
 fn d84_a_service_is_the_addresses_and_ports_behind_it() {
     let mut story = Story::begin();
     let service = ObjectKey::new("y", "web");

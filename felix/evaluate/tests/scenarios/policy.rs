@@ -236,7 +236,6 @@ fn d92_a_pod_sends_from_its_own_addresses_alone() {
 }
 
 #[test]
-#[ignore = "the compiler does not know it yet"]
 fn d93_a_pods_own_tunnels_are_dropped_unless_they_are_let() {
     let mut story = Story::begin();
     let ipip = crate::story::packet("x/a", "y/c", Protocol(4), 0);
