@@ -6,9 +6,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use model::{Restriction, Selector};
+use model::{LabelLookup, Restriction, Selector};
 
-use crate::classes::{ClassId, Classes, Label, ORCHESTRATOR};
+use crate::classes::{ClassId, ClassLabels, Classes, Label, ORCHESTRATOR};
 use crate::slab::{IdMap, IdSet, Slab};
 use crate::symbols::{Symbol, Symbols};
 
@@ -30,9 +30,37 @@ pub(crate) struct MatchIndex {
 
 struct Entry {
     selector: Selector,
+    keys: Keys,
     bucket: Bucket,
     holders: u32,
     classes: IdSet<ClassId>,
+}
+
+/// The few keys that a selector asks for, so that no text is looked up for each class.
+struct Keys(Box<[(Arc<str>, Symbol)]>);
+
+impl Keys {
+    fn hold(selector: &Selector, symbols: &mut Symbols) -> Self {
+        let keys = selector.keys().into_iter();
+        Self(keys.map(|key| (key.clone(), symbols.hold(&key))).collect())
+    }
+
+    fn release(self, symbols: &mut Symbols) {
+        self.0.iter().for_each(|(_, symbol)| symbols.release(*symbol));
+    }
+}
+
+/// What one selector sees of one class.
+struct Seen<'a> {
+    keys: &'a Keys,
+    labels: ClassLabels<'a>,
+}
+
+impl LabelLookup for Seen<'_> {
+    fn value(&self, key: &str) -> Option<&str> {
+        let (_, symbol) = self.keys.0.iter().find(|(text, _)| **text == *key)?;
+        self.labels.value(*symbol)
+    }
 }
 
 enum Bucket {
@@ -63,10 +91,12 @@ impl MatchIndex {
         }
         let candidates = candidates(classes);
         self.tried += candidates.len() as u64;
-        let matches = |class: &ClassId| selector.matches(&classes.labels(*class));
+        let keys = Keys::hold(selector, &mut classes.symbols);
+        let labels = |class: ClassId| Seen { keys: &keys, labels: classes.labels(class) };
+        let matches = |class: &ClassId| selector.matches(&labels(*class));
         let matching: IdSet<_> = candidates.into_iter().filter(matches).collect();
         let bucket = self.choose_bucket(selector, &mut classes.symbols);
-        let entry = Entry { selector: selector.clone(), bucket, holders: 1, classes: IdSet::default() };
+        let entry = Entry { selector: selector.clone(), keys, bucket, holders: 1, classes: IdSet::default() };
         let id = SelectorId(self.entries.insert(entry));
         self.ids.insert(selector.clone(), id);
         for class in &matching {
@@ -113,6 +143,7 @@ impl MatchIndex {
             }
             Bucket::Other => self.others.retain(|other| *other != id),
         }
+        entry.keys.release(symbols);
         true
     }
 
@@ -172,7 +203,10 @@ impl MatchIndex {
         let mut tried = 0;
         let mut try_all = |ids: &[SelectorId]| {
             tried += ids.len() as u64;
-            let matches = |id: &&SelectorId| self.entries.get(id.0).selector.matches(&labels);
+            let matches = |id: &&SelectorId| {
+                let Entry { selector, keys, .. } = self.entries.get(id.0);
+                selector.matches(&Seen { keys, labels })
+            };
             matching.extend(ids.iter().filter(matches));
         };
         try_all(&self.others);

@@ -62,6 +62,7 @@ fn initial_sync(calc: &mut Calc, size: Size) {
     let (sets, members) = sets.fold((0, 0), |(sets, members), more| (sets + 1, members + more));
     println!("active: policies {policies}, sets {sets}, members {members}");
     println!("initial sync: {:?} (updates {applying:?}, flush {flushing:?})", applying + flushing);
+    println!("processor, with making the updates up: {:?}", processor_time());
     println!("memory after: {}", memory());
 }
 
@@ -121,6 +122,12 @@ fn changed(size: Size, number: usize, step: usize, random: &mut Random) -> Updat
     };
     pod.labels.insert(key.to_owned(), value);
     Update::Pod(pod.key.clone(), Some(pod))
+}
+
+/// What this process has run so far: no matter who else does.
+fn processor_time() -> Duration {
+    let text = std::fs::read_to_string("/proc/self/schedstat").unwrap_or_default();
+    Duration::from_nanos(text.split_whitespace().next().and_then(|ns| ns.parse().ok()).unwrap_or(0))
 }
 
 /// Resident now and at most so far.
