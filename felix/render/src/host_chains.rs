@@ -124,15 +124,15 @@ impl HostChains<'_> {
         rendered.put(branch.table, chains);
     }
 
-    /// Pods have policy of their own; the host endpoint `*` is not about their interfaces.
+    /// What the node sends to its pods is not policed. Policy before translation, and that of forwarded
+    /// packets, is about what comes from pods, too (`spec/felix.md` §11).
     fn skip_pods(&self, branch: &Branch) -> Vec<PacketRule> {
-        let comment = match branch.way {
-            Way::Host | Way::HostAfterDnat if branch.direction == Direction::Egress => {
-                "Skip egress WHEP policy for traffic to local workload"
-            }
-            Way::PreDnat => "Skip preDNAT policy for traffic from local workload",
-            _ => return Vec::new(),
-        };
+        let is_sent =
+            matches!(branch.way, Way::Host | Way::HostAfterDnat) && branch.direction == Direction::Egress;
+        if !is_sent {
+            return Vec::new();
+        }
+        let comment = "Skip egress WHEP policy for traffic to local workload";
         let skip =
             |prefix: &String| returns(comment).when(via(branch.side(), InterfaceMatch::prefixed(prefix)));
         self.settings.prefixes.iter().map(skip).collect()

@@ -19,7 +19,7 @@ const TIERS: [&str; 5] = ["first", "second", "default", "nobody-made-it", "kube-
 const ACCOUNTS: [&str; 2] = ["default", "robot"];
 
 /// The themes that the compiler knows.
-const COMPILED: [&str; 3] = ["staged", "sets", "services"];
+const COMPILED: [&str; 4] = ["staged", "sets", "services", "hosts"];
 
 /// What a history speaks of beyond pods and their policies; a seed in four has all of it.
 #[derive(Clone, Copy)]

@@ -155,6 +155,16 @@ fn show(update: &Update) -> String {
 fn show_policy(key: &str, policy: &Policy) -> String {
     let mut text =
         format!("policy {key} tier {} order {:?} selects {}", policy.tier, policy.order, policy.selector);
+    for (is_set, flag) in [
+        (policy.do_not_track, "do not track"),
+        (policy.pre_dnat, "pre DNAT"),
+        (policy.apply_on_forward, "apply on forward"),
+        (policy.needed_everywhere, "needed everywhere"),
+    ] {
+        if is_set {
+            write!(text, ", {flag}").unwrap();
+        }
+    }
     for (applies, direction, rules) in [
         (policy.applies_to_ingress, "ingress", &policy.ingress),
         (policy.applies_to_egress, "egress", &policy.egress),

@@ -1,5 +1,6 @@
 //! A cluster of two nodes with fake dataplanes, told the same as the evaluator.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,6 +24,8 @@ pub struct World {
     /// What is allowed may also fall through to the kernel's own policy: host endpoints clear the mark, and
     /// the node may be left to decide.
     is_lenient: bool,
+    /// The rules that the last packet met.
+    met: RefCell<Vec<String>>,
 }
 
 impl World {
@@ -40,7 +43,7 @@ impl World {
             state.set_links(name.into(), known);
             nodes.insert(name.into(), node);
         }
-        Self { nodes, state, is_lenient: false }
+        Self { nodes, state, is_lenient: false, met: RefCell::default() }
     }
 
     /// Walks the whole history, and compares after every few updates and at the end; how many packets were
@@ -104,6 +107,7 @@ impl World {
 
     /// The answer on which both agree.
     pub fn check(&self, packet: &Packet) -> Result<bool, String> {
+        self.met.borrow_mut().clear();
         let Some(compiled) = self.passes(packet) else { return Ok(evaluate(&self.state, packet).allowed) };
         let verdict = evaluate(&self.state, packet);
         if compiled == verdict.allowed {
@@ -112,6 +116,8 @@ impl World {
         let mut text =
             format!("{}\n  the chains say {compiled}, the evaluator {}:", show(packet), verdict.allowed);
         verdict.steps.iter().for_each(|step| text.push_str(&format!("\n    {step}")));
+        text.push_str("\n  rules met:");
+        self.met.borrow().iter().for_each(|step| text.push_str(&format!("\n    {step}")));
         Err(text)
     }
 
@@ -173,7 +179,11 @@ impl World {
             |link: &Option<std::sync::Arc<str>>| link.as_ref().is_some_and(|l| l.starts_with("cali"));
         let has_pod = is_of_pod(&packet.from) || is_of_pod(&packet.to);
         let node = &self.nodes[node];
-        let verdict = walk(&node.dataplane, packet).verdict;
+        let outcome = walk(&node.dataplane, packet);
+        let verdict = outcome.verdict;
+        let steps = outcome.steps.iter();
+        let steps = steps.map(|step| format!("{} {} rule {}", step.table.name(), step.chain, step.rule));
+        self.met.borrow_mut().extend(steps.chain([format!("{verdict:?}")]));
         assert_eq!(node.nftables.walk(packet).verdict, verdict, "nftables on {packet:?}");
         match verdict {
             Verdict::Accept => true,
