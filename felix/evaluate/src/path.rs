@@ -199,6 +199,9 @@ impl Walk<'_> {
         let endpoint = Endpoint::Pod(key.clone());
         let known = self.state.pods.get(key).filter(|pod| !pod.host_network);
         let known = known.filter(|pod| self.state.namespaces.contains_key(&*pod.key.namespace));
+        // Who asks to send from any address could be anybody; without the setting it gets nothing at all.
+        let may_spoof = self.state.configuration.workload_source_spoofing;
+        let known = known.filter(|pod| may_spoof || !pod.annotations.contains_key(ALLOWED_SOURCES));
         let Some(pod) = known else {
             self.note(endpoint, direction, Cause::Closed, Action::Deny);
             return false;

@@ -6,6 +6,7 @@
 #[path = "../../../render/tests/policy/dataplane.rs"]
 #[allow(dead_code, reason = "shared with the renderer's own tests")]
 mod dataplane;
+mod hosts;
 mod kinds;
 #[path = "../../../render/tests/policy/nftables.rs"]
 mod nftables;

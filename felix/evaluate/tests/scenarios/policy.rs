@@ -236,6 +236,41 @@ fn d92_a_pod_sends_from_its_own_addresses_alone() {
 }
 
 #[test]
+fn d92_prefixes_that_a_pod_may_send_from_need_the_setting() {
+    let mut story = Story::begin();
+    let mut router = pod("x/a");
+    let prefixes = r#"["192.0.2.0/24"]"#.to_owned();
+    router.annotations.insert("cni.projectcalico.org/allowedSourcePrefixes".to_owned(), prefixes);
+    let mut spoofed = tcp("x/a", "y/c", 80);
+    spoofed.from.address = "192.0.2.1".parse().unwrap();
+
+    story.configuration(|configuration| configuration.workload_source_spoofing = true);
+    story.tell(update(router)).allows(std::slice::from_ref(&spoofed));
+    spoofed.from.address = "192.0.3.1".parse().unwrap();
+    story.drops(&[spoofed]);
+
+    // Whoever asks for it without the setting is closed.
+    story.configuration(|_| {}).drops(&[tcp("x/a", "y/c", 80), tcp("y/c", "x/a", 80)]);
+}
+
+#[test]
+fn f135_forwarded_packets_to_addresses_of_services_that_nobody_translates_are_dropped() {
+    let mut story = Story::begin();
+    let mut bgp = model::BgpConfiguration::default();
+    bgp.services.cluster_ips = nets(&["10.96.0.0/17"]);
+    bgp.services.load_balancer_ips = nets(&["203.0.113.0/24"]);
+    story.tell(Update::BgpConfiguration(Some(Box::new(bgp))));
+
+    story.drops(&[tcp("x/a", "10.96.0.99", 80), tcp("x/a", "203.0.113.9", 80)]);
+    story.allows(&[tcp("x/a", "10.96.128.1", 80), tcp("x/a", OUTSIDE, 80)]);
+
+    story.configuration(|configuration| {
+        configuration.service_loop_prevention = model::ServiceLoopPrevention::Disabled;
+    });
+    story.allows(&[tcp("x/a", "10.96.0.99", 80)]);
+}
+
+#[test]
 fn d93_a_pods_own_tunnels_are_dropped_unless_they_are_let() {
     let mut story = Story::begin();
     let ipip = crate::story::packet("x/a", "y/c", Protocol(4), 0);
