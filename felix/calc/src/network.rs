@@ -45,10 +45,16 @@ impl Network {
 
     pub(crate) fn set_node(&mut self, name: NodeName, node: Option<Node>) {
         if name == self.node {
-            self.tunnel = node.as_ref().and_then(|node| node.ipip_tunnel_address);
+            let tunnel = node.as_ref().and_then(|node| node.ipip_tunnel_address);
+            self.dirty |= std::mem::replace(&mut self.tunnel, tunnel) != tunnel;
         }
-        match node {
-            Some(node) => _ = self.hosts.insert(name, addresses(&node)),
+        let new = node.as_ref().map(addresses);
+        // Nodes say often how they are, and seldom something new about where they are.
+        if self.hosts.get(&name) == new.as_ref() {
+            return;
+        }
+        match new {
+            Some(addresses) => _ = self.hosts.insert(name, addresses),
             None => _ = self.hosts.remove(&name),
         }
         self.dirty = true;

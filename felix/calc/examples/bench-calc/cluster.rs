@@ -3,8 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use model::{
-    Action, EndpointPort, EntityRule, Labels, LocalEndpoint, NodeName, Pod, PodKey, Policy, PolicyKey,
-    PolicyKind, PortMatch, PortRange, Protocol, Rule, Selector, Tier, Update,
+    Action, Cidr, EndpointPort, EntityRule, HostEndpoint, HostEndpointInterface, Labels, LocalEndpoint,
+    NetworkSet, NetworkSetKey, NodeName, Pod, PodKey, Policy, PolicyKey, PolicyKind, PortMatch, PortRange,
+    Protocol, Rule, Selector, Tier, Update,
 };
 
 /// How large.
@@ -14,6 +15,7 @@ pub struct Size {
     pub policies: usize,
     pub namespaces: usize,
     pub local_pods: usize,
+    pub hosts: usize,
 }
 
 /// SplitMix64.
@@ -139,6 +141,30 @@ impl Size {
             let labels = [("role".to_owned(), format!("role-{account}"))].into();
             Update::ServiceAccount(namespace_name(namespace), format!("account-{account}"), Some(labels))
         })
+    }
+
+    /// One host endpoint a node, and network sets of fifty prefixes.
+    pub fn hosts_and_sets(&self) -> impl Iterator<Item = Update> {
+        let hosts = (0..self.hosts).map(|number| {
+            let host = HostEndpoint {
+                name: format!("node-{number}-auto").into(),
+                node: NodeName::from(&*format!("node-{number}")),
+                interface: Some(HostEndpointInterface::All),
+                expected_ips: vec![Ipv4Addr::from(0xac10_0000 + number as u32).into()],
+                labels: [("zone".to_owned(), format!("zone-{}", number % 3))].into(),
+                profiles: vec!["projectcalico-default-allow".into()],
+                ports: Vec::new(),
+            };
+            Update::HostEndpoint(host.name.clone(), Some(Box::new(host)))
+        });
+        let sets = (0..self.hosts / 5).map(|number| {
+            let net = |n: u32| Ipv4Addr::from(0xc000_0000 + ((number as u32 * 50 + n) << 8)).into();
+            let nets = (0..50).filter_map(|n| Cidr::truncated(net(n), 24)).collect();
+            let labels = [("tier".to_owned(), TIERS[number % TIERS.len()].to_owned())].into();
+            let key = NetworkSetKey::new(None, &format!("partner-{number}"));
+            Update::NetworkSet(key, Some(NetworkSet { labels, nets }))
+        });
+        hosts.chain(sets)
     }
 
     pub fn tiers(&self) -> impl Iterator<Item = Update> {

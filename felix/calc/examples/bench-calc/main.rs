@@ -19,8 +19,10 @@ fn main() {
         policies: arguments.get(1).copied().unwrap_or(5_000),
         namespaces: 500,
         local_pods: 110,
+        hosts: 1000,
     };
-    println!("pods {}, policies {}, namespaces {}", size.pods, size.policies, size.namespaces);
+    let Size { pods, policies, namespaces, hosts, .. } = size;
+    println!("pods {pods}, host endpoints {hosts}, policies {policies}, namespaces {namespaces}");
     let mut calc = Calc::new(NodeName::from("node-1"));
     initial_sync(&mut calc, size);
     change_labels(&mut calc, size, "label change of any pod", 20_000, |random| random.below(size.pods));
@@ -44,7 +46,8 @@ fn initial_sync(calc: &mut Calc, size: Size) {
     for pod in 0..size.pods {
         apply(calc, Update::Pod(size.pod_key(pod), Some(size.pod(pod))));
     }
-    println!("memory with pods: {}", memory());
+    size.hosts_and_sets().for_each(|update| apply(calc, update));
+    println!("memory with endpoints: {}", memory());
     (0..size.policies).for_each(|number| apply(calc, size.policy(number)));
     for number in 0..size.local_pods {
         let endpoint = size.local_endpoint(size.local_pod(number));

@@ -128,6 +128,10 @@ fn with_pod(mut state: State, name: &str, random: &mut Random) -> State {
     if random.below(6) == 0 {
         pod.addresses.push("fd00::2".parse().unwrap());
     }
+    if random.below(6) == 0 {
+        let floating = ("cni.projectcalico.org/floatingIPs".to_owned(), "[\"192.0.2.7\"]".to_owned());
+        pod.annotations.extend([floating]);
+    }
     if random.below(4) > 0 {
         state = state.with(stored(&pod));
     }
