@@ -83,7 +83,7 @@ fn ours() -> anyhow::Result<[[f64; 2]; 2]> {
     let route = bgp::Route {
         source: RouteSource::Peer(IpAddr::V4(GATEWAY).into()),
         attributes: PathAttributes::new(NextHop::from(IpAddr::V4(GATEWAY))).into(),
-        next_hops: vec![IpAddr::V4(GATEWAY)],
+        next_hops: vec![IpAddr::V4(GATEWAY).into()],
         external: false,
         stale: false,
     };

@@ -1,18 +1,18 @@
 //! The loop of the process. Owns the order in which the parts get their turn; decides nothing itself.
 
-use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use bgp::{Change, Config, Event, Speaker, Start};
+use bgp::{Change, Config, Event, PeerKey, Speaker, Start};
 use bgp_api::{
     BirdSocket, Console, ControlSocket, EventLog, Health, KernelRoutes, Metrics, Owner, Readiness, Recording,
     Subject, control_socket,
 };
 use bgp_packet::Family;
-use bgp_transport::Driver;
+use bgp_transport::{Driver, RouterDiscovery};
 use bird_lite::cluster::Cluster;
 use bird_lite::origin::Origins;
 use bird_lite::peer_events::PeerEvents;
@@ -28,6 +28,8 @@ use crate::reporter;
 
 /// Updates that are taken in before they are acted upon.
 const UPDATE_BATCH: usize = 1024;
+/// When a speaker that could not be started is tried again.
+const START_RETRY: Duration = Duration::from_secs(2);
 /// How often a port that another process holds is tried again.
 const LISTEN_RETRY: Duration = Duration::from_secs(2);
 
@@ -43,6 +45,8 @@ pub(crate) struct Settings {
     pub(crate) socket: PathBuf,
     /// File to record into from the speaker's start.
     pub(crate) record: Option<PathBuf>,
+    /// `CALICO_ADVERTISE_CLUSTER_IPS`.
+    pub(crate) advertise_cluster_ips: Option<String>,
     pub(crate) bird_socket: PathBuf,
     pub(crate) health_listen: SocketAddr,
 }
@@ -64,7 +68,9 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     let (dataplane, mut kernel_events) = Dataplane::open().context("read the kernel's routes")?;
     let datastore =
         Datastore::connect(settings.kubeconfig.as_deref()).await.context("connect to the cluster")?;
-    let mut updates = datastore.watch(Interest::speaker(settings.node_name.clone()));
+    let ranges = settings.advertise_cluster_ips.map(|text| ("CALICO_ADVERTISE_CLUSTER_IPS".to_owned(), text));
+    let interest = Interest::speaker(settings.node_name.clone(), ranges.into_iter().collect());
+    let mut updates = datastore.watch(interest);
     let (wanted_secrets, asked) = watch::channel(BTreeSet::new());
     let mut secrets = datastore.watch_secrets(&settings.namespace, asked);
     let events = reporter::events(datastore.clone(), settings.node_name.clone());
@@ -80,6 +86,9 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
         cluster: Cluster::new(settings.node_name).with_namespace(settings.namespace),
         dataplane,
         driver: None,
+        start_retry: None,
+        discovery: None,
+        links: BTreeSet::new(),
         planner: Planner::new(settings.router_id),
         log_level: settings.log_level,
         origins: Origins::default(),
@@ -96,9 +105,13 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     loop {
         let deadline = app.deadline();
         tokio::select! {
-            update = updates.recv() => app.updates(update, &mut updates),
+            update = updates.recv() => match update {
+                Some(update) => app.updates(update, &mut updates),
+                None => anyhow::bail!("the watch of the cluster has ended"),
+            },
             Some(secret) = secrets.recv() => app.secret(secret),
             () = turn(&mut app.driver) => {}
+            () = changed(&mut app.discovery) => app.heard_routers(),
             Some(events) = kernel_events.recv() => app.dataplane.events(&app.cluster, events, now()),
             call = calls.next() => app.call(call),
             () = sleep_until(deadline) => {}
@@ -131,6 +144,13 @@ async fn turn(driver: &mut Option<Driver>) {
     }
 }
 
+async fn changed(discovery: &mut Option<RouterDiscovery>) {
+    match discovery {
+        Some(discovery) => discovery.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
 async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -156,6 +176,12 @@ struct App {
     dataplane: Dataplane,
     /// `None` until the cluster and this node's address are known.
     driver: Option<Driver>,
+    /// When a start that failed is tried again.
+    start_retry: Option<Instant>,
+    /// Hears routers while some peering needs it.
+    discovery: Option<RouterDiscovery>,
+    /// Links on which routers are to be heard.
+    links: BTreeSet<String>,
     planner: Planner,
     log_level: LogLevel,
     origins: Origins,
@@ -172,8 +198,8 @@ struct App {
 }
 
 impl App {
-    fn updates(&mut self, first: Option<Update>, rest: &mut mpsc::Receiver<Update>) {
-        let mut next = first;
+    fn updates(&mut self, first: Update, rest: &mut mpsc::Receiver<Update>) {
+        let mut next = Some(first);
         for _ in 0..UPDATE_BATCH {
             let Some(update) = next else { break };
             self.cluster.apply(update);
@@ -227,16 +253,20 @@ impl App {
 
     /// Brings the speaker's configuration to what the cluster says; starts the speaker once there is one.
     fn replan(&mut self, now: Instant) {
-        let Some(Plan { config, secrets, gateways, problems }) = self.planner.plan(&self.cluster) else {
+        let Some(plan) = self.planner.plan(&self.cluster) else {
             if self.driver.is_none() {
                 tracing::warn!(node = %self.cluster.node_name, "waiting for the Node and its address");
             }
             return;
         };
+        let Plan { config, secrets, gateways, links, pod_links, problems } = plan;
         problems.iter().filter(|p| !self.plan_problems.contains(p)).for_each(|p| tracing::warn!("{p}"));
         self.plan_problems = problems;
         self.want_secrets(secrets);
         self.cluster.set_gateways(gateways);
+        self.dataplane.set_peering(pod_links, self.cluster.configuration.local_workload_peering().collect());
+        self.links = links;
+        self.discover(now);
         match &mut self.driver {
             Some(driver) => {
                 for change in driver.speaker_mut().reconfigure(config, now) {
@@ -266,8 +296,52 @@ impl App {
         }
         match Driver::new(speaker) {
             Ok(driver) => self.driver = Some(driver),
-            Err(error) => tracing::error!(%error, "cannot start the speaker"),
+            Err(error) => {
+                tracing::error!(%error, "cannot start the speaker");
+                self.start_retry = Some(now + START_RETRY);
+            }
         }
+    }
+
+    /// Listens for routers on the links that peerings name and that are there.
+    fn discover(&mut self, now: Instant) {
+        if self.links.is_empty() {
+            self.discovery = None;
+            return self.cluster.set_routers(BTreeMap::new());
+        }
+        if self.discovery.is_none() {
+            match RouterDiscovery::new() {
+                Ok(discovery) => self.discovery = Some(discovery),
+                Err(error) => return tracing::error!(%error, "cannot hear routers on links"),
+            }
+        }
+        let Some(discovery) = &mut self.discovery else { return };
+        let indexes = self.dataplane.link_indexes();
+        discovery.set_links(self.links.iter().filter_map(|name| indexes.get(name).copied()), now);
+    }
+
+    /// Takes over which routers were heard.
+    fn heard_routers(&mut self) {
+        let Some(discovery) = &self.discovery else { return };
+        let routers = discovery.routers();
+        let indexes = self.dataplane.link_indexes().into_iter();
+        let known = indexes
+            .filter_map(|(name, index)| Some((name, PeerKey::new(IpAddr::V6(*routers.get(&index)?), index))));
+        self.cluster.set_routers(known.filter(|(name, _)| self.links.contains(name)).collect());
+        self.reconcile();
+    }
+
+    /// Tries again what failed for lack of a descriptor.
+    fn start_again(&mut self, now: Instant) {
+        self.replan(now);
+        let Some(driver) = &mut self.driver else { return };
+        for (prefix, origin) in self.origins.update(&self.cluster, &BTreeSet::new(), true) {
+            if let Some(origin) = origin {
+                driver.speaker_mut().originate(prefix, origin);
+            }
+        }
+        self.dataplane.decide_all(&self.cluster);
+        self.listen(now);
     }
 
     /// Secrets that no session refers to are forgotten and no longer read.
@@ -299,7 +373,7 @@ impl App {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        [self.dataplane.deadline(), self.listen_retry, self.peer_events.deadline()]
+        [self.dataplane.deadline(), self.listen_retry, self.start_retry, self.peer_events.deadline()]
             .into_iter()
             .flatten()
             .min()
@@ -310,6 +384,10 @@ impl App {
         let now = now();
         if self.listen_retry.is_some_and(|at| at <= now) {
             self.listen(now);
+        }
+        if self.start_retry.is_some_and(|at| at <= now) {
+            self.start_retry = None;
+            self.start_again(now);
         }
         if let Some(driver) = &mut self.driver {
             self.dataplane.answer(driver.speaker_mut());
@@ -329,6 +407,9 @@ impl App {
                 let _ = self.events.try_send(event);
             }
             self.dataplane.work(&self.cluster, now);
+            if self.dataplane.take_links_changed() {
+                self.discover(now);
+            }
             if self.unwritten_since.is_some() && self.dataplane.pending().is_empty() {
                 let took = self.unwritten_since.take().map(|since| since.elapsed());
                 took.into_iter().for_each(|took| self.metrics.observe_update_to_kernel(took));

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
+use bgp::PeerKey;
 use bgp_packet::Prefix;
 use model::{
     AffinityState, AllocationAttributes, BgpConfiguration, BgpFilter, BgpPeer, Block, BlockAffinity, Cidr,
-    IpPool, Node, NodeName, PodKey, Secret, Update, host_interface_name,
+    IpPool, Node, NodeName, Pod, PodKey, Secret, Update, host_interface_name,
 };
 
 use crate::convert::prefix;
@@ -31,6 +32,10 @@ pub struct Cluster {
     pub configuration: BgpConfiguration,
     pub peers: BTreeMap<String, BgpPeer>,
     pub filters: BTreeMap<String, BgpFilter>,
+    /// Pods of this node that have an address of their own; known only while some of them may be peers.
+    pub pods: BTreeMap<PodKey, Pod>,
+    /// Routers at the other end of links, by the links' names.
+    pub routers: BTreeMap<String, PeerKey>,
     /// Namespace of the Secrets that peerings refer to.
     pub namespace: String,
     /// Secrets that were asked for, by name.
@@ -83,6 +88,8 @@ impl Cluster {
             configuration: BgpConfiguration::default(),
             peers: BTreeMap::new(),
             filters: BTreeMap::new(),
+            pods: BTreeMap::new(),
+            routers: BTreeMap::new(),
             namespace: "kube-system".to_owned(),
             secrets: BTreeMap::new(),
             gateways: BTreeMap::new(),
@@ -126,6 +133,11 @@ impl Cluster {
             Update::BgpFilter(name, filter) => {
                 self.changes.peers |= set(&mut self.filters, name, filter.map(|filter| *filter));
             }
+            Update::Pod(key, pod) => {
+                let own = |pod: &Pod| pod.node.as_ref() == Some(&self.node_name) && !pod.host_network;
+                let pod = pod.filter(|pod| own(pod) && !pod.addresses.is_empty());
+                self.changes.peers |= set(&mut self.pods, key, pod);
+            }
             Update::Secret(name, secret) => self.changes.peers |= set(&mut self.secrets, name, secret),
             Update::Service(key, service) => self.services.set_service(key, service),
             Update::EndpointSlice(key, slice) => self.services.set_slice(key, slice),
@@ -146,6 +158,12 @@ impl Cluster {
             self.gateways = gateways;
             self.changes.all_routes = true;
         }
+    }
+
+    /// Takes over which router is at the other end of each link.
+    pub fn set_routers(&mut self, routers: BTreeMap<String, PeerKey>) {
+        self.changes.peers |= self.routers != routers;
+        self.routers = routers;
     }
 
     fn set_node(&mut self, name: NodeName, node: Option<Node>) {
@@ -184,7 +202,10 @@ impl Cluster {
         let port = self.configuration.listen_port;
         let own = self.node().filter(|_| self.configuration.listen_on_node_addresses);
         let addresses: Vec<IpAddr> = match own {
-            Some(node) => [node.ipv4, node.ipv6].into_iter().flatten().map(|a| a.address).collect(),
+            Some(node) => {
+                let own = [node.ipv4, node.ipv6].into_iter().flatten().map(|a| a.address);
+                own.chain(self.configuration.local_workload_peering()).collect()
+            }
             None => vec![IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)],
         };
         addresses.into_iter().map(|address| SocketAddr::new(address, port)).collect()
@@ -236,16 +257,19 @@ pub struct OwnAddress {
 fn interface(attributes: &AllocationAttributes) -> Option<Arc<str>> {
     let text = |key: &str| attributes.secondary.get(key).map(String::as_str);
     match (text("namespace"), text("pod"), text("type")) {
-        (Some(namespace), Some(pod), _) => {
-            Some(host_interface_name(POD_INTERFACES, &PodKey::new(namespace, pod)).into())
-        }
+        (Some(namespace), Some(pod), _) => Some(pod_interface(&PodKey::new(namespace, pod)).into()),
         (_, _, Some("ipipTunnelAddress")) => Some("tunl0".into()),
         _ => None,
     }
 }
 
+/// The host side of a pod's interface.
+pub(crate) fn pod_interface(pod: &PodKey) -> String {
+    host_interface_name(POD_INTERFACES, pod)
+}
+
 /// How names of the host side of pods' interfaces begin.
-const POD_INTERFACES: &str = "cali";
+pub const POD_INTERFACES: &str = "cali";
 
 /// Addresses of this node's endpoints.
 #[derive(Clone, Debug, Default)]

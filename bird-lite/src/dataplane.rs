@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bgp::{NextHopInterest, Speaker};
 use bgp_packet::Prefix;
-use bird_lite::cluster::Cluster;
+use bird_lite::cluster::{Cluster, POD_INTERFACES};
 use bird_lite::fib::{Fib, Resolved, Unclear};
 use bird_lite::kernel_routes::{Context, TUNNEL, WIREGUARD};
 use bird_lite::next_hops::NextHops;
@@ -19,6 +19,7 @@ use model::Cidr;
 use tokio::sync::mpsc;
 
 use crate::monitor;
+use crate::peering_addresses::PeeringAddresses;
 
 /// Disturbances that come together are looked at once; who deletes our routes again and again costs no more.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -35,6 +36,9 @@ pub(crate) struct Dataplane {
     /// Next hops that the speaker asks about, and answers that it has not had.
     next_hops: NextHops,
     answers: Vec<IpAddr>,
+    peering: PeeringAddresses,
+    /// Links came, went or changed their state since that was asked.
+    links_changed: bool,
     tunnel_up: bool,
     wireguard_up: bool,
     /// What somebody did to our routes, to be put right at `repair_at`.
@@ -59,6 +63,8 @@ impl Dataplane {
             fib: Fib::default(),
             next_hops: NextHops::default(),
             answers: Vec::new(),
+            peering: PeeringAddresses::default(),
+            links_changed: false,
             tunnel_up: false,
             wireguard_up: false,
             disturbed: BTreeMap::new(),
@@ -79,9 +85,13 @@ impl Dataplane {
 
     /// Reads the node's own routes and the state of the tunnels. Gives back whether a tunnel has changed.
     fn survey(&mut self) -> io::Result<bool> {
-        let gateways = self.fib.take_gateways();
+        let (gateways, links) = (self.fib.take_gateways(), self.fib.take_links());
         self.fib = Fib::new(self.rtnl.all_routes()?);
         self.fib.set_gateways(gateways);
+        let up = self.rtnl.links()?.into_iter().filter(|link| link.up);
+        let up = up.map(|link| (link.index, link.name)).collect();
+        self.links_changed |= links != up;
+        self.fib.set_links(up);
         let mut is_up = |name| Ok::<_, io::Error>(self.rtnl.link_by_name(name)?.is_some_and(|link| link.up));
         let up = (is_up(TUNNEL)?, is_up(WIREGUARD)?);
         let was_up = (self.tunnel_up, self.wireguard_up);
@@ -101,11 +111,14 @@ impl Dataplane {
                     let changed = self.fib.remove(key);
                     self.fib_changed(cluster, key, changed, now);
                 }
-                RouteEvent::Link { name, up } if name.starts_with("cali") => {
+                RouteEvent::Link { name, up } if name.starts_with(POD_INTERFACES) => {
+                    self.peering.link_changed(&name);
                     self.pod_link(cluster, &name, up)
                 }
                 // Addresses of a pod's link come with routes of their own, and go with the link.
-                RouteEvent::Address { name } if name.starts_with("cali") => {}
+                RouteEvent::Address { name } if name.starts_with(POD_INTERFACES) => {
+                    self.peering.link_changed(&name);
+                }
                 RouteEvent::Link { .. } | RouteEvent::Address { .. } | RouteEvent::Overrun => {
                     self.read_again(now);
                 }
@@ -114,6 +127,7 @@ impl Dataplane {
     }
 
     fn read_again(&mut self, now: Instant) {
+        self.peering.look_again();
         self.resync_at.get_or_insert(now + SETTLE);
         self.survey_at.get_or_insert(now + SETTLE);
     }
@@ -240,6 +254,21 @@ impl Dataplane {
         self.table.decide_some(context, prefixes);
     }
 
+    /// Sets which links of pods have which addresses of ours.
+    pub(crate) fn set_peering(&mut self, links: BTreeSet<String>, addresses: Vec<IpAddr>) {
+        self.peering.set(links, addresses);
+    }
+
+    /// Whether other links are up than when this was asked last.
+    pub(crate) fn take_links_changed(&mut self) -> bool {
+        std::mem::take(&mut self.links_changed)
+    }
+
+    /// Indexes of links that are up, by their names.
+    pub(crate) fn link_indexes(&self) -> BTreeMap<String, u32> {
+        self.fib.link_indexes().map(|(name, index)| (name.to_owned(), index)).collect()
+    }
+
     /// From now on unwanted routes go: the peers have said what they have.
     pub(crate) fn allow_sweep(&mut self) {
         self.sweep = true;
@@ -271,6 +300,7 @@ impl Dataplane {
                 self.resync_at = Some(now + RETRY);
             }
         }
+        self.peering.work(&mut self.rtnl);
         let applied = self.table.apply(self.sweep, now);
         self.synced = true;
         if applied.written + applied.deleted > 0 {

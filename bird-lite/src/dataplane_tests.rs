@@ -57,7 +57,7 @@ fn learned(next_hop: &str) -> bgp::Route {
     bgp::Route {
         source: RouteSource::Peer(next_hop.into()),
         attributes: PathAttributes::new(NextHop::from(next_hop)).into(),
-        next_hops: vec![next_hop],
+        next_hops: vec![next_hop.into()],
         external: false,
         stale: false,
     }

@@ -13,6 +13,8 @@ pub struct Fib {
     v6: Lengths,
     /// Peers that are reached through a gateway whatever the routes say.
     gateways: BTreeMap<IpAddr, IpAddr>,
+    /// Names of links that are up, by index.
+    links: BTreeMap<u32, String>,
 }
 
 /// Destinations by their length.
@@ -71,6 +73,26 @@ impl Fib {
     /// Is any peer reached through a gateway of its own?
     pub fn has_gateways(&self) -> bool {
         !self.gateways.is_empty()
+    }
+
+    /// Sets which links are up, by index.
+    pub fn set_links(&mut self, links: BTreeMap<u32, String>) {
+        self.links = links;
+    }
+
+    /// Takes the links out, for another copy.
+    pub fn take_links(&mut self) -> BTreeMap<u32, String> {
+        std::mem::take(&mut self.links)
+    }
+
+    /// Indexes of links by their names.
+    pub fn link_indexes(&self) -> impl Iterator<Item = (&str, u32)> {
+        self.links.iter().map(|(index, name)| (name.as_str(), *index))
+    }
+
+    /// The link of an index, when it is up.
+    pub fn link(&self, index: u32) -> Option<&str> {
+        self.links.get(&index).map(String::as_str)
     }
 
     /// Somebody made a route. Gives back whether the copy has changed.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use bgp::RouteSource;
+use bgp::{PeerKey, RouteSource};
 use bgp_packet::Prefix;
 use kernel::{NextHop, PROTO_BIRD, Route, RouteKey, RouteKind};
 use model::{Cidr, EncapMode, IpPool, Node};
@@ -64,7 +64,11 @@ impl Context<'_> {
         let mut hops = Vec::new();
         let mut why = String::new();
         for next_hop in &route.next_hops {
-            match self.hop(*next_hop, pool) {
+            let hop = match next_hop.is_link_local() {
+                true => self.hop_on_link(*next_hop).map(Some),
+                false => self.hop(next_hop.address(), pool),
+            };
+            match hop {
                 Ok(Some(hop)) => hops.push(hop),
                 Ok(None) => return Verdict::Skip,
                 Err(reason) => why = reason,
@@ -80,9 +84,17 @@ impl Context<'_> {
         Verdict::Install(RouteKey::new(destination, metric(route, normal)), ours(route_kind))
     }
 
+    /// A neighbour by its link-local address: no route leads there, it is behind the link of its session.
+    fn hop_on_link(&self, next_hop: PeerKey) -> Result<NextHop, String> {
+        let interface = self.fib.link(next_hop.scope()).map(str::to_owned);
+        let interface = interface.ok_or_else(|| format!("the link of next hop {next_hop} is down"))?;
+        Ok(NextHop { gateway: Some(next_hop.address()), interface: Some(interface), onlink: false })
+    }
+
     /// One way out; `None` when the pool's routes are not ours to program.
     fn hop(&self, next_hop: IpAddr, pool: Option<&IpPool>) -> Result<Option<NextHop>, String> {
         let way = match pool {
+            Some(_) if self.is_pod(next_hop) => Way::Lan,
             Some(pool) => self.way(pool, next_hop),
             None => Way::Lan,
         };
@@ -105,6 +117,11 @@ impl Context<'_> {
                 None => Err(format!("no route to next hop {next_hop}: check the node's routing table")),
             },
         }
+    }
+
+    /// Is it a pod of this node, which announces what is behind it?
+    fn is_pod(&self, next_hop: IpAddr) -> bool {
+        self.cluster.own_address(next_hop).is_some()
     }
 
     /// The encapsulation of a route: a function of the pool's mode, the own subnet and the next hop.

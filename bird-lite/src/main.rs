@@ -5,6 +5,7 @@ mod app;
 mod dataplane;
 mod log_level;
 mod monitor;
+mod peering_addresses;
 mod reporter;
 
 use std::net::SocketAddr;
@@ -46,6 +47,9 @@ struct Arguments {
     /// Record all that the speaker is told into this new file; `ocicat bgp replay` plays it again
     #[arg(long)]
     record: Option<PathBuf>,
+    /// Ranges of cluster IPs to announce, with commas between them; wins over serviceClusterIPs of BGPConfiguration
+    #[arg(long, env = "CALICO_ADVERTISE_CLUSTER_IPS")]
+    advertise_cluster_ips: Option<String>,
     /// error, warn, info, debug or trace
     #[arg(long, default_value = "info")]
     log_level: LevelFilter,
@@ -65,6 +69,7 @@ fn main() -> anyhow::Result<()> {
         bird_socket: arguments.bird_socket.unwrap_or_else(|| arguments.socket.with_file_name("bird.ctl")),
         socket: arguments.socket,
         record: arguments.record,
+        advertise_cluster_ips: arguments.advertise_cluster_ips.filter(|ranges| !ranges.trim().is_empty()),
         health_listen: arguments.health_listen,
     }))?;
     // Sockets close without a Cease, and routes stay: peers and kernel carry on until we are back.

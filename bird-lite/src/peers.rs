@@ -5,12 +5,12 @@ use std::net::{AddrParseError, IpAddr, Ipv4Addr};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use bgp::{Config, NextHopMode, PeerConfig, PeerKey, PeerKind, Policy};
-use bgp_packet::Family;
-use model::{BgpPeer, Node, NodeName, PeerSelection, PeerTarget, SecretKey};
+use bgp::{BfdConfig, Config, NextHopMode, PeerConfig, PeerKey, PeerKind, Policy};
+use bgp_packet::{Family, Role};
+use model::{BgpPeer, BgpRole, Labels, Node, NodeName, PeerSelection, PeerTarget, Pod, SecretKey, Selector};
 use sha2::{Digest, Sha256};
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, pod_interface};
 use crate::export::{export_policy, import_policy};
 use crate::origin::normal_preference;
 use crate::passwords::password;
@@ -29,6 +29,10 @@ pub struct Plan {
     pub secrets: BTreeSet<String>,
     /// Peers that are reached through a gateway.
     pub gateways: BTreeMap<IpAddr, IpAddr>,
+    /// Links at whose other end a router is to be found.
+    pub links: BTreeSet<String>,
+    /// Host sides of the interfaces of pods that are peers: they have our peering addresses.
+    pub pod_links: BTreeSet<String>,
     /// What an operator asked for and does not get, in words.
     pub problems: Vec<String>,
 }
@@ -90,7 +94,8 @@ impl Planner {
         config.default_local_pref = normal_preference(cluster, Family::Ipv4);
         config.next_hop_v4 = v4.and_then(|a| if let IpAddr::V4(a) = a { Some(a) } else { None });
         config.next_hop_v6 = v6.and_then(|a| if let IpAddr::V6(a) = a { Some(a) } else { None });
-        config.max_paths = 64;
+        config.max_paths = cluster.configuration.maximum_paths;
+        config.ebgp_requires_policy = cluster.configuration.ebgp_requires_policy;
         let mut builder = Builder {
             cluster,
             node,
@@ -100,15 +105,17 @@ impl Planner {
             peers: BTreeMap::new(),
             secrets: BTreeSet::new(),
             gateways: BTreeMap::new(),
+            links: BTreeSet::new(),
+            pod_links: BTreeSet::new(),
             problems: Vec::new(),
         };
         builder.add_peers();
         // A node that is still there keeps its session until its routes come another way.
         config.retire = builder.other_addresses().map(PeerKey::from).collect();
-        let Builder { policies, peers, secrets, gateways, problems, .. } = builder;
+        let Builder { policies, peers, secrets, gateways, links, pod_links, problems, .. } = builder;
         config.peers = peers.into_iter().map(|(key, found)| (key, found.config)).collect();
         self.policies = policies;
-        Some(Plan { config, secrets, gateways, problems })
+        Some(Plan { config, secrets, gateways, links, pod_links, problems })
     }
 }
 
@@ -156,7 +163,7 @@ struct Found {
 
 /// What a session has beside its address.
 struct Wanted<'a> {
-    remote: IpAddr,
+    remote: PeerKey,
     asn: u32,
     port: u16,
     /// The node at the other end.
@@ -177,6 +184,8 @@ struct Builder<'a> {
     peers: BTreeMap<PeerKey, Found>,
     secrets: BTreeSet<String>,
     gateways: BTreeMap<IpAddr, IpAddr>,
+    links: BTreeSet<String>,
+    pod_links: BTreeSet<String>,
     problems: Vec<String>,
 }
 
@@ -228,7 +237,7 @@ impl<'a> Builder<'a> {
             let shown = peer.filter(|_| reverse).and_then(|peer| peer.local_as_number);
             let asn = shown.unwrap_or(asn(self.cluster, other));
             let port = self.cluster.configuration.listen_port_of(&other.name);
-            self.add(Wanted { remote, asn, port, other: Some(other), peer, reverse });
+            self.add(Wanted { remote: remote.into(), asn, port, other: Some(other), peer, reverse });
         }
     }
 
@@ -248,13 +257,42 @@ impl<'a> Builder<'a> {
                 let port = port.or(node_port).unwrap_or(PORT);
                 let node_asn = other.map(|n| asn(self.cluster, n));
                 let asn = peer.as_number.or(node_asn).unwrap_or(self.cluster.configuration.as_number);
-                self.add(Wanted { remote: *remote, asn, port, other, peer: Some(peer), reverse: false });
+                let remote = PeerKey::from(*remote);
+                self.add(Wanted { remote, asn, port, other, peer: Some(peer), reverse: false });
             }
-            PeerTarget::LocalWorkloads(_) => self.problems.push(format!(
-                "BGPPeer {}: localWorkloadSelector is not acted upon by this release",
-                peer.name
-            )),
+            PeerTarget::LocalWorkloads(selector) => self.add_pods(peer, selector),
+            PeerTarget::Interface(link) => {
+                self.links.insert(link.clone());
+                if let Some(remote) = self.cluster.routers.get(link).copied() {
+                    self.add_stranger(remote, peer);
+                }
+            }
         }
+    }
+
+    /// Peers with pods of this node, each at our peering address of the family.
+    fn add_pods(&mut self, peer: &'a BgpPeer, selector: &Selector) {
+        let cluster = self.cluster;
+        if cluster.configuration.local_workload_peering().next().is_none() {
+            self.problems.push(format!(
+                "BGPPeer {}: BGPConfiguration has no localWorkloadPeeringIPV4 or V6 that pods could peer with",
+                peer.name
+            ));
+        }
+        for own in cluster.configuration.local_workload_peering() {
+            for pod in cluster.pods.values().filter(|pod| selector.matches(&labels(pod))) {
+                self.pod_links.insert(pod_interface(&pod.key));
+                for remote in pod.addresses.iter().filter(|a| a.is_ipv4() == own.is_ipv4()) {
+                    self.add_stranger(PeerKey::from(*remote), peer);
+                }
+            }
+        }
+    }
+
+    /// Peers with who is no node and has no name of its own in the BGPPeer.
+    fn add_stranger(&mut self, remote: PeerKey, peer: &'a BgpPeer) {
+        let asn = peer.as_number.unwrap_or(self.cluster.configuration.as_number);
+        self.add(Wanted { remote, asn, port: PORT, other: None, peer: Some(peer), reverse: false });
     }
 
     /// The other half of a peering that selects nodes on both sides: a selected peer has the session too.
@@ -262,7 +300,7 @@ impl<'a> Builder<'a> {
         let chosen = match &peer.target {
             PeerTarget::Nodes(selector) => selector.matches(&self.node.labels),
             PeerTarget::Address(remote, _) => self.by_address.get(remote) == Some(&&self.node.name),
-            PeerTarget::LocalWorkloads(_) => false,
+            PeerTarget::LocalWorkloads(_) | PeerTarget::Interface(_) => false,
         };
         if !chosen {
             return;
@@ -274,7 +312,7 @@ impl<'a> Builder<'a> {
 
     /// Adds a session, unless one with that address is there.
     fn add(&mut self, wanted: Wanted<'a>) {
-        let key = PeerKey::from(wanted.remote);
+        let key = wanted.remote;
         if let Some(found) = self.peers.get(&key) {
             let other_port = found.config.port != wanted.port;
             if let Some(peer) = wanted.peer.filter(|_| other_port && !wanted.reverse) {
@@ -289,7 +327,7 @@ impl<'a> Builder<'a> {
         }
         let config = self.config(&wanted);
         if let (Some(gateway), false) = (wanted.peer.and_then(|p| p.reachable_by), wanted.reverse) {
-            self.gateways.insert(wanted.remote, gateway);
+            self.gateways.insert(key.address(), gateway);
         }
         let by = wanted.peer.map(|peer| peer.name.clone());
         self.peers.insert(key, Found { config, by });
@@ -304,7 +342,7 @@ impl<'a> Builder<'a> {
             Some(peer) if peer.nodes == PeerSelection::AllNodes => PeerKind::Global,
             Some(_) => PeerKind::Node,
         };
-        let family = Family::of(wanted.remote);
+        let family = Family::of(wanted.remote.address());
         config.families = match wanted.other.filter(|_| !matches!(wanted.peer, Some(p) if is_address(p))) {
             // Nodes have a session for each family.
             Some(_) => vec![family],
@@ -323,6 +361,7 @@ impl<'a> Builder<'a> {
         }
         if let Some(peer) = wanted.peer {
             tune(&mut config, peer, wanted.reverse);
+            suit(&mut config, &peer.target, family);
         }
         let own_asn = config.local_asn.unwrap_or(asn(self.cluster, self.node));
         let internal = config.asn == Some(own_asn);
@@ -414,6 +453,48 @@ fn description(wanted: &Wanted<'_>) -> String {
     }
 }
 
+fn role(role: BgpRole) -> Role {
+    match role {
+        BgpRole::Provider => Role::Provider,
+        BgpRole::RouteServer => Role::RouteServer,
+        BgpRole::RouteServerClient => Role::RouteServerClient,
+        BgpRole::Customer => Role::Customer,
+        BgpRole::Peer => Role::Peer,
+    }
+}
+
+/// Labels of a pod as selectors of Calico see them.
+fn labels(pod: &Pod) -> Labels {
+    let mut labels = pod.labels.clone();
+    let own = [
+        ("projectcalico.org/namespace", Some(pod.key.namespace.to_string())),
+        ("projectcalico.org/orchestrator", Some("k8s".to_owned())),
+        ("projectcalico.org/serviceaccount", pod.service_account.clone()),
+    ];
+    labels.extend(own.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));
+    labels
+}
+
+/// What peers of a kind need, whatever the BGPPeer says.
+fn suit(config: &mut PeerConfig, target: &PeerTarget, family: Family) {
+    match target {
+        // They connect to the address that they are told to. What they announce is behind this node.
+        PeerTarget::LocalWorkloads(_) => {
+            config.local_address = None;
+            config.passive = true;
+            config.only_here = true;
+            config.families = vec![family];
+        }
+        // Both ends have an address on the link only, and IPv4 goes by way of it, too.
+        PeerTarget::Interface(_) => {
+            config.local_address = None;
+            config.extended_next_hop = true;
+            config.families = Family::ALL.to_vec();
+        }
+        PeerTarget::Address(..) | PeerTarget::Nodes(_) => {}
+    }
+}
+
 /// Takes over what a BGPPeer says; the AS to show is for the side that it is written for.
 fn tune(config: &mut PeerConfig, peer: &BgpPeer, reverse: bool) {
     if !reverse {
@@ -435,4 +516,13 @@ fn tune(config: &mut PeerConfig, peer: &BgpPeer, reverse: bool) {
     };
     config.allow_own_as = peer.allowed_local_as_numbers;
     config.ttl_security = peer.ttl_security;
+    (config.role, config.strict_role) = (peer.role.map(role), peer.strict_role);
+    config.bfd = peer.bfd.map(|bfd| BfdConfig {
+        min_tx: bfd.min_tx,
+        min_rx: bfd.min_rx,
+        detect_multiplier: bfd.detect_multiplier,
+        multihop: bfd.multihop,
+    });
+    config.add_path_receive = peer.add_path.receive;
+    config.add_path_send_max = Some(peer.add_path.send).filter(|paths| *paths > 0);
 }

@@ -3,9 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::IpAddr;
 use std::time::Instant;
 
+use bgp::PeerKey;
 use bgp_packet::Prefix;
 use kernel::{Applied, Driver, Route, RouteKey, Table};
 use model::Cidr;
@@ -26,7 +26,7 @@ pub struct RouteTable<D: Driver<Key = RouteKey, Value = Route>> {
     /// Routes that no peer told us.
     own: BTreeMap<RouteKey, Route>,
     /// Prefixes by the next hops of their routes, and how these are reached.
-    dependants: BTreeMap<IpAddr, BTreeSet<Prefix>>,
+    dependants: BTreeMap<PeerKey, BTreeSet<Prefix>>,
     next_hops: NextHops,
 }
 
@@ -69,18 +69,21 @@ impl<D: Driver<Key = RouteKey, Value = Route>> RouteTable<D> {
     }
 
     /// Keeps the index of next hops.
-    fn depend(&mut self, context: Context<'_>, prefix: Prefix, old: Vec<IpAddr>, new: Vec<IpAddr>) {
+    fn depend(&mut self, context: Context<'_>, prefix: Prefix, old: Vec<PeerKey>, new: Vec<PeerKey>) {
         for hop in old.iter().filter(|hop| !new.contains(hop)) {
             let Some(prefixes) = self.dependants.get_mut(hop) else { continue };
             prefixes.remove(&prefix);
             if prefixes.is_empty() {
                 self.dependants.remove(hop);
-                self.next_hops.forget(*hop);
+                self.next_hops.forget(hop.address());
             }
         }
         for hop in new.into_iter().filter(|hop| !old.contains(hop)) {
             self.dependants.entry(hop).or_default().insert(prefix);
-            self.next_hops.watch(context.fib, hop);
+            // A link-local one is always there as long as its link is.
+            if !hop.is_link_local() {
+                self.next_hops.watch(context.fib, hop.address());
+            }
         }
     }
 
@@ -89,7 +92,10 @@ impl<D: Driver<Key = RouteKey, Value = Route>> RouteTable<D> {
         if context.fib.has_gateways() {
             self.decide_own(context);
         }
-        for hop in self.next_hops.changed(context.fib, within) {
+        let changed = self.next_hops.changed(context.fib, within).into_iter().map(PeerKey::from);
+        // Which links are up is looked at together with everything else.
+        let on_links = self.dependants.keys().filter(|hop| within.is_none() && hop.is_link_local());
+        for hop in changed.chain(on_links.copied()).collect::<Vec<_>>() {
             let prefixes = self.dependants.get(&hop).into_iter().flatten();
             for prefix in prefixes.copied().collect::<Vec<_>>() {
                 self.decide(context, prefix);

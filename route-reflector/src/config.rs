@@ -8,12 +8,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail, ensure};
-use bgp::{BfdConfig, Config, DynamicNeighbours, MaxPrefix, MaxPrefixAction, Password, PeerConfig, PeerKey};
-use bgp_packet::{Family, Prefix};
+use bgp::{
+    Action, BfdConfig, Condition, Config, DynamicNeighbours, MaxPrefix, MaxPrefixAction, Password,
+    PeerConfig, PeerKey, Policy, PrefixMatch, PrefixSet, Rule,
+};
+use bgp_packet::{Family, Prefix, Role};
 use model::Selector;
 use serde_saphyr::Spanned;
 
-use crate::file::{Alone, Bfd, FamilyName, File, Kubernetes, MaxPrefixes, Neighbour};
+use crate::file::{Alone, Bfd, FamilyName, File, Kubernetes, MaxPrefixes, Neighbour, RoleName};
 use crate::nodes::Choice;
 
 /// What the file asks for.
@@ -23,6 +26,8 @@ pub(crate) struct Settings {
     pub(crate) listen: Vec<SocketAddr>,
     /// Nodes of a cluster that are clients, too.
     pub(crate) nodes: Option<Choice>,
+    /// Peers at the other end of links, by the links' names.
+    pub(crate) links: BTreeMap<String, PeerConfig>,
     /// Files beside it that it depends on.
     pub(crate) password_files: Vec<PathBuf>,
 }
@@ -60,6 +65,7 @@ fn parse(text: &str) -> anyhow::Result<Settings> {
     speaker.cluster_id = Some(file.cluster_id.unwrap_or(file.router_id.value));
     speaker.client_to_client = file.client_to_client.unwrap_or(true);
     (speaker.next_hop_v4, speaker.next_hop_v6) = (file.next_hop.ipv4, file.next_hop.ipv6);
+    speaker.ebgp_requires_policy = file.ebgp_requires_policy;
     speaker.max_dynamic = file.max_clients.unwrap_or(speaker.max_dynamic);
     let mut meaning = Meaning { file: &file, hold_time, restart_time, password_files: Vec::new() };
     for (i, client) in file.clients.iter().enumerate() {
@@ -74,9 +80,16 @@ fn parse(text: &str) -> anyhow::Result<Settings> {
         }
         speaker.dynamic.push(range);
     }
-    let mut peers = BTreeMap::new();
+    let (mut peers, mut links) = (BTreeMap::new(), BTreeMap::new());
     for (i, peer) in file.peers.iter().enumerate() {
         let place = field(peer, &format!("peers[{i}]"));
+        if let Some(link) = &peer.value.interface {
+            let config = meaning.link(&peer.value).with_context(|| place.clone())?;
+            if links.insert(link.clone(), config).is_some() {
+                bail!("{place}: {link} is there twice");
+            }
+            continue;
+        }
         let (key, config) = meaning.peer(&peer.value).with_context(|| place.clone())?;
         if peers.insert(key, config).is_some() {
             bail!("{place}: {key} is there twice");
@@ -86,7 +99,7 @@ fn parse(text: &str) -> anyhow::Result<Settings> {
     let nodes =
         file.kubernetes.as_ref().map(|k| meaning.nodes(&k.value).with_context(|| field(k, "kubernetes")));
     let nodes = nodes.transpose()?;
-    Ok(Settings { speaker, listen, nodes, password_files: meaning.password_files })
+    Ok(Settings { speaker, listen, nodes, links, password_files: meaning.password_files })
 }
 
 /// Where something is: line and field.
@@ -124,6 +137,8 @@ impl Meaning<'_> {
         );
         ensure!(client.passive.is_none(), "passive: clients always connect by themselves");
         ensure!(client.client.is_none(), "client: all of clients are");
+        ensure!(client.interface.is_none(), "interface: clients come from addresses; make it a peer");
+        ensure!(client.role.is_none(), "role: a client is of our own AS");
         ensure!(
             client.source_address.is_none(),
             "sourceAddress: clients choose which address they connect to"
@@ -148,25 +163,40 @@ impl Meaning<'_> {
         Ok(Choice { kubeconfig: wanted.kubeconfig.clone(), selector, template })
     }
 
+    /// A peer whose address is heard on its link. IPv4 goes by way of it, too.
+    fn link(&mut self, peer: &Neighbour) -> anyhow::Result<PeerConfig> {
+        ensure!(peer.address.is_empty(), "interface: excludes address");
+        ensure!(peer.source_address.is_none(), "sourceAddress: the link-local address of the link is taken");
+        let config = self.common_peer(peer)?;
+        Ok(PeerConfig { extended_next_hop: peer.extended_next_hop.unwrap_or(true), ..config })
+    }
+
     fn peer(&mut self, peer: &Neighbour) -> anyhow::Result<(PeerKey, PeerConfig)> {
         let key = key(&peer.address).context("address")?;
-        let mut config = self.neighbour(peer)?;
-        config.reflector_client = peer.client.unwrap_or(false);
-        config.passive = peer.passive.unwrap_or(false);
-        config.port = peer.port.unwrap_or(179);
+        let mut config = self.common_peer(peer)?;
         config.local_address = peer.source_address;
-        let own = config.asn == Some(self.file.as_number.value);
-        ensure!(!config.reflector_client || own, "client: only a peer of our own AS can be one");
         if let Some(source) = peer.source_address {
             ensure!(
                 Family::of(source) == Family::of(key.address()),
                 "sourceAddress: not of the peer's family"
             );
         }
-        if peer.name.is_empty() {
-            config.description = "peer".to_owned();
-        }
         Ok((key, config))
+    }
+
+    fn common_peer(&mut self, peer: &Neighbour) -> anyhow::Result<PeerConfig> {
+        let mut config = self.neighbour(peer)?;
+        config.reflector_client = peer.client.unwrap_or(false);
+        config.passive = peer.passive.unwrap_or(false);
+        config.port = peer.port.unwrap_or(179);
+        let own = config.asn == Some(self.file.as_number.value);
+        ensure!(!config.reflector_client || own, "client: only a peer of our own AS can be one");
+        ensure!(peer.role.is_none() || !own, "role: only external peers have one");
+        if peer.name.is_empty() {
+            config.description =
+                peer.interface.as_ref().map_or("peer".to_owned(), |link| format!("on {link}"));
+        }
+        Ok(config)
     }
 
     /// What clients and peers have in common.
@@ -182,6 +212,10 @@ impl Meaning<'_> {
         let max_prefix = neighbour.max_prefixes.as_ref().or(self.file.max_prefixes.as_ref());
         let max_prefix = max_prefix.map(max_prefixes).transpose().context("maxPrefixes")?;
         let ttl_security = neighbour.ttl_security.or(self.file.ttl_security);
+        ensure!(
+            neighbour.role.is_some() || neighbour.strict_role != Some(true),
+            "strictRole: needs a role of ours"
+        );
         ensure!(ttl_security != Some(0), "ttlSecurity: a neighbour is at least one hop away");
         Ok(PeerConfig {
             description: neighbour.name.clone(),
@@ -203,6 +237,10 @@ impl Meaning<'_> {
             graceful_shutdown: neighbour.graceful_shutdown.or(self.file.graceful_shutdown).unwrap_or(false),
             extended_next_hop: neighbour.extended_next_hop.unwrap_or(false),
             ttl_security,
+            role: neighbour.role.map(role),
+            strict_role: neighbour.strict_role.unwrap_or(false),
+            import: policy(neighbour.import.as_deref()).context("import")?,
+            export: policy(neighbour.export.as_deref()).context("export")?,
             password,
             password_missing,
             admin_down: neighbour.disabled,
@@ -223,6 +261,29 @@ impl Meaning<'_> {
             Ok(_) => (None, Some(format!("{} is empty", path.display()).into())),
             Err(error) => (None, Some(format!("{}: {error}", path.display()).into())),
         }
+    }
+}
+
+/// Lets through what lies inside of prefixes, or everything.
+fn policy(inside: Option<&[String]>) -> anyhow::Result<Arc<Policy>> {
+    let Some(inside) = inside else { return Ok(Arc::new(Policy::accept())) };
+    let prefixes: Vec<PrefixMatch> =
+        inside.iter().map(|text| Ok(PrefixMatch::within(text.parse()?))).collect::<anyhow::Result<_>>()?;
+    let rule = Rule {
+        name: "inside of the prefixes of the file".to_owned(),
+        when: vec![Condition::Prefix(PrefixSet::new(prefixes))],
+        then: Action::Accept,
+    };
+    Ok(Arc::new(Policy::new(vec![rule], false)))
+}
+
+fn role(name: RoleName) -> Role {
+    match name {
+        RoleName::Provider => Role::Provider,
+        RoleName::RouteServer => Role::RouteServer,
+        RoleName::RouteServerClient => Role::RouteServerClient,
+        RoleName::Customer => Role::Customer,
+        RoleName::Peer => Role::Peer,
     }
 }
 
@@ -291,7 +352,7 @@ fn key(text: &str) -> anyhow::Result<PeerKey> {
     Ok(key)
 }
 
-fn interface_index(name: &str) -> anyhow::Result<u32> {
+pub(crate) fn interface_index(name: &str) -> anyhow::Result<u32> {
     use rustix::net::{AddressFamily, SocketType, netdevice, socket};
     let socket = socket(AddressFamily::INET, SocketType::DGRAM, None)?;
     Ok(netdevice::name_to_index(socket, name)?)
@@ -300,6 +361,9 @@ fn interface_index(name: &str) -> anyhow::Result<u32> {
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
+
+    use bgp::{Edit, Facts, SourceKind, Verdict};
+    use bgp_packet::{NextHop, PathAttributes};
 
     use super::*;
 
@@ -385,11 +449,41 @@ peers:
             ),
             ("routerId: 192.0.2.1", "routerId: 0.0.0.0", "line 2, routerId"),
             ("families: [ipv4]", "families: [ipv5]", "ipv5"),
+            (
+                "address: 198.51.100.1",
+                "interface: eth0, address: 198.51.100.1",
+                "line 11, peers[0]: interface",
+            ),
+            ("client: true", "role: peer", "line 12, peers[1]: role"),
+            ("asNumber: 65000", "asNumber: 65000, strictRole: true", "line 11, peers[0]: strictRole"),
+            ("asNumber: 65000", "asNumber: 65000, import: [10.0.0.0/33]", "line 11, peers[0]: import"),
         ];
         for (from, to, named) in cases {
             let error = format!("{:#}", parse(&GOOD.replace(from, to)).unwrap_err());
             assert!(error.contains(named), "{to}: {error}");
         }
+    }
+
+    #[test]
+    fn peers_may_be_named_by_their_link_have_roles_and_say_what_goes() {
+        let settings = parse(
+            "{routerId: 192.0.2.1, asNumber: 64512, ebgpRequiresPolicy: true, peers: [
+              {interface: eth1, asNumber: 65001, role: customer, strictRole: true, export: [10.0.0.0/8]}]}",
+        )
+        .unwrap();
+
+        let peer = &settings.links["eth1"];
+        assert!(settings.speaker.ebgp_requires_policy && settings.speaker.peers.is_empty());
+        assert_eq!((peer.role, peer.strict_role, peer.extended_next_hop), (Some(Role::Customer), true, true));
+        let verdict = |prefix: &str| {
+            let attributes = PathAttributes::new(NextHop::V4([192, 0, 2, 9].into()));
+            let prefix = prefix.parse().unwrap();
+            let facts = Facts::new(&prefix, SourceKind::Internal);
+            peer.export.apply(facts, &mut Edit::Same(&attributes))
+        };
+        assert_eq!(verdict("10.1.0.0/26"), Verdict::Accept);
+        assert_ne!(verdict("192.0.2.0/24"), Verdict::Accept);
+        assert_eq!(*peer.import, Policy::accept());
     }
 
     #[test]

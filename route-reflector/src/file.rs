@@ -54,6 +54,10 @@ pub(crate) struct File {
     pub(crate) ttl_security: Option<u8>,
     /// File with the TCP MD5 password.
     pub(crate) password_file: Option<PathBuf>,
+    /// External neighbours without `import` get nothing in, without `export` nothing out (RFC 8212); all goes unless
+    /// given.
+    #[serde(default)]
+    pub(crate) ebgp_requires_policy: bool,
 }
 
 /// Which nodes of which cluster.
@@ -81,7 +85,11 @@ pub(crate) struct NextHop {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Neighbour {
     /// `192.0.2.1`, `fe80::1%eth0`; for clients also `192.0.2.0/24`.
+    #[serde(default)]
     pub(crate) address: String,
+    /// Instead of an address: the router at the other end of this link, by the link-local address that its router
+    /// advertisements come from (unnumbered); for peers only.
+    pub(crate) interface: Option<String>,
     #[serde(default)]
     pub(crate) name: String,
     /// The reflector's own unless given.
@@ -104,11 +112,30 @@ pub(crate) struct Neighbour {
     /// IPv4 routes may have IPv6 next hops (RFC 8950).
     pub(crate) extended_next_hop: Option<bool>,
     pub(crate) bfd: Option<Alone<Bfd>>,
+    /// What we are to it (RFC 9234); for external peers only.
+    pub(crate) role: Option<RoleName>,
+    /// One that names no role is refused.
+    pub(crate) strict_role: Option<bool>,
+    /// Only routes inside these prefixes are taken; all are unless given.
+    pub(crate) import: Option<Vec<String>>,
+    /// Only routes inside these prefixes are sent; all are unless given.
+    pub(crate) export: Option<Vec<String>>,
     pub(crate) hold_time: Option<u16>,
     pub(crate) restart_time: Option<u16>,
     /// Switched off.
     #[serde(default)]
     pub(crate) disabled: bool,
+}
+
+/// Roles by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum RoleName {
+    Provider,
+    RouteServer,
+    RouteServerClient,
+    Customer,
+    Peer,
 }
 
 /// Families by name.

@@ -40,7 +40,7 @@ impl Nodes {
         let cluster = Datastore::connect(choice.kubeconfig.as_deref()).await?;
         let interest = Interest {
             kinds: vec![Kind::Node, Kind::BgpConfiguration],
-            ..Interest::speaker(NodeName::from("route-reflector"))
+            ..Interest::speaker(NodeName::from("route-reflector"), Default::default())
         };
         let as_number = model::BgpConfiguration::default().as_number;
         let updates = Some(cluster.watch(interest));

@@ -1,12 +1,13 @@
 //! The loop of the process. Owns the order in which the parts get their turn, and what probes are told.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use bgp::{Config, Speaker, Start};
+use bgp::{Config, PeerKey, Speaker, Start};
 use bgp_api::{BirdSocket, EventLog, Health, Metrics, Owner, Readiness, Recording, Subject, control_socket};
-use bgp_transport::Driver;
+use bgp_transport::{Driver, RouterDiscovery};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::Arguments;
@@ -16,6 +17,8 @@ use crate::watch::Watch;
 
 /// How often an address that cannot be listened on is tried again.
 const LISTEN_RETRY: Duration = Duration::from_secs(2);
+/// How often it is looked whether links that the file names have come.
+const LINKS_AGAIN: Duration = Duration::from_secs(5);
 /// How long the first list of nodes is waited for at start. Who connects meanwhile would be refused.
 const FIRST_LIST: Duration = Duration::from_secs(30);
 /// Descriptors that are not sessions: files, sockets of the operator, probes.
@@ -46,7 +49,7 @@ pub(crate) async fn run(arguments: &Arguments, settings: Settings) -> anyhow::Re
     }
     let mut watch = Watch::new().context("watch files")?;
     let mut nodes = watch_nodes(settings.nodes.as_ref(), Nodes::default(), FIRST_LIST).await?;
-    let config = with_nodes(&settings, &nodes);
+    let config = with_others(&settings, &nodes, None);
     let speaker = start_speaker(config, restarted, calls.recording(), arguments.record.as_deref())?;
     let mut service = Service::start(settings, speaker, health)?;
     tracing::info!(restarted, "reflecting");
@@ -62,6 +65,8 @@ pub(crate) async fn run(arguments: &Arguments, settings: Settings) -> anyhow::Re
             () = watch.changed() => nodes = service.reload(&arguments.config, &mut watch, nodes).await,
             _ = reload.recv() => nodes = service.reload(&arguments.config, &mut watch, nodes).await,
             () = nodes.changed() => service.reconfigure(&nodes),
+            () = changed(&mut service.discovery) => service.reconfigure(&nodes),
+            () = sleep_until(service.links_at) => service.discover(),
             () = sleep_until(retry) => service.listen(),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
@@ -99,6 +104,13 @@ fn check_descriptors(settings: &Settings) {
     }
 }
 
+async fn changed(discovery: &mut Option<RouterDiscovery>) {
+    match discovery {
+        Some(discovery) => discovery.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
 async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -117,6 +129,10 @@ struct Service {
     /// Addresses that cannot be listened on, and why.
     listen_problems: Vec<String>,
     listen_retry: Option<Instant>,
+    /// Hears routers while some peer is named by its link.
+    discovery: Option<RouterDiscovery>,
+    /// When the links are looked at again: they may come and go.
+    links_at: Option<Instant>,
     /// What is wrong with the file as it is now; the settings before it are in force.
     file_problem: Option<String>,
 }
@@ -134,9 +150,12 @@ impl Service {
             reconfigured: now(),
             listen_problems: Vec::new(),
             listen_retry: None,
+            discovery: None,
+            links_at: None,
             file_problem: None,
         };
         service.listen();
+        service.discover();
         Ok(service)
     }
 
@@ -172,6 +191,7 @@ impl Service {
             }
         };
         self.settings = settings;
+        self.discover();
         self.reconfigure(&nodes);
         self.listen();
         self.watch_files(path, watch);
@@ -188,10 +208,30 @@ impl Service {
 
     /// Brings the speaker to what file and cluster say, by the differences.
     fn reconfigure(&mut self, nodes: &Nodes) {
-        let config = with_nodes(&self.settings, nodes);
+        let config = with_others(&self.settings, nodes, self.discovery.as_ref());
         for change in self.driver.speaker_mut().reconfigure(config, now()) {
             tracing::info!(?change, "configuration");
             self.reconfigured = now();
+        }
+    }
+
+    /// Listens for routers on the links that the file names and that are there.
+    fn discover(&mut self) {
+        self.links_at = None;
+        if self.settings.links.is_empty() {
+            self.discovery = None;
+            return;
+        }
+        self.links_at = Some(now() + LINKS_AGAIN);
+        if self.discovery.is_none() {
+            match RouterDiscovery::new() {
+                Ok(discovery) => self.discovery = Some(discovery),
+                Err(error) => tracing::error!(%error, "cannot hear routers on links: CAP_NET_RAW is needed"),
+            }
+        }
+        let links = self.settings.links.keys().filter_map(|name| config::interface_index(name).ok());
+        if let Some(discovery) = &mut self.discovery {
+            discovery.set_links(links, now());
         }
     }
 
@@ -248,8 +288,16 @@ fn start_speaker(
     Ok(speaker)
 }
 
-fn with_nodes(settings: &Settings, nodes: &Nodes) -> Config {
+/// What the file says, with who else is known by now: nodes of the cluster, routers on links.
+fn with_others(settings: &Settings, nodes: &Nodes, discovery: Option<&RouterDiscovery>) -> Config {
     let mut config = settings.speaker.clone();
+    let routers = discovery.map(RouterDiscovery::routers).unwrap_or_default();
+    for (link, peer) in &settings.links {
+        let Ok(index) = config::interface_index(link) else { continue };
+        if let Some(router) = routers.get(&index) {
+            config.peers.insert(PeerKey::new(IpAddr::V6(*router), index), peer.clone());
+        }
+    }
     if let Some(choice) = &settings.nodes {
         nodes.add_clients(choice, &mut config);
     }

@@ -3,6 +3,7 @@
 
 use std::net::Ipv4Addr;
 
+use bgp::PeerKey;
 use bgp_packet::PathAttributes;
 use bird_lite::cluster::Cluster;
 use bird_lite::origin::{NORMAL_PRIORITY, PREFERENCE_SUM};
@@ -59,7 +60,7 @@ fn the_own_block_goes_to_everybody_and_nothing_inside_it() {
     }
     let inside = net.speaker(INTERNAL).route(&prefix(OWN_BLOCK)).unwrap();
     assert_eq!(inside.attributes.local_pref, Some(2_147_482_623));
-    assert_eq!(inside.next_hops, [ip(1)]);
+    assert_eq!(inside.next_hops, [PeerKey::from(ip(1))]);
     let outside = net.speaker(ROUTER).route(&prefix(OWN_BLOCK)).unwrap();
     assert_eq!(outside.attributes.as_path.to_string(), "64512");
 }
@@ -125,7 +126,7 @@ fn a_node_that_is_a_reflector_passes_routes_on_inside() {
 
     let reflected = net.speaker(3).route(&prefix("10.0.3.0/26")).unwrap();
     assert_eq!(reflected.attributes.cluster_list, [id]);
-    assert_eq!(reflected.next_hops, [ip(2)], "a reflector stays out of the way");
+    assert_eq!(reflected.next_hops, [PeerKey::from(ip(2))], "a reflector stays out of the way");
 }
 
 #[test]
@@ -191,5 +192,5 @@ fn ipv6_blocks_are_announced_over_an_ipv4_session_with_an_ipv6_next_hop() {
     net.run(5);
 
     let route = net.speaker(ROUTER).route(&prefix("fd00::1:0/122")).unwrap();
-    assert_eq!(route.next_hops, [address("2001:db8::1")]);
+    assert_eq!(route.next_hops, [PeerKey::from(address("2001:db8::1"))]);
 }

@@ -34,7 +34,7 @@ pub(crate) fn learned(next_hops: &[&str], local_pref: Option<u32>) -> Learned {
     Learned {
         source: RouteSource::Peer(address("192.0.2.9").into()),
         attributes: Arc::new(attributes),
-        next_hops,
+        next_hops: next_hops.into_iter().map(Into::into).collect(),
         external: false,
         stale: false,
     }

@@ -14,5 +14,6 @@ mod peers;
 mod policy;
 mod route_table;
 mod services;
+mod strangers;
 mod vectors;
 mod world;

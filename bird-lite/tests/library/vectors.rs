@@ -1,7 +1,7 @@
 //! Calico's BGP policy as one table: what goes out to whom, and what comes into the kernel. The node is
 //! 192.0.2.1/24 in AS 64512, the pool 10.0.0.0/16, its own block 10.0.1.0/26, the normal priority 1024.
 
-use bgp::{Edit, Facts, Policy, SourceKind, Verdict as Decision};
+use bgp::{Edit, Facts, PeerKey, Policy, SourceKind, Verdict as Decision};
 use bgp_packet::{NextHop as BgpNextHop, PathAttributes};
 use bird_lite::cluster::Cluster;
 use bird_lite::kernel_routes::{Context, Verdict};
@@ -136,7 +136,10 @@ fn what_is_learned_inside_goes_on_inside_only_through_a_reflector() {
     put_peering(&mut cluster, model::BgpPeer { nodes: clients, ..peering("rr", "192.0.2.1", 64512) });
     let mut net = speakers(&cluster);
     let reflected = net.speaker(3).route(&net::prefix("10.0.3.0/26")).expect("vector 10");
-    assert_eq!((&reflected.attributes.cluster_list[..], &reflected.next_hops[..]), (&[id][..], &[ip(2)][..]));
+    assert_eq!(
+        (&reflected.attributes.cluster_list[..], &reflected.next_hops[..]),
+        (&[id][..], &[PeerKey::from(ip(2))][..])
+    );
 }
 
 /// Number, prefix, next hop, metric, world, and the way that is written, with its metric.

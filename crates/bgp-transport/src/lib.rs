@@ -6,6 +6,7 @@
 mod bfd_door;
 mod connection;
 mod dial;
+mod discovery;
 mod driver;
 mod farewell;
 mod limits;
@@ -15,6 +16,7 @@ mod poller;
 mod port_owner;
 mod udp;
 
+pub use discovery::RouterDiscovery;
 pub use driver::Driver;
 pub use limits::raise_descriptor_limit;
 pub use listener::ListenError;

@@ -261,6 +261,10 @@ pub struct PeerConfig {
     pub next_hop: NextHopMode,
     /// How often our own AS may be in a received path.
     pub allow_own_as: u32,
+    /// The peer can be reached from this host alone, such as a pod of it: its routes go on with our own address as
+    /// their next hop, also to internal peers.
+    #[serde(default)]
+    pub only_here: bool,
     /// What is taken from the peer.
     #[serde(with = "crate::record::shared")]
     pub import: Arc<Policy>,
@@ -305,6 +309,7 @@ impl PeerConfig {
             reflector_client: false,
             next_hop: NextHopMode::Auto,
             allow_own_as: 0,
+            only_here: false,
             import: Arc::new(Policy::accept()),
             export: Arc::new(Policy::accept()),
         }
@@ -313,8 +318,8 @@ impl PeerConfig {
     /// Whether going over to `new` needs a new session: its transport, AS or capabilities differ. Times of
     /// graceful restart count only when it is switched on or off; the next OPEN carries them.
     pub fn needs_reset(&self, new: &Self) -> bool {
-        let transport = (self.port, self.local_address, self.ttl_security, &self.password)
-            != (new.port, new.local_address, new.ttl_security, &new.password);
+        let transport = (self.port, self.local_address, self.ttl_security, &self.password, self.only_here)
+            != (new.port, new.local_address, new.ttl_security, &new.password, new.only_here);
         let identity = (self.asn, self.local_asn, self.role, self.strict_role)
             != (new.asn, new.local_asn, new.role, new.strict_role);
         let speaks = |c: &Self| Family::ALL.map(|f| c.families.contains(&f));

@@ -186,7 +186,7 @@ impl Exporter<'_> {
             self.for_external(rib, path, &mut attributes);
         }
         admission::let_out(self.config, self.key, path, &mut attributes)?;
-        self.set_next_hop(family, path, &mut attributes).ok_or(Withheld::NextHop)?;
+        self.set_next_hop(rib, family, path, &mut attributes).ok_or(Withheld::NextHop)?;
         Ok(attributes)
     }
 
@@ -211,14 +211,21 @@ impl Exporter<'_> {
     }
 
     /// Puts in our own address where it belongs; `None` when we have none of the family.
-    fn set_next_hop(&self, family: Family, path: &Path, attributes: &mut PathAttributes) -> Option<()> {
+    fn set_next_hop(
+        &self,
+        rib: &Rib,
+        family: Family,
+        path: &Path,
+        attributes: &mut PathAttributes,
+    ) -> Option<()> {
         let local = path.source == Source::LOCAL;
+        let foreign = rib.source(path.source).is_some_and(|from| from.only_here);
         let keep = match self.key.next_hop {
             NextHopMode::Keep => true,
             NextHopMode::SelfAddress => local && self.key.internal,
             NextHopMode::Auto => self.key.internal,
         };
-        if keep && !attributes.next_hop.is_unspecified() {
+        if keep && !foreign && !attributes.next_hop.is_unspecified() {
             // IPv4 by way of IPv6 only where the peer understands it (RFC 8950 §4).
             let odd = family == Family::Ipv4 && matches!(attributes.next_hop, NextHop::V6(..));
             return (!odd || self.key.v4_over_v6).then_some(());

@@ -60,7 +60,8 @@ impl Speaker {
             self.take_back(index, nlri);
         }
         let next_hop = update.attributes.next_hop.filter(|_| !update.is_treat_as_withdraw());
-        let mp = update.mp_reach.map(|mp| (mp.next_hop, mp.nlri));
+        let link_local = self.peer(index).is_some_and(|p| p.key.is_link_local());
+        let mp = update.mp_reach.map(|mp| (on_link(mp.next_hop, link_local), mp.nlri));
         let reach = [(next_hop.map(NextHop::V4), Some(update.nlri)), (mp.map(|m| m.0), mp.map(|m| m.1))];
         for (next_hop, nlri) in reach {
             let Some(nlri) = nlri.filter(spoken) else { continue };
@@ -158,6 +159,15 @@ impl<'a> Judge<'a> {
         if let Edit::Changed(changed) = edit {
             path.attributes = table.intern(*changed);
         }
+    }
+}
+
+/// The next hop that a neighbour by its link-local address gives: packets go to that one, whatever global address
+/// stands beside it (RFC 2545 §2).
+fn on_link(next_hop: NextHop, link_local: bool) -> NextHop {
+    match next_hop {
+        NextHop::V6(_, Some(link)) if link_local => NextHop::V6(link, None),
+        next_hop => next_hop,
     }
 }
 

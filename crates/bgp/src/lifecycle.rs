@@ -31,6 +31,7 @@ impl Speaker {
             router_id: open.router_id,
             external: !session.internal,
             client: peer.config.reflector_client,
+            only_here: peer.config.only_here || peer.key.is_link_local(),
         };
         let hold = Duration::from_secs(u64::from(session.hold_time));
         connection.phase = Phase::Established;

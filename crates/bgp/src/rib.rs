@@ -24,6 +24,8 @@ pub(crate) struct PeerInfo {
     pub(crate) router_id: Ipv4Addr,
     pub(crate) external: bool,
     pub(crate) client: bool,
+    /// Others cannot reach it: its next hops mean something on this host only.
+    pub(crate) only_here: bool,
 }
 
 /// How many paths of a peer are kept, by family.
@@ -66,8 +68,9 @@ pub struct Route {
     pub source: RouteSource,
     /// Attributes of the best path.
     pub attributes: Arc<PathAttributes>,
-    /// Next hops of all paths that are equally good, up to `Config::max_paths`.
-    pub next_hops: Vec<IpAddr>,
+    /// Next hops of all paths that are equally good, up to `Config::max_paths`; link-local ones with the link that
+    /// they are behind.
+    pub next_hops: Vec<PeerKey>,
     /// The best path was learned from a peer of another AS.
     pub external: bool,
     /// The best path is kept from before its peer went away (RFC 4724).
@@ -415,15 +418,18 @@ impl Rib {
     pub(crate) fn route(&self, prefix: &Prefix) -> Option<Route> {
         let slot = self.table.find(prefix)?;
         let best = self.best(slot)?;
-        let hop = |path: &Path| self.attributes.get(path.attributes).next_hop.address();
+        let hop = |path: &Path| {
+            let link = self.source(path.source).map_or(0, |peer| peer.key.scope());
+            PeerKey::new(self.attributes.get(path.attributes).next_hop.address(), link)
+        };
         let mut next_hops = vec![hop(best)];
         if self.max_paths > 1 {
             let node = self.table.node(slot);
             let equal = decision::equal(candidates(&self.attributes, &self.hops, &self.peers, &node.paths));
-            let mut others: Vec<IpAddr> = equal.iter().map(|i| hop(&node.paths.as_slice()[*i])).collect();
+            let mut others: Vec<PeerKey> = equal.iter().map(|i| hop(&node.paths.as_slice()[*i])).collect();
             others.sort();
             others.dedup();
-            others.retain(|address| *address != next_hops[0]);
+            others.retain(|other| *other != next_hops[0]);
             next_hops.extend(others.into_iter().take(self.max_paths - 1));
             next_hops.sort();
         }

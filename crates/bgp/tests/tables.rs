@@ -103,13 +103,13 @@ fn a_path_counts_only_while_its_next_hop_can_be_reached_and_the_nearer_one_wins(
     net.speaker(1).handle_next_hop(ip(3), Some(10));
 
     let reported = std::iter::from_fn(|| net.speaker(1).poll_route()).last().unwrap();
-    assert_eq!(reported.1.unwrap().next_hops, [ip(3)]);
+    assert_eq!(reported.1.unwrap().next_hops, [key(3)]);
     let best = net.speaker(1).routes_to(&prefix("10.96.0.0/12")).into_iter().find_map(|r| r.best);
     assert_eq!(best, Some(Reason::InteriorCost));
 
     net.speaker(1).handle_next_hop(ip(3), None);
     let reported = std::iter::from_fn(|| net.speaker(1).poll_route()).last().unwrap();
-    assert_eq!(reported.1.unwrap().next_hops, [ip(2)]);
+    assert_eq!(reported.1.unwrap().next_hops, [key(2)]);
     assert_eq!(rejections(&mut net).iter().flatten().count(), 1);
 }
 

@@ -36,7 +36,7 @@ fn a_mesh_converges_in_round_trips_and_each_route_points_at_its_node() {
     net.run(2);
     assert!(net.all_up());
     let route = net.speaker(1).route(&prefix("10.0.7.0/26")).unwrap();
-    assert_eq!((route.source, route.next_hops), (RouteSource::Peer(key(7)), vec![ip(7)]));
+    assert_eq!((route.source, route.next_hops), (RouteSource::Peer(key(7)), vec![key(7)]));
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn a_reflector_takes_clients_by_range_and_passes_their_routes_on_unchanged() {
     net.until("reflection", 5, |net| reflected(net, 6));
 
     let route = net.speaker(2).route(&prefix("10.0.5.0/26")).unwrap();
-    assert_eq!(route.next_hops, [ip(5)]);
+    assert_eq!(route.next_hops, [key(5)]);
     assert_eq!(route.attributes.originator_id, Some(Ipv4Addr::new(192, 0, 2, 5)));
     assert_eq!(route.attributes.cluster_list, [Ipv4Addr::new(244, 0, 0, 1)]);
     let back = net.speaker(1).advertised(ip(5));
@@ -229,9 +229,9 @@ fn an_external_peer_gets_our_as_and_address_and_internal_attributes_stay_inside(
 
     let outside = net.speaker(3).route(&prefix("10.0.1.0/26")).unwrap();
     assert_eq!(outside.attributes.as_path.to_string(), "64512");
-    assert_eq!((outside.next_hops, outside.attributes.local_pref), (vec![ip(2)], None));
+    assert_eq!((outside.next_hops, outside.attributes.local_pref), (vec![key(2)], None));
     let inside = net.speaker(1).route(&prefix("203.0.113.0/24")).unwrap();
-    assert_eq!(inside.next_hops, [ip(3)], "an internal peer gets the next hop unchanged");
+    assert_eq!(inside.next_hops, [key(3)], "an internal peer gets the next hop unchanged");
     assert_eq!(inside.attributes.local_pref, Some(100));
 }
 
@@ -255,7 +255,7 @@ fn a_router_that_peers_with_every_node_of_a_mesh_takes_the_way_to_the_owner() {
 
     for n in 1..=3 {
         let route = net.speaker(9).route(&prefix(&format!("10.0.{n}.0/26"))).unwrap();
-        assert_eq!(route.next_hops, [ip(n)], "the way to the block of node {n}");
+        assert_eq!(route.next_hops, [key(n)], "the way to the block of node {n}");
     }
 }
 
@@ -387,6 +387,6 @@ fn several_equal_routes_are_reported_together() {
     }
 
     net.until("both", 5, |net| {
-        net.speaker(1).route(&prefix("10.96.0.0/12")).is_some_and(|r| r.next_hops == [ip(2), ip(3)])
+        net.speaker(1).route(&prefix("10.96.0.0/12")).is_some_and(|r| r.next_hops == [key(2), key(3)])
     });
 }

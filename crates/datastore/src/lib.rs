@@ -8,7 +8,7 @@
 //! use datastore::{Datastore, Interest};
 //!
 //! let datastore = Datastore::connect(None).await?;
-//! let mut updates = datastore.watch(Interest::speaker("node-1".into()));
+//! let mut updates = datastore.watch(Interest::speaker("node-1".into(), Default::default()));
 //! while let Some(update) = updates.recv().await {
 //!     // `Update::InSync` comes once, after every kind was listed.
 //! }

@@ -363,7 +363,7 @@ async fn a_watch_survives_the_api_server_and_tells_only_what_differs() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_without_our_kinds_is_in_sync_and_learns_of_them_later() {
     let cluster = Cluster::empty().await;
-    let mut updates = cluster.datastore().watch(Interest::speaker("n1".into()));
+    let mut updates = cluster.datastore().watch(Interest::speaker("n1".into(), Default::default()));
     let mut seen = Vec::new();
     until(&mut updates, &mut seen, |update| *update == Update::InSync).await;
 
@@ -475,7 +475,7 @@ async fn services_are_watched_once_the_settings_announce_them() {
         "endpoints": [{"addresses": ["10.0.0.1"], "nodeName": "n1", "conditions": {"ready": true}}],
     });
     cluster.create("discovery.k8s.io/v1", "EndpointSlice", slice).await.unwrap();
-    let mut updates = cluster.datastore().watch(Interest::speaker("n1".into()));
+    let mut updates = cluster.datastore().watch(Interest::speaker("n1".into(), Default::default()));
     let mut seen = Vec::new();
     until(&mut updates, &mut seen, |update| *update == Update::InSync).await;
     assert!(!seen.iter().any(is_service), "{seen:#?}");
@@ -490,7 +490,7 @@ async fn services_are_watched_once_the_settings_announce_them() {
         until(&mut updates, &mut seen, |update| matches!(update, Update::EndpointSlice(_, Some(_)))).await;
     }
     // Who comes later hears of them before it is told that it is in sync.
-    let mut updates = cluster.datastore().watch(Interest::speaker("n2".into()));
+    let mut updates = cluster.datastore().watch(Interest::speaker("n2".into(), Default::default()));
     let mut seen = Vec::new();
     until(&mut updates, &mut seen, |update| *update == Update::InSync).await;
     let ours = seen.iter().filter(|update| is_service(update) && format!("{update:?}").contains("web"));

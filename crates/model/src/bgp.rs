@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -38,12 +39,25 @@ pub struct BgpConfiguration {
     pub normal_priority_v6: u32,
     /// Log level of the speaker; `None` leaves the one that it was started with.
     pub log_severity: Option<LogSeverity>,
+    /// Addresses that the node has towards pods that peer with it.
+    pub local_workload_peering_v4: Option<Ipv4Addr>,
+    pub local_workload_peering_v6: Option<Ipv6Addr>,
+    /// How many equally good paths the route of a prefix may have; an own setting.
+    pub maximum_paths: usize,
+    /// Nothing is taken from external peers without import rules (RFC 8212); an own setting.
+    pub ebgp_requires_policy: bool,
 }
 
 impl BgpConfiguration {
     /// The port on which the speaker of a node listens.
     pub fn listen_port_of(&self, node: &NodeName) -> u16 {
         self.node_listen_ports.get(node).copied().unwrap_or(self.cluster_listen_port)
+    }
+
+    /// Addresses that the node has towards pods that peer with it.
+    pub fn local_workload_peering(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        let v4 = self.local_workload_peering_v4.map(IpAddr::V4);
+        v4.into_iter().chain(self.local_workload_peering_v6.map(IpAddr::V6))
     }
 
     /// Kernel metric of routes that nothing says another one of.
@@ -72,6 +86,10 @@ impl Default for BgpConfiguration {
             normal_priority_v4: 1024,
             normal_priority_v6: 1024,
             log_severity: None,
+            local_workload_peering_v4: None,
+            local_workload_peering_v6: None,
+            maximum_paths: 64,
+            ebgp_requires_policy: false,
         }
     }
 }

@@ -32,6 +32,46 @@ pub enum PeerTarget {
     Nodes(Selector),
     /// Pods of the node itself that the selector matches.
     LocalWorkloads(Selector),
+    /// The router at the other end of the node's link with this name, by its IPv6 link-local address, which is heard
+    /// from its router advertisements.
+    Interface(String),
+}
+
+/// What a node is to an external peer (RFC 9234).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BgpRole {
+    Provider,
+    RouteServer,
+    RouteServerClient,
+    Customer,
+    Peer,
+}
+
+/// How the path to a peer is watched (RFC 5880).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BfdSettings {
+    /// Milliseconds between packets that are sent.
+    pub min_tx: u32,
+    /// Milliseconds between packets that can be taken.
+    pub min_rx: u32,
+    /// So many that are missing end the session.
+    pub detect_multiplier: u8,
+    /// The peer is several hops away (RFC 5883).
+    pub multihop: bool,
+}
+
+impl Default for BfdSettings {
+    fn default() -> Self {
+        Self { min_tx: 300, min_rx: 300, detect_multiplier: 3, multihop: false }
+    }
+}
+
+/// Several paths for a prefix (RFC 7911).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AddPath {
+    pub receive: bool,
+    /// How many paths to a prefix are sent at most; 0 sends the best alone, without an identifier.
+    pub send: u8,
 }
 
 /// `BGPPeer` of `projectcalico.org/v3`.
@@ -63,6 +103,12 @@ pub struct BgpPeer {
     pub filters: Vec<String>,
     /// Nodes that are chosen as peers have the other half of the session by themselves.
     pub reverse: bool,
+    /// Own settings, which Calico has none of.
+    pub role: Option<BgpRole>,
+    /// With `role`: a peer that names no role is refused.
+    pub strict_role: bool,
+    pub bfd: Option<BfdSettings>,
+    pub add_path: AddPath,
 }
 
 impl BgpPeer {
@@ -84,6 +130,10 @@ impl BgpPeer {
             reachable_by: None,
             filters: Vec::new(),
             reverse: true,
+            role: None,
+            strict_role: false,
+            bfd: None,
+            add_path: AddPath::default(),
         }
     }
 }

@@ -26,7 +26,17 @@ pub struct Lab {
     pub theirs: String,
     pub dir: PathBuf,
     children: Vec<Child>,
+    /// What their side says in place of what it is told to.
+    other_words: &'static [(&'static str, &'static str)],
 }
+
+/// The second of two foreign daemons has addresses and routes of its own.
+pub const SECOND: [(&str, &str); 4] = [
+    ("10.99.0.", "10.99.1."),
+    ("fd99::", "fd99:1::"),
+    ("192.0.2.0/24", "198.51.100.0/24"),
+    ("2001:db8:1::/48", "2001:db8:2::/48"),
+];
 
 impl Lab {
     pub fn new(name: &str) -> Self {
@@ -35,25 +45,47 @@ impl Lab {
         let dir = std::env::temp_dir().join(format!("ocicat-{name}-{id}"));
         fs::create_dir_all(&dir).unwrap();
         fs::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
-        let lab = Self { ours: format!("bgpa-{id}"), theirs: format!("bgpb-{id}"), dir, children: vec![] };
-        for ns in [&lab.ours, &lab.theirs] {
-            run(&format!("ip netns add {ns}"));
-            run(&format!("ip -n {ns} link set lo up"));
-        }
-        let (a, b) = (&lab.ours, &lab.theirs);
-        run(&format!("ip -n {a} link add l0 type veth peer name l0 netns {b}"));
-        for (ns, last) in [(a, 1), (b, 2)] {
-            run(&format!("ip -n {ns} addr add 10.99.0.{last}/24 dev l0"));
-            run(&format!("ip -n {ns} addr add fd99::{last}/64 dev l0 nodad"));
-            run(&format!("ip -n {ns} link set l0 up"));
-        }
+        let (ours, theirs) = (format!("bgpa-{id}"), format!("bgpb-{id}"));
+        let lab = Self { ours, theirs, dir, children: vec![], other_words: &[] };
+        run(&format!("ip netns add {}", lab.ours));
+        run(&format!("ip -n {} link set lo up", lab.ours));
+        lab.join("l0");
         lab
+    }
+
+    /// A second foreign side, joined to our side of the first.
+    pub fn beside(first: &Self, name: &str) -> Self {
+        let mut lab = Self::new(name);
+        let _ = Command::new("ip").args(["netns", "del", &lab.ours]).status();
+        let _ = Command::new("ip").args(["netns", "del", &lab.theirs]).status();
+        (lab.ours, lab.other_words) = (first.ours.clone(), &SECOND);
+        lab.join("l1");
+        lab
+    }
+
+    /// Makes their namespace, and the link between both.
+    fn join(&self, link: &str) {
+        let (a, b) = (&self.ours, &self.theirs);
+        run(&format!("ip netns add {b}"));
+        run(&format!("ip -n {b} link set lo up"));
+        run(&format!("ip -n {a} link add {link} type veth peer name {link} netns {b}"));
+        for (ns, last) in [(a, 1), (b, 2)] {
+            let (v4, v6) = (self.say(&format!("10.99.0.{last}/24")), self.say(&format!("fd99::{last}/64")));
+            run(&format!("ip -n {ns} addr add {v4} dev {link}"));
+            run(&format!("ip -n {ns} addr add {v6} dev {link} nodad"));
+            run(&format!("ip -n {ns} link set {link} up"));
+        }
+    }
+
+    /// A text in the words of their side.
+    pub fn say(&self, text: &str) -> String {
+        self.other_words.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
     }
 
     /// Writes a file into the lab's directory and gives back its path.
     pub fn file(&self, name: &str, text: &str) -> String {
         let path = self.dir.join(name);
-        fs::write(&path, text).unwrap();
+        fs::write(&path, self.say(text)).unwrap();
         path.to_str().unwrap().to_owned()
     }
 
@@ -81,8 +113,11 @@ impl Lab {
 
     /// Output of a program in their namespace.
     pub fn query(&self, program: &str, args: &[&str]) -> String {
-        let output =
-            Command::new("ip").args(["netns", "exec", &self.theirs, program]).args(args).output().unwrap();
+        let output = Command::new("ip")
+            .args(["netns", "exec", &self.theirs, program])
+            .args(args.iter().map(|a| self.say(a)))
+            .output()
+            .unwrap();
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
     }
 

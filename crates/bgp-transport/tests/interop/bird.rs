@@ -69,7 +69,14 @@ fn config(wish: Wish) -> String {
             let _ = writeln!(session, "  {text}");
         }
     };
-    line(true, "graceful restart on;");
+    line(
+        true,
+        if wish.long_lived {
+            "graceful restart on; graceful restart time 3;"
+        } else {
+            "graceful restart on;"
+        },
+    );
     line(true, "connect delay time 1; connect retry time 1; error wait time 1, 2;");
     if let Some(password) = wish.password {
         line(true, &format!("password \"{password}\";"));
@@ -80,7 +87,7 @@ fn config(wish: Wish) -> String {
     line(wish.ttl_security, "ttl security on;");
     line(wish.two_octets, "enable as4 off;");
     line(wish.extended_messages, "enable extended messages on;");
-    line(wish.long_lived, "long lived graceful restart on; long lived stale time 60;");
+    line(wish.long_lived, "long lived graceful restart on; long lived stale time 3;");
     line(wish.role, "local role provider;");
     let mut channel = String::from("import all; export where source = RTS_STATIC;");
     if wish.add_path {
@@ -89,11 +96,18 @@ fn config(wish: Wish) -> String {
     if let Some(limit) = wish.limit {
         let _ = write!(channel, " import limit {limit} action disable;");
     }
+    let second = match wish.two_paths {
+        true => {
+            "protocol static second4 { ipv4; route 192.0.2.0/24 blackhole { bgp_community.add((64513,2)); }; }"
+        }
+        false => "",
+    };
     let v4 = if wish.extended_next_hop { "extended next hop on;" } else { "" };
     format!(
         "router id 10.99.0.2;\n\
          protocol device {{ }}\n\
          protocol static own4 {{ ipv4; route 192.0.2.0/24 blackhole {marks}; }}\n\
+         {second}\n\
          protocol static own6 {{ ipv6; route 2001:db8:1::/48 blackhole {marks}; }}\n\
          protocol bgp ocicat {{\n  local 10.99.0.2 as {own};\n  neighbor 10.99.0.1 as 64512;\n  direct;\n{session}\
            ipv4 {{ {channel} {v4} }};\n\

@@ -17,6 +17,8 @@ pub struct Wish {
     pub communities: bool,
     /// Several paths for a prefix, both ways.
     pub add_path: bool,
+    /// It announces its IPv4 route twice, once with the community 64513:2.
+    pub two_paths: bool,
     pub extended_messages: bool,
     pub extended_next_hop: bool,
     pub long_lived: bool,

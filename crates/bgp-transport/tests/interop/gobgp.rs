@@ -31,12 +31,14 @@ impl Daemon for GoBgp {
                 let marks = ["community", "64513:7", "large-community", "64513:1:2", "rt", "64513:9"];
                 add.splice(4..4, marks);
             }
-            let end = Instant::now() + DEADLINE;
-            let mut said = lab.query("gobgp", &add);
-            while !said.is_empty() {
-                assert!(Instant::now() < end, "gobgpd does not answer: {said}");
-                said = lab.query("gobgp", &add);
-            }
+            insist(lab, &add);
+        }
+        if wish.two_paths {
+            let [(_, route, hop), _] = ROUTES;
+            insist(
+                lab,
+                &["global", "rib", "add", route, "identifier", "2", "nexthop", hop, "community", "64513:2"],
+            );
         }
         vec![index]
     }
@@ -69,6 +71,16 @@ impl Daemon for GoBgp {
     }
 }
 
+/// Says something until it is heard: the daemon takes a moment to start.
+fn insist(lab: &Lab, words: &[&str]) {
+    let end = Instant::now() + DEADLINE;
+    let mut said = lab.query("gobgp", words);
+    while !said.is_empty() {
+        assert!(Instant::now() < end, "gobgpd does not answer: {said}");
+        said = lab.query("gobgp", words);
+    }
+}
+
 fn config(wish: Wish) -> String {
     let own = if wish.internal { 64512 } else { 64513 };
     let mut text = format!(
@@ -85,7 +97,9 @@ fn config(wish: Wish) -> String {
     if wish.ttl_security {
         text.push_str("[neighbors.ttl-security.config]\nenabled = true\nttl-min = 255\n");
     }
-    text.push_str("[neighbors.graceful-restart.config]\nenabled = true\nrestart-time = 60\n");
+    let restart_time = if wish.long_lived { 3 } else { 60 };
+    let _ =
+        write!(text, "[neighbors.graceful-restart.config]\nenabled = true\nrestart-time = {restart_time}\n");
     if wish.long_lived {
         text.push_str("long-lived-enabled = true\n");
     }
@@ -96,7 +110,7 @@ fn config(wish: Wish) -> String {
              [neighbors.afi-safis.mp-graceful-restart.config]\nenabled = true\n"
         );
         if wish.long_lived {
-            text.push_str("[neighbors.afi-safis.long-lived-graceful-restart.config]\nenabled = true\nrestart-time = 60\n");
+            text.push_str("[neighbors.afi-safis.long-lived-graceful-restart.config]\nenabled = true\nrestart-time = 3\n");
         }
         if wish.add_path {
             text.push_str("[neighbors.afi-safis.add-paths.config]\nreceive = true\nsend-max = 8\n");

@@ -1,4 +1,4 @@
-//! Real sessions with BIRD 2, GoBGP 3, FRR 8 and ExaBGP: one table of stories, each told with every daemon that
+//! Real sessions with BIRD 2, GoBGP 3, FRR 8, OpenBGPD 7 and ExaBGP: one table of stories, each told with every daemon that
 //! can do it. Needs root. `INTEROP_PEER=bird,frr` chooses the daemons at run time.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
@@ -10,6 +10,7 @@ mod daemon;
 mod exabgp;
 mod frr;
 mod gobgp;
+mod openbgpd;
 
 use bgp::{Cause, Config, MaxPrefix, Password, PeerConfig, PeerStatus, Speaker};
 use bgp_packet::{Capability, Community, Role};
@@ -20,6 +21,7 @@ use daemon::{Daemon, Wish, is_wanted};
 use exabgp::ExaBgp;
 use frr::Frr;
 use gobgp::GoBgp;
+use openbgpd::OpenBgpd;
 
 const OURS: [&str; 2] = ["10.0.1.0/26", "fd00:1::/122"];
 const THEIRS: [&str; 2] = ["192.0.2.0/24", "2001:db8:1::/48"];
@@ -341,6 +343,100 @@ fn long_lived_restart_is_negotiated(daemon: &dyn Daemon) {
     );
 }
 
+/// The daemon dies and does not come back: its routes are kept, then kept as the last choice, then they go.
+fn its_routes_age_to_their_end(daemon: &dyn Daemon) {
+    let mut lab = Lab::new(daemon.name());
+    let processes = daemon.start(&mut lab, Wish { long_lived: true, ..Wish::default() });
+    let ours = lab.ours.clone();
+    let (up_tx, up_rx) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(move || {
+            in_namespace(&ours, || async move {
+                let peer = PeerConfig { long_lived_stale_time: Some(60), ..peer() };
+                let mut driver = start(config(peer), false);
+                until(&mut driver, "routes", |s| is_up(s) && THEIRS.iter().all(|r| has(s, r))).await;
+                up_tx.send(()).unwrap();
+                until(&mut driver, "session down", |s| !is_up(s)).await;
+                THEIRS.iter().for_each(|r| assert!(has(driver.speaker(), r), "{r} was not kept"));
+                let last_choice = |s: &Speaker| {
+                    let route = s.route(&prefix(THEIRS[0]));
+                    route.is_some_and(|r| r.attributes.communities.contains(&Community::LLGR_STALE))
+                };
+                until(&mut driver, "the long time", last_choice).await;
+                until(&mut driver, "its end", |s| !THEIRS.iter().any(|r| has(s, r))).await;
+            });
+        });
+        up_rx.recv().unwrap();
+        processes.iter().for_each(|p| lab.kill(*p));
+        thread.join().unwrap();
+    });
+}
+
+/// Both of two paths to one prefix are here, and one stays when the other is taken back.
+fn two_paths_to_one_prefix(daemon: &dyn Daemon) {
+    let mut lab = Lab::new(daemon.name());
+    daemon.start(&mut lab, Wish { add_path: true, two_paths: true, ..Wish::default() });
+    lab.run(|| async {
+        let mut driver = start(config(PeerConfig { add_path_receive: true, ..peer() }), false);
+        let paths = |s: &Speaker| s.routes_to(&prefix(THEIRS[0]));
+        until(&mut driver, "two paths", |s| paths(s).len() == 2).await;
+        let both = paths(driver.speaker());
+        assert_ne!(both[0].path_id, both[1].path_id);
+        let marked = |p: &bgp::RouteStatus| p.attributes.communities == [Community(64513 << 16 | 2)];
+        assert_eq!(both.iter().filter(|p| marked(p)).count(), 1);
+        daemon.withdraw_own(&lab);
+        until(&mut driver, "the other path", |s| matches!(&paths(s)[..], [only] if marked(only))).await;
+    });
+}
+
+/// Two foreign clients, and we between them.
+fn reflects_between(one: &dyn Daemon, other: &dyn Daemon) {
+    let mut first = Lab::new(one.name());
+    let mut second = Lab::beside(&first, other.name());
+    let wish = Wish { internal: true, ..Wish::default() };
+    one.start(&mut first, wish);
+    other.start(&mut second, wish);
+    let theirs = |lab: &Lab| THEIRS.map(|route| lab.say(route));
+    first.run(|| async {
+        let client = |us: String| PeerConfig {
+            local_address: Some(us.parse().unwrap()),
+            asn: Some(64512),
+            reflector_client: true,
+            next_hop: bgp::NextHopMode::SelfAddress,
+            ..PeerConfig::new(64512)
+        };
+        let mut config = config(client(first.say(US)));
+        config.cluster_id = Some(config.router_id);
+        config.peers.insert(second.say(THEM).parse().unwrap(), client(second.say(US)));
+        let mut driver = start(config, false);
+        let second_listens = std::net::SocketAddr::new(second.say(US).parse().unwrap(), 179);
+        let first_listens = std::net::SocketAddr::new(US.parse().unwrap(), 179);
+        driver.listen(&[first_listens, second_listens]).unwrap_or_else(|e| panic!("{}", e[0]));
+        let has_other = |daemon: &dyn Daemon, lab: &Lab, routes: [String; 2]| {
+            routes.iter().all(|route| !daemon.route(lab, route).is_empty())
+        };
+        until(&mut driver, "the routes of the second at the first", |s| {
+            is_up(s) && has_other(one, &first, theirs(&second))
+        })
+        .await;
+        until(&mut driver, "the routes of the first at the second", |_| {
+            OURS.iter().all(|ours| other.has(&second, ours))
+        })
+        .await;
+        let reflected = driver.speaker().advertised(second.say(THEM).parse::<bgp::PeerKey>().unwrap());
+        for route in THEIRS {
+            let route = reflected.iter().find(|r| r.prefix == prefix(route)).unwrap();
+            assert_eq!(route.attributes.originator_id, Some(THEM.parse().unwrap()));
+            assert_eq!(route.attributes.cluster_list, [std::net::Ipv4Addr::new(10, 99, 0, 1)]);
+        }
+        other.withdraw_own(&second);
+        until(&mut driver, "the withdrawal", |_| {
+            theirs(&second).iter().all(|route| one.route(&first, route).is_empty())
+        })
+        .await;
+    });
+}
+
 /// It is our provider: its routes come marked, and ours go although they are marked for nobody.
 fn roles_agree(daemon: &dyn Daemon) {
     let wish = Wish { role: true, ..Wish::default() };
@@ -370,7 +466,7 @@ fn unknown_attributes_pass_on(daemon: &dyn Daemon) {
     });
 }
 
-/// Each story with each daemon that can do it. BIRD, GoBGP and FRR must be installed, ExaBGP may.
+/// Each story with each daemon that can do it. BIRD, GoBGP, FRR and OpenBGPD must be installed, ExaBGP may.
 macro_rules! stories {
     ($($daemon:ident $module:ident: $($story:ident)*;)*) => {$(
         mod $module {
@@ -408,6 +504,8 @@ stories! {
         extended_messages_are_negotiated
         ipv4_by_an_ipv6_next_hop
         long_lived_restart_is_negotiated
+        its_routes_age_to_their_end
+        two_paths_to_one_prefix
         roles_agree;
     GoBgp with_gobgp:
         exchanges_and_withdraws
@@ -423,7 +521,9 @@ stories! {
         more_routes_than_it_takes
         the_reason_of_a_shutdown_is_heard
         our_reason_of_a_shutdown_is_heard
-        long_lived_restart_is_negotiated;
+        long_lived_restart_is_negotiated
+        its_routes_age_to_their_end
+        two_paths_to_one_prefix;
     Frr with_frr:
         exchanges_and_withdraws
         keeps_our_routes_over_our_restart
@@ -442,6 +542,43 @@ stories! {
         our_reason_of_a_shutdown_is_heard
         extended_messages_are_negotiated
         roles_agree;
+    OpenBgpd with_openbgpd:
+        exchanges_and_withdraws
+        keeps_our_routes_over_our_restart
+        communities_of_all_kinds
+        passwords_agree
+        ttl_security_on_both_sides
+        no_hold_time
+        a_peer_of_two_octets
+        internal_sessions
+        several_paths_are_negotiated_both_ways
+        we_answer_its_refresh
+        it_answers_our_refresh
+        more_routes_than_we_take
+        more_routes_than_it_takes
+        the_reason_of_a_shutdown_is_heard
+        our_reason_of_a_shutdown_is_heard
+        roles_agree;
     ExaBgp with_exabgp:
         unknown_attributes_pass_on;
+}
+
+/// Pairs of foreign clients, each with us between them.
+macro_rules! pairs {
+    ($($name:ident: $one:ident $other:ident;)*) => {
+        mod with_us_between {
+            $(#[test]
+            fn $name() {
+                if super::is_wanted(&super::$one, true) && super::is_wanted(&super::$other, true) {
+                    super::reflects_between(&super::$one, &super::$other);
+                }
+            })*
+        }
+    };
+}
+
+pairs! {
+    bird_and_frr: Bird Frr;
+    frr_and_openbgpd: Frr OpenBgpd;
+    gobgp_and_bird: GoBgp Bird;
 }

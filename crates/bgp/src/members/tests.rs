@@ -79,6 +79,7 @@ impl World {
             router_id: router_id(peer),
             external: peer % 4 == 3,
             client: peer.is_multiple_of(2),
+            only_here: false,
         };
         self.rib.set_peer(peer, info);
     }

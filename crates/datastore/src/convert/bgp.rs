@@ -1,6 +1,7 @@
 //! BGP settings.
 
 use std::collections::BTreeMap;
+use std::str::FromStr;
 
 use model::{
     BgpCommunity, BgpConfiguration, Cidr, LogSeverity, NodeName, PrefixAdvertisement, ProgramClusterRoutes,
@@ -63,8 +64,32 @@ pub fn bgp_configuration(
         programs: default.program_cluster_routes.map_or(built_in.programs, programs),
         normal_priority_v4: priority(default.ipv4_normal_route_priority, built_in.normal_priority_v4),
         normal_priority_v6: priority(default.ipv6_normal_route_priority, built_in.normal_priority_v6),
+        local_workload_peering_v4: address(
+            problems,
+            "spec.localWorkloadPeeringIPV4",
+            default.local_workload_peering_ip_v4.as_deref(),
+        ),
+        local_workload_peering_v6: address(
+            problems,
+            "spec.localWorkloadPeeringIPV6",
+            default.local_workload_peering_ip_v6.as_deref(),
+        ),
+        maximum_paths: default
+            .maximum_paths
+            .and_then(|paths| usize::try_from(paths).ok())
+            .map_or(built_in.maximum_paths, |paths| paths.clamp(1, built_in.maximum_paths)),
+        ebgp_requires_policy: default.ebgp_requires_policy.unwrap_or(built_in.ebgp_requires_policy),
         log_severity: severity.and_then(|text| problems.take("spec.logSeverityScreen", log_severity(text))),
     }
+}
+
+/// Variable that wins over serviceClusterIPs.
+pub const ADVERTISE_CLUSTER_IPS: &str = "CALICO_ADVERTISE_CLUSTER_IPS";
+
+/// The ranges of [`ADVERTISE_CLUSTER_IPS`], with commas between them.
+pub fn ranges(text: &str, problems: &mut Problems) -> Vec<Cidr> {
+    let texts = text.split(',').map(str::trim).filter(|text| !text.is_empty());
+    texts.filter_map(|text| problems.take(ADVERTISE_CLUSTER_IPS, net(text))).collect()
 }
 
 fn services(spec: &crd::BGPConfigurationSpec, problems: &mut Problems) -> ServiceRanges {
@@ -120,6 +145,11 @@ fn programs(value: crd::ProgramClusterRoutes) -> ProgramClusterRoutes {
         ipip: matches!(value, Value::Enabled | Value::EnabledIPIPOnly),
         no_encapsulation: matches!(value, Value::Enabled | Value::EnabledNoEncapOnly),
     }
+}
+
+fn address<A: FromStr>(problems: &mut Problems, field: &str, text: Option<&str>) -> Option<A> {
+    let text = text.filter(|text| !text.is_empty())?;
+    problems.take(field, text.parse().map_err(|_| format!("{text:?} is no address of the family")))
 }
 
 fn priority(value: Option<i32>, default: u32) -> u32 {

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use model::{BgpPeer, Family, NextHopMode, PeerSelection, PeerTarget};
+use model::{AddPath, BfdSettings, BgpPeer, BgpRole, Family, NextHopMode, PeerSelection, PeerTarget};
 
 use super::bgp::{as_number, secret_key};
 use super::duration::duration;
@@ -24,7 +24,7 @@ pub fn bgp_peer(name: &str, spec: &crd::BGPPeerSpec, problems: &mut Problems) ->
             problems.add("spec.asNumber", "peerSelector takes the nodes' own AS numbers");
             return None;
         }
-        (PeerTarget::Address(..) | PeerTarget::LocalWorkloads(_), None) => {
+        (PeerTarget::Address(..) | PeerTarget::LocalWorkloads(_) | PeerTarget::Interface(_), None) => {
             problems.add("spec.asNumber", "is needed unless peerSelector chooses nodes");
             return None;
         }
@@ -52,6 +52,10 @@ pub fn bgp_peer(name: &str, spec: &crd::BGPPeerSpec, problems: &mut Problems) ->
         filters: spec.filters.clone().unwrap_or_default(),
         reverse: spec.reverse_peering != Some(crd::ReversePeering::Manual)
             && !matches!(target, PeerTarget::LocalWorkloads(_)),
+        role: spec.role.map(role),
+        strict_role: spec.strict_role == Some(true),
+        bfd: spec.bfd.map(bfd),
+        add_path: spec.add_path.map_or(AddPath::default(), add_path),
         ..BgpPeer::new(name, target, as_number)
     })
 }
@@ -78,18 +82,49 @@ fn target(spec: &crd::BGPPeerSpec, problems: &mut Problems) -> Option<PeerTarget
         Some(text) => Some(problems.take("spec.peerIP", peer_address(text))?),
         None => None,
     };
-    match (address, nodes, workloads) {
-        (Some((address, port)), None, None) => Some(PeerTarget::Address(address, port)),
-        (None, Some(nodes), None) => Some(PeerTarget::Nodes(nodes)),
-        (None, None, Some(workloads)) => Some(PeerTarget::LocalWorkloads(workloads)),
+    let interface = spec.interface.clone().filter(|name| !name.is_empty());
+    match (address, nodes, workloads, interface) {
+        (Some((address, port)), None, None, None) => Some(PeerTarget::Address(address, port)),
+        (None, Some(nodes), None, None) => Some(PeerTarget::Nodes(nodes)),
+        (None, None, Some(workloads), None) => Some(PeerTarget::LocalWorkloads(workloads)),
+        (None, None, None, Some(interface)) => Some(PeerTarget::Interface(interface)),
         _ => {
             problems.add(
                 "spec.peerIP",
-                "give one of peerIP with asNumber, peerSelector, and localWorkloadSelector with asNumber",
+                "give one of peerSelector, and with asNumber peerIP, localWorkloadSelector and interface",
             );
             None
         }
     }
+}
+
+fn role(role: crd::Role) -> BgpRole {
+    match role {
+        crd::Role::Provider => BgpRole::Provider,
+        crd::Role::RouteServer => BgpRole::RouteServer,
+        crd::Role::RouteServerClient => BgpRole::RouteServerClient,
+        crd::Role::Customer => BgpRole::Customer,
+        crd::Role::Peer => BgpRole::Peer,
+    }
+}
+
+fn bfd(spec: crd::Bfd) -> BfdSettings {
+    let default = BfdSettings::default();
+    let interval = |ms: Option<i32>, default| {
+        ms.and_then(|ms| u32::try_from(ms).ok()).map_or(default, |ms| ms.clamp(10, 60_000))
+    };
+    let multiplier = spec.detect_multiplier.and_then(|n| u8::try_from(n).ok()).filter(|n| *n > 0);
+    BfdSettings {
+        min_tx: interval(spec.min_tx, default.min_tx),
+        min_rx: interval(spec.min_rx, default.min_rx),
+        detect_multiplier: multiplier.unwrap_or(default.detect_multiplier),
+        multihop: spec.multihop == Some(true),
+    }
+}
+
+fn add_path(spec: crd::AddPath) -> AddPath {
+    let send = spec.send.and_then(|paths| u8::try_from(paths).ok()).unwrap_or_default();
+    AddPath { receive: spec.receive == Some(true), send }
 }
 
 fn next_hop_mode(spec: &crd::BGPPeerSpec) -> NextHopMode {
@@ -166,6 +201,8 @@ mod tests {
             (json!({"peerIP": "1.2.3.4", "asNumber": 1, "peerSelector": "all()"}), "spec.peerIP"),
             (json!({"localWorkloadSelector": "all()"}), "spec.asNumber"),
             (json!({}), "spec.peerIP"),
+            (json!({"interface": "eth1"}), "spec.asNumber"),
+            (json!({"interface": "eth1", "peerIP": "1.2.3.4", "asNumber": 1}), "spec.peerIP"),
             (json!({"node": "a", "nodeSelector": "all()", "peerSelector": "all()"}), "spec.node"),
             (json!({"peerSelector": "(a == 'b'"}), "spec.peerSelector"),
         ] {
@@ -202,6 +239,21 @@ mod tests {
         assert_eq!((peer.filters, peer.reverse), (vec!["b".to_owned(), "a".to_owned()], false));
         assert_eq!(peer.password.unwrap().to_string(), "Secret s key k");
         assert!(!peer.source_address_is_node_ip);
+    }
+
+    #[test]
+    fn own_settings_reach_the_model_within_their_limits() {
+        let spec = json!({
+            "interface": "eth1", "asNumber": 65001, "role": "Customer", "strictRole": true,
+            "bfd": {"minTx": 1, "detectMultiplier": 0, "multihop": true}, "addPath": {"send": 4},
+        });
+
+        let peer = peer(spec).unwrap();
+
+        assert_eq!(peer.target, PeerTarget::Interface("eth1".to_owned()));
+        assert_eq!((peer.role, peer.strict_role), (Some(BgpRole::Customer), true));
+        let bfd = BfdSettings { min_tx: 10, min_rx: 300, detect_multiplier: 3, multihop: true };
+        assert_eq!((peer.bfd, peer.add_path), (Some(bfd), AddPath { receive: false, send: 4 }));
     }
 
     #[test]

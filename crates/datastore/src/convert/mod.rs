@@ -26,7 +26,7 @@ use std::net::IpAddr;
 
 use model::{Cidr, Selector};
 
-pub use bgp::{BgpSettings, bgp_configuration};
+pub use bgp::{ADVERTISE_CLUSTER_IPS, BgpSettings, bgp_configuration, ranges};
 pub use bgp_filter::bgp_filter;
 pub use bgp_peer::bgp_peer;
 pub use cluster_policy::{admin_network_policy, baseline_admin_network_policy, cluster_network_policy};

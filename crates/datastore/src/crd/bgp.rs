@@ -74,11 +74,11 @@ pub struct BGPConfigurationSpec {
     /// Interfaces whose networks are not announced; this speaker announces no network of an interface anyway.
     #[schemars(length(max = 64), inner(length(min = 1, max = 64)))]
     pub ignored_interfaces: Option<Vec<String>>,
-    /// Address that pods peer with; see localWorkloadSelector of BGPPeer. Kept, not acted upon yet.
+    /// Address that the node has towards pods that peer with it; see localWorkloadSelector of BGPPeer.
     #[serde(rename = "localWorkloadPeeringIPV4")]
     #[schemars(regex(pattern = text::ADDRESS), length(max = 45))]
     pub local_workload_peering_ip_v4: Option<String>,
-    /// Kept, not acted upon yet.
+    /// The same for IPv6.
     #[serde(rename = "localWorkloadPeeringIPV6")]
     #[schemars(regex(pattern = text::ADDRESS), length(max = 45))]
     pub local_workload_peering_ip_v6: Option<String>,
@@ -90,6 +90,12 @@ pub struct BGPConfigurationSpec {
     /// Kernel metric of IPv6 routes; 1024 unless given.
     #[schemars(range(min = 1, max = 2147483646))]
     pub ipv6_normal_route_priority: Option<i32>,
+    /// Ocicat's own: how many equally good paths the route of a prefix may have (ECMP); 64 unless given.
+    #[schemars(range(min = 1, max = 64))]
+    pub maximum_paths: Option<i32>,
+    /// Ocicat's own: nothing is taken from external peers that have no BGPFilter with import rules (RFC 8212); false
+    /// unless given. What goes out is always filtered.
+    pub ebgp_requires_policy: Option<bool>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -50,8 +50,12 @@ pub enum ReversePeering {
     {"rule": "!has(self.peerIP) || !has(self.peerSelector)", "message": "peerIP and peerSelector exclude each other"},
     {"rule": "!has(self.asNumber) || !has(self.peerSelector)",
      "message": "asNumber and peerSelector exclude each other: the nodes' own AS numbers are used"},
-    {"rule": "has(self.peerIP) || has(self.peerSelector) || has(self.localWorkloadSelector)",
-     "message": "one of peerIP and peerSelector must say whom to peer with"},
+    {"rule": "has(self.peerIP) || has(self.peerSelector) || has(self.localWorkloadSelector) || has(self.interface)",
+     "message": "one of peerIP, peerSelector and interface must say whom to peer with"},
+    {"rule": "!has(self.interface) || (!has(self.peerIP) && !has(self.peerSelector) && !has(self.localWorkloadSelector) && has(self.asNumber))",
+     "message": "interface needs asNumber and excludes peerIP, peerSelector and localWorkloadSelector"},
+    {"rule": "!has(self.strictRole) || !self.strictRole || has(self.role)", "message": "strictRole needs role",
+     "fieldPath": ".strictRole"},
     {"rule": "!has(self.peerIP) || has(self.asNumber)", "message": "asNumber is needed with peerIP",
      "fieldPath": ".asNumber"},
     {"rule": "!has(self.reachableBy) || has(self.peerIP)", "message": "reachableBy needs peerIP",
@@ -109,9 +113,58 @@ pub struct BGPPeerSpec {
     /// Names of BGPFilters in the order in which they are asked.
     #[schemars(length(max = 100), inner(regex(pattern = text::NAME), length(max = 253)))]
     pub filters: Option<Vec<String>>,
-    /// Pods of the node itself to peer with. Kept, not acted upon yet.
+    /// Pods of the node itself to peer with, by their labels; they connect to localWorkloadPeeringIPV4 or V6 of
+    /// BGPConfiguration.
     #[schemars(regex(pattern = text::SELECTOR), length(max = 1024))]
     pub local_workload_selector: Option<String>,
     /// Whether the selected nodes get the opposite half by themselves.
     pub reverse_peering: Option<ReversePeering>,
+    /// Ocicat's own: peer with the router at the other end of this link of the node, by the link-local address that its
+    /// router advertisements come from (unnumbered).
+    #[schemars(regex(pattern = text::INTERFACE), length(max = 15))]
+    pub interface: Option<String>,
+    /// Ocicat's own: what the node is to the peer (RFC 9234); for external peers.
+    pub role: Option<Role>,
+    /// Ocicat's own: a peer that names no role is refused.
+    pub strict_role: Option<bool>,
+    /// Ocicat's own: watch the path to the peer (RFC 5880); off unless given.
+    pub bfd: Option<Bfd>,
+    /// Ocicat's own: several paths for a prefix (RFC 7911); off unless given.
+    pub add_path: Option<AddPath>,
+}
+
+/// Roles of RFC 9234, as the node has them towards the peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Role {
+    Provider,
+    RouteServer,
+    RouteServerClient,
+    Customer,
+    Peer,
+}
+
+/// BFD towards a peer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Bfd {
+    /// Milliseconds between packets that are sent; 300 unless given.
+    #[schemars(range(min = 10, max = 60000))]
+    pub min_tx: Option<i32>,
+    /// Milliseconds between packets that can be taken; 300 unless given.
+    #[schemars(range(min = 10, max = 60000))]
+    pub min_rx: Option<i32>,
+    /// So many missing packets end the session; 3 unless given.
+    #[schemars(range(min = 1, max = 255))]
+    pub detect_multiplier: Option<i32>,
+    /// The peer is several hops away.
+    pub multihop: Option<bool>,
+}
+
+/// Several paths for a prefix.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AddPath {
+    pub receive: Option<bool>,
+    /// How many are sent at most.
+    #[schemars(range(min = 0, max = 255))]
+    pub send: Option<i32>,
 }

@@ -34,7 +34,7 @@ pub use bgp_filter::{
     BGPFilter, BGPFilterAction, BGPFilterOperation, BGPFilterOperator, BGPFilterPeerType, BGPFilterRuleV4,
     BGPFilterRuleV6, BGPFilterSpec,
 };
-pub use bgp_peer::{BGPPeer, BGPPeerSpec, NextHopMode, ReversePeering, SourceAddress};
+pub use bgp_peer::{AddPath, BGPPeer, BGPPeerSpec, Bfd, NextHopMode, ReversePeering, Role, SourceAddress};
 pub use felix::{ChainInsertMode, EndpointToHostAction, FelixConfiguration, FelixConfigurationSpec};
 pub use host_endpoint::{HostEndpoint, HostEndpointPort, HostEndpointSpec};
 pub use int_or_string::{AsNumberValue, PortValue, ProtocolValue};

@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client, Resource};
-use model::{Policy, Update};
+use model::{NodeName, Policy, Update};
 use serde::de::DeserializeOwned;
 
 use super::tracker::{Event, Item, ObjectName};
@@ -25,15 +25,17 @@ use crate::objects::{
 /// Events of one kind.
 pub(super) type EventStream = Pin<Box<dyn Stream<Item = (Kind, Event)> + Send>>;
 
-/// Lists and watches one kind for ever.
-pub(super) fn watch(client: Client, kind: Kind) -> EventStream {
+/// Lists and watches one kind for ever, for who lives on `node`.
+pub(super) fn watch(client: Client, kind: Kind, node: &NodeName) -> EventStream {
     match kind {
+        Kind::LocalPod => {
+            let here = watcher::Config::default().fields(&format!("spec.nodeName={node}"));
+            events(client, kind, here, |object: &PodObject, problems| pod(object, problems).map(Item::Update))
+        }
         Kind::Node => built_in(client, kind, |object: &NodeObject, problems| {
             convert::node(object, problems).map(|node| Update::Node(node.name.clone(), Some(node)))
         }),
-        Kind::Pod => built_in(client, kind, |object: &PodObject, problems| {
-            convert::pod(object, problems).map(|pod| Update::Pod(pod.key.clone(), Some(pod)))
-        }),
+        Kind::Pod => built_in(client, kind, pod),
         Kind::Namespace => built_in(client, kind, |object: &NamespaceObject, _| {
             let labels = object.metadata.labels.clone().unwrap_or_default();
             Some(Update::Namespace(object.metadata.name.clone()?, Some(labels)))
@@ -172,12 +174,18 @@ fn network(client: Client, kind: Kind) -> EventStream {
     }
 }
 
+fn pod(object: &PodObject, problems: &mut Problems) -> Option<Update> {
+    convert::pod(object, problems).map(|pod| Update::Pod(pod.key.clone(), Some(pod)))
+}
+
 /// A kind of Kubernetes' own, which is always well-formed.
 fn built_in<K>(client: Client, kind: Kind, convert: fn(&K, &mut Problems) -> Option<Update>) -> EventStream
 where
     K: Watched,
 {
-    events(client, kind, move |object: &K, problems| convert(object, problems).map(Item::Update))
+    events(client, kind, watcher::Config::default(), move |object: &K, problems| {
+        convert(object, problems).map(Item::Update)
+    })
 }
 
 /// A custom resource; one whose spec cannot be read is named and counts as gone.
@@ -192,7 +200,7 @@ where
     S: DeserializeOwned + 'static,
     Custom<K>: Watched,
 {
-    events(client, kind, move |object: &Custom<K>, problems| {
+    events(client, kind, watcher::Config::default(), move |object: &Custom<K>, problems| {
         let spec = if object.spec.is_null() { serde_json::json!({}) } else { object.spec.clone() };
         let spec = problems.take("spec", serde_json::from_value(spec))?;
         convert(&object.metadata, spec, problems)
@@ -207,9 +215,10 @@ impl<K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + '
 fn events<K: Watched>(
     client: Client,
     kind: Kind,
+    config: watcher::Config,
     convert: impl Fn(&K, &mut Problems) -> Option<Item> + Send + 'static,
 ) -> EventStream {
-    let config = watcher::Config::default().page_size(PAGE);
+    let config = config.page_size(PAGE);
     let mut begins = false;
     let mut failures = 0_u32;
     let retry = Retry::new();

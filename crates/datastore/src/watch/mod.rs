@@ -52,6 +52,8 @@ pub enum Kind {
     Service,
     /// Watched once the BGP settings announce Services (by a speaker), or a rule names one (by felix).
     EndpointSlice,
+    /// Pods of this node alone; watched once a BGPPeer chooses some of them as peers.
+    LocalPod,
 }
 
 impl Kind {
@@ -94,7 +96,7 @@ impl Kind {
     }
 
     /// What a speaker needs.
-    pub const SPEAKER: [Kind; 9] = [
+    pub const SPEAKER: [Kind; 10] = [
         Kind::Node,
         Kind::IpPool,
         Kind::IpamBlock,
@@ -104,12 +106,13 @@ impl Kind {
         Kind::BgpFilter,
         Kind::Service,
         Kind::EndpointSlice,
+        Kind::LocalPod,
     ];
 
     /// Is it watched only once something needs it? A node that announces no Service, and has no rule that names
     /// one, has no use for thousands of EndpointSlices.
     fn is_on_demand(self) -> bool {
-        matches!(self, Kind::Service | Kind::EndpointSlice)
+        matches!(self, Kind::Service | Kind::EndpointSlice | Kind::LocalPod)
     }
 }
 
@@ -119,7 +122,8 @@ pub struct Interest {
     pub kinds: Vec<Kind>,
     /// Settings named `node.<this>` count besides those named `default`.
     pub node: NodeName,
-    /// `FELIX_*` variables, which win over every FelixConfiguration.
+    /// Variables of the environment that win over settings: `FELIX_*` over every FelixConfiguration,
+    /// `CALICO_ADVERTISE_CLUSTER_IPS` over serviceClusterIPs.
     pub overrides: BTreeMap<String, String>,
 }
 
@@ -129,9 +133,9 @@ impl Interest {
         Self { kinds: Kind::FELIX.to_vec(), node, overrides }
     }
 
-    /// What bird-lite on `node` needs.
-    pub fn speaker(node: NodeName) -> Self {
-        Self { kinds: Kind::SPEAKER.to_vec(), node, overrides: BTreeMap::new() }
+    /// What bird-lite on `node` needs; `overrides` may have `CALICO_ADVERTISE_CLUSTER_IPS`.
+    pub fn speaker(node: NodeName, overrides: BTreeMap<String, String>) -> Self {
+        Self { kinds: Kind::SPEAKER.to_vec(), node, overrides }
     }
 }
 
@@ -145,8 +149,8 @@ pub(crate) fn spawn(client: Client, interest: Interest) -> mpsc::Receiver<Update
         let Interest { mut kinds, node, overrides } = interest;
         kinds.sort();
         kinds.dedup();
-        let mut tracker = Tracker::new(Viewer { node, overrides }, kinds.iter().copied());
-        run(&mut tracker, &client, &sender).await;
+        let mut tracker = Tracker::new(Viewer { node: node.clone(), overrides }, kinds.iter().copied());
+        run(&mut tracker, &client, &node, &sender).await;
     });
     receiver
 }
@@ -154,11 +158,11 @@ pub(crate) fn spawn(client: Client, interest: Interest) -> mpsc::Receiver<Update
 /// Updates that wait for the receiver.
 const CHANNEL: usize = 256;
 
-async fn run(tracker: &mut Tracker, client: &Client, sender: &mpsc::Sender<Update>) {
+async fn run(tracker: &mut Tracker, client: &Client, node: &NodeName, sender: &mpsc::Sender<Update>) {
     let mut updates = Vec::new();
     let mut events: SelectAll<kinds::EventStream> = SelectAll::new();
     loop {
-        events.extend(tracker.take_woken().into_iter().map(|kind| kinds::watch(client.clone(), kind)));
+        events.extend(tracker.take_woken().into_iter().map(|kind| kinds::watch(client.clone(), kind, node)));
         let next = tokio::select! {
             next = events.next() => next,
             () = sender.closed() => return,

@@ -8,7 +8,7 @@ use std::fmt::{self, Write};
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
 
-use model::{NodeName, Update};
+use model::{NodeName, PeerTarget, Update};
 
 use super::Kind;
 use crate::convert::{self, Problems};
@@ -60,7 +60,7 @@ pub(crate) enum Event {
 #[derive(Clone, Debug)]
 pub(crate) struct Viewer {
     pub(crate) node: NodeName,
-    /// `FELIX_*` variables.
+    /// Variables that win over settings.
     pub(crate) overrides: BTreeMap<String, String>,
 }
 
@@ -188,7 +188,10 @@ impl Tracker {
             }
             Item::Update(update) => {
                 if names_service(&update) {
-                    self.wake();
+                    self.wake(|kind| kind != Kind::LocalPod);
+                }
+                if peers_with_pods(&update) {
+                    self.wake(|kind| kind == Kind::LocalPod);
                 }
                 let state = self.kinds.entry(kind).or_default();
                 let fingerprint = fingerprint(&update);
@@ -207,14 +210,6 @@ impl Tracker {
                 }
                 out.push(update);
             }
-        }
-    }
-
-    /// Kinds that nobody needed until now are watched from now on.
-    fn wake(&mut self) {
-        for kind in self.asleep.drain(..) {
-            self.kinds.insert(kind, KindState::default());
-            self.woken.push(kind);
         }
     }
 
@@ -269,6 +264,16 @@ impl Tracker {
         }
     }
 
+    /// Begins to watch kinds that something needs from now on.
+    fn wake(&mut self, is_needed: impl Fn(Kind) -> bool) {
+        let (woken, asleep) = std::mem::take(&mut self.asleep).into_iter().partition(|kind| is_needed(*kind));
+        self.asleep = asleep;
+        for kind in woken {
+            self.kinds.insert(kind, KindState::default());
+            self.woken.push(kind);
+        }
+    }
+
     fn settle_unless_listing(&mut self, kind: Kind, out: &mut Vec<Update>) {
         if self.kinds.get(&kind).is_some_and(|state| state.listing.is_some()) {
             return;
@@ -282,10 +287,13 @@ impl Tracker {
                 (Update::FelixConfiguration(Some(merged)), &mut self.felix.told)
             }
             Kind::BgpConfiguration => {
-                let merged = convert::bgp_configuration(&self.bgp, &self.viewer.node, &mut problems);
+                let mut merged = convert::bgp_configuration(&self.bgp, &self.viewer.node, &mut problems);
+                if let Some(ranges) = self.viewer.overrides.get(convert::ADVERTISE_CLUSTER_IPS) {
+                    merged.services.cluster_ips = convert::ranges(ranges, &mut problems);
+                }
                 let announces = !merged.services.is_empty() && self.kinds.contains_key(&Kind::BgpPeer);
                 if announces {
-                    self.wake();
+                    self.wake(|kind| kind != Kind::LocalPod);
                 }
                 (Update::BgpConfiguration(Some(Box::new(merged))), &mut self.bgp_told)
             }
@@ -320,6 +328,10 @@ fn names_service(update: &Update) -> bool {
     let Update::Policy(_, Some(policy)) = update else { return false };
     let mut rules = policy.ingress.iter().chain(&policy.egress);
     rules.any(|rule| rule.source.service.is_some() || rule.destination.service.is_some())
+}
+
+fn peers_with_pods(update: &Update) -> bool {
+    matches!(update, Update::BgpPeer(_, Some(peer)) if matches!(peer.target, PeerTarget::LocalWorkloads(_)))
 }
 
 /// The same key, with nothing.
