@@ -10,6 +10,7 @@ use hashbrown::HashTable;
 use model::Cidr;
 
 use crate::classes::{ClassId, Classes, Description};
+use crate::difference::difference;
 use crate::sets::IpSets;
 use crate::slab::Slab;
 
@@ -110,7 +111,8 @@ impl Items {
     pub(crate) fn remove(&mut self, name: &str, sets: &mut IpSets) -> bool {
         let Some(id) = self.find_id(name) else { return false };
         sets.item_changes(Some(self.membership(id)), None, self);
-        self.disown(id);
+        let nets = self.items.get(id.0).nets.clone();
+        self.disown(id, nets.as_slice());
         if let Ok(entry) = self.ids.find_entry(self.hasher.hash_one(name), |other| *other == id) {
             entry.remove();
         }
@@ -133,7 +135,8 @@ impl Items {
             let (items, hasher) = (&self.items, &self.hasher);
             let hash = |id: &ItemId| hasher.hash_one(&*items.get(id.0).name);
             self.ids.insert_unique(hasher.hash_one(name), id, hash);
-            self.own(id);
+            let nets = self.items.get(id.0).nets.clone();
+            self.own(id, nets.as_slice());
             return true;
         };
         let old = self.items.get(id.0);
@@ -142,10 +145,11 @@ impl Items {
         }
         sets.item_changes(Some(self.membership(id)), Some(Membership { class, nets: nets.as_slice() }), self);
         let (old_class, old_place) = (old.class, old.place);
-        if self.items.get(id.0).nets != nets {
-            self.disown(id);
+        if old.nets != nets {
+            let (gone, come) = difference(old.nets.as_slice(), nets.as_slice());
+            self.disown(id, &gone);
+            self.own(id, &come);
             self.items.get_mut(id.0).nets = nets;
-            self.own(id);
         }
         if old_class != class {
             self.items.get_mut(id.0).class = class;
@@ -168,8 +172,8 @@ impl Items {
         }
     }
 
-    fn own(&mut self, id: ItemId) {
-        for net in self.items.get(id.0).nets.as_slice() {
+    fn own(&mut self, id: ItemId, nets: &[Cidr]) {
+        for net in nets {
             let first = *self.owners.entry(*net).or_insert(id);
             if first != id {
                 self.more_owners.entry(*net).or_default().push(id);
@@ -177,8 +181,8 @@ impl Items {
         }
     }
 
-    fn disown(&mut self, id: ItemId) {
-        for net in self.items.get(id.0).nets.as_slice() {
+    fn disown(&mut self, id: ItemId, nets: &[Cidr]) {
+        for net in nets {
             let more = self.more_owners.get_mut(net);
             let is_first = self.owners.get(net) == Some(&id);
             let Some(more) = more else {

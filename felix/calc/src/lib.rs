@@ -17,6 +17,7 @@ mod calc;
 mod change;
 mod classes;
 mod describe;
+mod difference;
 mod inherited;
 mod items;
 mod local;

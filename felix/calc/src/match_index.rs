@@ -9,6 +9,7 @@ use std::sync::Arc;
 use model::{LabelLookup, Restriction, Selector};
 
 use crate::classes::{ClassId, ClassLabels, Classes, Label, ORCHESTRATOR};
+use crate::difference::difference;
 use crate::slab::{IdMap, IdSet, Slab};
 use crate::symbols::{Symbol, Symbols};
 
@@ -150,9 +151,7 @@ impl MatchIndex {
     /// Tries a class that is new to the index or whose labels changed; the difference is only looked at.
     pub(crate) fn try_class(&mut self, class: ClassId, classes: &Classes) -> Difference {
         let after = self.matching(class, classes);
-        let before = self.matches(class);
-        let lost = before.iter().filter(|id| after.binary_search(id).is_err()).copied().collect();
-        let gained = after.iter().filter(|id| before.binary_search(id).is_err()).copied().collect();
+        let (lost, gained) = difference(self.matches(class), &after);
         Difference { lost, gained }
     }
 

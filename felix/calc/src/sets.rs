@@ -10,6 +10,7 @@ use kernel::{IpSetKind, IpSetMember};
 use model::{Cidr, EndpointSlice, ObjectKey, Protocol};
 
 use crate::classes::{Class, ClassId, Classes};
+use crate::difference::difference;
 use crate::items::{Items, Membership};
 use crate::match_index::{Difference, MatchIndex, SelectorId};
 use crate::services::Services;
@@ -150,15 +151,8 @@ impl IpSets {
                 let is = is.filter(|is| content.matches(is.class, &self.index));
                 is.map(|is| content.members_of(is, &items.classes)).unwrap_or_default()
             };
-            let (before, after) = (members(before), members(after));
-            if before == after {
-                continue;
-            }
-            let only_in = |a: &[IpSetMember], b: &[IpSetMember]| -> Vec<IpSetMember> {
-                a.iter().filter(|member| b.binary_search(member).is_err()).copied().collect()
-            };
-            let differ = only_in(&before, &after).into_iter().chain(only_in(&after, &before));
-            differ.for_each(|member| self.touch(number, member, items));
+            let (gone, come) = difference(&members(before), &members(after));
+            gone.into_iter().chain(come).for_each(|member| self.touch(number, member, items));
         }
     }
 

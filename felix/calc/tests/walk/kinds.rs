@@ -8,7 +8,9 @@ use model::{
     StagedAction, Update,
 };
 
-use crate::state::{NODE, State, applied, check_walk, labels, namespace, pod, policy, slice, stored};
+use crate::state::{
+    NODE, State, applied, check_walk, labels, namespace, pod, policy, slice, stored, tell_all,
+};
 
 fn id(selector: &str) -> String {
     selector.parse::<Selector>().unwrap().set_id()
@@ -223,15 +225,9 @@ fn staged_policies_are_asked_about_and_never_active() {
         .with(applied(&staged("late", None, "all()")))
         .with(applied(&staged("early", Some(1.0), "app == 'web'")))
         .with(applied(&staged("other", None, "app == 'other'")));
-    check_walk(&[state.leads_to(&["endpoint default/web:"])]);
+    check_walk(&[state.clone().leads_to(&["endpoint default/web:"])]);
     let mut calc = Calc::new(NodeName::from(NODE));
-    calc.apply(namespace(&[]));
-    calc.apply(stored(&pod("web", "10.0.0.1", &[("app", "web")])));
-    for (name, order, of) in
-        [("late", None, "all()"), ("early", Some(1.0), "has(app)"), ("other", None, "has(x)")]
-    {
-        calc.apply(applied(&staged(name, order, of)));
-    }
+    tell_all(&mut calc, state);
 
     let names = |pod: &PodKey| -> Vec<String> {
         calc.staged_of(pod).iter().map(|policy| policy.key.to_string()).collect()
@@ -253,14 +249,10 @@ fn a_policy_that_every_node_needs_is_active_without_an_endpoint() {
 
 #[test]
 fn a_new_version_of_a_policy_is_told_though_it_says_the_same() {
-    let web = with_web();
     let version = |generation| Policy { generation, ..policy("p", "all()", "all()") };
     let mut calc = Calc::new(NodeName::from(NODE));
-    calc.apply(namespace(&[]));
+    tell_all(&mut calc, with_web());
     calc.apply(Update::InSync);
-    let crate::state::Thing::Local(local) = web.things["local cali-web"].clone() else { panic!() };
-    calc.apply(stored(&pod("web", "10.0.0.1", &[])));
-    calc.set_local_endpoint(local.interface.clone(), Some(local));
     calc.apply(applied(&version(1)));
     calc.flush();
 
@@ -318,6 +310,30 @@ fn policies_of_one_order_and_name_stand_by_namespace_and_kind() {
     ])]);
 }
 
+#[test]
+fn ten_thousand_rules_and_a_selector_of_64_kilobytes_come_and_go() {
+    let values: Vec<_> = (0..6000).map(|number| format!("'value-{number}'")).collect();
+    let long = format!("app in {{{}, 'web'}}", values.join(", "));
+    assert!(long.len() > 64 << 10);
+    let mut many = policy("many", "app == 'web'", "all()");
+    many.ingress = (0..10_000)
+        .map(|number| policy("", "all()", &format!("app == 'app-{number}'")).ingress.remove(0))
+        .collect();
+    let mut calc = Calc::new(NodeName::from(NODE));
+    tell_all(&mut calc, with_web().with(applied(&policy("long", &long, &long))).with(applied(&many)));
+    calc.apply(Update::InSync);
+    let sets = |changes: &[Change], there: bool| {
+        let is = |change: &&Change| matches!(change, Change::IpSet(_, set) if set.is_some() == there);
+        changes.iter().filter(is).count()
+    };
+
+    assert_eq!(sets(&calc.flush(), true), 10_001);
+    for name in ["many", "long"] {
+        calc.apply(Update::Policy(PolicyKey::new(PolicyKind::GlobalNetworkPolicy, None, name), None));
+    }
+    assert_eq!(sets(&calc.flush(), false), 10_001);
+}
+
 /// A cluster in which `pods` pods are clients in ten apps, and a local one allows four apps; what one more
 /// client's change of labels says, and how many selectors are tried for it.
 fn cost_of_a_change(pods: usize, policies: usize) -> (usize, u64) {
@@ -328,15 +344,7 @@ fn cost_of_a_change(pods: usize, policies: usize) -> (usize, u64) {
         stored(&pod(&format!("client-{number}"), &address, &[("app", &format!("app-{app}")), ("client", "")]))
     };
     (0..pods).for_each(|number| calc.apply(client(number, number % 10)));
-    let State { things, .. } = with_web();
-    for thing in things.into_values() {
-        match thing {
-            crate::state::Thing::Stored(update) => calc.apply(update),
-            crate::state::Thing::Local(local) => {
-                calc.set_local_endpoint(local.interface.clone(), Some(local))
-            }
-        }
-    }
+    tell_all(&mut calc, with_web());
     for number in 0..policies {
         let from = format!("app == 'app-{}' && has(client)", number % 400);
         calc.apply(applied(&policy(&format!("p-{number}"), "app == 'web'", &from)));

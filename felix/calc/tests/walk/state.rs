@@ -117,6 +117,22 @@ fn without(thing: &Thing) -> Thing {
     })
 }
 
+fn tell(calc: &mut Calc, thing: Thing) {
+    match thing {
+        Thing::Stored(update) => calc.apply(update),
+        Thing::Local(endpoint) => {
+            let interface = endpoint.interface.clone();
+            let endpoint = Some(endpoint).filter(|endpoint| !endpoint.container_id.is_empty());
+            calc.set_local_endpoint(interface, endpoint);
+        }
+    }
+}
+
+/// Tells all that is there.
+pub fn tell_all(calc: &mut Calc, state: State) {
+    state.things.into_values().for_each(|thing| tell(calc, thing));
+}
+
 /// A calc with the dataplane behind it and the state that it was brought to.
 struct Walker {
     calc: Calc,
@@ -131,26 +147,15 @@ impl Walker {
         Self { calc, fake: Fake::default(), at: State::default() }
     }
 
-    fn tell(&mut self, thing: Thing) {
-        match thing {
-            Thing::Stored(update) => self.calc.apply(update),
-            Thing::Local(endpoint) => {
-                let interface = endpoint.interface.clone();
-                let endpoint = Some(endpoint).filter(|endpoint| !endpoint.container_id.is_empty());
-                self.calc.set_local_endpoint(interface, endpoint);
-            }
-        }
-    }
-
     /// Tells what differs, without a flush.
     fn head_for(&mut self, state: &State, random: &mut Random, twice: bool) {
         let mut things = state.from(&self.at);
         random.shuffle(&mut things);
         for thing in things {
             if twice {
-                self.tell(thing.clone());
+                tell(&mut self.calc, thing.clone());
             }
-            self.tell(thing);
+            tell(&mut self.calc, thing);
         }
         self.at = state.clone();
     }
@@ -169,7 +174,7 @@ impl Walker {
 fn reached_directly(state: &State) -> Fake {
     let mut walker = Walker::new();
     for thing in state.things.values() {
-        walker.tell(thing.clone());
+        tell(&mut walker.calc, thing.clone());
     }
     walker.fake.apply(walker.calc.flush());
     let plain = Plain::new(state);
