@@ -282,6 +282,7 @@ impl<P: Ports> Worker<P> {
                 if *self.host_links != host {
                     self.host_links = Arc::new(host);
                     self.renderer.set_host_addresses(host_addresses(&self.host_links));
+                    self.renderer.set_host_links(addresses_by_link(&self.host_links));
                     self.published.links.send_replace(self.host_links.clone());
                     self.publish_pod_settings();
                 }
@@ -400,6 +401,12 @@ fn receive(commands: &Receiver<Command>, deadline: Option<Instant>) -> Option<Ve
         }
     }
     Some(batch)
+}
+
+/// For host endpoints: which link has which addresses.
+fn addresses_by_link(links: &[Link]) -> BTreeMap<HostInterface, BTreeSet<IpAddr>> {
+    let addresses = |link: &Link| link.addresses.iter().map(|(address, _)| *address).collect();
+    links.iter().map(|link| (link.name.clone(), addresses(link))).collect()
 }
 
 /// Addresses on the node's own links; link-local ones of IPv6 mean nothing without their link.
