@@ -4,12 +4,13 @@
 //! [`model::FelixConfiguration`], over which [`Overrides`] from the environment win.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::Duration;
 
-use model::{ChainInsertMode, EndpointToHostAction, Family, FelixConfiguration, LogSeverity, NodeName};
+use model::{
+    Family, FelixConfiguration, Listener, LogSeverity, NodeName, SettingNote, SettingReason, SettingSource,
+};
 use proto::node::DEL_QUEUE;
 
 use crate::autodetect::Method;
@@ -87,17 +88,10 @@ pub enum AddressSetting {
 /// Settings from the environment that win over every `FelixConfiguration`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Overrides {
-    interface_prefix: Option<String>,
-    chain_insert_mode: Option<ChainInsertMode>,
-    endpoint_to_host_action: Option<EndpointToHostAction>,
-    iptables_refresh: Option<Duration>,
-    ipsets_refresh: Option<Duration>,
-    route_refresh: Option<Duration>,
-    mtu: Option<u32>,
-    ipv6: Option<bool>,
-    route_priority: Option<u32>,
+    /// `FELIX_*`, in capitals.
+    variables: BTreeMap<String, String>,
+    /// From the command line, which wins over the environment.
     log_severity: Option<LogSeverity>,
-    mtu_iface_pattern: Option<String>,
 }
 
 /// A setting that could not be understood; its default is in force.
@@ -122,18 +116,17 @@ impl Settings {
             .or_else(|| env.text("NODENAME"))
             .or_else(|| env.text("FELIX_FELIXHOSTNAME"))
             .unwrap_or_else(|| host_name.to_lowercase());
-        let health_host = env.parse_with("FELIX_HEALTHHOST", host);
-        let health_port = env.parse("FELIX_HEALTHPORT").unwrap_or(DEFAULT_HEALTH_PORT);
-        let health = SocketAddr::new(health_host.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)), health_port);
-        let metrics = metrics_listen(&mut env);
-        let mut overrides = Overrides::from_environment(&mut env);
-        overrides.log_severity = arguments.log_level.or(overrides.log_severity);
+        let overrides = Overrides { variables: env.felix(), log_severity: arguments.log_level };
+        let configuration = overrides.apply(FelixConfiguration::default());
+        env.ignored.extend(configuration.notes.iter().map(IgnoredSetting::from));
+        let address = |listener: Listener| SocketAddr::new(listener.host, listener.port);
+        let metrics = configuration.metrics.enabled.then(|| address(configuration.metrics));
         let settings = Self {
             node: NodeName::from(node.as_str()),
             kubeconfig: arguments.kubeconfig.or_else(|| env.text("KUBECONFIG").map(PathBuf::from)),
             socket: arguments.socket,
             state_dir: arguments.state_dir,
-            health_listen: arguments.health_listen.unwrap_or(health),
+            health_listen: arguments.health_listen.unwrap_or(address(configuration.health)),
             metrics_listen: arguments.metrics_listen.or(metrics),
             log_format: arguments.log_format,
             ipv4: address_setting(&mut env, Family::V4),
@@ -149,48 +142,42 @@ impl Settings {
     }
 }
 
-impl Overrides {
-    fn from_environment(env: &mut Environment) -> Self {
-        Self {
-            interface_prefix: env.parse_with("FELIX_INTERFACEPREFIX", interface_prefix),
-            chain_insert_mode: env.parse_with("FELIX_CHAININSERTMODE", chain_insert_mode),
-            endpoint_to_host_action: env
-                .parse_with("FELIX_DEFAULTENDPOINTTOHOSTACTION", endpoint_to_host_action),
-            iptables_refresh: env.parse_with("FELIX_IPTABLESREFRESHINTERVAL", seconds),
-            ipsets_refresh: env.parse_with("FELIX_IPSETSREFRESHINTERVAL", seconds),
-            route_refresh: env.parse_with("FELIX_ROUTEREFRESHINTERVAL", seconds),
-            mtu: env.parse_with("FELIX_IPINIPMTU", mtu).flatten(),
-            ipv6: env.parse_with("FELIX_IPV6SUPPORT", boolean),
-            route_priority: env.parse("FELIX_IPV4NORMALROUTEPRIORITY"),
-            log_severity: env.parse_with("FELIX_LOGSEVERITYSCREEN", LogSeverity::from_str),
-            mtu_iface_pattern: env.parse_with("FELIX_MTUIFACEPATTERN", pattern),
-        }
+impl From<&SettingNote> for IgnoredSetting {
+    fn from(note: &SettingNote) -> Self {
+        Self { key: note.name.clone(), value: note.value.clone(), reason: note.reason.to_string() }
     }
+}
 
+impl Overrides {
     /// The log level, when the environment or the command line says one.
     pub fn log_severity(&self) -> Option<LogSeverity> {
-        self.log_severity
+        self.apply(FelixConfiguration::default()).log_severity
     }
 
-    /// The configuration in force, given what the cluster says.
+    /// The configuration in force, given what the cluster says. What is not in force as it was given, here or
+    /// there, stands in its notes.
     pub fn apply(&self, mut cluster: FelixConfiguration) -> FelixConfiguration {
-        fn set<T: Clone>(field: &mut T, value: &Option<T>) {
-            if let Some(value) = value {
-                *field = value.clone();
+        for (name, value) in &self.variables {
+            cluster.set_parameter(name, value, &SettingSource::Environment);
+        }
+        if let Some(pattern) = cluster.mtu_iface_pattern.take() {
+            match regex::Regex::new(&pattern) {
+                Ok(_) => cluster.mtu_iface_pattern = Some(pattern),
+                Err(error) => cluster.notes.push(self.invalid_pattern(pattern, &error)),
             }
         }
-        set(&mut cluster.interface_prefix, &self.interface_prefix);
-        set(&mut cluster.chain_insert_mode, &self.chain_insert_mode);
-        set(&mut cluster.endpoint_to_host_action, &self.endpoint_to_host_action);
-        set(&mut cluster.iptables_refresh_interval, &self.iptables_refresh);
-        set(&mut cluster.ipsets_refresh_interval, &self.ipsets_refresh);
-        set(&mut cluster.route_refresh_interval, &self.route_refresh);
-        set(&mut cluster.ipv6, &self.ipv6);
-        set(&mut cluster.route_priority, &self.route_priority);
-        cluster.mtu = self.mtu.or(cluster.mtu);
         cluster.log_severity = self.log_severity.or(cluster.log_severity);
-        cluster.mtu_iface_pattern = self.mtu_iface_pattern.clone().or(cluster.mtu_iface_pattern);
         cluster
+    }
+
+    fn invalid_pattern(&self, pattern: String, error: &regex::Error) -> SettingNote {
+        let name = "FELIX_MTUIFACEPATTERN";
+        let (name, source) = match self.variables.contains_key(name) {
+            true => (name, SettingSource::Environment),
+            false => ("mtuIfacePattern", SettingSource::Default),
+        };
+        let reason = SettingReason::Invalid(error.to_string());
+        SettingNote { name: name.to_owned(), value: pattern, source, reason }
     }
 }
 
@@ -208,6 +195,12 @@ impl Environment {
             values: values.map(|(key, value)| (key.to_ascii_uppercase(), value)).collect(),
             ignored: Vec::new(),
         }
+    }
+
+    /// The agent's own variables.
+    fn felix(&self) -> BTreeMap<String, String> {
+        let own = self.values.iter().filter(|(key, _)| key.starts_with("FELIX_"));
+        own.map(|(key, value)| (key.clone(), value.clone())).collect()
     }
 
     fn text(&self, key: &str) -> Option<String> {
@@ -228,13 +221,6 @@ impl Environment {
             }
         }
     }
-}
-
-fn metrics_listen(env: &mut Environment) -> Option<SocketAddr> {
-    let enabled = env.parse_with("FELIX_PROMETHEUSMETRICSENABLED", boolean).unwrap_or(false);
-    let host = env.parse_with("FELIX_PROMETHEUSMETRICSHOST", host);
-    let port = env.parse("FELIX_PROMETHEUSMETRICSPORT").unwrap_or(DEFAULT_METRICS_PORT);
-    enabled.then(|| SocketAddr::new(host.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), port))
 }
 
 /// Both families are detected unless told otherwise (Calico: IPv6 only when `IP6=autodetect`), because a node
@@ -271,73 +257,12 @@ fn fixed_address(text: &str, family: Family) -> Result<AddressSetting, String> {
     Ok(AddressSetting::Fixed(address, length))
 }
 
-fn host(text: &str) -> Result<IpAddr, String> {
-    if text.eq_ignore_ascii_case("localhost") {
-        return Ok(IpAddr::V4(Ipv4Addr::LOCALHOST));
-    }
-    text.parse().map_err(|_| "neither an address nor localhost".to_owned())
-}
-
-fn boolean(text: &str) -> Result<bool, String> {
-    match text.to_ascii_lowercase().as_str() {
-        "true" | "1" | "yes" | "y" | "t" => Ok(true),
-        "false" | "0" | "no" | "n" | "f" => Ok(false),
-        _ => Err("neither true nor false".to_owned()),
-    }
-}
-
-fn interface_prefix(text: &str) -> Result<String, String> {
-    let is_short = (1..=4).contains(&text.len());
-    let is_plain = text.chars().all(|c| c.is_ascii_alphanumeric());
-    if is_short && is_plain {
-        Ok(text.to_owned())
-    } else {
-        Err("one prefix of one to four letters or digits is understood".to_owned())
-    }
-}
-
-fn chain_insert_mode(text: &str) -> Result<ChainInsertMode, String> {
-    match text.to_ascii_lowercase().as_str() {
-        "insert" => Ok(ChainInsertMode::Insert),
-        "append" => Ok(ChainInsertMode::Append),
-        _ => Err("neither insert nor append".to_owned()),
-    }
-}
-
-fn endpoint_to_host_action(text: &str) -> Result<EndpointToHostAction, String> {
-    match text.to_ascii_lowercase().as_str() {
-        "drop" => Ok(EndpointToHostAction::Drop),
-        "accept" => Ok(EndpointToHostAction::Accept),
-        "return" => Ok(EndpointToHostAction::Return),
-        _ => Err("none of DROP, ACCEPT, RETURN".to_owned()),
-    }
-}
-
-/// Seconds as a decimal number; 0 switches the refresh off.
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
-    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
-}
-
-/// Bytes; 0 means automatic.
-fn mtu(text: &str) -> Result<Option<u32>, String> {
-    match text.parse::<u32>() {
-        Ok(0) => Ok(None),
-        Ok(mtu @ 68..=65535) => Ok(Some(mtu)),
-        _ => Err("not an MTU from 68 to 65535, or 0 for automatic".to_owned()),
-    }
-}
-
-fn pattern(text: &str) -> Result<String, String> {
-    regex::Regex::new(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
-}
-
-const DEFAULT_HEALTH_PORT: u16 = 9099;
-const DEFAULT_METRICS_PORT: u16 = 9091;
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use clap::Parser;
+    use model::EndpointToHostAction;
 
     use super::*;
 
@@ -400,7 +325,8 @@ mod tests {
         assert_eq!(ignored.len(), env.len(), "{keys:?}");
         assert!(env.iter().all(|(key, _)| keys.contains(key)), "{keys:?}");
         assert_eq!(settings.health_listen.to_string(), "127.0.0.1:9099");
-        assert_eq!(settings.overrides, Overrides::default());
+        let in_force = settings.overrides.apply(FelixConfiguration::default());
+        assert_eq!(FelixConfiguration { notes: Vec::new(), ..in_force }, FelixConfiguration::default());
         let method = Method::KubernetesInternalIp;
         assert_eq!(settings.ipv4, AddressSetting::Detect { method, is_required: false });
     }

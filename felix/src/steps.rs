@@ -79,7 +79,7 @@ pub async fn run(settings: Settings, log_level: LogLevel) -> Result<()> {
     unreadable.iter().for_each(|file| tracing::error!(%file, "endpoint"));
 
     let datastore = Datastore::connect(settings.kubeconfig.as_deref()).await?;
-    let updates = datastore.watch(Interest::felix(settings.node.clone(), Default::default()));
+    let updates = datastore.watch(Interest::felix(settings.node.clone()));
     let cluster = Arc::new(Cluster::new(settings.node.clone()));
     let addresses = Arc::new(ClusterAddresses::new(&datastore, settings.node.clone()));
 

@@ -100,7 +100,7 @@ async fn until(updates: &mut Receiver<Update>, seen: &mut Vec<Update>, wanted: i
 }
 
 fn felix() -> Interest {
-    Interest::felix("n1".into(), BTreeMap::new())
+    Interest::felix("n1".into())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

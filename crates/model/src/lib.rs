@@ -40,6 +40,7 @@ pub use felix_configuration::{
     AllowAction, ChainInsertMode, DenyAction, DropLog, EndpointToHostAction, FailsafePort,
     FelixConfiguration, IptablesBackend, Listener, LogSeverity, NatOutgoingExclusions, NftablesMode,
     NftablesSettings, RateLimit, RateUnit, ServiceLoopPrevention, SettingNote, SettingReason, SettingSource,
+    parse_duration,
 };
 pub use host_endpoint::{HostEndpoint, HostEndpointInterface};
 pub use names::{Labels, NodeName, PodKey};

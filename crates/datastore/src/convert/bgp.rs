@@ -8,7 +8,6 @@ use model::{
     SecretKey, ServiceRanges,
 };
 
-use super::duration::duration;
 use super::{Problems, net};
 use crate::crd;
 
@@ -60,7 +59,7 @@ pub fn bgp_configuration(
         prefix_advertisements: prefix_advertisements([default, own], problems),
         mesh_password: secret_key(default.node_mesh_password.as_ref(), "spec.nodeMeshPassword", problems),
         mesh_max_restart_time: time
-            .and_then(|text| problems.take("spec.nodeMeshMaxRestartTime", duration(text))),
+            .and_then(|text| problems.take("spec.nodeMeshMaxRestartTime", model::parse_duration(text))),
         programs: default.program_cluster_routes.map_or(built_in.programs, programs),
         normal_priority_v4: priority(default.ipv4_normal_route_priority, built_in.normal_priority_v4),
         normal_priority_v6: priority(default.ipv6_normal_route_priority, built_in.normal_priority_v6),

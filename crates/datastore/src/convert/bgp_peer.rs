@@ -6,7 +6,6 @@ use std::time::Duration;
 use model::{AddPath, BfdSettings, BgpPeer, BgpRole, Family, NextHopMode, PeerSelection, PeerTarget};
 
 use super::bgp::{as_number, secret_key};
-use super::duration::duration;
 use super::{Problems, selector};
 use crate::crd;
 
@@ -136,7 +135,7 @@ fn next_hop_mode(spec: &crd::BGPPeerSpec) -> NextHopMode {
 }
 
 fn time(problems: &mut Problems, field: &str, text: Option<&str>) -> Option<Duration> {
-    text.and_then(|text| problems.take(field, duration(text)))
+    text.and_then(|text| problems.take(field, model::parse_duration(text)))
 }
 
 fn gateway(text: &str, peer: IpAddr) -> Result<IpAddr, String> {

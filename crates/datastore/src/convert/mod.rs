@@ -7,7 +7,6 @@ mod bgp;
 mod bgp_filter;
 mod bgp_peer;
 mod cluster_policy;
-mod duration;
 mod felix;
 mod host_endpoint;
 mod ipam;
@@ -30,7 +29,7 @@ pub use bgp::{ADVERTISE_CLUSTER_IPS, BgpSettings, bgp_configuration, ranges};
 pub use bgp_filter::bgp_filter;
 pub use bgp_peer::bgp_peer;
 pub use cluster_policy::{admin_network_policy, baseline_admin_network_policy, cluster_network_policy};
-pub use felix::felix_configuration;
+pub use felix::{FelixObject, check_felix_configuration, felix_configuration, felix_object};
 pub use host_endpoint::host_endpoint;
 pub(crate) use ipam::affinity_labels;
 pub use ipam::{

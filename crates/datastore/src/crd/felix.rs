@@ -82,7 +82,7 @@ pub struct FelixConfigurationSpec {
     pub other: Other,
 }
 
-/// Settings that people's YAML has and that are not acted upon yet.
+/// Settings whose values the agent itself judges; what it does not act upon, it says.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Other {
@@ -209,6 +209,43 @@ pub struct Other {
     pub flow_logs_policy_evaluation_mode: Option<String>,
     pub istio_ambient_mode: Option<Switch>,
     pub open_stack_region: Option<String>,
+    /// Established (connections go on when a policy tightens) or Strict (those that it denies end).
+    pub policy_conntrack_mode: Option<String>,
+    /// Enabled: packets that policy drops are recorded.
+    pub drop_log: Option<Switch>,
+    /// At most so many records of each place that drops, such as 10/second.
+    pub drop_log_rate: Option<String>,
+    pub log_action_rate_limit: Option<String>,
+    pub log_action_rate_limit_burst: Option<i32>,
+    pub disable_conntrack_invalid_check: Option<bool>,
+    #[serde(rename = "cgroupV2Path")]
+    pub cgroup_v2_path: Option<String>,
+    pub wireguard_threading_enabled: Option<bool>,
+    pub log_debug_filename_regex: Option<String>,
+    pub debug_disable_log_dropping: Option<bool>,
+    #[serde(rename = "prometheusMetricsCAFile")]
+    pub prometheus_metrics_ca_file: Option<String>,
+    pub prometheus_metrics_cert_file: Option<String>,
+    pub prometheus_metrics_key_file: Option<String>,
+    pub prometheus_metrics_client_auth: Option<String>,
+    pub dataplane_driver: Option<String>,
+    pub use_internal_dataplane_driver: Option<bool>,
+    pub dataplane_watchdog_timeout: Option<String>,
+    pub nftables_flow_table_offload: Option<String>,
+    pub nftables_flow_table_data_iface_pattern: Option<String>,
+    pub live_migration_route_convergence_time: Option<String>,
+    pub route_table_range: Option<TableRange>,
+    pub local_subnet_l2_reachability: Option<String>,
+    pub local_subnet_l2_reachability_refresh_interval: Option<String>,
+    pub flow_logs_collector_debug_trace: Option<bool>,
+    #[serde(rename = "istioDSCPMark")]
+    pub istio_dscp_mark: Option<super::int_or_string::PortValue>,
+    pub debug_host: Option<String>,
+    pub debug_memory_profile_path: Option<String>,
+    pub debug_port: Option<i32>,
+    pub debug_simulate_calc_graph_hang_after: Option<String>,
+    pub debug_simulate_dataplane_apply_delay: Option<String>,
+    pub debug_simulate_dataplane_hang_after: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -197,6 +197,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_setting_of_the_agent_has_its_field() {
+        let definition = serde_json::to_value(FelixConfiguration::crd()).unwrap();
+        let schema = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties";
+        let properties = definition.pointer(schema).unwrap().as_object().unwrap();
+
+        let known: std::collections::BTreeSet<&str> = model::FelixConfiguration::fields().collect();
+        let missing: Vec<_> = known.iter().filter(|field| !properties.contains_key(**field)).collect();
+        let unknown: Vec<_> = properties
+            .keys()
+            .filter(|field| !known.contains(field.as_str()) && *field != "nodeSelector")
+            .collect();
+        assert!(missing.is_empty() && unknown.is_empty(), "missing {missing:?}, unknown {unknown:?}");
+    }
+
+    #[test]
     fn checked_in_definitions_are_those_of_the_types() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../manifests/crds.yaml");
         let mut text = String::from(

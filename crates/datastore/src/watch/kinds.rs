@@ -165,7 +165,9 @@ fn network(client: Client, kind: Kind) -> EventStream {
             Some(Update::EndpointSlice(slice.key.clone(), Some(slice)))
         }),
         Kind::FelixConfiguration => {
-            custom::<crd::FelixConfiguration, _>(client, kind, |_, spec, _| Some(Item::Felix(Box::new(spec))))
+            events(client, kind, watcher::Config::default(), |object: &Custom<crd::FelixConfiguration>, _| {
+                Some(Item::Felix(Box::new((object.metadata.clone(), object.spec.clone()))))
+            })
         }
         _ => custom::<crd::IPPool, _>(client, kind, |meta, spec, problems| {
             let pool = convert::pool(meta.name.as_deref()?, &spec, problems)?;

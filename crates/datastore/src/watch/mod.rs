@@ -122,15 +122,15 @@ pub struct Interest {
     pub kinds: Vec<Kind>,
     /// Settings named `node.<this>` count besides those named `default`.
     pub node: NodeName,
-    /// Variables of the environment that win over settings: `FELIX_*` over every FelixConfiguration,
-    /// `CALICO_ADVERTISE_CLUSTER_IPS` over serviceClusterIPs.
+    /// Variables of the environment that win over settings: `CALICO_ADVERTISE_CLUSTER_IPS` over
+    /// serviceClusterIPs.
     pub overrides: BTreeMap<String, String>,
 }
 
 impl Interest {
-    /// What felix on `node` needs; `overrides` are its `FELIX_*` variables.
-    pub fn felix(node: NodeName, overrides: BTreeMap<String, String>) -> Self {
-        Self { kinds: Kind::FELIX.to_vec(), node, overrides }
+    /// What felix on `node` needs.
+    pub fn felix(node: NodeName) -> Self {
+        Self { kinds: Kind::FELIX.to_vec(), node, overrides: BTreeMap::new() }
     }
 
     /// What bird-lite on `node` needs; `overrides` may have `CALICO_ADVERTISE_CLUSTER_IPS`.

@@ -8,10 +8,12 @@ use std::fmt::{self, Write};
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
 
-use model::{NodeName, PeerTarget, Update};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use model::{Labels, NodeName, PeerTarget, Update};
+use serde_json::Value;
 
 use super::Kind;
-use crate::convert::{self, Problems};
+use crate::convert::{self, FelixObject, Problems};
 use crate::crd;
 
 /// Namespace (empty for cluster-wide objects) and name.
@@ -37,7 +39,7 @@ pub(crate) enum Item {
     /// The whole of an update.
     Update(Update),
     /// A part of the settings, which are merged by precedence.
-    Felix(Box<crd::FelixConfigurationSpec>),
+    Felix(Box<(ObjectMeta, Value)>),
     Bgp(Box<crd::BGPConfigurationSpec>),
 }
 
@@ -70,7 +72,11 @@ pub(crate) struct Tracker {
     viewer: Viewer,
     kinds: BTreeMap<Kind, KindState>,
     in_sync: bool,
-    felix: Settings<crd::FelixConfigurationSpec>,
+    /// Settings of the agent that may concern the viewer's node.
+    felix: BTreeMap<Arc<str>, FelixObject>,
+    felix_told: Option<u64>,
+    /// Of the viewer's node, by which settings are selected.
+    labels: Labels,
     bgp: convert::BgpSettings,
     bgp_told: Option<u64>,
     /// Kinds that nobody needs until the settings say so.
@@ -95,31 +101,6 @@ struct Told {
     gone: Box<Update>,
 }
 
-/// Objects that are merged into one.
-#[derive(Debug)]
-struct Settings<S> {
-    default: Option<Box<S>>,
-    node: Option<Box<S>>,
-    told: Option<u64>,
-}
-
-impl<S> Settings<S> {
-    fn new() -> Self {
-        Self { default: None, node: None, told: None }
-    }
-
-    /// The place of an object that counts for this node.
-    fn slot(&mut self, name: &str, node: &NodeName) -> Option<&mut Option<Box<S>>> {
-        if name == "default" {
-            Some(&mut self.default)
-        } else if name.strip_prefix("node.") == Some(node.as_str()) {
-            Some(&mut self.node)
-        } else {
-            None
-        }
-    }
-}
-
 impl Tracker {
     pub(crate) fn new(viewer: Viewer, kinds: impl IntoIterator<Item = Kind>) -> Self {
         let (asleep, awake): (Vec<Kind>, Vec<Kind>) = kinds.into_iter().partition(|k| k.is_on_demand());
@@ -127,7 +108,9 @@ impl Tracker {
             viewer,
             kinds: awake.iter().map(|kind| (*kind, KindState::default())).collect(),
             in_sync: false,
-            felix: Settings::new(),
+            felix: BTreeMap::new(),
+            felix_told: None,
+            labels: Labels::new(),
             bgp: convert::BgpSettings::default(),
             bgp_told: None,
             asleep,
@@ -172,9 +155,14 @@ impl Tracker {
 
     fn put(&mut self, kind: Kind, name: ObjectName, item: Item, out: &mut Vec<Update>) {
         match item {
-            Item::Felix(spec) => {
-                if let Some(slot) = self.felix.slot(&name.name, &self.viewer.node) {
-                    *slot = Some(spec);
+            Item::Felix(object) => {
+                let (meta, spec) = *object;
+                let mut problems = Problems::default();
+                let object = convert::felix_object(&self.viewer.node, &meta, &spec, &mut problems);
+                report(kind, &problems);
+                match object {
+                    Some(object) => drop(self.felix.insert(name.name, object)),
+                    None => drop(self.felix.remove(&name.name)),
                 }
                 self.settle_unless_listing(kind, out);
             }
@@ -187,6 +175,7 @@ impl Tracker {
                 self.settle_unless_listing(kind, out);
             }
             Item::Update(update) => {
+                self.note_labels(&update, out);
                 if names_service(&update) {
                     self.wake(|kind| kind != Kind::LocalPod);
                 }
@@ -215,9 +204,7 @@ impl Tracker {
 
     fn gone(&mut self, kind: Kind, name: &ObjectName, out: &mut Vec<Update>) {
         let is_setting = match kind {
-            Kind::FelixConfiguration => {
-                self.felix.slot(&name.name, &self.viewer.node).is_some_and(|slot| slot.take().is_some())
-            }
+            Kind::FelixConfiguration => self.felix.remove(&name.name).is_some(),
             Kind::BgpConfiguration => {
                 let node = name.name.strip_prefix("node.");
                 let own = node.is_some_and(|node| self.bgp.nodes.remove(node).is_some());
@@ -243,9 +230,8 @@ impl Tracker {
             self.gone(kind, &name, out);
         }
         let is_seen = |name: &str| seen.iter().any(|object| &*object.name == name);
-        let own = format!("node.{}", self.viewer.node);
         match kind {
-            Kind::FelixConfiguration => self.felix.keep(is_seen("default"), is_seen(&own)),
+            Kind::FelixConfiguration => self.felix.retain(|name, _| is_seen(name)),
             Kind::BgpConfiguration => {
                 self.bgp.default = self.bgp.default.take().filter(|_| is_seen("default"));
                 self.bgp.nodes.retain(|node, _| is_seen(&format!("node.{node}")));
@@ -281,10 +267,8 @@ impl Tracker {
         let mut problems = Problems::default();
         let (update, told) = match kind {
             Kind::FelixConfiguration => {
-                let (default, node) = (self.felix.default.as_deref(), self.felix.node.as_deref());
-                let merged =
-                    convert::felix_configuration(default, node, &self.viewer.overrides, &mut problems);
-                (Update::FelixConfiguration(Some(merged)), &mut self.felix.told)
+                let merged = convert::felix_configuration(&self.felix, &self.viewer.node, &self.labels);
+                (Update::FelixConfiguration(Some(merged)), &mut self.felix_told)
             }
             Kind::BgpConfiguration => {
                 let mut merged = convert::bgp_configuration(&self.bgp, &self.viewer.node, &mut problems);
@@ -304,22 +288,25 @@ impl Tracker {
             return;
         }
         *told = Some(fingerprint);
-        for problem in problems.0 {
-            tracing::warn!(?kind, field = problem.field, reason = problem.reason, "setting is not used");
-        }
+        report(kind, &problems);
         out.push(update);
+    }
+
+    /// Settings may select the viewer's node by its labels.
+    fn note_labels(&mut self, update: &Update, out: &mut Vec<Update>) {
+        let Update::Node(name, Some(node)) = update else { return };
+        if *name == self.viewer.node && node.labels != self.labels {
+            self.labels.clone_from(&node.labels);
+            if self.kinds.get(&Kind::FelixConfiguration).is_some_and(|state| state.listed_once) {
+                self.settle_unless_listing(Kind::FelixConfiguration, out);
+            }
+        }
     }
 }
 
-impl<S> Settings<S> {
-    /// Forgets what a list did not have.
-    fn keep(&mut self, default: bool, node: bool) {
-        if !default {
-            self.default = None;
-        }
-        if !node {
-            self.node = None;
-        }
+fn report(kind: Kind, problems: &Problems) {
+    for problem in &problems.0 {
+        tracing::warn!(?kind, field = problem.field, reason = problem.reason, "setting is not used");
     }
 }
 
@@ -380,16 +367,14 @@ fn fingerprint(update: &Update) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use model::Labels;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 
     const KINDS: [Kind; 2] = [Kind::Namespace, Kind::FelixConfiguration];
 
     fn tracker() -> Tracker {
-        let overrides = BTreeMap::from([("FELIX_MTU".to_owned(), "1400".to_owned())]);
-        Tracker::new(Viewer { node: "n1".into(), overrides }, KINDS)
+        Tracker::new(Viewer { node: "n1".into(), overrides: BTreeMap::new() }, KINDS)
     }
 
     fn name(name: &str) -> ObjectName {
@@ -406,7 +391,8 @@ mod tests {
     }
 
     fn felix(object: &str, spec: Value) -> Event {
-        Event::Put(name(object), Some(Item::Felix(Box::new(serde_json::from_value(spec).unwrap()))))
+        let meta = ObjectMeta { name: Some(object.to_owned()), ..ObjectMeta::default() };
+        Event::Put(name(object), Some(Item::Felix(Box::new((meta, spec)))))
     }
 
     fn run(tracker: &mut Tracker, kind: Kind, events: impl IntoIterator<Item = Event>) -> Vec<Update> {
@@ -492,8 +478,8 @@ mod tests {
     #[test]
     fn settings_merge_once_a_list_is_complete() {
         let mut tracker = tracker();
-        let mtu = |out: &[Update]| match out {
-            [Update::FelixConfiguration(Some(found))] => (found.route_refresh_interval.as_secs(), found.mtu),
+        let refresh = |out: &[Update]| match out {
+            [Update::FelixConfiguration(Some(found)), ..] => found.route_refresh_interval.as_secs(),
             other => panic!("{other:?}"),
         };
         let list = [
@@ -504,13 +490,56 @@ mod tests {
             Event::Listed,
         ];
 
-        assert_eq!(mtu(&run(&mut tracker, Kind::FelixConfiguration, list)), (20, Some(1400)));
-        assert_eq!(
-            mtu(&run(&mut tracker, Kind::FelixConfiguration, [Event::Gone(name("node.n1"))])),
-            (10, Some(1400))
-        );
+        assert_eq!(refresh(&run(&mut tracker, Kind::FelixConfiguration, list)), 20);
+        assert_eq!(refresh(&run(&mut tracker, Kind::FelixConfiguration, [Event::Gone(name("node.n1"))])), 10);
         assert_eq!(run(&mut tracker, Kind::FelixConfiguration, [Event::Gone(name("node.n2"))]), []);
         let relist = [Event::ListBegins, Event::Listed];
-        assert_eq!(mtu(&run(&mut tracker, Kind::FelixConfiguration, relist)), (90, Some(1400)));
+        assert_eq!(refresh(&run(&mut tracker, Kind::FelixConfiguration, relist)), 90);
+    }
+
+    #[test]
+    fn settings_follow_the_labels_of_the_node() {
+        let mut tracker = Tracker::new(
+            Viewer { node: "n1".into(), overrides: BTreeMap::new() },
+            [Kind::Node, Kind::FelixConfiguration],
+        );
+        let node = |labels: Value| {
+            let object = json!({"metadata": {"name": "n1", "labels": labels}});
+            let node = convert::node(&serde_json::from_value(object).unwrap(), &mut Problems::default());
+            Event::Put(name("n1"), Some(Item::Update(Update::Node("n1".into(), node))))
+        };
+        let scoped = felix("zone-a", json!({"nodeSelector": "zone == 'a'", "mtu": 1300}));
+        run(&mut tracker, Kind::FelixConfiguration, [Event::ListBegins, scoped, Event::Listed]);
+
+        let out = run(&mut tracker, Kind::Node, [node(json!({})), node(json!({"zone": "a"}))]);
+
+        let mtus = out.iter().filter_map(|update| match update {
+            Update::FelixConfiguration(Some(found)) => Some(found.mtu),
+            _ => None,
+        });
+        assert_eq!(mtus.collect::<Vec<_>>(), [Some(1300)]);
+    }
+
+    #[test]
+    fn services_are_watched_once_a_rule_names_one() {
+        let kinds = [Kind::GlobalNetworkPolicy, Kind::BgpConfiguration, Kind::EndpointSlice];
+        let mut tracker = Tracker::new(Viewer { node: "n1".into(), overrides: BTreeMap::new() }, kinds);
+        tracker.take_woken();
+        let key = model::PolicyKey::new(model::PolicyKind::GlobalNetworkPolicy, None, "p");
+        let mut policy = model::Policy::new(key.clone(), model::Selector::all());
+        let put = |policy: &model::Policy| {
+            let update = Update::Policy(key.clone(), Some(Box::new(policy.clone())));
+            Event::Put(name("p"), Some(Item::Update(update)))
+        };
+
+        run(&mut tracker, Kind::GlobalNetworkPolicy, [put(&policy)]);
+        assert_eq!(tracker.take_woken(), []);
+        let mut rule = model::Rule::any(model::Action::Allow);
+        rule.destination.service = Some(model::ObjectKey::new("d", "web"));
+        policy.egress.push(rule);
+        run(&mut tracker, Kind::GlobalNetworkPolicy, [put(&policy)]);
+
+        assert_eq!(tracker.take_woken(), [Kind::EndpointSlice]);
+        assert!(!tracker.is_in_sync(), "what was woken is waited for");
     }
 }

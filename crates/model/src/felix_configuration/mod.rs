@@ -1,9 +1,12 @@
 //! Settings of the node agent that can change while it runs (`spec/felix.md` §8).
 //!
-//! Owns their types, defaults and what was said of settings that are not in force. Never reads an object or
-//! the environment.
+//! Owns their types, names, defaults, how text becomes a value, and what is said of settings that are not in
+//! force. Never reads an object or the environment.
 
 mod choices;
+mod inert;
+mod parameters;
+mod values;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -16,6 +19,7 @@ pub use choices::{
     AllowAction, ChainInsertMode, DenyAction, DropLog, EndpointToHostAction, FailsafePort, IptablesBackend,
     Listener, LogSeverity, NatOutgoingExclusions, NftablesMode, RateLimit, RateUnit, ServiceLoopPrevention,
 };
+pub use values::duration as parse_duration;
 
 /// `FelixConfiguration`, merged by precedence, with defaults filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,7 +101,7 @@ pub struct FelixConfiguration {
     pub health: Listener,
     pub metrics: Listener,
     /// Settings that are not in force as they were given.
-    pub notes: Arc<[SettingNote]>,
+    pub notes: Vec<SettingNote>,
 }
 
 /// What `NftablesMarkMask` and the like say.
@@ -123,6 +127,52 @@ impl Default for NftablesSettings {
 }
 
 impl FelixConfiguration {
+    /// Every field of the object that is known, whether or not something acts upon it.
+    pub fn fields() -> impl Iterator<Item = &'static str> {
+        parameters::fields()
+    }
+
+    /// Takes a field of a FelixConfiguration object, its value as text: lists joined by commas.
+    ///
+    /// What cannot be used is noted, and what was in force before stays.
+    pub fn set_field(&mut self, field: &str, value: &str, source: &SettingSource) {
+        self.set(field, value, source, parameters::by_field(field));
+    }
+
+    /// Takes a parameter by Calico's name in any case, as environment and files have it.
+    pub fn set_parameter(&mut self, name: &str, value: &str, source: &SettingSource) {
+        self.set(name, value, source, parameters::by_name(name));
+    }
+
+    fn set(&mut self, name: &str, value: &str, source: &SettingSource, found: Option<Parameter>) {
+        // Nothing said.
+        if value.trim().is_empty() {
+            return;
+        }
+        let reason = match found {
+            None => SettingReason::Unknown,
+            Some(Parameter::InForce(set)) => match set(self, value.trim()) {
+                Ok(()) => return,
+                Err(reason) => SettingReason::Invalid(reason),
+            },
+            Some(Parameter::Inert { as_is, .. })
+                if as_is.iter().any(|v| v.eq_ignore_ascii_case(value.trim())) =>
+            {
+                return;
+            }
+            Some(Parameter::Inert { why, .. }) => SettingReason::NotActedUpon(why),
+            Some(Parameter::OfProcess) if *source == SettingSource::Environment => return,
+            Some(Parameter::OfProcess) => {
+                SettingReason::Invalid("the environment alone says this".to_owned())
+            }
+        };
+        let (name, value) = (name.to_owned(), value.to_owned());
+        let note = SettingNote { name, value, source: source.clone(), reason };
+        if !self.notes.contains(&note) {
+            self.notes.push(note);
+        }
+    }
+
     /// The same with the settings of nftables in the place of those of iptables.
     pub fn for_nftables(mut self) -> Self {
         let NftablesSettings {
@@ -194,9 +244,20 @@ impl Default for FelixConfiguration {
             policy_conntrack_strict: false,
             health: Listener::HEALTH,
             metrics: Listener::METRICS,
-            notes: Arc::default(),
+            notes: Vec::new(),
         }
     }
+}
+
+/// What is known of one setting.
+#[derive(Clone, Copy)]
+enum Parameter {
+    /// Puts the value where it belongs.
+    InForce(fn(&mut FelixConfiguration, &str) -> Result<(), String>),
+    /// Nothing acts upon it, because of `why`; values `as_is` say what is the case anyway.
+    Inert { why: &'static str, as_is: &'static [&'static str] },
+    /// Read once when the process starts, from the environment alone.
+    OfProcess,
 }
 
 const DEFAULT_MARK_MASK: u32 = 0xffff_0000;
