@@ -183,6 +183,7 @@ pub struct Other {
     pub sidecar_acceleration_enabled: Option<bool>,
     pub xdp_enabled: Option<bool>,
     pub xdp_refresh_interval: Option<String>,
+    #[serde(rename = "genericXDPEnabled")]
     pub generic_xdp_enabled: Option<bool>,
     pub policy_sync_path_prefix: Option<String>,
     pub usage_reporting_enabled: Option<bool>,
@@ -192,6 +193,7 @@ pub struct Other {
     pub metadata_addr: Option<String>,
     pub metadata_port: Option<i32>,
     pub aws_src_dst_check: Option<String>,
+    #[serde(rename = "goGCThreshold")]
     pub go_gc_threshold: Option<i32>,
     #[serde(rename = "goMemoryLimitMB")]
     pub go_memory_limit_mb: Option<i32>,
@@ -208,7 +210,7 @@ pub struct Other {
     pub flow_logs_local_reporter: Option<Switch>,
     pub flow_logs_policy_evaluation_mode: Option<String>,
     pub istio_ambient_mode: Option<Switch>,
-    pub open_stack_region: Option<String>,
+    pub openstack_region: Option<String>,
     /// Established (connections go on when a policy tightens) or Strict (those that it denies end).
     pub policy_conntrack_mode: Option<String>,
     /// Enabled: packets that policy drops are recorded.

@@ -147,7 +147,7 @@ const TABLE: &[(&str, &[Entry])] = &[
         ("AWSSrcDstCheck", "awsSrcDstCheck", &["DoNothing"]),
         ("MetadataAddr", "metadataAddr", &["none"]),
         ("MetadataPort", "metadataPort", &[]),
-        ("OpenstackRegion", "openStackRegion", &[]),
+        ("OpenstackRegion", "openstackRegion", &[]),
         ("DropActionOverride", "", &["Drop"]),
     ]),
     ("it is a switch for debugging Calico's own agent", &[
