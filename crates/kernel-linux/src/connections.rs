@@ -18,6 +18,8 @@ pub struct ConnectionTuple {
     /// 0 where the protocol has none.
     pub source_port: u16,
     pub destination_port: u16,
+    /// Type and code; 0 unless it is ICMP.
+    pub icmp: (u8, u8),
 }
 
 /// A connection as conntrack knows it.
@@ -86,7 +88,7 @@ pub(crate) fn parse(message: &Message<'_>) -> Option<TrackedConnection> {
 
 fn tuple(attribute: &Attribute<'_>) -> Option<ConnectionTuple> {
     let (mut source, mut destination, mut protocol) = (None, None, None);
-    let (mut source_port, mut destination_port) = (0, 0);
+    let (mut source_port, mut destination_port, mut icmp) = (0, 0, (0, 0));
     for part in attribute.nested() {
         for inner in part.nested() {
             match (part.kind, inner.kind) {
@@ -95,6 +97,8 @@ fn tuple(attribute: &Attribute<'_>) -> Option<ConnectionTuple> {
                 (TUPLE_PROTO, 1) => protocol = inner.u8(),
                 (TUPLE_PROTO, 2) => source_port = inner.be16().unwrap_or(0),
                 (TUPLE_PROTO, 3) => destination_port = inner.be16().unwrap_or(0),
+                (TUPLE_PROTO, 5 | 8) => icmp.0 = inner.u8().unwrap_or(0),
+                (TUPLE_PROTO, 6 | 9) => icmp.1 = inner.u8().unwrap_or(0),
                 _ => {}
             }
         }
@@ -105,6 +109,7 @@ fn tuple(attribute: &Attribute<'_>) -> Option<ConnectionTuple> {
         protocol: Protocol(protocol?),
         source_port,
         destination_port,
+        icmp,
     })
 }
 

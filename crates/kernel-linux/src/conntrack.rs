@@ -8,7 +8,8 @@ use std::net::IpAddr;
 
 use model::Family;
 
-use crate::nl::{Attribute, Batch, Message, Protocol, Socket, errno, named};
+use crate::connections::{self, TrackedConnection};
+use crate::nl::{Batch, Message, Protocol, Socket, errno, named};
 use crate::rtnl::family_number;
 
 /// Deletions that go out in one send.
@@ -41,29 +42,49 @@ impl Conntrack {
     }
 
     fn flush_family(&mut self, family: Family, addresses: &BTreeSet<IpAddr>) -> io::Result<usize> {
+        let found = self.select(family, addresses)?;
+        self.forget(&found)
+    }
+
+    /// The connections that one of `addresses` opened or answers (after translation).
+    pub fn of(&mut self, addresses: &BTreeSet<IpAddr>) -> io::Result<Vec<Tracked>> {
+        let mut found = Vec::new();
+        for family in Family::ALL {
+            if addresses.iter().any(|address| Family::of(*address) == family) {
+                found.extend(self.select(family, addresses)?);
+            }
+        }
+        Ok(found)
+    }
+
+    fn select(&mut self, family: Family, addresses: &BTreeSet<IpAddr>) -> io::Result<Vec<Tracked>> {
         let header = [family_number(family), 0, 0, 0];
         let dumped = self.socket.dump(
             CTNETLINK | GET,
             |w| w.bytes(&header),
-            |found: &mut Vec<Connection>, message| {
-                found.extend(parse(message).filter(|connection| connection.concerns(addresses)));
+            |found: &mut Vec<Tracked>, message| {
+                found.extend(parse(message).filter(|tracked| tracked.concerns(addresses)));
             },
         );
-        let found = match dumped {
-            Ok(found) => found,
+        match dumped {
+            Ok(found) => Ok(found),
             // Nothing is tracked without the module.
             Err(e) if matches!(errno(&e), Some(libc::EINVAL | libc::EOPNOTSUPP | libc::ENOENT)) => {
-                return Ok(0);
+                Ok(Vec::new())
             }
-            Err(error) => return Err(named("list connections", error)),
-        };
-        let mut forgotten = found.len();
-        for chunk in found.chunks(BATCH) {
+            Err(error) => Err(named("list connections", error)),
+        }
+    }
+
+    /// Forgets connections; returns how many were still there.
+    pub fn forget(&mut self, connections: &[Tracked]) -> io::Result<usize> {
+        let mut forgotten = connections.len();
+        for chunk in connections.chunks(BATCH) {
             let mut batch = Batch::new();
-            for connection in chunk {
+            for tracked in chunk {
                 batch.push(CTNETLINK | DELETE, 0, |w| {
-                    w.bytes(&header);
-                    for (kind, payload) in &connection.identity {
+                    w.bytes(&[family_number(Family::of(tracked.connection.original.source)), 0, 0, 0]);
+                    for (kind, payload) in &tracked.identity {
                         w.attribute(*kind, payload);
                     }
                 });
@@ -80,54 +101,35 @@ impl Conntrack {
     }
 }
 
-/// What matters of one connection.
-struct Connection {
-    /// Sources of the original and of the reply direction.
-    sources: [Option<IpAddr>; 2],
+/// A connection in the kernel's table.
+#[derive(Clone, Debug)]
+pub struct Tracked {
+    pub connection: TrackedConnection,
     /// Attributes by which the kernel finds it again: original tuple, zone, ID.
     identity: Vec<(u16, Vec<u8>)>,
 }
 
-impl Connection {
+impl Tracked {
     fn concerns(&self, addresses: &BTreeSet<IpAddr>) -> bool {
-        self.sources.iter().flatten().any(|source| addresses.contains(source))
+        let TrackedConnection { original, reply, .. } = &self.connection;
+        addresses.contains(&original.source) || addresses.contains(&reply.source)
     }
 }
 
-fn parse(message: &Message<'_>) -> Option<Connection> {
-    if message.kind != CTNETLINK | NEW {
-        return None;
-    }
-    let mut connection = Connection { sources: [None; 2], identity: Vec::new() };
-    for attribute in message.attributes(4) {
-        match attribute.kind {
-            TUPLE_ORIGINAL => connection.sources[0] = source(&attribute),
-            TUPLE_REPLY => connection.sources[1] = source(&attribute),
-            _ => {}
-        }
-        if matches!(attribute.kind, TUPLE_ORIGINAL | ZONE | ID) {
-            let nested = if attribute.kind == TUPLE_ORIGINAL { NESTED } else { 0 };
-            connection.identity.push((attribute.kind | nested, attribute.payload.to_vec()));
-        }
-    }
-    Some(connection)
-}
-
-fn source(tuple: &Attribute<'_>) -> Option<IpAddr> {
-    let addresses = tuple.nested().find(|attribute| attribute.kind == TUPLE_IP)?;
-    let mut attributes = addresses.nested();
-    attributes.find(|attribute| matches!(attribute.kind, IP_V4_SOURCE | IP_V6_SOURCE))?.address()
+fn parse(message: &Message<'_>) -> Option<Tracked> {
+    let connection = connections::parse(message)?;
+    let parts = message.attributes(4).filter(|part| matches!(part.kind, TUPLE_ORIGINAL | ZONE | ID));
+    let identity = parts.map(|part| {
+        let nested = if part.kind == TUPLE_ORIGINAL { NESTED } else { 0 };
+        (part.kind | nested, part.payload.to_vec())
+    });
+    Some(Tracked { connection, identity: identity.collect() })
 }
 
 const CTNETLINK: u16 = 1 << 8;
-const NEW: u16 = 0;
 const GET: u16 = 1;
 const DELETE: u16 = 2;
 const NESTED: u16 = 0x8000;
 const TUPLE_ORIGINAL: u16 = 1;
-const TUPLE_REPLY: u16 = 2;
 const ID: u16 = 12;
 const ZONE: u16 = 18;
-const TUPLE_IP: u16 = 1;
-const IP_V4_SOURCE: u16 = 1;
-const IP_V6_SOURCE: u16 = 3;

@@ -29,7 +29,7 @@ mod tunnel;
 mod xtables_lock;
 
 pub use connections::{ConnectionTuple, TrackedConnection};
-pub use conntrack::Conntrack;
+pub use conntrack::{Conntrack, Tracked};
 pub use fib::{FibKind, FibMatch};
 pub use ipset::IpSetDriver;
 pub use iptables::{Backend, IptablesTools};

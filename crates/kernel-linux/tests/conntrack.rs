@@ -50,6 +50,10 @@ fn a_translated_destination_counts() {
         run("conntrack", &[&arguments[..], &service[..], &reply[..]].concat());
 
         let gone = ["10.65.0.2".parse().unwrap()].into();
+        let found = Conntrack::open().unwrap().of(&gone).unwrap();
+        let (original, reply) = (found[0].connection.original, found[0].connection.reply);
+        assert_eq!((original.source.to_string().as_str(), original.source_port), ("192.0.2.9", 1001));
+        assert_eq!((reply.source.to_string().as_str(), reply.source_port), ("10.65.0.2", 53));
         assert_eq!(Conntrack::open().unwrap().flush(&gone).unwrap(), 1);
     });
 }
