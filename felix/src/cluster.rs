@@ -2,6 +2,7 @@
 //! addresses need.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use model::{IpPool, Labels, Node, NodeName, PodKey, Update};
 use parking_lot::Mutex;
@@ -72,7 +73,7 @@ impl Cluster {
                 self.observe(update);
                 also(update);
             }
-            dataplane.send(Command::Updates(std::mem::take(&mut batch)));
+            dataplane.send(Command::Updates(std::mem::take(&mut batch), Instant::now()));
         }
     }
 

@@ -1,8 +1,9 @@
 //! What the other parts of the agent tell the dataplane's thread, and how they wait for it.
 
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use kernel::interpret::Packet;
 use kernel::{LinkEvent, RuleEvent};
 use kernel_linux::Backend;
 use model::{HostInterface, LocalEndpoint, Update};
@@ -12,11 +13,14 @@ use felix_dataplane::EndpointState;
 
 use crate::worker::look::{Look, Question};
 
+/// How long to wait for the thread's judgement of packets.
+const JUDGE_PATIENCE: Duration = Duration::from_secs(30);
+
 /// One message to the dataplane's thread.
 #[derive(Debug)]
 pub enum Command {
-    /// News from the datastore.
-    Updates(Vec<Update>),
+    /// News from the datastore, and when it came.
+    Updates(Vec<Update>, Instant),
     /// A pod's interface exists; `programmed` is told when route and policy are in the kernel.
     EndpointUp { endpoint: LocalEndpoint, programmed: Option<oneshot::Sender<()>> },
     /// A pod's interface is gone or about to go.
@@ -61,6 +65,14 @@ impl Dataplane {
         let (programmed, receiver) = oneshot::channel();
         self.send(Command::EndpointUp { endpoint, programmed: Some(programmed) });
         receiver
+    }
+
+    /// Which of these packets policy stops now; nothing when the thread does not answer.
+    pub fn stopped(&self, packets: Vec<Packet>) -> Vec<bool> {
+        let (reply, answer) = mpsc::sync_channel(1);
+        let question = Question::new(move |look| _ = reply.send(look.stops(&packets)));
+        self.send(Command::Look(question));
+        answer.recv_timeout(JUDGE_PATIENCE).unwrap_or_default()
     }
 
     /// What is in the kernel for a pod.

@@ -50,6 +50,11 @@ impl Connections {
         state.leaving.extend(old.into_iter().flatten());
     }
 
+    /// The addresses of the local pod behind an interface.
+    pub fn addresses_of(&self, interface: &str) -> Vec<IpAddr> {
+        self.state.lock().live.get(interface).cloned().unwrap_or_default()
+    }
+
     /// The interface of the local pod that has this address.
     pub fn interface_of(&self, address: IpAddr) -> Option<HostInterface> {
         let state = self.state.lock();

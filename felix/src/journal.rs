@@ -50,6 +50,13 @@ impl Journal {
         }
     }
 
+    /// What the datastore told so long ago is in the kernel now.
+    pub fn latency(&self, latency: Option<Duration>) {
+        if let Some(latency) = latency {
+            self.metrics.programming_latency.observe(latency.as_secs_f64());
+        }
+    }
+
     /// An apply is done.
     pub fn applied<P: Ports>(
         &mut self,

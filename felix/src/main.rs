@@ -23,18 +23,21 @@ mod http;
 mod ipam;
 mod journal;
 mod kernel_doors;
+mod listeners;
 mod logging;
 mod metrics;
 mod mtu;
 mod node_address;
 mod operator;
 mod pods;
+mod policy_status;
 #[cfg(test)]
 mod scratch;
 mod server;
 mod service;
 mod settings;
 mod steps;
+mod strict;
 mod tunnel_address;
 mod worker;
 
@@ -45,11 +48,16 @@ use settings::{Arguments, Settings};
 
 fn main() -> Result<()> {
     let host_name = steps::host_name();
-    let (settings, ignored) = Settings::new(Arguments::parse(), environment(), &host_name);
+    let arguments = Arguments::parse();
+    let fixed = steps::FixedAddresses {
+        health: arguments.health_listen.is_some(),
+        metrics: arguments.metrics_listen.is_some(),
+    };
+    let (settings, ignored) = Settings::new(arguments, environment(), &host_name);
     let log_level = logging::start(settings.log_format, settings.overrides.log_severity())?;
     ignored.iter().for_each(|setting| tracing::warn!(%setting, "environment"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(steps::run(settings, log_level))
+    runtime.block_on(steps::run(settings, fixed, log_level))
 }
 
 /// Variables that are text; others cannot be ours.

@@ -22,6 +22,8 @@ pub struct Metrics {
     pub apply_failures: Counter,
     /// Entries that wait for a retry, by kind of kernel state.
     pub pending: Family<Kind, Level>,
+    /// From the datastore's word to the kernel's, seconds.
+    pub programming_latency: Histogram,
     /// Until nobody else held the lock of iptables, seconds.
     pub lock_wait: Histogram,
     /// Runs of `iptables-restore`, seconds.
@@ -92,6 +94,7 @@ impl Metrics {
             apply_time: Histogram::new(exponential_buckets(0.000_5, 2.0, 16)),
             apply_failures: Counter::default(),
             pending: Family::default(),
+            programming_latency: Histogram::new(exponential_buckets(0.001, 2.0, 15)),
             lock_wait: Histogram::new(exponential_buckets(0.000_1, 4.0, 9)),
             restore_time: Histogram::new(exponential_buckets(0.001, 2.0, 13)),
             resyncs: Family::default(),
@@ -133,6 +136,11 @@ impl Metrics {
             "felix_int_dataplane_pending",
             "Kernel entries that wait for a retry, by kind",
             self.pending.clone(),
+        );
+        r.register(
+            "felix_policy_programming_latency_seconds",
+            "From a change in the datastore to the kernel",
+            self.programming_latency.clone(),
         );
         r.register(
             "felix_iptables_lock_acquire_seconds",

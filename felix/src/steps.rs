@@ -1,5 +1,6 @@
 //! The agent's life as a list of steps.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
@@ -14,7 +15,6 @@ use kernel_linux::{Backend, Conntrack, IptablesTools, Rtnl, RuleEvents};
 use model::{Family, FelixConfiguration, Update};
 use operator_socket::ControlSocket;
 use parking_lot::{Mutex, RwLock};
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
@@ -29,18 +29,21 @@ use crate::drivers::Linux;
 use crate::drop_log::{DropLog, Names};
 use crate::endpoint_store::EndpointStore;
 use crate::health::{Component, Health};
-use crate::http::{self, Response, Status};
+use crate::http::{Response, Status};
 use crate::ipam::ClusterAddresses;
 use crate::journal::Journal;
 use crate::kernel_doors;
+use crate::listeners::{self, Server};
 use crate::logging::LogLevel;
 use crate::metrics::Metrics;
 use crate::node_address::NodeAddresses;
 use crate::operator::Operator;
 use crate::pods::KnownPods;
+use crate::policy_status::{Policies, PolicyStatus};
 use crate::server;
 use crate::service::{NodeService, PodSettings};
 use crate::settings::Settings;
+use crate::strict::Strict;
 use crate::tunnel_address::TunnelAddress;
 use crate::worker::{Parts, Published, Worker};
 
@@ -56,16 +59,23 @@ const DROPS_TICK: Duration = Duration::from_secs(1);
 /// How long the name of a rule that dropped is waited for; the packet is told of without, later ones with it.
 const NAMING: Duration = Duration::from_secs(5);
 
+/// Which addresses the command line has named: they stay, whatever the cluster says.
+#[derive(Clone, Copy, Debug)]
+pub struct FixedAddresses {
+    pub health: bool,
+    pub metrics: bool,
+}
+
 type Service = NodeService<Arc<ClusterAddresses>, KnownPods<Datastore>>;
 
 /// Runs until SIGTERM or SIGINT, then leaves everything as it is.
-pub async fn run(settings: Settings, log_level: LogLevel) -> Result<()> {
+pub async fn run(settings: Settings, fixed: FixedAddresses, log_level: LogLevel) -> Result<()> {
     tracing::info!(node = %settings.node, version = env!("CARGO_PKG_VERSION"), "felix starts");
     let mut terminated = signal(SignalKind::terminate())?;
     let mut interrupted = signal(SignalKind::interrupt())?;
     let health = Health::new();
     let metrics = Arc::new(Metrics::new(settings.node.as_str()));
-    serve_health(&settings, &health, &metrics).await?;
+    let [health_server, metrics_server] = serve_health(&settings, fixed, &health, &metrics).await?;
 
     let features = checks::features();
     checks::enable_forwarding(features.ipv6);
@@ -90,6 +100,7 @@ pub async fn run(settings: Settings, log_level: LogLevel) -> Result<()> {
         start_worker(&settings, features, (backend, drivers), &service, commands, &health, &metrics)?;
     watch_kernel(&dataplane)?;
     watch_rules(&dataplane);
+    tokio::spawn(listeners::follow(health_server, metrics_server, published.configuration.clone()));
     follow_configuration(published.configuration, log_level);
 
     let book = Arc::new(AddressBook::default());
@@ -139,28 +150,34 @@ pub fn host_name() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
 }
 
-async fn serve_health(settings: &Settings, health: &Health, metrics: &Arc<Metrics>) -> Result<()> {
-    let listen = |address| async move {
-        TcpListener::bind(address)
-            .await
-            .with_context(|| format!("listen on {address}; another agent may run, or choose --health-listen"))
-    };
+/// Opens the servers of health and metrics where the command line, or else the environment, says.
+async fn serve_health(
+    settings: &Settings,
+    fixed: FixedAddresses,
+    health: &Health,
+    metrics: &Arc<Metrics>,
+) -> Result<[Server; 2]> {
     let (health, figures) = (health.clone(), metrics.clone());
-    let listener = listen(settings.health_listen).await?;
-    tokio::spawn(http::serve(listener, move |path| match path {
+    let mut health = Server::new(fixed.health, move |path| match path {
         "/liveness" => health.liveness(Instant::now()),
         "/readiness" => health.readiness(),
         "/metrics" => figures.scrape(),
         _ => not_found("/liveness, /readiness and /metrics"),
-    }));
+    });
+    let figures = metrics.clone();
+    let mut metrics = Server::new(fixed.metrics, move |path| match path {
+        "/metrics" => figures.scrape(),
+        _ => not_found("/metrics"),
+    });
+    let refused = |address: SocketAddr| {
+        format!("listen on {address}; another agent may run, or choose --health-listen")
+    };
+    let address = settings.health_listen;
+    health.listen(Some(address)).await.with_context(|| refused(address))?;
     if let Some(address) = settings.metrics_listen {
-        let (listener, figures) = (listen(address).await?, metrics.clone());
-        tokio::spawn(http::serve(listener, move |path| match path {
-            "/metrics" => figures.scrape(),
-            _ => not_found("/metrics"),
-        }));
+        metrics.listen(Some(address)).await.with_context(|| refused(address))?;
     }
-    Ok(())
+    Ok([health, metrics])
 }
 
 fn not_found(known: &str) -> Response {
@@ -198,6 +215,7 @@ fn service(
 struct Subscriptions {
     links: watch::Receiver<Arc<Vec<Link>>>,
     configuration: watch::Receiver<Arc<FelixConfiguration>>,
+    policies: watch::Receiver<Arc<Policies>>,
 }
 
 fn start_worker(
@@ -239,10 +257,18 @@ fn start_worker(
         let leftovers = IptablesTools::of_leftovers(backend.other(), family);
         leftovers.into_iter().for_each(|tools| kernel.sweep_iptables(family, tools));
     }
+    let (policies, reports) = PolicyStatus::new();
+    let (strict, checker) = Strict::new();
+    let judge = service.dataplane.clone();
+    std::thread::Builder::new()
+        .name("strict".to_owned())
+        .spawn(move || checker.run(Conntrack::open, |packets| judge.stopped(packets)))?;
     let worker = Worker::<Linux>::new(Parts {
         node: settings.node.clone(),
         renderer: Renderer::new(render),
         dataplane: kernel,
+        strict,
+        policies,
         backends: Backends::new(backend, families, Box::new(IptablesTools::new)),
         overrides: settings.overrides.clone(),
         endpoints: service.store.lock().iter().map(|endpoint| endpoint.local()).collect(),
@@ -258,7 +284,7 @@ fn start_worker(
         let _guard = DeadOnDrop(health);
         worker.run(&commands);
     })?;
-    Ok(Subscriptions { links: link_changes, configuration: configuration_changes })
+    Ok(Subscriptions { links: link_changes, configuration: configuration_changes, policies: reports })
 }
 
 struct DeadOnDrop(Health);

@@ -9,10 +9,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use felix_calc::{Calc, Change, ClosedReason, EndpointPolicies};
-use felix_dataplane::{Dataplane, EndpointState, Ports, Refresh};
-use felix_render::Renderer;
+use felix_dataplane::{Dataplane, EndpointState, Ports, Refresh, Touched};
+use felix_render::{Renderer, policy_chains};
 use kernel::{Link, LinkEvent, PROTO_BOOT, PROTO_FELIX};
 use model::{FelixConfiguration, HostInterface, LocalEndpoint, NodeName, Update};
+use regex::Regex;
 use tokio::sync::{oneshot, watch};
 
 use crate::backend::Backends;
@@ -21,8 +22,10 @@ use crate::connections::Connections;
 use crate::health::{Component, Health};
 use crate::journal::Journal;
 use crate::mtu::{pod_mtu, uplink_mtu};
+use crate::policy_status::PolicyStatus;
 use crate::service::PodSettings;
 use crate::settings::Overrides;
+use crate::strict::Strict;
 
 /// How long to wait for more news from the datastore before writing what came so far.
 const COALESCE: Duration = Duration::from_millis(3);
@@ -42,6 +45,8 @@ pub struct Parts<P: Ports> {
     pub links: Box<dyn FnMut() -> io::Result<Vec<Link>> + Send>,
     pub connections: Connections,
     pub backends: Backends<P::Iptables>,
+    pub strict: Strict,
+    pub policies: PolicyStatus,
     pub health: Health,
     pub journal: Journal,
     /// Where the other parts of the agent learn what the thread finds out.
@@ -65,6 +70,12 @@ pub struct Worker<P: Ports> {
     read_links: Box<dyn FnMut() -> io::Result<Vec<Link>> + Send>,
     connections: Connections,
     backends: Backends<P::Iptables>,
+    policies: PolicyStatus,
+    /// When the oldest news came that is not in the kernel yet.
+    arrived: Option<Instant>,
+    strict: Strict,
+    /// Pods whose connections are to be compared with policy as soon as the kernel has it.
+    touched: BTreeSet<HostInterface>,
     health: Health,
     journal: Journal,
     published: Published,
@@ -94,6 +105,10 @@ impl<P: Ports> Worker<P> {
             read_links: parts.links,
             connections: parts.connections,
             backends: parts.backends,
+            strict: parts.strict,
+            policies: parts.policies,
+            arrived: None,
+            touched: BTreeSet::new(),
             health: parts.health,
             journal: parts.journal,
             published: parts.published,
@@ -149,7 +164,10 @@ impl<P: Ports> Worker<P> {
 
     fn handle(&mut self, command: Command, now: Instant) {
         match command {
-            Command::Updates(updates) => updates.into_iter().for_each(|update| self.update(update)),
+            Command::Updates(updates, arrived) => {
+                self.arrived = Some(self.arrived.map_or(arrived, |earlier| earlier.min(arrived)));
+                updates.into_iter().for_each(|update| self.update(update));
+            }
             Command::EndpointUp { endpoint, programmed } => {
                 let interface = endpoint.interface.clone();
                 self.dataplane.link_changed(&interface);
@@ -184,6 +202,7 @@ impl<P: Ports> Worker<P> {
     }
 
     fn update(&mut self, update: Update) {
+        self.policies.update(&update);
         match update {
             Update::FelixConfiguration(cluster) => self.configure(cluster),
             Update::InSync => {
@@ -275,9 +294,11 @@ impl<P: Ports> Worker<P> {
         }
         match (self.read_links)() {
             Ok(links) => {
-                self.links_at = None;
-                let (pods, host): (Vec<_>, Vec<_>) =
-                    links.into_iter().partition(|link| self.is_pod_link(&link.name));
+                let refresh = self.configuration.interface_refresh_interval;
+                self.links_at = (!refresh.is_zero()).then(|| now + refresh);
+                let excluded = &self.configuration.interface_exclude;
+                let links = links.into_iter().filter(|link| !is_excluded(&link.name, excluded));
+                let (pods, host): (Vec<_>, Vec<_>) = links.partition(|link| self.is_pod_link(&link.name));
                 self.pod_link_indexes = pods.iter().map(|link| link.index).collect();
                 if *self.host_links != host {
                     self.host_links = Arc::new(host);
@@ -310,11 +331,29 @@ impl<P: Ports> Worker<P> {
             self.note(&change);
             self.renderer.apply(change);
         }
-        self.dataplane.want(self.renderer.flush());
+        let output = self.renderer.flush();
+        let touched = self.configuration.policy_conntrack_strict.then(|| Touched::from(&output));
+        self.dataplane.want(output);
+        if let Some(touched) = touched.filter(|touched| !touched.is_empty()) {
+            self.touched.extend(self.dataplane.touched_pods(&touched));
+        }
         let started = Instant::now();
         let health = &self.health;
         let report = self.dataplane.apply(started, || health.dataplane_busy(Instant::now()));
         self.connections.routes_gone();
+        if report.failed.is_empty() && !self.touched.is_empty() {
+            let touched = std::mem::take(&mut self.touched);
+            self.strict.changed(touched.iter().flat_map(|pod| self.connections.addresses_of(pod)));
+        }
+        let dataplane = &self.dataplane;
+        self.policies.applied(|key| {
+            let mut chains = policy_chains(key).into_iter();
+            chains.find_map(|chain| dataplane.missing_chain(&chain))
+        });
+        if report.failed.is_empty() {
+            let arrived = self.arrived.take().filter(|_| !report.changed.is_empty() && !self.is_first);
+            self.journal.latency(arrived.map(|arrived| arrived.elapsed()));
+        }
         self.journal.applied(&report, &self.dataplane, started.elapsed(), self.is_first);
         if self.is_first {
             self.is_first = false;
@@ -340,6 +379,7 @@ impl<P: Ports> Worker<P> {
             }
             _ => {}
         }
+        self.policies.change(change);
         self.journal.change(change);
     }
 
@@ -392,7 +432,7 @@ fn receive(commands: &Receiver<Command>, deadline: Option<Instant>) -> Option<Ve
     let mut batch: Vec<Command> = first.into_iter().collect();
     let gather_until = Instant::now() + COALESCE;
     while !batch.is_empty() {
-        let can_wait = batch.iter().all(|command| matches!(command, Command::Updates(_)));
+        let can_wait = batch.iter().all(|command| matches!(command, Command::Updates(..)));
         let patience =
             if can_wait { gather_until.saturating_duration_since(Instant::now()) } else { Duration::ZERO };
         match commands.recv_timeout(patience) {
@@ -413,6 +453,20 @@ fn addresses_by_link(links: &[Link]) -> BTreeMap<HostInterface, BTreeSet<IpAddr>
 fn host_addresses(links: &[Link]) -> BTreeSet<IpAddr> {
     let addresses = links.iter().flat_map(|link| link.addresses.iter().map(|(address, _)| *address));
     addresses.filter(|address| !matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())).collect()
+}
+
+/// Is a link one that the agent does not look at? Names, or regular expressions between slashes.
+fn is_excluded(name: &str, patterns: &[String]) -> bool {
+    patterns.iter().any(|pattern| match pattern.strip_prefix('/').and_then(|rest| rest.strip_suffix('/')) {
+        Some(pattern) => Regex::new(pattern).is_ok_and(|pattern| pattern.is_match(name)),
+        None => pattern == name,
+    })
+}
+
+/// The node's own links with all their addresses: host endpoints stand on them.
+fn addresses_by_link(links: &[Link]) -> BTreeMap<HostInterface, BTreeSet<IpAddr>> {
+    let addresses = |link: &Link| link.addresses.iter().map(|(address, _)| *address).collect();
+    links.iter().map(|link| (link.name.clone(), addresses(link))).collect()
 }
 
 pub mod look;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use felix_render::{Output, Sysctl, TunnelDevice};
-use kernel::{RuleEvent, Tunnel};
+use kernel::{ChainName, RuleEvent, Tunnel};
 use model::{ChainInsertMode, Family, FelixConfiguration, HostInterface};
 
 use crate::audit::{self, Audit};
@@ -290,6 +290,16 @@ impl<P: Ports> Dataplane<P> {
         ];
         let leftovers = self.leftovers.iter().filter_map(Leftovers::poll_timeout);
         chains.chain(leftovers).chain(others.into_iter().flatten()).min()
+    }
+
+    /// Why a chain of the filter table that is wanted is not in the kernel; `None` when it is, or not wanted.
+    pub fn missing_chain(&self, name: &ChainName) -> Option<String> {
+        let wanted = self.chains.iter().filter(|chains| chains.filter_rules(name).is_some());
+        wanted.into_iter().find_map(|chains| chains.missing(name))
+    }
+
+    pub(crate) fn pod_interfaces(&self) -> impl Iterator<Item = &HostInterface> {
+        self.interface_sysctls.keys()
     }
 
     /// What is in the kernel for a pod's interface.

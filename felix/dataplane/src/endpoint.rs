@@ -18,7 +18,7 @@ pub enum EndpointState {
 }
 
 /// Chain of what a pod receives and of what it sends.
-const CHAIN_PREFIXES: [&str; 2] = ["cali-tw-", "cali-fw-"];
+pub(crate) const CHAIN_PREFIXES: [&str; 2] = ["cali-tw-", "cali-fw-"];
 
 /// Looks at the chains of one family. `None`: no chain is wanted for the interface.
 pub(crate) fn missing_chains<D: IptablesDriver>(

@@ -23,6 +23,7 @@ mod ports;
 mod rules;
 mod stage;
 mod status;
+mod touched;
 
 pub use audit::{Audit, Difference, KindAudit};
 pub use dataplane::{Dataplane, Refresh};
@@ -30,3 +31,4 @@ pub use endpoint::EndpointState;
 pub use ports::{Drivers, Ports};
 pub use rules::WantedRules;
 pub use status::{Failed, Kind, Report, Status};
+pub use touched::Touched;

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use felix_calc::Calc;
-use felix_dataplane::{Dataplane, Drivers, EndpointState, Kind, Ports, Refresh, Report};
+use felix_dataplane::{Dataplane, Drivers, EndpointState, Kind, Ports, Refresh, Report, Touched};
 use felix_render::{RenderSettings, Renderer};
 use kernel::fake::{
     Entry, FakeIpSets, FakeIptables, FakeKernel, FakeNeighbours, FakeRoutes, FakeSysctls, FakeTunnels,
@@ -282,6 +282,34 @@ fn an_idle_node_has_nothing_to_do_but_its_refreshes() {
 
     assert_eq!(report, Report::default());
     assert_eq!(node.kernel.state().writes, written);
+}
+
+#[test]
+fn a_change_of_policy_names_the_pods_that_it_concerns() {
+    let mut node = Node::new();
+    node.add_pod("web", WEB, "10.65.0.1");
+    node.add_pod("db", DB, "10.65.0.2");
+    node.sync();
+    node.settle();
+
+    node.deny_to("web", "other");
+    for change in node.calc.flush() {
+        node.renderer.apply(change);
+    }
+    let output = node.renderer.flush();
+    let touched = Touched::from(&output);
+    node.dataplane.want(output);
+    assert_eq!(node.dataplane.touched_pods(&touched), [WEB]);
+
+    // A set that its rules look up gets a member.
+    node.add_pod("other", "cali0000000other", "10.65.0.3");
+    for change in node.calc.flush() {
+        node.renderer.apply(change);
+    }
+    let output = node.renderer.flush();
+    let touched = Touched::from(&output);
+    node.dataplane.want(output);
+    assert!(node.dataplane.touched_pods(&touched).contains(&WEB.to_owned()));
 }
 
 #[test]

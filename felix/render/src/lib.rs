@@ -36,6 +36,7 @@ mod tracked;
 
 pub use drops::{DropPlace, DropReason, drop_prefix};
 pub use marks::{MarkMaskTooSmall, check_mark_mask};
+pub use names::policy_chains;
 pub use output::{IpSetChange, Output, Sysctl, TunnelDevice};
 pub use renderer::Renderer;
 pub use settings::{RenderSettings, RuleDataplane};

@@ -34,6 +34,11 @@ pub(crate) fn by_direction<T>(direction: Direction, ingress: T, egress: T) -> T 
     }
 }
 
+/// The chains of a policy in the filter table: for what comes to pods, and for what leaves them.
+pub fn policy_chains(key: &PolicyKey) -> [ChainName; 2] {
+    [Direction::Ingress, Direction::Egress].map(|direction| policy_chain(direction, key))
+}
+
 pub(crate) fn policy_chain(direction: Direction, key: &PolicyKey) -> ChainName {
     ChainName::limited(by_direction(direction, "cali-pi-", "cali-po-"), &key.to_string())
 }

@@ -40,6 +40,9 @@ pub trait Look {
     /// Walks a packet over the rules that should be in the kernel.
     fn walk(&self, packet: &Packet) -> Walked;
 
+    /// Which of these packets are stopped by those rules? Their interfaces follow from their addresses.
+    fn stops(&self, packets: &[Packet]) -> Vec<bool>;
+
     /// Addresses of this node.
     fn own_addresses(&self) -> BTreeSet<IpAddr>;
 
@@ -55,6 +58,9 @@ pub trait Look {
     /// The settings in force.
     fn settings(&self) -> Vec<api::Setting>;
 }
+
+/// In place of the interface towards addresses that are no local pod's and not the node's.
+const ELSEWHERE: &str = "elsewhere";
 
 /// What rules make of a packet.
 pub struct Walked {
@@ -93,6 +99,21 @@ impl<P: Ports> Look for Worker<P> {
             rules: steps.collect(),
             reason: logged.filter(|_| stopped).and_then(|logged| self.reason(&logged.prefix)),
         }
+    }
+
+    fn stops(&self, packets: &[Packet]) -> Vec<bool> {
+        let addresses = self.own_addresses();
+        let rules = self.dataplane.wanted_rules(&addresses);
+        let interface = |address: IpAddr| {
+            let elsewhere = || (!addresses.contains(&address)).then(|| ELSEWHERE.to_owned());
+            self.pod_interface(address).or_else(elsewhere)
+        };
+        let is_stopped = |packet: &Packet| {
+            let server = packet.service.map_or(packet.destination, |(address, _)| address);
+            let (from, to) = (interface(packet.source), interface(server));
+            walk(&rules, &packet.via(from.as_deref(), to.as_deref())).verdict.is_stopped()
+        };
+        packets.iter().map(is_stopped).collect()
     }
 
     fn own_addresses(&self) -> BTreeSet<IpAddr> {

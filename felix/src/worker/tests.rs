@@ -104,6 +104,8 @@ impl Node {
             links: Box::new(|| Ok(Vec::new())),
             connections: Connections::new().0,
             backends,
+            strict: Strict::new().0,
+            policies: PolicyStatus::new().0,
             health: Health::new(),
             journal: Journal::new(Arc::new(Metrics::new("n1"))),
             published: Published {
@@ -116,7 +118,8 @@ impl Node {
     }
 
     fn update(&mut self, update: Update) {
-        self.worker.handle(Command::Updates(vec![update]), Instant::now());
+        let now = Instant::now();
+        self.worker.handle(Command::Updates(vec![update], now), now);
         if self.worker.in_sync {
             self.worker.apply();
         }

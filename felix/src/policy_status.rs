@@ -1,0 +1,221 @@
+//! Which policies this node needs, and at which generation the kernel has them.
+//!
+//! Owns the bookkeeping and the pace of the reports; what a policy means, and how it is written, is others' matter.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use felix_calc::Change;
+use model::{NodeName, PolicyKey, Update};
+use tokio::sync::watch;
+
+/// At most one report in this time.
+pub const PACE: Duration = Duration::from_secs(1);
+/// Longest pause after a report that failed.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Of an error so many bytes are told.
+const MAX_ERROR: usize = 1024;
+
+/// One policy on this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Programmed {
+    /// The generation that is in the kernel; 0 while none is.
+    pub generation: i64,
+    pub uid: Arc<str>,
+    /// Why a newer generation is not.
+    pub error: Option<String>,
+}
+
+/// By policy ID, as `gnp/deny-all`; those that the node needs.
+pub type Policies = BTreeMap<String, Programmed>;
+
+/// What the dataplane's thread keeps.
+pub struct PolicyStatus {
+    /// Generation and UID of every policy of the cluster.
+    versions: HashMap<PolicyKey, (i64, Arc<str>)>,
+    needed: BTreeSet<PolicyKey>,
+    /// Needed, and changed since they were last known to be in the kernel.
+    open: BTreeSet<PolicyKey>,
+    told: watch::Sender<Arc<Policies>>,
+    /// Something was told: also that nothing is needed, since an earlier run may have told else.
+    has_told: bool,
+}
+
+impl PolicyStatus {
+    pub fn new() -> (Self, watch::Receiver<Arc<Policies>>) {
+        let (told, reports) = watch::channel(Arc::default());
+        let (versions, needed, open) = Default::default();
+        (Self { versions, needed, open, told, has_told: false }, reports)
+    }
+
+    /// Notes the version of a policy.
+    pub fn update(&mut self, update: &Update) {
+        let Update::Policy(key, policy) = update else { return };
+        match policy {
+            Some(policy) => {
+                self.versions.insert(key.clone(), (policy.generation, policy.uid.clone()));
+                if self.needed.contains(key) {
+                    self.open.insert(key.clone());
+                }
+            }
+            None => drop(self.versions.remove(key)),
+        }
+    }
+
+    /// Notes which policies concern this node.
+    pub fn change(&mut self, change: &Change) {
+        if let Change::Policy(key, policy) = change {
+            self.note(key.clone(), policy.is_some());
+        }
+    }
+
+    fn note(&mut self, key: PolicyKey, is_needed: bool) {
+        if is_needed {
+            self.needed.insert(key.clone());
+        } else {
+            self.needed.remove(&key);
+        }
+        self.open.insert(key);
+    }
+
+    /// An apply is done; `missing` says why a policy is not in the kernel.
+    pub fn applied(&mut self, mut missing: impl FnMut(&PolicyKey) -> Option<String>) {
+        if self.open.is_empty() && self.has_told {
+            return;
+        }
+        let mut policies = (**self.told.borrow()).clone();
+        for key in std::mem::take(&mut self.open) {
+            let id = key.to_string();
+            let Some((generation, uid)) = self.versions.get(&key).filter(|_| self.needed.contains(&key))
+            else {
+                policies.remove(&id);
+                continue;
+            };
+            let entry = match missing(&key) {
+                None => Programmed { generation: *generation, uid: uid.clone(), error: None },
+                Some(mut error) => {
+                    error.truncate(error.floor_char_boundary(MAX_ERROR));
+                    let old = policies.get(&id).filter(|old| old.uid == *uid);
+                    let generation = old.map_or(0, |old| old.generation);
+                    self.open.insert(key);
+                    Programmed { generation, uid: uid.clone(), error: Some(error) }
+                }
+            };
+            policies.insert(id, entry);
+        }
+        if !std::mem::replace(&mut self.has_told, true) || policies != **self.told.borrow() {
+            self.told.send_replace(Arc::new(policies));
+        }
+    }
+}
+
+/// Writes reports: never more than one in `pace`, always the last one, and each node at its own moment.
+pub async fn report<E: std::fmt::Display>(
+    node: &NodeName,
+    pace: Duration,
+    mut reports: watch::Receiver<Arc<Policies>>,
+    mut write: impl AsyncFnMut(Arc<Policies>) -> Result<(), E>,
+) {
+    let mut hasher = DefaultHasher::new();
+    node.hash(&mut hasher);
+    let jitter = pace.mul_f64((hasher.finish() % 1000) as f64 / 1000.0);
+    let mut pause = pace;
+    // What was told before the first look counts, too.
+    while reports.changed().await.is_ok() {
+        loop {
+            tokio::time::sleep(pause + jitter).await;
+            let policies = reports.borrow_and_update().clone();
+            match write(policies).await {
+                Ok(()) => {
+                    pause = pace;
+                    break;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the state of policies on this node cannot be reported; will be retried");
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use model::{Policy, PolicyKind};
+
+    use super::*;
+
+    fn key() -> PolicyKey {
+        PolicyKey { kind: PolicyKind::GlobalNetworkPolicy, namespace: None, name: "deny".into() }
+    }
+
+    fn policy(generation: i64) -> Update {
+        let policy = Policy {
+            key: key(),
+            tier: "default".into(),
+            order: None,
+            selector: "all()".parse().unwrap(),
+            applies_to_ingress: true,
+            applies_to_egress: true,
+            ingress: Vec::new(),
+            egress: Vec::new(),
+            do_not_track: false,
+            pre_dnat: false,
+            apply_on_forward: false,
+            needed_everywhere: false,
+            generation,
+            uid: "u".into(),
+            staged: None,
+        };
+        Update::Policy(key(), Some(Box::new(policy)))
+    }
+
+    fn needed(status: &mut PolicyStatus) {
+        status.note(key(), true);
+    }
+
+    #[test]
+    fn a_policy_counts_when_its_generation_is_in_the_kernel() {
+        let (mut status, reports) = PolicyStatus::new();
+        status.update(&policy(1));
+        status.applied(|_| None);
+        assert!(reports.borrow().is_empty(), "the node does not need it");
+
+        needed(&mut status);
+        status.applied(|_| None);
+        assert_eq!(reports.borrow()["gnp/deny"].generation, 1);
+
+        status.update(&policy(2));
+        status.applied(|_| Some("no room".to_owned()));
+        let entry = reports.borrow()["gnp/deny"].clone();
+        assert_eq!((entry.generation, entry.error.as_deref()), (1, Some("no room")));
+
+        status.applied(|_| None);
+        let entry = reports.borrow()["gnp/deny"].clone();
+        assert_eq!((entry.generation, entry.error), (2, None));
+
+        status.note(key(), false);
+        status.applied(|_| None);
+        assert!(reports.borrow().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_report_that_fails_is_written_later_in_its_last_form() {
+        let (told, reports) = watch::channel(Arc::new(Policies::new()));
+        let entry = |generation| Programmed { generation, uid: "u".into(), error: None };
+        told.send_replace(Arc::new(Policies::from([("gnp/a".to_owned(), entry(1))])));
+        told.send_replace(Arc::new(Policies::from([("gnp/a".to_owned(), entry(2))])));
+        drop(told);
+        let mut written = Vec::new();
+
+        report(&NodeName::from("n1"), Duration::from_millis(1), reports, async |policies: Arc<Policies>| {
+            written.push(policies["gnp/a"].generation);
+            if written.len() == 1 { Err("conflict") } else { Ok(()) }
+        })
+        .await;
+
+        assert_eq!(written, [2, 2]);
+    }
+}
