@@ -3,6 +3,7 @@
 //! Owns the bookkeeping and the pace of the reports; what a policy means, and how it is written, is others' matter.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt::Display;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
@@ -112,11 +113,11 @@ impl PolicyStatus {
 }
 
 /// Writes reports: never more than one in `pace`, always the last one, and each node at its own moment.
-pub async fn report<E: std::fmt::Display>(
+pub async fn report<E: Display, F: Future<Output = Result<(), E>>>(
     node: &NodeName,
     pace: Duration,
     mut reports: watch::Receiver<Arc<Policies>>,
-    mut write: impl AsyncFnMut(Arc<Policies>) -> Result<(), E>,
+    mut write: impl FnMut(Arc<Policies>) -> F,
 ) {
     let mut hasher = DefaultHasher::new();
     node.hash(&mut hasher);
@@ -210,9 +211,9 @@ mod tests {
         drop(told);
         let mut written = Vec::new();
 
-        report(&NodeName::from("n1"), Duration::from_millis(1), reports, async |policies: Arc<Policies>| {
+        report(&NodeName::from("n1"), Duration::from_millis(1), reports, |policies: Arc<Policies>| {
             written.push(policies["gnp/a"].generation);
-            if written.len() == 1 { Err("conflict") } else { Ok(()) }
+            std::future::ready(if written.len() == 1 { Err("conflict") } else { Ok(()) })
         })
         .await;
 

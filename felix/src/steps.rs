@@ -6,13 +6,14 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use datastore::crd::NodePolicyEntry;
 use datastore::{Datastore, Interest};
 use felix_dataplane::{Dataplane as KernelDataplane, Drivers};
 use felix_render::{RenderSettings, Renderer};
 use kernel::Link;
 use kernel_linux::events::Events;
 use kernel_linux::{Backend, Conntrack, IptablesTools, Rtnl, RuleEvents};
-use model::{Family, FelixConfiguration, Update};
+use model::{Family, FelixConfiguration, NodeName, Update};
 use operator_socket::ControlSocket;
 use parking_lot::{Mutex, RwLock};
 use tokio::signal::unix::{SignalKind, signal};
@@ -39,7 +40,7 @@ use crate::metrics::Metrics;
 use crate::node_address::NodeAddresses;
 use crate::operator::Operator;
 use crate::pods::KnownPods;
-use crate::policy_status::{Policies, PolicyStatus};
+use crate::policy_status::{self, Policies, PolicyStatus, Programmed};
 use crate::server;
 use crate::service::{NodeService, PodSettings};
 use crate::settings::Settings;
@@ -102,6 +103,7 @@ pub async fn run(settings: Settings, fixed: FixedAddresses, log_level: LogLevel)
     watch_rules(&dataplane);
     tokio::spawn(listeners::follow(health_server, metrics_server, published.configuration.clone()));
     follow_configuration(published.configuration, log_level);
+    tokio::spawn(report_policies(settings.node.clone(), published.policies, datastore.clone()));
 
     let book = Arc::new(AddressBook::default());
     let _operator = serve_operator(&settings, &dataplane, &service, &book, &metrics)?;
@@ -324,6 +326,21 @@ fn watch_rules(dataplane: &Dataplane) {
             }
         }
     });
+}
+
+/// Tells the cluster which policies this node has in its kernel.
+async fn report_policies(node: NodeName, reports: watch::Receiver<Arc<Policies>>, datastore: Datastore) {
+    let write = |policies: Arc<Policies>| {
+        let entry = |programmed: &Programmed| NodePolicyEntry {
+            generation: programmed.generation,
+            uid: programmed.uid.to_string(),
+            error: programmed.error.clone(),
+        };
+        let entries = policies.iter().map(|(id, programmed)| (id.clone(), entry(programmed))).collect();
+        let (datastore, node) = (datastore.clone(), node.clone());
+        async move { datastore.write_node_policies(&node, &entries).await }
+    };
+    policy_status::report(&node, policy_status::PACE, reports, write).await;
 }
 
 fn follow_configuration(mut configuration: watch::Receiver<Arc<FelixConfiguration>>, log_level: LogLevel) {

@@ -463,12 +463,6 @@ fn is_excluded(name: &str, patterns: &[String]) -> bool {
     })
 }
 
-/// The node's own links with all their addresses: host endpoints stand on them.
-fn addresses_by_link(links: &[Link]) -> BTreeMap<HostInterface, BTreeSet<IpAddr>> {
-    let addresses = |link: &Link| link.addresses.iter().map(|(address, _)| *address).collect();
-    links.iter().map(|link| (link.name.clone(), addresses(link))).collect()
-}
-
 pub mod look;
 #[cfg(test)]
 mod tests;

@@ -22,6 +22,7 @@ pub mod crd;
 mod error;
 pub mod ipam;
 mod objects;
+mod policy_report;
 mod report;
 pub mod watch;
 mod write;
