@@ -18,6 +18,11 @@ impl Ports for Linux {
     type Neighbours = NeighbourDriver;
     type Sysctls = SysctlDriver;
     type Tunnels = TunnelDriver;
+
+    fn set_interface_prefix(routes: &mut RouteDriver, neighbours: &mut NeighbourDriver, prefix: &str) {
+        routes.set_owners(route_owners(prefix));
+        neighbours.set_prefixes(vec![prefix.to_owned()]);
+    }
 }
 
 /// Opens everything. `ipv6` says whether the kernel has it; without working ip6tables there is no IPv6 for pods,
@@ -26,7 +31,6 @@ pub fn open(backend: Backend, interface_prefix: &str, ipv6: bool) -> Result<Driv
     let ip6tables = ipv6.then(|| IptablesTools::new(backend, Family::V6)).and_then(|tools| {
         tools.inspect_err(|error| tracing::warn!(%error, "pods get no IPv6: ip6tables does not work")).ok()
     });
-    let interfaces = RouteOwner::Interface { prefix: interface_prefix.to_owned(), except: vec![PROTO_BIRD] };
     Ok(Drivers {
         ip_sets: IpSetDriver::open().context(
             "IP sets do not work; on the node load the module ip_set, and give the agent CAP_NET_ADMIN",
@@ -35,9 +39,15 @@ pub fn open(backend: Backend, interface_prefix: &str, ipv6: bool) -> Result<Driv
             "iptables does not work; install the package iptables, and on the node load its modules",
         )?,
         ip6tables,
-        routes: RouteDriver::new(vec![RouteOwner::Protocol(PROTO_FELIX), interfaces])?,
+        routes: RouteDriver::new(route_owners(interface_prefix))?,
         neighbours: NeighbourDriver::new(vec![interface_prefix.to_owned()])?,
         sysctls: SysctlDriver::new(),
         tunnels: TunnelDriver::new("tunl0")?,
     })
+}
+
+/// Which routes are ours.
+fn route_owners(interface_prefix: &str) -> Vec<RouteOwner> {
+    let interfaces = RouteOwner::Interface { prefix: interface_prefix.to_owned(), except: vec![PROTO_BIRD] };
+    vec![RouteOwner::Protocol(PROTO_FELIX), interfaces]
 }

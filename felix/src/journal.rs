@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use felix_calc::Change;
 use felix_dataplane::{Dataplane, Failed, Kind, Ports, Report, Status};
+use model::SettingNote;
 
-use crate::metrics::{Kind as KindLabel, Metrics};
+use crate::metrics::{Kind as KindLabel, Metrics, Reason};
 
 /// Remembers what was logged.
 pub struct Journal {
@@ -15,11 +16,18 @@ pub struct Journal {
     failing: BTreeSet<(Kind, String, String)>,
     endpoints: BTreeSet<String>,
     policies: BTreeSet<String>,
+    notes: Vec<SettingNote>,
 }
 
 impl Journal {
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics, failing: BTreeSet::new(), endpoints: BTreeSet::new(), policies: BTreeSet::new() }
+        Self {
+            metrics,
+            failing: BTreeSet::new(),
+            endpoints: BTreeSet::new(),
+            policies: BTreeSet::new(),
+            notes: Vec::new(),
+        }
     }
 
     /// The datastore has told everything once.
@@ -48,6 +56,18 @@ impl Journal {
             }
             _ => {}
         }
+    }
+
+    /// Settings that are not in force as they were given.
+    pub fn settings(&mut self, notes: &[SettingNote]) {
+        for note in notes.iter().filter(|note| !self.notes.contains(note)) {
+            tracing::warn!(setting = %note, "not in force as given");
+        }
+        for reason in ["unknown", "invalid", "not-acted-upon"] {
+            let count = notes.iter().filter(|note| note.reason.as_str() == reason).count();
+            self.metrics.ignored_settings.get_or_create(&Reason::new(reason)).set(count as i64);
+        }
+        self.notes = notes.to_vec();
     }
 
     /// What the datastore told so long ago is in the kernel now.

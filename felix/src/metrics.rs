@@ -22,6 +22,8 @@ pub struct Metrics {
     pub apply_failures: Counter,
     /// Entries that wait for a retry, by kind of kernel state.
     pub pending: Family<Kind, Level>,
+    /// Settings that are not in force as they were given, by reason.
+    pub ignored_settings: Family<Reason, Level>,
     /// From the datastore's word to the kernel's, seconds.
     pub programming_latency: Histogram,
     /// Until nobody else held the lock of iptables, seconds.
@@ -69,6 +71,18 @@ pub struct Denied {
     pub direction: String,
 }
 
+/// Why a setting is not in force.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Reason {
+    pub reason: &'static str,
+}
+
+impl Reason {
+    pub fn new(reason: &'static str) -> Self {
+        Self { reason }
+    }
+}
+
 /// Which call of the CNI plugin, and how it ended.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Call {
@@ -94,6 +108,7 @@ impl Metrics {
             apply_time: Histogram::new(exponential_buckets(0.000_5, 2.0, 16)),
             apply_failures: Counter::default(),
             pending: Family::default(),
+            ignored_settings: Family::default(),
             programming_latency: Histogram::new(exponential_buckets(0.001, 2.0, 15)),
             lock_wait: Histogram::new(exponential_buckets(0.000_1, 4.0, 9)),
             restore_time: Histogram::new(exponential_buckets(0.001, 2.0, 13)),
@@ -136,6 +151,11 @@ impl Metrics {
             "felix_int_dataplane_pending",
             "Kernel entries that wait for a retry, by kind",
             self.pending.clone(),
+        );
+        r.register(
+            "felix_settings_ignored",
+            "Settings that are not in force as they were given, by reason",
+            self.ignored_settings.clone(),
         );
         r.register(
             "felix_policy_programming_latency_seconds",

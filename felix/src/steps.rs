@@ -22,7 +22,7 @@ use tokio::sync::{Notify, watch};
 use crate::address_book::AddressBook;
 use crate::backend::Backends;
 use crate::checks::{self, Features};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, OwnNode};
 use crate::command::{Command, Dataplane};
 use crate::connections::Connections;
 use crate::del_queue::DelQueue;
@@ -79,7 +79,6 @@ pub async fn run(settings: Settings, fixed: FixedAddresses, log_level: LogLevel)
     let [health_server, metrics_server] = serve_health(&settings, fixed, &health, &metrics).await?;
 
     let features = checks::features();
-    checks::enable_forwarding(features.ipv6);
     let (backend, drivers) = tokio::select! {
         opened = open_kernel(&settings, features, &health) => opened,
         _ = terminated.recv() => return Ok(()),
@@ -102,6 +101,7 @@ pub async fn run(settings: Settings, fixed: FixedAddresses, log_level: LogLevel)
     watch_kernel(&dataplane)?;
     watch_rules(&dataplane);
     tokio::spawn(listeners::follow(health_server, metrics_server, published.configuration.clone()));
+    tokio::spawn(forward(cluster.own(), published.configuration.clone(), features.ipv6));
     follow_configuration(published.configuration, log_level);
     tokio::spawn(report_policies(settings.node.clone(), published.policies, datastore.clone()));
 
@@ -326,6 +326,28 @@ fn watch_rules(dataplane: &Dataplane) {
             }
         }
     });
+}
+
+/// Turns forwarding on as soon as the configuration is known and wants it.
+async fn forward(
+    mut own: watch::Receiver<OwnNode>,
+    mut configuration: watch::Receiver<Arc<FelixConfiguration>>,
+    ipv6: bool,
+) {
+    if own.wait_for(|own| own.in_sync).await.is_err() {
+        return;
+    }
+    let mut was_wanted = false;
+    loop {
+        let present = configuration.borrow_and_update().clone();
+        if present.ip_forwarding && !was_wanted {
+            checks::enable_forwarding(ipv6 && present.ipv6);
+        }
+        was_wanted = present.ip_forwarding;
+        if configuration.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Tells the cluster which policies this node has in its kernel.

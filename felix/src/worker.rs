@@ -12,7 +12,10 @@ use felix_calc::{Calc, Change, ClosedReason, EndpointPolicies};
 use felix_dataplane::{Dataplane, EndpointState, Ports, Refresh, Touched};
 use felix_render::{Renderer, policy_chains};
 use kernel::{Link, LinkEvent, PROTO_BOOT, PROTO_FELIX};
-use model::{FelixConfiguration, HostInterface, LocalEndpoint, NodeName, Update};
+use model::{
+    FelixConfiguration, HostInterface, LocalEndpoint, NodeName, SettingNote, SettingReason, SettingSource,
+    Update,
+};
 use regex::Regex;
 use tokio::sync::{oneshot, watch};
 
@@ -225,8 +228,11 @@ impl<P: Ports> Worker<P> {
 
     /// Puts the configuration in force: what the cluster says, and the environment over it.
     fn configure(&mut self, cluster: Option<FelixConfiguration>) {
-        let configuration = self.overrides.apply(cluster.unwrap_or_default());
+        let mut configuration = self.overrides.apply(cluster.unwrap_or_default());
         let now = Instant::now();
+        self.keep_prefix(&mut configuration);
+        self.dataplane.set_max_set_size(configuration.max_ipset_size);
+        self.journal.settings(&configuration.notes);
         self.dataplane.set_refresh(Refresh::from(&configuration), now);
         if configuration.chain_insert_mode != self.configuration.chain_insert_mode || !self.in_sync {
             self.dataplane.set_insert_mode(configuration.chain_insert_mode);
@@ -237,6 +243,26 @@ impl<P: Ports> Worker<P> {
         self.configuration = Arc::new(configuration);
         self.published.configuration.send_replace(self.configuration.clone());
         self.publish_pod_settings();
+    }
+
+    /// Once pods have interfaces, another prefix would leave these without policy: it waits for the next start.
+    fn keep_prefix(&mut self, configuration: &mut FelixConfiguration) {
+        if !self.in_sync {
+            self.dataplane.set_interface_prefix(&configuration.interface_prefix);
+            return;
+        }
+        let present = &self.configuration.interface_prefix;
+        if configuration.interface_prefix != *present {
+            let value = std::mem::replace(&mut configuration.interface_prefix, present.clone());
+            configuration.notes.push(SettingNote {
+                name: "interfacePrefix".to_owned(),
+                value,
+                source: SettingSource::Default,
+                reason: SettingReason::NotActedUpon(
+                    "it takes force when felix restarts; drain the node before",
+                ),
+            });
+        }
     }
 
     fn change_backend(&mut self, now: Instant) {

@@ -15,13 +15,14 @@ const MEMBERS: usize = 500;
 /// What goes out in one send: well below the least buffer that the kernel gives a socket.
 const BATCH_MESSAGES: usize = 256;
 const BATCH_BYTES: usize = 64 << 10;
-/// What Calico creates its sets with.
+/// What Calico creates its sets with, unless told otherwise.
 const MAX_ELEMENTS: u32 = 1_048_576;
 
 /// Sets of ours, of both families; others' are left alone. Keeps no copy of members.
 pub struct IpSetDriver {
     socket: Socket,
     protocol: u8,
+    max_elements: u32,
     /// For names of sets that exist for a moment only.
     temporary: u32,
 }
@@ -31,13 +32,18 @@ impl IpSetDriver {
     pub fn open() -> io::Result<Self> {
         let mut socket = Socket::open(nl::Protocol::Netfilter).map_err(|e| named("open nfnetlink", e))?;
         let protocol = negotiate(&mut socket)?;
-        Ok(Self { socket, protocol, temporary: 0 })
+        Ok(Self { socket, protocol, max_elements: MAX_ELEMENTS, temporary: 0 })
     }
 
     /// Queues what brings one set there.
     fn queue(&mut self, outbox: &mut Outbox, write: &IpSetWrite<'_>) -> io::Result<()> {
         check_name(write.name.as_str())?;
-        let target = Target { protocol: self.protocol, family: write.family, name: write.name.as_str() };
+        let target = Target {
+            protocol: self.protocol,
+            family: write.family,
+            name: write.name.as_str(),
+            max_elements: self.max_elements,
+        };
         match write.action {
             IpSetAction::Create(members) => {
                 outbox.push(&mut self.socket, "create", |batch| target.create(batch, write.kind));
@@ -151,11 +157,16 @@ impl IpSetPort for IpSetDriver {
         failed.into_iter().map(label).collect()
     }
 
+    fn set_max_size(&mut self, members: u32) {
+        self.max_elements = members;
+    }
+
     fn destroy(&mut self, names: &[IpSetName]) -> Vec<(IpSetName, io::Error)> {
         let mut outbox = Outbox::default();
         for (index, name) in names.iter().enumerate() {
             outbox.owner = index;
-            let target = Target { protocol: self.protocol, family: Family::V4, name: name.as_str() };
+            let (protocol, max_elements) = (self.protocol, self.max_elements);
+            let target = Target { protocol, family: Family::V4, name: name.as_str(), max_elements };
             outbox.push(&mut self.socket, "destroy", |batch| target.destroy(batch));
         }
         let failed = outbox.finish(&mut self.socket);
@@ -228,6 +239,7 @@ struct Target<'a> {
     protocol: u8,
     family: Family,
     name: &'a str,
+    max_elements: u32,
 }
 
 impl Target<'_> {
@@ -245,7 +257,7 @@ impl Target<'_> {
             w.u8(ATTR_REVISION, revision(kind));
             w.u8(ATTR_FAMILY, family_number(self.family));
             w.nested(ATTR_DATA, |w| {
-                w.attribute(ATTR_MAXELEM | NET_ORDER, &MAX_ELEMENTS.to_be_bytes());
+                w.attribute(ATTR_MAXELEM | NET_ORDER, &self.max_elements.to_be_bytes());
             });
         });
     }

@@ -24,6 +24,11 @@ impl NeighbourDriver {
         Ok(Self { rtnl: Rtnl::open()?, prefixes })
     }
 
+    /// From now on entries of links whose name begins with one of these are ours.
+    pub fn set_prefixes(&mut self, prefixes: Vec<String>) {
+        self.prefixes = prefixes;
+    }
+
     fn try_apply(
         &mut self,
         puts: &[(NeighbourKey, Neighbour)],

@@ -57,6 +57,11 @@ impl RouteDriver {
         Ok(Self { rtnl: Rtnl::open()?, owners, protocols: BTreeMap::new() })
     }
 
+    /// From now on these say which routes are ours.
+    pub fn set_owners(&mut self, owners: Vec<RouteOwner>) {
+        self.owners = owners;
+    }
+
     /// The port of its socket, by which [`crate::RouteEvents`] knows what it did.
     ///
     /// # Errors

@@ -51,6 +51,11 @@ pub trait IpSetPort {
     /// Destroys sets; one that is not there counts as destroyed. Returns those that failed.
     fn destroy(&mut self, names: &[IpSetName]) -> Vec<(IpSetName, io::Error)>;
 
+    /// Sets made from now on hold at most so many members.
+    fn set_max_size(&mut self, members: u32) {
+        let _ = members;
+    }
+
     /// Every set of ours.
     fn list(&mut self) -> io::Result<BTreeMap<IpSetName, IpSet>> {
         let mut sets = BTreeMap::new();

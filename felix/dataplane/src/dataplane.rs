@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use felix_render::{Output, Sysctl, TunnelDevice};
-use kernel::{ChainName, RuleEvent, Tunnel};
+use kernel::{ChainName, IpSetPort as _, RuleEvent, Tunnel};
 use model::{ChainInsertMode, Family, FelixConfiguration, HostInterface};
 
 use crate::audit::{self, Audit};
@@ -172,6 +172,18 @@ impl<P: Ports> Dataplane<P> {
     /// Reads `tunl0` back at the first apply at or after `at`.
     pub fn resync_tunnel(&mut self, at: Instant) {
         self.tunnels.resync_at(at);
+    }
+
+    /// Names of pods' interfaces begin so. To be said before the first apply.
+    pub fn set_interface_prefix(&mut self, prefix: &str) {
+        let routes = self.routes.table.driver_mut().inner_mut();
+        let neighbours = self.neighbours.table.driver_mut().inner_mut();
+        P::set_interface_prefix(routes, neighbours, prefix);
+    }
+
+    /// IP sets made from now on hold at most so many members.
+    pub fn set_max_set_size(&mut self, members: u32) {
+        self.ip_sets.sets.driver_mut().set_max_size(members);
     }
 
     /// Where jumps to our chains go in the kernel's.

@@ -26,6 +26,10 @@ impl<D: Driver> LocalFact<D> {
         Self { driver, interfaces, known: BTreeSet::new() }
     }
 
+    pub(crate) fn inner_mut(&mut self) -> &mut D {
+        &mut self.driver
+    }
+
     /// From now on, also what is unwanted on this interface is ours to remove.
     pub(crate) fn know(&mut self, interface: &str) {
         if !self.known.contains(interface) {

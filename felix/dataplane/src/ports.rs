@@ -14,6 +14,11 @@ pub trait Ports {
     type Sysctls: Driver<Key = String, Value = String>;
     /// By name of the link. Deleting one means taking its address away.
     type Tunnels: Driver<Key = String, Value = Tunnel>;
+
+    /// Names of pods' interfaces begin so from now on.
+    fn set_interface_prefix(routes: &mut Self::Routes, neighbours: &mut Self::Neighbours, prefix: &str) {
+        let _ = (routes, neighbours, prefix);
+    }
 }
 
 /// The drivers themselves.
