@@ -1,6 +1,8 @@
 //! What the node agent does between the datastore and the kernel, without its threads.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -52,6 +54,12 @@ impl Agent {
         calc.apply(Update::InSync);
         let settings = RenderSettings { ipip: false, ipv6: false, ..RenderSettings::default() };
         Ok(Self { netns, calc, renderer: Renderer::new(settings), writer })
+    }
+
+    /// The node's own interfaces with their addresses.
+    #[allow(dead_code, reason = "only the tests of the kernel have host endpoints")]
+    pub fn set_host_links(&mut self, links: BTreeMap<String, BTreeSet<IpAddr>>) {
+        self.renderer.set_host_links(links);
     }
 
     /// The namespace that is its node.

@@ -18,9 +18,6 @@ const PODS: [&str; 8] = ["x/a", "x/b", "x/c", "y/a", "y/b", "z/a", "z/b", "z/c"]
 const TIERS: [&str; 5] = ["first", "second", "default", "nobody-made-it", "kube-baseline"];
 const ACCOUNTS: [&str; 2] = ["default", "robot"];
 
-/// The themes that the compiler knows.
-const COMPILED: [&str; 4] = ["staged", "sets", "services", "hosts"];
-
 /// What a history speaks of beyond pods and their policies; a seed in four has all of it.
 #[derive(Clone, Copy)]
 pub struct Themes {
@@ -33,11 +30,8 @@ pub struct Themes {
 impl Themes {
     fn of(random: &mut Random) -> Self {
         let all = random.once_in(4);
-        let mut one = |name: &str| {
-            let wanted = all || random.once_in(2);
-            wanted && COMPILED.contains(&name)
-        };
-        Self { sets: one("sets"), services: one("services"), hosts: one("hosts"), staged: one("staged") }
+        let mut one = || all || random.once_in(2);
+        Self { sets: one(), services: one(), hosts: one(), staged: one() }
     }
 }
 
@@ -83,7 +77,7 @@ fn change(random: &mut Random, themes: Themes) -> Update {
     }
 }
 
-fn labels(random: &mut Random) -> Labels {
+pub fn labels(random: &mut Random) -> Labels {
     let mut labels = Labels::new();
     for key in ["app", "tier"] {
         if !random.once_in(3) {
@@ -93,7 +87,7 @@ fn labels(random: &mut Random) -> Labels {
     labels
 }
 
-fn key(pod: &str) -> PodKey {
+pub fn key(pod: &str) -> PodKey {
     let (namespace, name) = pod.split_once('/').unwrap();
     PodKey::new(namespace, name)
 }
@@ -124,7 +118,7 @@ fn pod(random: &mut Random, number: usize) -> Update {
     Update::Pod(key, Some(pod))
 }
 
-fn tier(random: &mut Random) -> Update {
+pub fn tier(random: &mut Random) -> Update {
     let name = random.pick(&TIERS[..2]);
     let tier = Tier {
         name: name.into(),
@@ -135,7 +129,7 @@ fn tier(random: &mut Random) -> Update {
 }
 
 /// Something of one of the history's themes.
-fn special(random: &mut Random, themes: Themes) -> Option<Update> {
+pub fn special(random: &mut Random, themes: Themes) -> Option<Update> {
     match random.below(6) {
         0 | 1 if themes.sets => Some(network_set(random)),
         2 if themes.services => Some(endpoint_slice(random)),
@@ -242,7 +236,7 @@ fn configuration(random: &mut Random) -> Update {
     }))
 }
 
-fn policy_key(random: &mut Random, themes: Themes) -> PolicyKey {
+pub fn policy_key(random: &mut Random, themes: Themes) -> PolicyKey {
     use PolicyKind::*;
     let kinds =
         [KubernetesNetworkPolicy, NetworkPolicy, GlobalNetworkPolicy, NetworkPolicy, GlobalNetworkPolicy];
@@ -261,7 +255,7 @@ fn policy_key(random: &mut Random, themes: Themes) -> PolicyKey {
     PolicyKey::new(kind, namespace, random.pick(&["p", "q", "r"]))
 }
 
-fn policy(random: &mut Random, themes: Themes) -> Update {
+pub fn policy(random: &mut Random, themes: Themes) -> Update {
     use PolicyKind::*;
     let key = policy_key(random, themes);
     let of_kubernetes = matches!(key.kind, KubernetesNetworkPolicy | StagedKubernetesNetworkPolicy);

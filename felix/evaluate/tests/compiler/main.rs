@@ -17,6 +17,7 @@ mod node;
 #[path = "../../../render/tests/policy/random.rs"]
 mod random;
 mod shrink;
+#[allow(dead_code, reason = "shared with the scenarios")]
 mod world;
 
 use std::ops::Range;

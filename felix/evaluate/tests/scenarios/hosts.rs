@@ -156,7 +156,7 @@ fn e107_untracked_packets_need_both_directions() {
     let mut story = with(eth0());
     let web = || allow().protocol(Protocol::TCP).ports(&["80"]);
     let answer =
-        || allow().protocol(Protocol::TCP).from_entity(|from| from.ports = crate::story::port_list(&["80"]));
+        || allow().protocol(Protocol::TCP).source(|from| from.ports = crate::story::port_list(&["80"]));
     let reply = Packet { source_port: 80, ..tcp("n1", OUTSIDE, 40_000) };
 
     story.policy(untracked(policy("web").ingress(&[web()])));

@@ -37,7 +37,7 @@ fn d73_a_named_port_has_its_protocol() {
 
 #[test]
 fn d74_a_named_port_may_be_negated() {
-    let story = only(allow().protocol(Protocol::TCP).to_entity(|to| to.not_ports = port_list(&["web"])));
+    let story = only(allow().protocol(Protocol::TCP).destination(|to| to.not_ports = port_list(&["web"])));
 
     story.drops(&[tcp("x/b", "x/a", 80)]).allows(&[tcp("x/b", "x/a", 81)]);
 }
@@ -58,7 +58,7 @@ fn d75_names_and_numbers_join_and_the_selector_holds_for_both() {
 
 #[test]
 fn d76_several_prefixes_and_several_exceptions() {
-    let story = only(allow().from_entity(|from| {
+    let story = only(allow().source(|from| {
         from.nets = nets(&["10.65.0.0/16", "198.51.100.0/24"]);
         from.not_nets = nets(&["10.65.0.3/32", "198.51.100.7/32"]);
     }));
@@ -69,10 +69,10 @@ fn d76_several_prefixes_and_several_exceptions() {
 
 #[test]
 fn d77_prefixes_of_one_family_say_nothing_of_the_other() {
-    let both = only(allow().from_entity(|from| from.nets = nets(&["10.65.0.0/16", "fd00::/64"])));
+    let both = only(allow().source(|from| from.nets = nets(&["10.65.0.0/16", "fd00::/64"])));
     both.allows(&[tcp("x/b", "x/a", 80), tcp6("x/b", "x/a", 80)]);
 
-    let six = only(allow().from_entity(|from| from.nets = nets(&["fd00::/64"])));
+    let six = only(allow().source(|from| from.nets = nets(&["fd00::/64"])));
     six.drops(&[tcp("x/b", "x/a", 80)]).allows(&[tcp6("x/b", "x/a", 80)]);
 
     let mut rule = allow();
@@ -82,7 +82,7 @@ fn d77_prefixes_of_one_family_say_nothing_of_the_other() {
 
 #[test]
 fn d78_an_exception_of_everything_leaves_nothing() {
-    let story = only(allow().from_entity(|from| from.not_nets = nets(&["0.0.0.0/0"])));
+    let story = only(allow().source(|from| from.not_nets = nets(&["0.0.0.0/0"])));
 
     story.drops(&[tcp("x/b", "x/a", 80)]).allows(&[tcp6("x/b", "x/a", 80)]);
 }
@@ -212,7 +212,7 @@ fn d80_a_network_set_of_everything_matches_everything() {
 fn d84_a_service_is_the_addresses_and_ports_behind_it() {
     let mut story = Story::begin();
     let service = ObjectKey::new("y", "web");
-    let rule = allow().to_entity(|to| to.service = Some(service.clone()));
+    let rule = allow().destination(|to| to.service = Some(service.clone()));
     story.tier("first", 10.0, false);
     story.policy(global("service", "app == 'a'").tier("first").egress(&[rule]));
     story.drops(&[tcp("x/a", "y/c", 80)]);

@@ -56,7 +56,7 @@ fn d57_a_selector_of_all_namespaces_matches_pods_and_neither_nodes_nor_the_world
 #[test]
 fn d58_an_ip_block_has_exceptions() {
     let mut story = Story::begin();
-    let block = allow().from_entity(|source| {
+    let block = allow().source(|source| {
         source.nets = nets(&["198.51.100.0/24"]);
         source.not_nets = nets(&["198.51.100.0/30", "198.51.100.8/32"]);
     });
@@ -119,7 +119,7 @@ fn d62_what_policy_lets_out_to_the_own_node_is_the_settings_to_decide() {
 #[test]
 fn d63_egress_policy_comes_before_that_setting() {
     let mut story = Story::begin();
-    let to_node = deny().to_entity(|to| to.nets = nets(&["172.20.0.1/32"]));
+    let to_node = deny().destination(|to| to.nets = nets(&["172.20.0.1/32"]));
 
     story.policy(global("node", "app == 'a'").egress(&[to_node, allow()]));
 

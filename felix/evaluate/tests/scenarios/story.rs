@@ -212,27 +212,27 @@ pub fn pass() -> Rule {
 pub trait Matches: Sized {
     fn from(self, selector: &str) -> Self;
     fn to(self, selector: &str) -> Self;
-    fn from_entity(self, change: impl FnOnce(&mut EntityRule)) -> Self;
-    fn to_entity(self, change: impl FnOnce(&mut EntityRule)) -> Self;
+    fn source(self, change: impl FnOnce(&mut EntityRule)) -> Self;
+    fn destination(self, change: impl FnOnce(&mut EntityRule)) -> Self;
     fn protocol(self, protocol: Protocol) -> Self;
     fn ports(self, ports: &[&str]) -> Self;
 }
 
 impl Matches for Rule {
     fn from(self, selector: &str) -> Self {
-        self.from_entity(|entity| entity.selector = Some(parse(selector)))
+        self.source(|entity| entity.selector = Some(parse(selector)))
     }
 
     fn to(self, selector: &str) -> Self {
-        self.to_entity(|entity| entity.selector = Some(parse(selector)))
+        self.destination(|entity| entity.selector = Some(parse(selector)))
     }
 
-    fn from_entity(mut self, change: impl FnOnce(&mut EntityRule)) -> Self {
+    fn source(mut self, change: impl FnOnce(&mut EntityRule)) -> Self {
         change(&mut self.source);
         self
     }
 
-    fn to_entity(mut self, change: impl FnOnce(&mut EntityRule)) -> Self {
+    fn destination(mut self, change: impl FnOnce(&mut EntityRule)) -> Self {
         change(&mut self.destination);
         self
     }
