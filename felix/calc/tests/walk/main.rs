@@ -5,6 +5,7 @@
 
 mod fake;
 mod kinds;
+mod network;
 mod plain;
 mod random;
 mod random_states;
