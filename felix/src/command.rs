@@ -35,6 +35,8 @@ pub enum Command {
     Hinted(Option<Backend>),
     /// An operator wants to see something.
     Look(Question),
+    /// Was a table of kube-proxy found in nftables?
+    KubeProxy { nftables: bool },
     /// End the thread and leave everything as it is.
     Stop,
 }

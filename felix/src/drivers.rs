@@ -4,7 +4,8 @@ use anyhow::{Context as _, Result};
 use felix_dataplane::{Drivers, Ports};
 use kernel::{PROTO_BIRD, PROTO_FELIX};
 use kernel_linux::{
-    Backend, IpSetDriver, IptablesTools, NeighbourDriver, RouteDriver, RouteOwner, SysctlDriver, TunnelDriver,
+    Backend, IpSetDriver, IptablesTools, NeighbourDriver, NftablesDriver, RouteDriver, RouteOwner,
+    SysctlDriver, TunnelDriver,
 };
 use model::Family;
 
@@ -18,6 +19,7 @@ impl Ports for Linux {
     type Neighbours = NeighbourDriver;
     type Sysctls = SysctlDriver;
     type Tunnels = TunnelDriver;
+    type Nftables = NftablesDriver;
 
     fn set_interface_prefix(routes: &mut RouteDriver, neighbours: &mut NeighbourDriver, prefix: &str) {
         routes.set_owners(route_owners(prefix));
@@ -31,6 +33,9 @@ pub fn open(backend: Backend, interface_prefix: &str, ipv6: bool) -> Result<Driv
     let ip6tables = ipv6.then(|| IptablesTools::new(backend, Family::V6)).and_then(|tools| {
         tools.inspect_err(|error| tracing::warn!(%error, "pods get no IPv6: ip6tables does not work")).ok()
     });
+    let nftables = NftablesDriver::open(ip6tables.is_some())
+        .inspect_err(|error| tracing::info!(%error, "policy cannot go through nftables on this node"))
+        .ok();
     Ok(Drivers {
         ip_sets: IpSetDriver::open().context(
             "IP sets do not work; on the node load the module ip_set, and give the agent CAP_NET_ADMIN",
@@ -39,6 +44,7 @@ pub fn open(backend: Backend, interface_prefix: &str, ipv6: bool) -> Result<Driv
             "iptables does not work; install the package iptables, and on the node load its modules",
         )?,
         ip6tables,
+        nftables,
         routes: RouteDriver::new(route_owners(interface_prefix))?,
         neighbours: NeighbourDriver::new(vec![interface_prefix.to_owned()])?,
         sysctls: SysctlDriver::new(),

@@ -31,6 +31,7 @@ mod node_address;
 mod operator;
 mod pods;
 mod policy_status;
+mod rule_mode;
 #[cfg(test)]
 mod scratch;
 mod server;

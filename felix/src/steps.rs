@@ -41,6 +41,7 @@ use crate::node_address::NodeAddresses;
 use crate::operator::Operator;
 use crate::pods::KnownPods;
 use crate::policy_status::{self, Policies, PolicyStatus, Programmed};
+use crate::rule_mode::{self, RuleMode};
 use crate::server;
 use crate::service::{NodeService, PodSettings};
 use crate::settings::Settings;
@@ -271,6 +272,7 @@ fn start_worker(
         dataplane: kernel,
         strict,
         policies,
+        rule_mode: RuleMode::new(rule_mode::kube_proxy_uses_nftables().unwrap_or(false)),
         backends: Backends::new(backend, families, Box::new(IptablesTools::new)),
         overrides: settings.overrides.clone(),
         endpoints: service.store.lock().iter().map(|endpoint| endpoint.local()).collect(),
@@ -323,6 +325,10 @@ fn watch_rules(dataplane: &Dataplane) {
             tokio::time::sleep(HINT_CHECK).await;
             if let Ok(hinted) = tokio::task::spawn_blocking(Backend::hinted).await {
                 dataplane.send(Command::Hinted(hinted));
+            }
+            let look = tokio::task::spawn_blocking(rule_mode::kube_proxy_uses_nftables);
+            if let Ok(Ok(nftables)) = look.await {
+                dataplane.send(Command::KubeProxy { nftables });
             }
         }
     });

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use felix_calc::{Calc, Change, ClosedReason, EndpointPolicies};
 use felix_dataplane::{Dataplane, EndpointState, Ports, Refresh, Touched};
-use felix_render::{Renderer, policy_chains};
+use felix_render::{Renderer, RuleDataplane, policy_chains};
 use kernel::{Link, LinkEvent, PROTO_BOOT, PROTO_FELIX};
 use model::{
     FelixConfiguration, HostInterface, LocalEndpoint, NodeName, SettingNote, SettingReason, SettingSource,
@@ -26,6 +26,7 @@ use crate::health::{Component, Health};
 use crate::journal::Journal;
 use crate::mtu::{pod_mtu, uplink_mtu};
 use crate::policy_status::PolicyStatus;
+use crate::rule_mode::RuleMode;
 use crate::service::PodSettings;
 use crate::settings::Overrides;
 use crate::strict::Strict;
@@ -50,6 +51,7 @@ pub struct Parts<P: Ports> {
     pub backends: Backends<P::Iptables>,
     pub strict: Strict,
     pub policies: PolicyStatus,
+    pub rule_mode: RuleMode,
     pub health: Health,
     pub journal: Journal,
     /// Where the other parts of the agent learn what the thread finds out.
@@ -79,6 +81,7 @@ pub struct Worker<P: Ports> {
     strict: Strict,
     /// Pods whose connections are to be compared with policy as soon as the kernel has it.
     touched: BTreeSet<HostInterface>,
+    rule_mode: RuleMode,
     health: Health,
     journal: Journal,
     published: Published,
@@ -112,6 +115,7 @@ impl<P: Ports> Worker<P> {
             policies: parts.policies,
             arrived: None,
             touched: BTreeSet::new(),
+            rule_mode: parts.rule_mode,
             health: parts.health,
             journal: parts.journal,
             published: parts.published,
@@ -198,6 +202,10 @@ impl<P: Ports> Worker<P> {
                 self.backends.hint(hinted);
                 self.change_backend(now);
             }
+            Command::KubeProxy { nftables } => {
+                self.rule_mode.look(nftables);
+                self.change_mode(now);
+            }
             Command::Links(events) => events.into_iter().for_each(|event| self.event(event, now)),
             Command::Look(question) => question.answer(self),
             Command::Stop => {}
@@ -239,6 +247,8 @@ impl<P: Ports> Worker<P> {
         }
         self.backends.set(configuration.iptables_backend);
         self.change_backend(now);
+        self.rule_mode.set(configuration.nftables_mode);
+        self.change_mode(now);
         self.calc.apply(Update::FelixConfiguration(Some(configuration.clone())));
         self.configuration = Arc::new(configuration);
         self.published.configuration.send_replace(self.configuration.clone());
@@ -263,6 +273,20 @@ impl<P: Ports> Worker<P> {
                 ),
             });
         }
+    }
+
+    /// Moves policy to nftables or back, where that is wanted and can be.
+    fn change_mode(&mut self, now: Instant) {
+        let wanted = self.rule_mode.wants_nftables();
+        if wanted == self.dataplane.uses_nftables() {
+            return;
+        }
+        if !self.dataplane.use_nftables(wanted, now) {
+            tracing::warn!("policy stays in iptables: this kernel takes no tables of nftables");
+            return;
+        }
+        tracing::info!(nftables = wanted, "where policy is enforced");
+        self.renderer.set_dataplane(if wanted { RuleDataplane::Nftables } else { RuleDataplane::Iptables });
     }
 
     fn change_backend(&mut self, now: Instant) {

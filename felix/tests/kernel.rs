@@ -11,8 +11,8 @@ use felix_dataplane::{Dataplane, Drivers, EndpointState, Ports};
 use felix_render::{RenderSettings, Renderer};
 use kernel::IpSetPort as _;
 use kernel_linux::{
-    Backend, IpSetDriver, IptablesTools, NeighbourDriver, RouteDriver, RouteOwner, Rtnl, SysctlDriver,
-    TunnelDriver,
+    Backend, IpSetDriver, IptablesTools, NeighbourDriver, NftablesDriver, RouteDriver, RouteOwner, Rtnl,
+    SysctlDriver, TunnelDriver,
 };
 use model::{
     Action, Family, Labels, LocalEndpoint, NodeName, Pod, PodKey, Policy, PolicyKey, PolicyKind, Rule, Update,
@@ -70,6 +70,7 @@ impl Ports for Linux {
     type Neighbours = NeighbourDriver;
     type Sysctls = SysctlDriver;
     type Tunnels = TunnelDriver;
+    type Nftables = NftablesDriver;
 }
 
 /// A node with one pod and one policy, in a namespace of its own.
@@ -101,6 +102,7 @@ impl Node {
             ip_sets: IpSetDriver::open().unwrap(),
             iptables: IptablesTools::new(backend, Family::V4).unwrap(),
             ip6tables: None,
+            nftables: NftablesDriver::open(false).ok(),
             routes: RouteDriver::new(vec![interfaces]).unwrap(),
             neighbours: NeighbourDriver::new(vec!["cali".to_owned()]).unwrap(),
             sysctls: SysctlDriver::new(),

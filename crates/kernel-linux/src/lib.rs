@@ -37,7 +37,7 @@ pub use link::RETIRED_GROUP;
 pub use neighbour::NeighbourDriver;
 pub use netns::Netns;
 pub use nflog::{Heard, Nflog};
-pub use nft::{NftEvent, NftEvents, NftablesDriver};
+pub use nft::{NftablesDriver, nft_chains};
 pub use route::{FibLookup, RouteDriver, RouteOwner};
 pub use route_events::{RouteEvent, RouteEvents};
 pub use rtnl::Rtnl;

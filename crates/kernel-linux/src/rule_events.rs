@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use std::io;
 use std::thread::{self, JoinHandle};
 
+use kernel::nft::NFT_TABLE;
 use kernel::{ChainName, IptablesTable, RuleEvent};
 use model::Family;
 
@@ -77,6 +78,10 @@ fn parse(message: &Message<'_>) -> Option<RuleEvent> {
     let attributes = message.attributes(NFGENMSG);
     let text = |kind: u16| attributes.into_iter().find(|a| a.kind == kind).map(|a| a.string());
     let table = text(ATTR_TABLE)?;
+    let writer = message.port;
+    if table == NFT_TABLE {
+        return Some(RuleEvent::Native { writer });
+    }
     if !IptablesTable::ALL.iter().any(|known| known.name() == table) {
         return None;
     }
@@ -87,7 +92,6 @@ fn parse(message: &Message<'_>) -> Option<RuleEvent> {
         _ => return None,
     };
     let concerns = |chain: &str| ChainName::is_ours(chain) || KERNEL_CHAINS.contains(&chain);
-    let writer = message.port;
     chain.as_deref().is_none_or(concerns).then_some(RuleEvent::Iptables { family, writer })
 }
 

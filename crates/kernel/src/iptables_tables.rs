@@ -137,6 +137,15 @@ impl<D: IptablesDriver> Iptables<D> {
         self.desired.get(&table)?.hooks.get(name)
     }
 
+    /// Wants nothing of ours in the kernel's chains.
+    pub fn clear_hooks(&mut self) {
+        for (table, desired) in &mut self.desired {
+            if !std::mem::take(&mut desired.hooks).is_empty() {
+                self.retries.wish_changed(*table, Part::Hooks);
+            }
+        }
+    }
+
     /// Reads the kernel's state again. Returns how many chains and hooks differ from what is wanted.
     pub fn resync(&mut self) -> io::Result<usize> {
         // Before reading: who writes meanwhile makes a difference later.

@@ -1,4 +1,4 @@
-//! Somebody wrote rules by iptables-nft.
+//! Somebody wrote rules to nf_tables, by iptables-nft or otherwise.
 
 use model::Family;
 
@@ -8,6 +8,8 @@ use model::Family;
 pub enum RuleEvent {
     /// In a chain of ours, or one of the kernel's, of iptables-nft.
     Iptables { family: Family, writer: u32 },
+    /// In our own table of nf_tables.
+    Native { writer: u32 },
     /// Events were lost: anything may have changed.
     Overrun,
 }

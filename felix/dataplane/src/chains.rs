@@ -141,6 +141,16 @@ impl<D: IptablesDriver> Chains<D> {
         self.disturbed = Some(earliest);
     }
 
+    /// Wants nothing of ours in the kernel any more.
+    pub(crate) fn want_nothing(&mut self, now: Instant) {
+        for (table, name) in std::mem::take(&mut self.wanted).into_keys() {
+            self.changed.insert((table, name));
+        }
+        self.iptables.clear_hooks();
+        self.unwritten.extend(IptablesTable::ALL);
+        self.resync_at(now);
+    }
+
     /// Goes on through another driver; returns the one used so far, behind which everything is as it was.
     pub(crate) fn replace_driver(&mut self, driver: D, now: Instant) -> D {
         self.unwritten.extend(IptablesTable::ALL);

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use felix_render::{Output, Sysctl, TunnelDevice};
-use kernel::{ChainName, IpSetPort as _, RuleEvent, Tunnel};
+use felix_render::{IpSetChange, Output, Sysctl, TunnelDevice};
+use kernel::{
+    Chain, ChainName, Hook, HookName, IpSet, IpSetName, IpSetPort as _, IptablesTable, RuleEvent, Tunnel,
+};
 use model::{ChainInsertMode, Family, FelixConfiguration, HostInterface};
 
 use crate::audit::{self, Audit};
@@ -14,9 +16,14 @@ use crate::endpoint::{EndpointState, missing_chains};
 use crate::ip_sets::SetStage;
 use crate::leftovers::Leftovers;
 use crate::local::{LocalFact, of_neighbour, of_route};
+use crate::nft_stage::NftStage;
 use crate::ports::{Drivers, Ports};
 use crate::stage::Stage;
 use crate::status::{Kind, Report, Status};
+
+type WantedSets = BTreeMap<IpSetName, IpSetChange>;
+type WantedChains = BTreeMap<(Family, IptablesTable, ChainName), Option<Chain>>;
+type WantedHooks = BTreeMap<(Family, IptablesTable, HookName), Hook>;
 
 /// The fallback device of the kernel's IPIP module.
 const TUNNEL: &str = "tunl0";
@@ -27,6 +34,7 @@ pub struct Refresh {
     pub iptables: Duration,
     /// First look at rules after they were written, then less and less often.
     pub iptables_after_write: Duration,
+    pub nftables: Duration,
     pub ip_sets: Duration,
     pub routes: Duration,
 }
@@ -36,6 +44,7 @@ impl From<&FelixConfiguration> for Refresh {
         Self {
             iptables: configuration.iptables_refresh_interval,
             iptables_after_write: configuration.iptables_post_write_check_interval,
+            nftables: configuration.nftables.refresh_interval,
             ip_sets: configuration.ipsets_refresh_interval,
             routes: configuration.route_refresh_interval,
         }
@@ -48,6 +57,12 @@ pub struct Dataplane<P: Ports> {
     pub(crate) chains: Vec<Chains<P::Iptables>>,
     /// Drivers that are not used any more, until nothing of ours is left behind them.
     leftovers: Vec<Leftovers<P::Iptables>>,
+    /// `None` when the kernel takes no tables of nf_tables.
+    nft: Option<NftStage<P::Nftables>>,
+    /// Where is policy? The other way into the kernel wants nothing, and is emptied when all is in the one in use.
+    uses_nft: bool,
+    /// Is the place that policy has left still to be emptied?
+    is_moving: bool,
     routes: Stage<LocalFact<P::Routes>>,
     neighbours: Stage<LocalFact<P::Neighbours>>,
     sysctls: Stage<P::Sysctls>,
@@ -65,10 +80,14 @@ impl<P: Ports> Dataplane<P> {
         let neighbours = LocalFact::new(drivers.neighbours, of_neighbour);
         let mut chains = vec![Chains::new(Family::V4, drivers.iptables)];
         chains.extend(drivers.ip6tables.map(|driver| Chains::new(Family::V6, driver)));
+        let families = chains.iter().map(|chains| chains.family).collect();
         let mut dataplane = Self {
             ip_sets: SetStage::new(drivers.ip_sets),
             chains,
             leftovers: Vec::new(),
+            nft: drivers.nftables.map(|driver| NftStage::new(driver, families)),
+            uses_nft: false,
+            is_moving: true,
             routes: Stage::new(Kind::Routes, routes, |key| key.destination.to_string()),
             neighbours: Stage::new(Kind::Neighbours, neighbours, |key| {
                 format!("{} on {}", key.address, key.interface)
@@ -85,14 +104,9 @@ impl<P: Ports> Dataplane<P> {
 
     /// Takes the renderer's differences; nothing is written before `apply`.
     pub fn want(&mut self, output: Output) {
-        for (name, change) in output.ip_sets {
-            self.ip_sets.want(name, change);
-        }
-        for ((family, table, name), chain) in output.chains {
-            self.of_family(family).into_iter().for_each(|c| c.want_chain(table, name.clone(), chain.clone()));
-        }
-        for ((family, table, name), hook) in output.hooks {
-            self.of_family(family).into_iter().for_each(|c| c.want_hook(table, name, hook.clone()));
+        match &mut self.nft {
+            Some(nft) if self.uses_nft => nft.want(output.ip_sets, output.chains, output.hooks),
+            _ => self.want_iptables(output.ip_sets, output.chains, output.hooks),
         }
         for (key, route) in output.routes {
             if let Some(route) = &route {
@@ -113,6 +127,104 @@ impl<P: Ports> Dataplane<P> {
         if let Some(tunnel) = output.tunnel {
             self.tunnel_wish = tunnel;
             self.want_tunnel();
+        }
+    }
+
+    fn want_iptables(&mut self, sets: WantedSets, chains: WantedChains, hooks: WantedHooks) {
+        for (name, change) in sets {
+            self.ip_sets.want(name, change);
+        }
+        for ((family, table, name), chain) in chains {
+            self.of_family(family).into_iter().for_each(|c| c.want_chain(table, name.clone(), chain.clone()));
+        }
+        for ((family, table, name), hook) in hooks {
+            self.of_family(family).into_iter().for_each(|c| c.want_hook(table, name, hook.clone()));
+        }
+    }
+
+    /// Does policy go through nf_tables' own tables?
+    pub fn uses_nftables(&self) -> bool {
+        self.uses_nft
+    }
+
+    pub(crate) fn nft_in_use(&self) -> Option<&NftStage<P::Nftables>> {
+        self.nft.as_ref().filter(|_| self.uses_nft)
+    }
+
+    /// Moves policy to nf_tables' own tables, or back to iptables; `false` where the kernel has no such tables. What
+    /// is there stays in force until everything is in the new place, and goes then. Every chain and hook must be
+    /// wanted anew before the next `apply`; IP sets move by themselves.
+    pub fn use_nftables(&mut self, wanted: bool, now: Instant) -> bool {
+        let Some(nft) = &mut self.nft else { return !wanted };
+        if wanted == self.uses_nft {
+            return true;
+        }
+        self.uses_nft = wanted;
+        if wanted {
+            nft.take_over(now);
+            for (name, set) in self.ip_sets.sets.all_wanted() {
+                let members = Arc::new(set.members.clone());
+                let set = IpSet { kind: set.kind, family: set.family, members };
+                nft.want_set(name.clone(), IpSetChange::Full(set));
+            }
+        } else {
+            for (name, set) in nft.wanted_sets() {
+                self.ip_sets.want(name, set);
+            }
+            self.ip_sets.resync_at(now);
+            self.chains.iter_mut().for_each(|chains| chains.resync_at(now));
+        }
+        self.is_moving = true;
+        true
+    }
+
+    /// Takes away what is in the place that is not used any more.
+    fn finish_move(&mut self, now: Instant) {
+        if !std::mem::take(&mut self.is_moving) {
+            return;
+        }
+        if self.uses_nft {
+            self.chains.iter_mut().for_each(|chains| chains.want_nothing(now));
+            self.ip_sets.want_nothing(now);
+        } else {
+            self.nft.iter_mut().for_each(|nft| nft.retire(now));
+        }
+    }
+
+    /// Writes sets and chains where policy goes through iptables, or empties that place.
+    fn apply_iptables(&mut self, now: Instant, report: &mut Report, progress: &mut impl FnMut()) {
+        self.ip_sets.resync_if_due(now, report);
+        self.ip_sets.apply_puts(now, report);
+        progress();
+        for chains in &mut self.chains {
+            chains.apply(now, report, |set| self.ip_sets.missing(set));
+            progress();
+        }
+        for leftovers in &mut self.leftovers {
+            let family = leftovers.family;
+            if self.chains.iter().any(|chains| chains.family == family && chains.is_settled()) {
+                leftovers.apply(now, report);
+                progress();
+            }
+        }
+    }
+
+    /// Writes what policy asks for, first in the place that is used.
+    fn apply_policy(&mut self, now: Instant, report: &mut Report, progress: &mut impl FnMut()) {
+        if !self.uses_nft {
+            self.apply_iptables(now, report, progress);
+            if self.chains.iter().all(Chains::is_settled) {
+                self.finish_move(now);
+                self.nft.iter_mut().for_each(|nft| nft.apply(now, report));
+                progress();
+            }
+            return;
+        }
+        self.nft.iter_mut().for_each(|nft| nft.apply(now, report));
+        progress();
+        if self.nft.as_ref().is_some_and(NftStage::is_settled) {
+            self.finish_move(now);
+            self.apply_iptables(now, report, progress);
         }
     }
 
@@ -154,6 +266,7 @@ impl<P: Ports> Dataplane<P> {
     pub fn resync(&mut self, now: Instant) {
         self.ip_sets.resync_at(now);
         self.chains.iter_mut().for_each(|chains| chains.resync_at(now));
+        self.nft.iter_mut().for_each(|nft| nft.resync_at(now));
         self.resync_routes(now);
         self.neighbours.resync_at(now);
         self.tunnels.resync_at(now);
@@ -212,7 +325,14 @@ impl<P: Ports> Dataplane<P> {
             RuleEvent::Iptables { family, writer } => {
                 self.of_family(family).into_iter().for_each(|chains| chains.written_by(writer, now));
             }
-            RuleEvent::Overrun => self.chains.iter_mut().for_each(|chains| chains.disturbed(now)),
+            RuleEvent::Native { writer } => {
+                let nft = self.nft.iter_mut().filter(|nft| !nft.is_own(writer));
+                nft.for_each(|nft| nft.disturbed(now));
+            }
+            RuleEvent::Overrun => {
+                self.chains.iter_mut().for_each(|chains| chains.disturbed(now));
+                self.nft.iter_mut().for_each(|nft| nft.disturbed(now));
+            }
         }
     }
 
@@ -223,6 +343,7 @@ impl<P: Ports> Dataplane<P> {
             chains.set_refresh(refresh.iptables, now);
             chains.set_check_after(refresh.iptables_after_write);
         }
+        self.nft.iter_mut().for_each(|nft| nft.set_refresh(refresh.nftables, now));
         self.routes.set_refresh(refresh.routes, now);
         self.neighbours.set_refresh(refresh.routes, now);
         self.tunnels.set_refresh(refresh.routes, now);
@@ -257,19 +378,7 @@ impl<P: Ports> Dataplane<P> {
     pub fn apply(&mut self, now: Instant, mut progress: impl FnMut()) -> Report {
         let mut report = Report::default();
         self.read_back(now, &mut report, &mut progress);
-        self.ip_sets.apply_puts(now, &mut report);
-        progress();
-        for chains in &mut self.chains {
-            chains.apply(now, &mut report, |set| self.ip_sets.missing(set));
-            progress();
-        }
-        for leftovers in &mut self.leftovers {
-            let family = leftovers.family;
-            if self.chains.iter().any(|chains| chains.family == family && chains.is_settled()) {
-                leftovers.apply(now, &mut report);
-                progress();
-            }
-        }
+        self.apply_policy(now, &mut report, &mut progress);
         self.routes.apply(now, &mut report);
         self.neighbours.apply(now, &mut report);
         progress();
@@ -282,8 +391,6 @@ impl<P: Ports> Dataplane<P> {
     }
 
     fn read_back(&mut self, now: Instant, report: &mut Report, progress: &mut impl FnMut()) {
-        self.ip_sets.resync_if_due(now, report);
-        progress();
         self.routes.resync_if_due(now, report);
         self.neighbours.resync_if_due(now, report);
         self.tunnels.resync_if_due(now, report);
@@ -293,19 +400,30 @@ impl<P: Ports> Dataplane<P> {
     /// When `apply` has something to do without being told anything new.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let chains = self.chains.iter().filter_map(Chains::poll_timeout);
-        let others = [
-            self.ip_sets.poll_timeout(),
+        let leftovers = self.leftovers.iter().filter_map(Leftovers::poll_timeout);
+        let iptables = chains.chain(leftovers).chain(self.ip_sets.poll_timeout()).min();
+        let nft = self.nft.as_ref().and_then(NftStage::poll_timeout);
+        // The place that is not used waits for the one that is.
+        let waits = match self.uses_nft {
+            true => !self.nft.as_ref().is_some_and(NftStage::is_settled),
+            false => !self.chains.iter().all(Chains::is_settled),
+        };
+        let all = [
+            iptables.filter(|_| !(self.uses_nft && waits)),
+            nft.filter(|_| self.uses_nft || !waits),
             self.routes.poll_timeout(),
             self.neighbours.poll_timeout(),
             self.sysctls.poll_timeout(),
             self.tunnels.poll_timeout(),
         ];
-        let leftovers = self.leftovers.iter().filter_map(Leftovers::poll_timeout);
-        chains.chain(leftovers).chain(others.into_iter().flatten()).min()
+        all.into_iter().flatten().min()
     }
 
     /// Why a chain of the filter table that is wanted is not in the kernel; `None` when it is, or not wanted.
     pub fn missing_chain(&self, name: &ChainName) -> Option<String> {
+        if let Some(nft) = self.nft_in_use() {
+            return nft.missing_chain(name);
+        }
         let wanted = self.chains.iter().filter(|chains| chains.filter_rules(name).is_some());
         wanted.into_iter().find_map(|chains| chains.missing(name))
     }
@@ -329,7 +447,10 @@ impl<P: Ports> Dataplane<P> {
         let sysctls = self.interface_sysctls.get(interface).into_iter().flat_map(|sysctls| sysctls.iter());
         let required = sysctls.filter(|sysctl| sysctl.required);
         missing.extend(required.filter_map(|sysctl| self.sysctls.missing(&sysctl.path)));
-        for chains in &self.chains {
+        let lost = self.nft_in_use().and_then(|nft| nft.missing_of(interface));
+        is_known |= lost.is_some();
+        missing.extend(lost.unwrap_or_default());
+        for chains in self.chains.iter().filter(|_| !self.uses_nft) {
             let lost = missing_chains(interface, chains, |set| self.ip_sets.missing(set));
             is_known |= lost.is_some();
             missing.extend(lost.unwrap_or_default());
@@ -352,6 +473,7 @@ impl<P: Ports> Dataplane<P> {
             (Kind::Tunnels, audit::of_stage(&mut self.tunnels, audit::tunnel)),
         ]);
         kinds.extend(self.chains.iter_mut().map(|chains| (chains.kind(), chains.audit())));
+        kinds.extend(self.nft.iter_mut().map(|nft| (Kind::Nftables, nft.audit())));
         Audit { kinds }
     }
 
@@ -360,6 +482,7 @@ impl<P: Ports> Dataplane<P> {
         let mut status = Status::default();
         self.ip_sets.add_to(&mut status);
         self.chains.iter().for_each(|chains| chains.add_to(&mut status));
+        self.nft.iter().for_each(|nft| nft.add_to(&mut status));
         self.routes.add_to(&mut status);
         self.neighbours.add_to(&mut status);
         self.sysctls.add_to(&mut status);

@@ -50,6 +50,13 @@ impl<D: IpSetPort> SetStage<D> {
         }
     }
 
+    /// Wants no set of ours in the kernel any more.
+    pub(crate) fn want_nothing(&mut self, now: Instant) {
+        let names: Vec<_> = self.sets.all_wanted().map(|(name, _)| name.clone()).collect();
+        names.iter().for_each(|name| self.sets.remove(name));
+        self.resync_at(now);
+    }
+
     /// Reads everything at the first apply at or after `at`, or earlier when that was already asked for.
     pub(crate) fn resync_at(&mut self, at: Instant) {
         self.resync_at = Some(self.resync_at.map_or(at, |other| other.min(at)));

@@ -3,7 +3,8 @@
 //! [`Dataplane::want`] takes the renderer's differences, [`Dataplane::apply`] brings the kernel there:
 //!
 //! 1. read back what may have changed (the first time: everything, so that an earlier run's state is adopted);
-//! 2. IP sets that come or change;
+//! 2. where policy goes through nf_tables: sets, maps and chains in one transaction; otherwise
+//!    IP sets that come or change;
 //! 3. chains with their hooks, all tables of a family in one batch, and then chains that nothing refers to any
 //!    more; a chain whose sets could not be written stays as it was, or closed if it is new;
 //! 4. routes, neighbours, sysctls and `tunl0`;
@@ -19,6 +20,7 @@ mod endpoint;
 mod ip_sets;
 mod leftovers;
 mod local;
+mod nft_stage;
 mod ports;
 mod rules;
 mod stage;

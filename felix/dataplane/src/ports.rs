@@ -1,5 +1,6 @@
 //! The kernel as the dataplane needs it: one driver a kind of state.
 
+use kernel::nft::NftDriver;
 use kernel::{Driver, IpSetPort, IptablesDriver, Neighbour, NeighbourKey, Route, RouteKey, Tunnel};
 
 /// The types of the drivers.
@@ -8,6 +9,8 @@ pub trait Ports {
     type IpSets: IpSetPort;
     /// One family.
     type Iptables: IptablesDriver;
+    /// Both families.
+    type Nftables: NftDriver;
     type Routes: Driver<Key = RouteKey, Value = Route>;
     type Neighbours: Driver<Key = NeighbourKey, Value = Neighbour>;
     /// By path below `/proc/sys`. Neither read back nor deleted: an interface takes its sysctls with it.
@@ -27,6 +30,8 @@ pub struct Drivers<P: Ports> {
     pub iptables: P::Iptables,
     /// `None` when the kernel has no IPv6.
     pub ip6tables: Option<P::Iptables>,
+    /// `None` when the kernel takes no tables of nf_tables.
+    pub nftables: Option<P::Nftables>,
     pub routes: P::Routes,
     pub neighbours: P::Neighbours,
     pub sysctls: P::Sysctls,

@@ -24,16 +24,25 @@ impl<P: Ports> Dataplane<P> {
 
 impl<P: Ports> Ruleset for WantedRules<'_, P> {
     fn hook(&self, family: Family, table: IptablesTable, hook: HookName) -> Option<&Hook> {
+        if let Some(nft) = self.dataplane.nft_in_use() {
+            return nft.hook(family, table, hook);
+        }
         let chains = self.dataplane.chains.iter().find(|chains| chains.family == family)?;
         chains.hook(table, hook)
     }
 
     fn chain(&self, family: Family, table: IptablesTable, name: &ChainName) -> Option<&[PacketRule]> {
+        if let Some(nft) = self.dataplane.nft_in_use() {
+            return nft.rules(family, table, name);
+        }
         let chains = self.dataplane.chains.iter().find(|chains| chains.family == family)?;
         chains.rules(table, name)
     }
 
     fn set(&self, name: &IpSetName) -> Option<&BTreeSet<IpSetMember>> {
+        if let Some(nft) = self.dataplane.nft_in_use() {
+            return nft.members(name);
+        }
         Some(&self.dataplane.ip_sets.sets.wanted(name)?.members)
     }
 

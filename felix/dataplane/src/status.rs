@@ -11,6 +11,8 @@ use model::Family;
 pub enum Kind {
     IpSets,
     Chains(Family),
+    /// Chains, sets and maps in our own tables of nf_tables.
+    Nftables,
     /// Chains of ours behind the iptables backend that is not used.
     Leftovers(Family),
     Routes,
@@ -23,6 +25,7 @@ impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Kind::IpSets => "ipset",
+            Kind::Nftables => "nftables",
             Kind::Chains(Family::V4) => "iptables",
             Kind::Chains(Family::V6) => "ip6tables",
             Kind::Leftovers(Family::V4) => "iptables leftover",

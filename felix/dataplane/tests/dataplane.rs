@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use felix_calc::Calc;
 use felix_dataplane::{Dataplane, Drivers, EndpointState, Kind, Ports, Refresh, Report, Touched};
-use felix_render::{RenderSettings, Renderer};
+use felix_render::{RenderSettings, Renderer, RuleDataplane};
 use kernel::fake::{
-    Entry, FakeIpSets, FakeIptables, FakeKernel, FakeNeighbours, FakeRoutes, FakeSysctls, FakeTunnels,
+    Entry, FakeIpSets, FakeIptables, FakeKernel, FakeNeighbours, FakeNft, FakeRoutes, FakeSysctls,
+    FakeTunnels,
 };
-use kernel::{IpSetName, IptablesTable, NextHop, PROTO_BOOT, Route, RouteKey, RouteKind};
+use kernel::{IpSetName, IptablesTable, NextHop, PROTO_BOOT, Route, RouteKey, RouteKind, RuleEvent};
 use model::{
     Action, Cidr, Family, Labels, LocalEndpoint, NodeName, Pod, PodKey, Policy, PolicyKey, PolicyKind, Rule,
     Selector, Update,
@@ -129,8 +130,13 @@ fn what_others_delete_is_put_back() {
 fn everything_is_read_back_when_its_refresh_is_due() {
     let minute = Duration::from_secs(60);
     let mut node = Node::new();
-    let refresh =
-        Refresh { iptables: minute, iptables_after_write: Duration::ZERO, ip_sets: minute, routes: minute };
+    let refresh = Refresh {
+        iptables: minute,
+        iptables_after_write: Duration::ZERO,
+        ip_sets: minute,
+        nftables: minute,
+        routes: minute,
+    };
     node.dataplane.set_refresh(refresh, node.now);
     node.add_pod("web", WEB, "10.65.0.1");
     node.sync();
@@ -382,6 +388,103 @@ fn rules_move_to_another_backend_and_the_old_one_is_swept_after() {
     assert_eq!(node.dataplane.endpoint(WEB), EndpointState::Programmed);
 }
 
+#[test]
+fn with_nftables_everything_of_policy_is_in_its_tables() {
+    let mut node = Node::new();
+    node.use_nftables(true);
+    node.add_pod("web", WEB, "10.65.0.1");
+    node.add_pod("db", DB, "10.65.0.2");
+    node.deny_to("web", "db");
+    node.sync();
+
+    node.settle();
+
+    assert_eq!(node.dataplane.endpoint(WEB), EndpointState::Programmed);
+    assert!(node.dataplane.audit().is_clean(), "{:?}", node.dataplane.audit());
+    assert!(node.filter_chains().iter().all(|name| !name.starts_with("cali-")));
+    assert!(node.kernel.state().ip_sets.is_empty());
+    let map = node.kernel.state().nft[&Family::V4].maps["filter-cali-from-wl-dispatch"].clone();
+    assert_eq!(map.keys().map(|name| &**name).collect::<Vec<_>>(), [DB, WEB]);
+
+    node.remove_pod("web", WEB);
+    node.settle();
+    assert_eq!(node.dataplane.endpoint(WEB), EndpointState::Unknown);
+    assert_eq!(node.dataplane.audit().kinds[&Kind::Nftables].differences, []);
+}
+
+#[test]
+fn with_nftables_a_pod_whose_policy_is_refused_is_named_and_the_others_are_not() {
+    let mut node = Node::new();
+    node.use_nftables(true);
+    node.add_pod("web", WEB, "10.65.0.1");
+    node.add_pod("db", DB, "10.65.0.2");
+    node.sync();
+    node.kernel.refuse(Entry::Nft(format!("filter-cali-tw-{WEB}")));
+
+    node.apply();
+
+    assert_eq!(node.dataplane.endpoint(DB), EndpointState::Programmed);
+    let missing = node.missing(WEB);
+    assert!(missing.iter().any(|what| what.contains("told to refuse")), "{missing:?}");
+    node.kernel.heal();
+    node.settle();
+    assert_eq!(node.dataplane.endpoint(WEB), EndpointState::Programmed);
+}
+
+#[test]
+fn policy_moves_between_iptables_and_nftables_and_is_never_in_neither() {
+    let mut node = Node::new();
+    node.add_pod("web", WEB, "10.65.0.1");
+    node.add_pod("db", DB, "10.65.0.2");
+    node.deny_to("web", "db");
+    node.sync();
+    node.settle();
+    let iptables = node.kernel.state().chains.clone();
+    let sets = node.kernel.state().ip_sets.clone();
+
+    node.kernel.refuse(Entry::NftCommit);
+    node.use_nftables(true);
+    node.apply();
+    assert_eq!(node.kernel.state().chains, iptables, "nothing else would hold the policy");
+    assert!(matches!(node.dataplane.endpoint(WEB), EndpointState::Missing(_)));
+
+    node.kernel.heal();
+    node.settle();
+    assert_eq!(node.dataplane.endpoint(WEB), EndpointState::Programmed);
+    assert!(node.filter_chains().iter().all(|name| !name.starts_with("cali-")));
+    assert!(node.kernel.state().ip_sets.is_empty());
+
+    let tables = node.kernel.state().nft.clone();
+    node.kernel.refuse(Entry::Table(Family::V4, IptablesTable::Filter));
+    node.use_nftables(false);
+    node.apply();
+    assert_eq!(node.kernel.state().nft, tables, "nothing else would hold the policy");
+
+    node.kernel.heal();
+    node.now += Duration::from_secs(11);
+    node.settle();
+    assert_eq!(node.dataplane.endpoint(WEB), EndpointState::Programmed);
+    assert!(node.kernel.state().nft.is_empty());
+    assert_eq!(node.kernel.state().ip_sets, sets);
+    assert_eq!(node.kernel.state().chains, iptables);
+}
+
+#[test]
+fn with_nftables_what_somebody_else_took_away_comes_back_when_it_is_told() {
+    let mut node = Node::new();
+    node.use_nftables(true);
+    node.add_pod("web", WEB, "10.65.0.1");
+    node.sync();
+    node.settle();
+    let whole = node.kernel.state().nft.clone();
+    node.kernel.state().nft.clear();
+
+    node.dataplane.rules_written(RuleEvent::Native { writer: 77 }, node.now);
+    node.apply();
+
+    assert_eq!(node.kernel.state().nft, whole);
+}
+
 const FILTER: (Family, IptablesTable) = (Family::V4, IptablesTable::Filter);
 const FOREIGN: &str = "-s 192.0.2.7 -j DROP";
 
@@ -394,6 +497,7 @@ impl Ports for Fake {
     type Neighbours = FakeNeighbours;
     type Sysctls = FakeSysctls;
     type Tunnels = FakeTunnels;
+    type Nftables = FakeNft;
 }
 
 /// One node over a fake kernel.
@@ -416,6 +520,7 @@ impl Node {
             ip_sets: kernel.ip_sets(),
             iptables: kernel.iptables(Family::V4),
             ip6tables: Some(kernel.iptables(Family::V6)),
+            nftables: Some(kernel.nft()),
             routes: kernel.routes(),
             neighbours: kernel.neighbours(),
             sysctls: kernel.sysctls(),
@@ -477,6 +582,12 @@ impl Node {
             ..Policy::new(key.clone(), selector(to))
         };
         self.calc.apply(Update::Policy(key, Some(Box::new(policy))));
+    }
+
+    fn use_nftables(&mut self, wanted: bool) {
+        assert!(self.dataplane.use_nftables(wanted, self.now));
+        let dataplane = if wanted { RuleDataplane::Nftables } else { RuleDataplane::Iptables };
+        self.renderer.set_dataplane(dataplane);
     }
 
     fn sync(&mut self) {

@@ -26,7 +26,7 @@ use crate::host_links::{Governed, HostLinks};
 use crate::marks::MarkMaskTooSmall;
 use crate::names::set_name;
 use crate::sets::{family_members, family_set};
-use crate::settings::{RenderSettings, RuleSettings};
+use crate::settings::{RenderSettings, RuleDataplane, RuleSettings};
 use crate::tracked::Tracked;
 use crate::{IpSetChange, Output, Sysctl, TunnelDevice};
 
@@ -177,6 +177,18 @@ impl Renderer {
     /// What of the configuration is not in force because it cannot be.
     pub fn problems(&self) -> Vec<String> {
         self.bad_mark_mask.iter().map(ToString::to_string).collect()
+    }
+
+    /// Renders for another dataplane from now on, and tells every chain and hook anew at the next flush.
+    pub fn set_dataplane(&mut self, dataplane: RuleDataplane) {
+        if dataplane == self.settings.dataplane {
+            return;
+        }
+        self.settings.dataplane = dataplane;
+        self.chains.clear();
+        self.hooks.clear();
+        self.set_configuration(self.configuration.clone());
+        self.render_everything();
     }
 
     /// What differs since the last flush.

@@ -5,13 +5,14 @@ use felix_dataplane::Drivers;
 use felix_render::RenderSettings;
 use kernel::IptablesTable;
 use kernel::fake::{
-    FakeIpSets, FakeIptables, FakeKernel, FakeNeighbours, FakeRoutes, FakeSysctls, FakeTunnels,
+    FakeIpSets, FakeIptables, FakeKernel, FakeNeighbours, FakeNft, FakeRoutes, FakeSysctls, FakeTunnels,
 };
 use kernel_linux::Backend;
 use model::{ChainInsertMode, EndpointToHostAction, Family};
 
 use super::*;
 use crate::metrics::Metrics;
+use crate::rule_mode::RuleMode;
 use crate::settings::{Arguments, Settings};
 
 #[test]
@@ -60,6 +61,7 @@ impl Ports for Fake {
     type Neighbours = FakeNeighbours;
     type Sysctls = FakeSysctls;
     type Tunnels = FakeTunnels;
+    type Nftables = FakeNft;
 }
 
 /// A node on which somebody else has a rule in FORWARD.
@@ -82,6 +84,7 @@ impl Node {
             ip_sets: kernel.ip_sets(),
             iptables: kernel.iptables(Family::V4),
             ip6tables: None,
+            nftables: Some(kernel.nft()),
             routes: kernel.routes(),
             neighbours: kernel.neighbours(),
             sysctls: kernel.sysctls(),
@@ -106,6 +109,7 @@ impl Node {
             backends,
             strict: Strict::new().0,
             policies: PolicyStatus::new().0,
+            rule_mode: RuleMode::new(false),
             health: Health::new(),
             journal: Journal::new(Arc::new(Metrics::new("n1"))),
             published: Published {

@@ -1,7 +1,6 @@
 //! nf_tables by netlink: one transaction a change on a socket that stays open, so that no process is started and
 //! nobody waits for the kernel to give memory back (`spec/kernel.md` §2c).
 
-mod events;
 mod expressions;
 mod messages;
 mod numbers;
@@ -13,15 +12,16 @@ use std::io;
 use kernel::nft::{NftChange, NftDriver, NftRefusal, SavedNft};
 use model::Family;
 
-pub use events::{NftEvent, NftEvents};
 pub(crate) use probe::probe;
 
-use crate::nl::{Protocol, Socket, named};
+use crate::nl::{Protocol, Socket, errno, named};
 use messages::Transaction;
 
 /// Our tables `ip calico` and `ip6 calico`.
 pub struct NftablesDriver {
     socket: Socket,
+    /// Stands in what the kernel tells of our changes.
+    port: u32,
     ipv6: bool,
 }
 
@@ -35,33 +35,20 @@ impl NftablesDriver {
             probe(Family::V6)?;
         }
         let socket = Socket::open(Protocol::Netfilter).map_err(|e| named("open nfnetlink", e))?;
-        Ok(Self { socket, ipv6 })
+        Ok(Self { port: socket.port()?, socket, ipv6 })
     }
+}
 
-    /// The port by which events tell that a change was ours.
-    pub fn port(&self) -> io::Result<u32> {
-        self.socket.port()
-    }
-
-    /// How many chains a table of anybody has; 0 where there is no such table.
-    pub fn chains(&mut self, family: Family, table: &str) -> io::Result<usize> {
-        read::chains(&mut self.socket, family, table).map(|chains| chains.len())
-    }
-
-    /// Takes our tables away, with everything in them.
-    pub fn delete_tables(&mut self) -> io::Result<()> {
-        for family in Family::ALL {
-            let changes = [NftChange::AddTable(family), NftChange::DeleteTable(family)];
-            if family == Family::V6 && !self.ipv6 {
-                continue;
-            }
-            self.commit(&changes).map_err(|refusal| {
-                let mut errors = refusal.changes.into_iter().map(|(_, error)| error).chain(refusal.error);
-                let error = errors.next().unwrap_or_else(|| io::Error::other("refused"));
-                named(format!("delete the nftables table for {family}"), error)
-            })?;
+/// How many chains a table of anybody has in the network namespace of the calling thread; 0 where there is no such
+/// table, or no nf_tables.
+pub fn nft_chains(family: Family, table: &str) -> io::Result<usize> {
+    let mut socket = Socket::open(Protocol::Netfilter).map_err(|e| named("open nfnetlink", e))?;
+    match read::chains(&mut socket, family, table) {
+        Ok(chains) => Ok(chains.len()),
+        Err(error) if matches!(errno(&error), Some(libc::EINVAL | libc::EOPNOTSUPP | libc::EAFNOSUPPORT)) => {
+            Ok(0)
         }
-        Ok(())
+        Err(error) => Err(error),
     }
 }
 
@@ -76,6 +63,10 @@ impl NftDriver for NftablesDriver {
             }
         }
         Ok(saved)
+    }
+
+    fn is_own(&self, writer: u32) -> bool {
+        writer == self.port
     }
 
     fn commit(&mut self, changes: &[NftChange]) -> Result<(), NftRefusal> {

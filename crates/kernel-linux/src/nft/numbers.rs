@@ -5,8 +5,6 @@
 pub(super) const NFTABLES: u16 = 10;
 pub(super) const BATCH_BEGIN: u16 = 0x10;
 pub(super) const BATCH_END: u16 = 0x11;
-/// RTNLGRP of the changes.
-pub(super) const GROUP: u32 = 7;
 
 pub(super) const NEW_TABLE: u16 = NFTABLES << 8;
 pub(super) const DEL_TABLE: u16 = NFTABLES << 8 | 2;
@@ -22,7 +20,6 @@ pub(super) const DEL_SET: u16 = NFTABLES << 8 | 11;
 pub(super) const NEW_ELEMENT: u16 = NFTABLES << 8 | 12;
 pub(super) const GET_ELEMENT: u16 = NFTABLES << 8 | 13;
 pub(super) const DEL_ELEMENT: u16 = NFTABLES << 8 | 14;
-pub(super) const NEW_GENERATION: u16 = NFTABLES << 8 | 15;
 
 pub(super) const TABLE_NAME: u16 = 1;
 

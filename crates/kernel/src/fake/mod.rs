@@ -32,7 +32,7 @@ pub enum Entry {
     Tunnel(String),
     /// Every `iptables-restore` of a table.
     Table(Family, IptablesTable),
-    /// Every change of a chain, set or map of nf_tables with this name.
+    /// Every change of the set or map of nf_tables with this name, and every rule of the chain but a plain drop.
     Nft(String),
     /// Every transaction of nf_tables, without a reason.
     NftCommit,

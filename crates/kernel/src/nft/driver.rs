@@ -110,6 +110,14 @@ pub struct NftRefusal {
     pub error: Option<io::Error>,
 }
 
+impl NftRefusal {
+    /// The first reason.
+    pub fn into_error(self) -> io::Error {
+        let mut errors = self.changes.into_iter().map(|(_, error)| error).chain(self.error);
+        errors.next().unwrap_or_else(|| io::Error::other("refused"))
+    }
+}
+
 /// One connection to nf_tables.
 pub trait NftDriver {
     /// Reads our tables.
@@ -117,4 +125,7 @@ pub trait NftDriver {
 
     /// Makes all changes, or none.
     fn commit(&mut self, changes: &[NftChange]) -> Result<(), NftRefusal>;
+
+    /// Was a change with this writer, as [`crate::RuleEvent`] names it, our own?
+    fn is_own(&self, writer: u32) -> bool;
 }

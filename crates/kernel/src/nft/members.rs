@@ -35,6 +35,11 @@ impl Members {
         self.set == *set
     }
 
+    /// Everything that is wanted.
+    pub(crate) fn all(&self) -> &IpSet {
+        &self.set
+    }
+
     pub(crate) fn kind(&self) -> IpSetKind {
         self.set.kind
     }

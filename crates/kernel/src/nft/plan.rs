@@ -21,7 +21,7 @@ pub enum NftObject {
 }
 
 impl NftObject {
-    fn family(&self) -> Family {
+    pub(crate) fn family(&self) -> Family {
         match self {
             NftObject::Set(family, _) | NftObject::Map(family, _) | NftObject::Chain(family, _) => *family,
         }

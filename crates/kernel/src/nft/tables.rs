@@ -7,10 +7,10 @@ use std::time::Instant;
 
 use model::Family;
 
-use super::driver::{NftDriver, NftRefusal, SavedNft};
+use super::driver::{NftChange, NftDriver, NftRefusal, SavedNft};
 use super::expression::NftVerdict;
 use super::members::{Difference, Members};
-use super::objects::{NftChain, NftMap, NftSetLayout};
+use super::objects::{NftChain, NftMap};
 use super::plan::{
     Actual, ActualChain, HashedChain, NftObject, Plan, Planner, RefusedObjects, Wanted, WantedSet,
 };
@@ -245,6 +245,9 @@ impl<D: NftDriver> Nftables<D> {
         if is_fresh {
             self.resync()?;
         }
+        if self.wanted() == 0 {
+            return self.delete_tables();
+        }
         let mut refused: RefusedObjects = BTreeMap::new();
         for (object, failing) in self.failing.iter().filter(|(_, failing)| now < failing.at) {
             refused.insert(object.clone(), failing.rules.clone());
@@ -265,8 +268,16 @@ impl<D: NftDriver> Nftables<D> {
                 self.apply_apart(&mut refused, &mut errors, error, &mut applied)?;
                 break;
             }
+            // Where a set is refused, so is every rule that asks it: the set alone is to blame.
+            let is_chain = |index: &usize| {
+                plan.owners.get(*index).is_some_and(|(object, _)| matches!(object, NftObject::Chain(..)))
+            };
+            let all_chains = refusal.changes.iter().all(|(index, _)| is_chain(index));
             for (index, error) in refusal.changes {
                 let Some((object, rule)) = plan.owners.get(index).cloned() else { continue };
+                if !all_chains && is_chain(&index) {
+                    continue;
+                }
                 errors.entry(object.clone()).or_insert_with(|| error.to_string());
                 refused.entry(object).or_default().extend(rule);
             }
@@ -274,6 +285,17 @@ impl<D: NftDriver> Nftables<D> {
         self.note_failures(refused, &errors, now);
         applied.failed = errors.into_iter().collect();
         Ok(applied)
+    }
+
+    fn delete_tables(&mut self) -> io::Result<NftApplied> {
+        let families: Vec<_> = self.actual.iter().flat_map(|actual| actual.keys().copied()).collect();
+        let changes: Vec<_> = families.into_iter().map(NftChange::DeleteTable).collect();
+        if !changes.is_empty() {
+            self.driver.commit(&changes).map_err(NftRefusal::into_error)?;
+        }
+        self.actual = Some(BTreeMap::new());
+        self.dirty.clear();
+        Ok(NftApplied { objects: changes.len(), changes: changes.len(), failed: Vec::new() })
     }
 
     fn plan(&self, refused: &RefusedObjects, objects: &BTreeSet<NftObject>) -> Plan {
@@ -425,6 +447,19 @@ impl<D: NftDriver> Nftables<D> {
         self.wanted.get(&family)?.chains.get(name).map(|hashed| &hashed.chain)
     }
 
+    /// Wants nothing any more, and the tables themselves gone.
+    pub fn want_nothing(&mut self) {
+        self.wanted.clear();
+        self.dirty.clear();
+        self.failing.clear();
+        self.actual = None;
+    }
+
+    /// The maps that are wanted.
+    pub fn maps(&self, family: Family) -> impl Iterator<Item = (&Arc<str>, &NftMap)> {
+        self.wanted.get(&family).into_iter().flat_map(|wanted| &wanted.maps)
+    }
+
     /// The map that is wanted.
     pub fn map(&self, family: Family, name: &str) -> Option<&NftMap> {
         self.wanted.get(&family)?.maps.get(name)
@@ -441,9 +476,9 @@ impl<D: NftDriver> Nftables<D> {
         wanted.maps.keys().filter(is_of).cloned().collect()
     }
 
-    /// The layout of a set that is wanted.
-    pub fn set_layout(&self, family: Family, name: &str) -> Option<NftSetLayout> {
-        self.wanted.get(&family)?.sets.get(name).map(|set| set.members.layout())
+    /// A set that is wanted, prefixes within others included.
+    pub fn set(&self, family: Family, name: &str) -> Option<&IpSet> {
+        self.wanted.get(&family)?.sets.get(name).map(|set| set.members.all())
     }
 
     /// How many chains, sets and maps are wanted.
@@ -456,9 +491,40 @@ impl<D: NftDriver> Nftables<D> {
         if self.actual.is_some() { self.dirty.len() } else { self.wanted().max(1) }
     }
 
-    /// What differs, as far as is known.
-    pub fn different(&self) -> impl Iterator<Item = &NftObject> {
-        self.dirty.iter()
+    /// What differs, as far as is known: the object, what is intended and what is there, in words.
+    pub fn differences(&self) -> Vec<(String, Option<String>, Option<String>)> {
+        let none = (Wanted::default(), Actual::default());
+        let words = |object: &NftObject| {
+            let family = object.family();
+            let wanted = self.wanted.get(&family).unwrap_or(&none.0);
+            let actual = self.actual.as_ref().and_then(|actual| actual.get(&family)).unwrap_or(&none.1);
+            let (intended, is) = match object {
+                NftObject::Chain(_, name) => {
+                    let rules = |count: usize| format!("{count} rules");
+                    let others = || "rules of somebody else".to_owned();
+                    let is = actual.chains.get(name).map(|is| &is.hashes);
+                    (
+                        wanted.chains.get(name).map(|hashed| rules(hashed.hashes.len())),
+                        is.map(|hashes| hashes.as_ref().map_or_else(others, |hashes| rules(hashes.len()))),
+                    )
+                }
+                NftObject::Set(_, name) => {
+                    let set = wanted.sets.get(name);
+                    let differing = |set: &WantedSet| format!("{} members differ", set.difference.len());
+                    let is = actual.sets.get(name).map(|layout| match (layout, set) {
+                        (Some(is), Some(set)) if *is == set.members.layout() => differing(set),
+                        _ => "a set of another type, or unwanted".to_owned(),
+                    });
+                    (set.map(|set| format!("{} members", set.members.all().members.len())), is)
+                }
+                NftObject::Map(_, name) => {
+                    let entries = |map: &NftMap| format!("{} entries", map.len());
+                    (wanted.maps.get(name).map(entries), actual.maps.get(name).map(entries))
+                }
+            };
+            (object.to_string(), intended, is)
+        };
+        self.dirty.iter().map(words).collect()
     }
 
     pub fn driver(&self) -> &D {

@@ -60,6 +60,11 @@ impl<D: NftDriver> Nftables<D> {
         self.set_set(family, &nft_set_name(name), set);
     }
 
+    /// A set that is wanted.
+    pub fn wanted_set(&self, name: &IpSetName) -> Option<&IpSet> {
+        self.set(family_of(name), &nft_set_name(name))
+    }
+
     /// Wants these members, and those no more, in a set that is wanted.
     pub fn want_members(&mut self, name: &IpSetName, added: &[IpSetMember], removed: &[IpSetMember]) {
         self.change_set(family_of(name), &nft_set_name(name), added, removed);

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use felix_calc::Calc;
-use felix_render::{RenderSettings, Renderer};
+use felix_render::{RenderSettings, Renderer, RuleDataplane};
 use model::{
     FelixConfiguration, HostInterface, Labels, LocalEndpoint, NodeName, Pod, PodKey, Policy, Update,
     host_interface_name,
@@ -25,7 +25,10 @@ impl Node {
         let settings = RenderSettings { ipip: false, ..RenderSettings::default() };
         Self {
             calc: Calc::new(NodeName::from(name)),
-            nftables: nftables::Node::new(settings.clone()),
+            nftables: nftables::Node::new(RenderSettings {
+                dataplane: RuleDataplane::Nftables,
+                ..settings.clone()
+            }),
             renderer: Renderer::new(settings),
             dataplane: Dataplane::default(),
         }
