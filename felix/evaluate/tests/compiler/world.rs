@@ -121,6 +121,12 @@ impl World {
         Err(text)
     }
 
+    /// Every rule as iptables spells it.
+    pub fn rules(&self) -> Vec<String> {
+        let chains = self.nodes.values().flat_map(|node| node.dataplane.chains.values());
+        chains.flat_map(|chain| chain.rules.iter()).map(kernel::rule_text).collect()
+    }
+
     /// What the chains on its way say; `None` where there are none: an end is gone.
     fn passes(&self, packet: &Packet) -> Option<bool> {
         let (from, to) = (self.at(&packet.from)?, self.at(&packet.to)?);

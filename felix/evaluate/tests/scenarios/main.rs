@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "clippy exempts only the test functions themselves")]
 
+mod bad_input;
 #[path = "../../../render/tests/policy/dataplane.rs"]
 #[allow(dead_code, reason = "shared with the renderer's own tests")]
 mod dataplane;

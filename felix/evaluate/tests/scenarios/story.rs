@@ -79,6 +79,11 @@ impl Story {
         self
     }
 
+    /// Every rule as iptables spells it.
+    pub fn rules(&self) -> Vec<String> {
+        self.world.rules()
+    }
+
     #[track_caller]
     fn expect(&self, packet: &Packet, allowed: bool) {
         match self.world.check(packet) {
