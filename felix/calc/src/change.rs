@@ -8,7 +8,7 @@ use std::sync::Arc;
 use kernel::{IpSetKind, IpSetMember};
 use model::{
     Action, Cidr, Family, FelixConfiguration, HostEndpoint, HostInterface, IcmpMatch, LocalEndpoint,
-    PolicyKey, PortRange, Protocol, Selector,
+    PolicyKey, PortRange, Protocol, RateLimit, Selector,
 };
 
 /// ID of an IP set without family and prefix: `s:`, `n:`, `svc:` or `svcnoport:` and 38 characters.
@@ -162,8 +162,23 @@ pub struct PodOptions {
     pub floating: Vec<IpAddr>,
     /// `cni.projectcalico.org/allowedSourcePrefixes`: what it may send from beside its own addresses.
     pub allowed_sources: Vec<Cidr>,
+    /// `qos.projectcalico.org/ingressPacketRate` and the like: limits of what the pod receives.
+    pub ingress: PodLimits,
+    /// And of what it sends.
+    pub egress: PodLimits,
+    /// `qos.projectcalico.org/dscp`: mark of what it sends out of the cluster.
+    pub dscp: Option<u8>,
     /// An annotation that makes no sense, by its key.
     pub invalid: Option<&'static str>,
+}
+
+/// Limits of a pod's traffic in one direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PodLimits {
+    /// Packets a second.
+    pub packets: Option<RateLimit>,
+    /// TCP connections at a time.
+    pub connections: Option<u32>,
 }
 
 impl ActiveEndpoint {

@@ -37,5 +37,5 @@ mod tiers;
 pub use calc::Calc;
 pub use change::{
     ActiveEndpoint, ActiveEntity, ActiveHostEndpoint, ActivePolicy, ActiveProfile, ActiveRule, ActiveTier,
-    Change, ClosedReason, EndpointPolicies, IpSet, PodOptions, Pools, SetId,
+    Change, ClosedReason, EndpointPolicies, IpSet, PodLimits, PodOptions, Pools, SetId,
 };

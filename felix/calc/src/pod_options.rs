@@ -2,12 +2,25 @@
 
 use std::str::FromStr;
 
-use model::Labels;
+use model::{Labels, RateLimit, RateUnit};
 
-use crate::PodOptions;
+use crate::{PodLimits, PodOptions};
 
 const FLOATING: &str = "cni.projectcalico.org/floatingIPs";
 const ALLOWED_SOURCES: &str = "cni.projectcalico.org/allowedSourcePrefixes";
+const DSCP: &str = "qos.projectcalico.org/dscp";
+const INGRESS: LimitKeys = LimitKeys {
+    rate: "qos.projectcalico.org/ingressPacketRate",
+    burst: "qos.projectcalico.org/ingressPacketBurst",
+    connections: "qos.projectcalico.org/ingressMaxConnections",
+};
+const EGRESS: LimitKeys = LimitKeys {
+    rate: "qos.projectcalico.org/egressPacketRate",
+    burst: "qos.projectcalico.org/egressPacketBurst",
+    connections: "qos.projectcalico.org/egressMaxConnections",
+};
+/// The kernel's limit of a packet rate.
+const MOST_PACKETS: u64 = 10_000;
 /// Longer lists are refused: every entry is a rule or more.
 const MOST_ENTRIES: usize = 100;
 
@@ -26,8 +39,72 @@ impl PodOptions {
                 None => options.invalid = Some(ALLOWED_SOURCES),
             }
         }
+        if let Some(text) = annotations.get(DSCP) {
+            match dscp(text) {
+                Some(value) => options.dscp = Some(value),
+                None => options.invalid = Some(DSCP),
+            }
+        }
+        options.ingress = options.limits(annotations, &INGRESS);
+        options.egress = options.limits(annotations, &EGRESS);
         options
     }
+
+    fn limits(&mut self, annotations: &Labels, keys: &LimitKeys) -> PodLimits {
+        let mut number = |key: &'static str, most: u64| -> Option<u32> {
+            let value = annotations.get(key).map(|text| quantity(text).filter(|n| (1..=most).contains(n)))?;
+            if value.is_none() {
+                self.invalid = Some(key);
+            }
+            value.and_then(|value| value.try_into().ok())
+        };
+        let rate = number(keys.rate, MOST_PACKETS);
+        let burst = number(keys.burst, MOST_PACKETS).unwrap_or(RateLimit::DEFAULT_BURST);
+        let packets = rate.map(|count| RateLimit { count, unit: RateUnit::Second, burst });
+        PodLimits { packets, connections: number(keys.connections, u64::from(u32::MAX)) }
+    }
+}
+
+/// Annotations of one direction.
+struct LimitKeys {
+    rate: &'static str,
+    burst: &'static str,
+    connections: &'static str,
+}
+
+/// A whole number, perhaps of thousands (`10k`) or millions.
+fn quantity(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let (digits, factor) = match text.strip_suffix('k').map(|digits| (digits, 1_000)) {
+        Some(thousands) => thousands,
+        None => text.strip_suffix('M').map_or((text, 1), |digits| (digits, 1_000_000)),
+    };
+    digits.parse::<u64>().ok()?.checked_mul(factor)
+}
+
+/// A number up to 63 or a name of RFC 2474, RFC 2597, RFC 3246, RFC 5865 or RFC 8622.
+fn dscp(text: &str) -> Option<u8> {
+    let text = text.trim().to_ascii_uppercase();
+    if let Ok(value) = text.parse::<u8>() {
+        return (value < 64).then_some(value);
+    }
+    let digit = |c: Option<char>, least: u32, most: u32| {
+        c.and_then(|c| c.to_digit(10)).filter(|n| (least..=most).contains(n)).map(|n| n as u8)
+    };
+    match text.as_str() {
+        "DF" => return Some(0),
+        "EF" => return Some(46),
+        "VA" => return Some(44),
+        "LE" => return Some(1),
+        _ => {}
+    }
+    let (letters, mut numbers) = (text.get(..2)?, text.get(2..)?.chars());
+    let value = match letters {
+        "CS" => digit(numbers.next(), 0, 7)? * 8,
+        "AF" => digit(numbers.next(), 1, 4)? * 8 + digit(numbers.next(), 1, 3)? * 2,
+        _ => return None,
+    };
+    numbers.next().is_none().then_some(value)
 }
 
 /// A JSON list of strings; no character of an address needs an escape.
@@ -64,6 +141,35 @@ mod tests {
         assert_eq!(options.allowed_sources, ["10.0.0.0/8".parse().unwrap()]);
         assert_eq!(parse(ALLOWED_SOURCES, "[]"), PodOptions::default());
         assert_eq!(parse("cni.projectcalico.org/podIP", "10.65.0.2"), PodOptions::default());
+    }
+
+    #[test]
+    fn limits_are_read() {
+        let options = PodOptions::parse(&Labels::from(
+            [
+                ("ingressPacketRate", "10k"),
+                ("egressPacketRate", "7"),
+                ("egressPacketBurst", "3"),
+                ("ingressMaxConnections", "5"),
+                ("dscp", "AF21"),
+            ]
+            .map(|(key, value)| (format!("qos.projectcalico.org/{key}"), value.to_owned())),
+        ));
+
+        let rate = |count, burst| Some(RateLimit { count, unit: RateUnit::Second, burst });
+        assert_eq!(options.ingress, PodLimits { packets: rate(10_000, 5), connections: Some(5) });
+        assert_eq!(options.egress, PodLimits { packets: rate(7, 3), connections: None });
+        assert_eq!((options.dscp, options.invalid), (Some(18), None));
+        for (text, value) in [("EF", Some(46)), ("cs6", Some(48)), ("63", Some(63)), ("64", None)] {
+            assert_eq!(dscp(text), value, "{text}");
+        }
+        for text in ["", "CS8", "AF44", "AF211", "ÄÖ", "-1"] {
+            assert_eq!(dscp(text), None, "{text}");
+        }
+        for text in ["0", "11k", "-1", "1.5", "", "99999999999999999999", "9999999999999999M"] {
+            let options = parse(INGRESS.rate, text);
+            assert_eq!((options.ingress.packets, options.invalid), (None, Some(INGRESS.rate)), "{text}");
+        }
     }
 
     #[test]

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use felix_calc::{ActiveEndpoint, ActivePolicy, ActiveTier, EndpointPolicies};
-use kernel::{Chain, ChainName, ConntrackState, Match, PacketRule, PacketSide, RuleAction};
+use felix_calc::{ActiveEndpoint, ActivePolicy, ActiveTier, EndpointPolicies, PodLimits};
+use kernel::{Chain, ChainName, ConntrackState, Match, PacketRule, PacketSide, RejectWith, RuleAction};
 use model::{Direction, PolicyKey, PortRange, Protocol};
 
 use crate::drops::DropReason;
 use crate::groups::{Group, groups};
 use crate::marks::{clear_mark, mark_clear, mark_set, set_mark};
 use crate::names::{ESTABLISHED, IPIP, by_direction, conntrack, profile_chain, protocol, returns};
-use crate::settings::Context;
+use crate::settings::{Context, RuleSettings};
 
 /// On which of its ways through the node a packet meets the chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,6 +42,8 @@ pub(crate) struct EndpointChain<'a> {
     pub(crate) direction: Direction,
     pub(crate) tiers: &'a [ActiveTier],
     pub(crate) profiles: &'a [Arc<str>],
+    /// Of pods alone.
+    pub(crate) limits: PodLimits,
 }
 
 /// Chain of what an interface lets in (from the point of view of policy) or out.
@@ -70,23 +72,29 @@ pub(crate) fn render_pod<'a>(
     match &endpoint.policies {
         EndpointPolicies::Closed(reason) => closed(reason.to_string()),
         EndpointPolicies::Open { profiles, tiers } => {
-            if let Some(reason) = refusal(context, endpoint) {
+            if let Some(reason) = refusal(context.settings, endpoint) {
                 return closed(reason.to_owned());
             }
-            let (rules, groups) =
-                EndpointChain { way: Way::Pod, direction, tiers, profiles }.render(context, policy);
+            let limits = by_direction(direction, endpoint.options.ingress, endpoint.options.egress);
+            let chain = EndpointChain { way: Way::Pod, direction, tiers, profiles, limits };
+            let (rules, groups) = chain.render(context, policy);
             (Chain { name, rules: rules.into() }, groups)
         }
     }
 }
 
+/// Is everything that the pod sends or receives dropped?
+pub(crate) fn is_closed(settings: &RuleSettings, endpoint: &ActiveEndpoint) -> bool {
+    matches!(endpoint.policies, EndpointPolicies::Closed(_)) || refusal(settings, endpoint).is_some()
+}
+
 /// Why what a pod asks for closes it. Who may send from any address could be anybody.
-fn refusal(context: &Context<'_>, endpoint: &ActiveEndpoint) -> Option<&'static str> {
+fn refusal(settings: &RuleSettings, endpoint: &ActiveEndpoint) -> Option<&'static str> {
     let options = &endpoint.options;
     if options.invalid == Some("cni.projectcalico.org/allowedSourcePrefixes") {
         return Some("its allowedSourcePrefixes make no sense");
     }
-    let is_refused = !options.allowed_sources.is_empty() && !context.settings.source_spoofing;
+    let is_refused = !options.allowed_sources.is_empty() && !settings.source_spoofing;
     is_refused.then_some("allowedSourcePrefixes need workloadSourceSpoofing: Any")
 }
 
@@ -99,7 +107,8 @@ impl EndpointChain<'_> {
         policy: impl Fn(&PolicyKey) -> Option<&'a Arc<ActivePolicy>>,
     ) -> (Vec<PacketRule>, Vec<Group>) {
         let marks = context.marks();
-        let mut rules = self.connections(context);
+        let mut rules = self.packet_rate(context);
+        rules.extend(self.connections(context));
         if self.way != Way::Pod && self.way != Way::Forward {
             let failsafe = by_direction(self.direction, "cali-failsafe-in", "cali-failsafe-out");
             rules.push(PacketRule::jump(failsafe));
@@ -146,7 +155,26 @@ impl EndpointChain<'_> {
         if context.settings.drop_invalid {
             rules.push(PacketRule::new(context.deny()).when(conntrack(&[ConntrackState::Invalid])));
         }
+        if let Some(most) = self.limits.connections {
+            let one_too_many = PacketRule::new(RuleAction::Reject(RejectWith::TcpReset))
+                .when(protocol(Protocol::TCP))
+                .when(Match::TcpSyn)
+                .when(Match::ConnectionsAbove(most));
+            rules.push(one_too_many);
+        }
         rules
+    }
+
+    /// Packets above the rate go, whatever they belong to.
+    fn packet_rate(&self, context: &Context<'_>) -> Vec<PacketRule> {
+        let Some(rate) = self.limits.packets else { return Vec::new() };
+        let within = context.marks().scratch0;
+        vec![
+            PacketRule::new(clear_mark(within)),
+            PacketRule::new(set_mark(within)).when(Match::Limit(rate)),
+            PacketRule::new(RuleAction::Drop).when(mark_clear(within)),
+            PacketRule::new(clear_mark(within)),
+        ]
     }
 
     fn tier(&self, context: &Context<'_>, tier: &ActiveTier, groups: &[Group], rules: &mut Vec<PacketRule>) {

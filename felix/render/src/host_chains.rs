@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use felix_calc::{ActiveHostEndpoint, ActivePolicy, ActiveProfile, ActiveTier};
+use felix_calc::{ActiveHostEndpoint, ActivePolicy, ActiveProfile, ActiveTier, PodLimits};
 use kernel::{
     Chain, ChainName, InterfaceMatch, InterfaceSide, IptablesTable, Match, PacketRule, PacketSide, RuleAction,
 };
@@ -149,7 +149,13 @@ impl HostChains<'_> {
     ) -> ChainName {
         let Branch { table, way, direction, .. } = *branch;
         let name = endpoint_chain(way, direction, interface);
-        let chain = EndpointChain { way, direction, tiers: branch.tiers(active), profiles: &active.profiles };
+        let chain = EndpointChain {
+            way,
+            direction,
+            tiers: branch.tiers(active),
+            profiles: &active.profiles,
+            limits: PodLimits::default(),
+        };
         let (rules, groups) = chain.render(context, |key| self.policies.get(key));
         rendered.put(table, [Chain { name: name.clone(), rules: rules.into() }]);
         if table == IptablesTable::Filter {

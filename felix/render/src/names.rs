@@ -20,6 +20,7 @@ pub(crate) const NETWORK_POOLS: &str = "network-ip-pools";
 pub(crate) const MASQUERADE_POOLS: &str = "masq-ipam-pools";
 pub(crate) const ALL_HOSTS: &str = "all-hosts-net";
 pub(crate) const ALL_VXLAN: &str = "all-vxlan-net";
+pub(crate) const DSCP_SOURCES: &str = "dscp-src-net";
 pub(crate) const THIS_HOST: &str = "this-host";
 
 /// Of a connection that was let through before, or called for by one that was.

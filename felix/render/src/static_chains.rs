@@ -1,6 +1,8 @@
 //! Chains and hooks that do not depend on single pods or policies: raw, mangle and filter (`spec/felix.md` §1.5
 //! to §1.7, §1.11). For nat see [`crate::nat_chains`].
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use kernel::{
@@ -12,9 +14,9 @@ use model::{Cidr, EndpointToHostAction, Family, PortRange, Protocol, ServiceLoop
 use crate::drops::DropReason;
 use crate::marks::{clear_mark, mark_clear, mark_set, set_mark};
 use crate::names::{
-    ALL_HOSTS, ALL_VXLAN, ESTABLISHED, FROM_HOST_ENDPOINT, FROM_HOST_ENDPOINT_FORWARD,
-    FROM_WORKLOAD_DISPATCH, IPIP, TO_HOST_ENDPOINT, TO_HOST_ENDPOINT_FORWARD, TO_WORKLOAD_DISPATCH,
-    conntrack, in_set, local, protocol, via,
+    ALL_HOSTS, ALL_VXLAN, DSCP_SOURCES, ESTABLISHED, FROM_HOST_ENDPOINT, FROM_HOST_ENDPOINT_FORWARD,
+    FROM_WORKLOAD_DISPATCH, IPIP, NETWORK_POOLS, THIS_HOST, TO_HOST_ENDPOINT, TO_HOST_ENDPOINT_FORWARD,
+    TO_WORKLOAD_DISPATCH, conntrack, in_set, local, protocol, via,
 };
 use crate::nat_chains::{NatInput, nat};
 use crate::settings::{Context, RuleSettings};
@@ -33,6 +35,10 @@ pub(crate) struct StaticInput {
     pub(crate) services: Arc<[Cidr]>,
     /// Interfaces of pods, and what they may send from beside their own addresses.
     pub(crate) allowed_sources: Vec<(String, Cidr)>,
+    /// Addresses of pods whose packets carry a mark out of the cluster.
+    pub(crate) dscp: BTreeMap<IpAddr, u8>,
+    /// Interfaces of pods that are closed, with what they send and receive; only told for nftables.
+    pub(crate) closed: [BTreeMap<Arc<str>, ChainName>; 2],
     pub(crate) nat: NatInput,
 }
 
@@ -129,13 +135,33 @@ impl Static<'_> {
             PacketRule::jump(FROM_HOST_ENDPOINT),
             self.accepted().comment(HOST_ENDPOINT_ACCEPTED),
         ];
-        let postrouting = vec![
+        let mut postrouting = Vec::new();
+        let mut chains = Vec::new();
+        if !self.input.dscp.is_empty() {
+            let leaves = PacketRule::jump("cali-egress-dscp")
+                .comment("set dscp for traffic leaving cluster.")
+                .when(self.in_set(DSCP_SOURCES, PacketSide::Source))
+                .when(in_set(self.input.family, NETWORK_POOLS, PacketSide::Destination, true))
+                .when(in_set(self.input.family, THIS_HOST, PacketSide::Destination, true));
+            postrouting.push(leaves);
+            let mark = |(address, value): (&IpAddr, &u8)| {
+                let net = Cidr::host(*address);
+                PacketRule::new(RuleAction::SetDscp(*value)).when(Match::Net {
+                    side: PacketSide::Source,
+                    net,
+                    negated: false,
+                })
+            };
+            chains.push(chain("cali-egress-dscp", self.input.dscp.iter().map(mark).collect()));
+        }
+        postrouting.extend([
             PacketRule::new(RuleAction::Return).when(mark_set(accept)),
             PacketRule::new(clear_mark(self.context.marks().all())),
             PacketRule::jump(TO_HOST_ENDPOINT).when(conntrack(&[ConntrackState::Dnat])),
             PacketRule::new(RuleAction::Return).comment(HOST_ENDPOINT_ACCEPTED).when(mark_set(accept)),
-        ];
-        vec![chain("cali-PREROUTING", prerouting), chain("cali-POSTROUTING", postrouting)]
+        ]);
+        chains.extend([chain("cali-PREROUTING", prerouting), chain("cali-POSTROUTING", postrouting)]);
+        chains
     }
 
     fn filter(&self) -> Vec<Chain> {
@@ -150,10 +176,11 @@ impl Static<'_> {
 
     fn forward(&self) -> Vec<PacketRule> {
         let marks = self.context.marks();
-        let mut rules = vec![
-            PacketRule::new(clear_mark(marks.all() & !marks.accept)),
-            PacketRule::jump(FROM_HOST_ENDPOINT_FORWARD).when(mark_clear(marks.accept)),
-        ];
+        let mut rules = vec![PacketRule::new(clear_mark(marks.all() & !marks.accept))];
+        if self.context.is_nftables() {
+            rules.extend(self.established_first());
+        }
+        rules.push(PacketRule::jump(FROM_HOST_ENDPOINT_FORWARD).when(mark_clear(marks.accept)));
         for prefix in &*self.input.settings.prefixes {
             let through = |side| via(side, InterfaceMatch::prefixed(prefix));
             rules.push(PacketRule::jump(FROM_WORKLOAD_DISPATCH).when(through(InterfaceSide::In)));
@@ -161,6 +188,23 @@ impl Static<'_> {
         }
         rules.push(PacketRule::jump(TO_HOST_ENDPOINT_FORWARD));
         rules.push(PacketRule::jump("cali-cidr-block"));
+        rules
+    }
+
+    /// Every endpoint's chain lets packets of connections pass that are there, but those of closed endpoints: so
+    /// most packets need no dispatch.
+    fn established_first(&self) -> Vec<PacketRule> {
+        let sides = [InterfaceSide::In, InterfaceSide::Out].into_iter().zip(&self.input.closed);
+        let closed = sides.filter(|(_, chains)| !chains.is_empty());
+        let closed = closed.map(|(side, chains)| {
+            PacketRule::new(RuleAction::InterfaceMap { side, chains: Arc::new(chains.clone()) })
+        });
+        let mut rules: Vec<_> = closed.collect();
+        if self.context.allow() != RuleAction::Accept {
+            let accept = set_mark(self.context.marks().accept);
+            rules.push(PacketRule::new(accept).when(conntrack(&ESTABLISHED)));
+        }
+        rules.push(PacketRule::new(self.context.allow()).when(conntrack(&ESTABLISHED)));
         rules
     }
 

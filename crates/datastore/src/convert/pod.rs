@@ -28,13 +28,13 @@ pub fn pod(object: &PodObject, problems: &mut Problems) -> Option<Pod> {
         host_network: object.spec.host_network.unwrap_or(false),
         annotations: annotations
             .into_iter()
-            .filter(|(name, _)| {
-                name.starts_with("cni.projectcalico.org/") || name.starts_with("projectcalico.org/")
-            })
+            .filter(|(name, _)| ANNOTATIONS.iter().any(|prefix| name.starts_with(prefix)))
             .collect(),
     })
 }
 
+/// What the network cares about; the rest of a Pod's annotations may be long.
+const ANNOTATIONS: [&str; 3] = ["cni.projectcalico.org/", "projectcalico.org/", "qos.projectcalico.org/"];
 const POD_IP: &str = "cni.projectcalico.org/podIP";
 const POD_IPS: &str = "cni.projectcalico.org/podIPs";
 

@@ -11,10 +11,10 @@ use model::{Cidr, Direction, Family, HostInterface};
 use super::{DIRECTIONS, Renderer};
 use crate::dispatch::Dispatch;
 use crate::drops::DropReason;
-use crate::endpoint_chains::{Way, endpoint_chain, render_pod};
+use crate::endpoint_chains::{Way, endpoint_chain, is_closed, render_pod};
 use crate::names::{FROM_WORKLOAD_DISPATCH, TO_WORKLOAD_DISPATCH};
 use crate::pod_state::{addresses, is_interface_name, route, sysctls};
-use crate::settings::Context;
+use crate::settings::{Context, RuleDataplane};
 
 /// Root, interface and policy of the dispatches to pods.
 const DISPATCHES: [(&str, InterfaceSide, Direction); 2] = [
@@ -47,7 +47,12 @@ impl Renderer {
         let asks = |endpoint: &Option<Arc<ActiveEndpoint>>| {
             endpoint.as_ref().is_some_and(|endpoint| endpoint.options != PodOptions::default())
         };
-        self.static_dirty |= asks(&old) || asks(&endpoint);
+        let is_closed = |endpoint: &Option<Arc<ActiveEndpoint>>| {
+            endpoint.as_ref().is_some_and(|endpoint| is_closed(&self.rules, endpoint))
+        };
+        let is_nftables = self.rules.dataplane == RuleDataplane::Nftables;
+        self.static_dirty |=
+            asks(&old) || asks(&endpoint) || (is_nftables && is_closed(&old) != is_closed(&endpoint));
         match endpoint {
             Some(endpoint) => {
                 self.render_endpoint(&endpoint);
@@ -129,6 +134,34 @@ impl Renderer {
             }
         }
         floating.into_iter().collect()
+    }
+
+    /// Addresses of pods whose packets carry a mark out of the cluster.
+    pub(super) fn dscp(&self, family: Family) -> BTreeMap<IpAddr, u8> {
+        let mut marks = BTreeMap::new();
+        for endpoint in self.endpoints.values() {
+            if let Some(dscp) = endpoint.options.dscp {
+                let own = endpoint.local.addresses.iter().filter(|own| Family::of(**own) == family);
+                marks.extend(own.map(|own| (*own, dscp)));
+            }
+        }
+        marks
+    }
+
+    /// Closed endpoints with their chains, by what they send and by what they receive; for nftables alone, which
+    /// looks at them before everything else.
+    pub(super) fn closed_interfaces(&self) -> [BTreeMap<Arc<str>, ChainName>; 2] {
+        if self.rules.dataplane != RuleDataplane::Nftables {
+            return Default::default();
+        }
+        let closed = self.endpoints.iter().filter(|(_, endpoint)| is_closed(&self.rules, endpoint));
+        let closed: Vec<&HostInterface> = closed.map(|(interface, _)| interface).collect();
+        [Direction::Egress, Direction::Ingress].map(|direction| {
+            let chain = |interface: &&HostInterface| {
+                (Arc::from(interface.as_str()), endpoint_chain(Way::Pod, direction, interface))
+            };
+            closed.iter().map(chain).collect()
+        })
     }
 
     pub(super) fn render_dispatches(&mut self) {

@@ -8,7 +8,9 @@ use model::{Cidr, Family, NatOutgoingExclusions};
 
 use super::Renderer;
 use crate::TunnelDevice;
-use crate::names::{ALL_HOSTS, ALL_VXLAN, MASQUERADE_POOLS, NETWORK_POOLS, THIS_HOST, set_name};
+use crate::names::{
+    ALL_HOSTS, ALL_VXLAN, DSCP_SOURCES, MASQUERADE_POOLS, NETWORK_POOLS, THIS_HOST, set_name,
+};
 use crate::nat_chains::NatInput;
 use crate::pod_state::is_interface_name;
 use crate::sets::family_set;
@@ -59,6 +61,8 @@ impl Renderer {
             loop_prevention: self.configuration.service_loop_prevention,
             services: self.services.clone(),
             allowed_sources: self.allowed_sources(family),
+            dscp: self.dscp(family),
+            closed: self.closed_interfaces(),
             nat: self.nat_input(family),
         }
     }
@@ -96,15 +100,19 @@ impl Renderer {
             (THIS_HOST, hosts(&self.host_addresses)),
             (ALL_HOSTS, tunnel_ends.clone()),
             (ALL_VXLAN, tunnel_ends),
+            (DSCP_SOURCES, Vec::new()),
         ];
         for family in self.set_families() {
+            let dscp: BTreeSet<IpAddr> = self.dscp(family).into_keys().collect();
             for (id, members) in &sets {
                 let name = set_name(family, id);
                 let is_used = match *id {
                     ALL_HOSTS => (family == Family::V4 && self.receives_ipip()) || self.excludes_hosts(),
                     ALL_VXLAN => self.uses_vxlan(family),
+                    DSCP_SOURCES => !dscp.is_empty(),
                     _ => true,
                 };
+                let members = if *id == DSCP_SOURCES { &hosts(&dscp) } else { members };
                 match is_used {
                     true => self.host_sets.put(name, family_set(IpSetKind::Net, members, family)),
                     false => self.host_sets.remove(&name),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use felix_calc::Pools;
 use felix_render::{DropPlace, DropReason, RenderSettings, Renderer, RuleDataplane};
-use kernel::{ChainName, IptablesTable, RuleAction};
+use kernel::{ChainName, ConntrackState, IptablesTable, RuleAction};
 use model::{
     Action, AllowAction, DenyAction, Direction, DropLog, Family, FelixConfiguration, NatOutgoingExclusions,
     Policy, PolicyKey, PolicyKind, PortRange, Protocol, RateLimit, RateUnit, Rule, Selector,
@@ -13,6 +13,7 @@ use model::{
 };
 
 use crate::node::{self, Node};
+use crate::way::{Packet, is_forwarded};
 
 use IptablesTable::{Filter, Mangle, Nat, Raw};
 
@@ -408,4 +409,60 @@ fn for_nftables_lists_stand_in_one_match_and_interfaces_in_a_map() {
     let RuleAction::InterfaceMap { chains, .. } = &dispatch[0].action else { panic!("{dispatch:?}") };
     assert_eq!(chains[WEB].as_str(), format!("cali-tw-{WEB}"));
     assert_eq!(dispatch.len(), 2);
+}
+
+#[test]
+fn a_pods_traffic_is_limited_as_it_asks() {
+    let mut node = node_with_policy();
+    let mut web = node::pod("default", "web", "10.65.0.2", &[]);
+    for (key, value) in [("ingressPacketRate", "100"), ("ingressMaxConnections", "5"), ("dscp", "AF21")] {
+        web.annotations.insert(format!("qos.projectcalico.org/{key}"), value.to_owned());
+    }
+    let before = node.text(Mangle, "cali-POSTROUTING");
+
+    node.apply([node::update(&web)]);
+
+    let expected = "\
+--jump MARK --set-mark 0/0x80000
+-m limit --limit 100/sec --limit-burst 5 --jump MARK --set-mark 0x80000/0x80000
+-m mark --mark 0/0x80000 --jump DROP
+--jump MARK --set-mark 0/0x80000
+-m conntrack --ctstate RELATED,ESTABLISHED --jump ACCEPT
+-m conntrack --ctstate INVALID --jump DROP
+-p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -m connlimit --connlimit-above 5 --connlimit-mask 0 --jump REJECT --reject-with tcp-reset
+--jump MARK --set-mark 0/0x30000
+";
+    let ingress = node.text(Filter, &format!("cali-tw-{WEB}"));
+    assert!(ingress.starts_with(expected), "{ingress}");
+    assert!(!node.text(Filter, &format!("cali-fw-{WEB}")).contains("limit"));
+    let leaves = "-m comment --comment \"set dscp for traffic leaving cluster.\" \
+                  -m set --match-set cali40dscp-src-net src -m set ! --match-set cali40network-ip-pools dst \
+                  -m set ! --match-set cali40this-host dst --jump cali-egress-dscp\n";
+    assert_eq!(node.text(Mangle, "cali-POSTROUTING"), format!("{leaves}{before}"));
+    assert_eq!(node.text(Mangle, "cali-egress-dscp"), "--source 10.65.0.2/32 --jump DSCP --set-dscp 18\n");
+
+    web.annotations.clear();
+    node.apply([node::update(&web)]);
+    assert_eq!(node.text(Mangle, "cali-POSTROUTING"), before);
+    assert!(node.dataplane.sets.keys().all(|name| name.as_str() != "cali40dscp-src-net"));
+}
+
+/// Both dataplanes, though nftables lets connections pass before it looks at interfaces.
+#[test]
+fn connections_that_are_there_pass_but_not_those_of_closed_pods() {
+    let mut node = Node::in_sync("n1");
+    let web = node::pod("default", "web", "10.65.0.2", &[]);
+    node.apply([Update::FelixConfiguration(Some(quiet())), node::namespace("default", &[])]);
+    node.add_local(node::local(&web.key, &web.addresses));
+    let packet = Packet::new("192.0.2.7".parse().unwrap(), "10.65.0.2".parse().unwrap(), Protocol::TCP, 80);
+    let in_state = |state, to| Packet { state, ..packet.via(Some("eth0"), Some(to)) };
+    let established = in_state(ConntrackState::Established, WEB);
+    assert!(!is_forwarded(&node, &established), "its Pod is not known");
+
+    node.apply([node::update(&web)]);
+    assert!(is_forwarded(&node, &established));
+    assert!(!is_forwarded(&node, &in_state(ConntrackState::New, "cali00000000000")));
+
+    node.apply([Update::Namespace("default".to_owned(), None)]);
+    assert!(!is_forwarded(&node, &established), "closed again");
 }
