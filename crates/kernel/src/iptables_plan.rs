@@ -1,6 +1,6 @@
 //! From what a table holds and what it should hold to the input of `iptables-restore --noflush`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use model::ChainInsertMode;
@@ -51,10 +51,10 @@ pub(crate) struct DesiredTable {
 /// Chains and hooks to be written, chains to be deleted: one table's difference.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Plan {
-    pub(crate) write: Vec<ChainName>,
-    pub(crate) delete: Vec<ChainName>,
+    pub(crate) write: BTreeSet<ChainName>,
+    pub(crate) delete: BTreeSet<ChainName>,
     /// Chains that are not ours and in which our rules are to be changed.
-    pub(crate) hooks: Vec<Box<str>>,
+    pub(crate) hooks: BTreeSet<Box<str>>,
 }
 
 impl Plan {
@@ -64,19 +64,47 @@ impl Plan {
         let write = desired.chains.values().filter(is_wrong).map(|h| h.chain.name.clone()).collect();
         let is_unwanted = |name: &&ChainName| !desired.chains.contains_key(*name);
         let delete = saved.ours.keys().filter(is_unwanted).cloned().collect();
-        let mut hooks: Vec<Box<str>> = Vec::new();
-        let none = Hook::default();
-        for (name, rules) in &saved.foreign {
-            let hook = desired.hooks.get(&**name).unwrap_or(&none);
-            if !layout_is_right(name, hook, rules, mode) {
-                hooks.push(name.clone());
-            }
+        let mut plan = Self { write, delete, hooks: BTreeSet::new() };
+        for name in saved.foreign.keys() {
+            plan.look_at_hook(name, desired, saved, mode);
         }
         // The kernel's chains are always printed, unless the table was never used.
-        let is_missing =
-            |(name, hook): &(&HookName, &Hook)| !saved.foreign.contains_key(**name) && **hook != none;
-        hooks.extend(desired.hooks.iter().filter(is_missing).map(|(name, _)| Box::from(*name)));
-        Self { write, delete, hooks }
+        for name in desired.hooks.keys().filter(|name| !saved.foreign.contains_key(**name)) {
+            plan.look_at_hook(name, desired, saved, mode);
+        }
+        plan
+    }
+
+    /// Compares one chain anew.
+    pub(crate) fn look_at_chain(&mut self, name: &ChainName, desired: &DesiredTable, saved: &SavedTable) {
+        self.write.remove(name);
+        self.delete.remove(name);
+        match (desired.chains.get(name), saved.ours.get(name)) {
+            (Some(wanted), actual) if actual != Some(&wanted.hashes) => self.write.insert(name.clone()),
+            (None, Some(_)) => self.delete.insert(name.clone()),
+            _ => true,
+        };
+    }
+
+    /// Compares our rules in one chain of others' anew.
+    pub(crate) fn look_at_hook(
+        &mut self,
+        name: &str,
+        desired: &DesiredTable,
+        saved: &SavedTable,
+        mode: ChainInsertMode,
+    ) {
+        let none = Hook::default();
+        let hook = desired.hooks.get(name).unwrap_or(&none);
+        let is_right = match saved.foreign.get(name) {
+            Some(rules) => layout_is_right(name, hook, rules, mode),
+            None => *hook == none,
+        };
+        if is_right {
+            self.hooks.remove(name);
+        } else {
+            self.hooks.insert(name.into());
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {

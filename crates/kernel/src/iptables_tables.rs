@@ -78,6 +78,8 @@ pub struct Iptables<D> {
     saved: Option<Saved>,
     /// The driver's fingerprint when `saved` was true.
     fingerprint: Option<u64>,
+    /// What `saved` lacks of `desired`, kept as both change: an apply costs what it changes.
+    plans: BTreeMap<IptablesTable, Plan>,
     retries: Retries,
     /// How often in a row nothing could be read, and when that is tried again.
     unreadable: Option<(u32, Instant)>,
@@ -92,6 +94,7 @@ impl<D: IptablesDriver> Iptables<D> {
             desired,
             saved: None,
             fingerprint: None,
+            plans: BTreeMap::new(),
             retries: Retries::default(),
             unreadable: None,
         }
@@ -102,6 +105,7 @@ impl<D: IptablesDriver> Iptables<D> {
         if mode != self.mode {
             self.mode = mode;
             IptablesTable::ALL.into_iter().for_each(|table| self.retries.wish_changed(table, Part::Hooks));
+            self.plan_all();
         }
     }
 
@@ -113,11 +117,13 @@ impl<D: IptablesDriver> Iptables<D> {
             Some(chain) => {
                 debug_assert_eq!(chain.name, name);
                 self.retries.wish_changed(table, Part::Chain(name.clone()));
-                chains.insert(name, HashedChain::new(chain));
+                chains.insert(name.clone(), HashedChain::new(chain));
+                self.plan_chain(table, &name);
             }
             None => {
                 if chains.remove(&name).is_some() {
                     self.retries.wish_changed(table, Part::Stale);
+                    self.plan_chain(table, &name);
                 }
             }
         }
@@ -129,6 +135,7 @@ impl<D: IptablesDriver> Iptables<D> {
         if hooks.get(name) != Some(&hook) {
             hooks.insert(name, hook);
             self.retries.wish_changed(table, Part::Hooks);
+            self.plan_hook(table, name);
         }
     }
 
@@ -151,6 +158,7 @@ impl<D: IptablesDriver> Iptables<D> {
         // Before reading: who writes meanwhile makes a difference later.
         self.fingerprint = self.driver.fingerprint();
         self.saved = Some(parse_save(&self.driver.save()?));
+        self.plan_all();
         Ok(self.pending())
     }
 
@@ -166,14 +174,15 @@ impl<D: IptablesDriver> Iptables<D> {
 
     /// Goes on with another driver, over what that one's kernel holds; what is wanted stays.
     pub fn replace_driver(&mut self, driver: D) -> D {
-        (self.saved, self.fingerprint, self.unreadable) = (None, None, None);
+        (self.fingerprint, self.unreadable) = (None, None);
+        self.forget_saved();
         self.retries = Retries::default();
         std::mem::replace(&mut self.driver, driver)
     }
 
     /// Makes the next `apply` read the kernel's state first.
     pub fn invalidate(&mut self) {
-        self.saved = None;
+        self.forget_saved();
     }
 
     /// Writes what differs, but for what was refused and has to wait until after `now`; a new wish for it is
@@ -187,13 +196,13 @@ impl<D: IptablesDriver> Iptables<D> {
             Ok(applied) => {
                 self.unreadable = None;
                 if !applied.failed.is_empty() {
-                    self.saved = None;
+                    self.forget_saved();
                 }
             }
             Err(_) => {
                 let failures = self.unreadable.map_or(0, |(failures, _)| failures);
                 self.unreadable = Some((failures.saturating_add(1), now + pause(failures)));
-                self.saved = None;
+                self.forget_saved();
             }
         }
         result
@@ -225,9 +234,9 @@ impl<D: IptablesDriver> Iptables<D> {
     pub fn differences(&self) -> Vec<(String, Option<String>, Option<String>)> {
         let none = SavedTable::default();
         let mut all = Vec::new();
-        for (table, plan) in self.plans() {
-            let desired = &self.desired[&table];
-            let saved = self.saved.as_ref().and_then(|saved| saved.get(&table)).unwrap_or(&none);
+        for (table, plan) in &self.plans {
+            let desired = &self.desired[table];
+            let saved = self.saved.as_ref().and_then(|saved| saved.get(table)).unwrap_or(&none);
             let label = |name: &str| format!("table {}: chain {name}", table.name());
             for name in &plan.write {
                 let (intended, actual) = desired.chains[name].compared(saved.ours.get(name));
@@ -249,8 +258,7 @@ impl<D: IptablesDriver> Iptables<D> {
 
     /// How many chains and hooks differ from what is wanted.
     pub fn pending(&self) -> usize {
-        let plans = self.plans();
-        plans.values().map(|plan| plan.write.len() + plan.delete.len() + plan.hooks.len()).sum()
+        self.plans.values().map(|plan| plan.write.len() + plan.delete.len() + plan.hooks.len()).sum()
     }
 
     pub fn driver(&self) -> &D {
@@ -261,23 +269,41 @@ impl<D: IptablesDriver> Iptables<D> {
         &mut self.driver
     }
 
-    fn plans(&self) -> BTreeMap<IptablesTable, Plan> {
+    /// Compares everything.
+    fn plan_all(&mut self) {
         let none = SavedTable::default();
-        let mut plans = BTreeMap::new();
         for (table, desired) in &self.desired {
             let saved = self.saved.as_ref().and_then(|saved| saved.get(table)).unwrap_or(&none);
-            let plan = Plan::new(desired, saved, self.mode);
-            if !plan.is_empty() {
-                plans.insert(*table, plan);
-            }
+            self.plans.insert(*table, Plan::new(desired, saved, self.mode));
         }
-        plans
+    }
+
+    /// Compares one chain.
+    fn plan_chain(&mut self, table: IptablesTable, name: &ChainName) {
+        let none = SavedTable::default();
+        let saved = self.saved.as_ref().and_then(|saved| saved.get(&table)).unwrap_or(&none);
+        let desired = self.desired.entry(table).or_default();
+        self.plans.entry(table).or_default().look_at_chain(name, desired, saved);
+    }
+
+    /// Compares our rules in one chain of others'.
+    fn plan_hook(&mut self, table: IptablesTable, name: &str) {
+        let none = SavedTable::default();
+        let saved = self.saved.as_ref().and_then(|saved| saved.get(&table)).unwrap_or(&none);
+        let desired = self.desired.entry(table).or_default();
+        self.plans.entry(table).or_default().look_at_hook(name, desired, saved, self.mode);
+    }
+
+    /// Knows no more what the kernel holds.
+    fn forget_saved(&mut self) {
+        self.saved = None;
+        self.plan_all();
     }
 
     /// The plans without what has to wait, and what that is.
     fn due_plans(&self, now: Instant) -> (BTreeMap<IptablesTable, Plan>, BTreeSet<(IptablesTable, Part)>) {
         let none = SavedTable::default();
-        let mut plans = self.plans();
+        let mut plans = self.plans.clone();
         let mut held = BTreeSet::new();
         plans.retain(|table, plan| {
             let saved = self.saved.as_ref().and_then(|saved| saved.get(table)).unwrap_or(&none);
@@ -346,7 +372,7 @@ impl<D: IptablesDriver> Iptables<D> {
         let sections: Vec<_> = texts.into_iter().map(|text| RestoreSection { table, text }).collect();
         let failed = self.driver.restore(&sections);
         self.fingerprint = self.driver.fingerprint();
-        let part = |index: usize| match plan.write.get(index) {
+        let part = |index: usize| match plan.write.iter().nth(index) {
             Some(name) => Part::Chain(name.clone()),
             None if index == plan.write.len() => Part::Hooks,
             None => Part::Stale,
@@ -417,5 +443,7 @@ impl<D: IptablesDriver> Iptables<D> {
             rules.splice(at..at, inserts.into_iter().map(ours));
             rules.extend(appends.into_iter().map(ours));
         }
+        plan.write.iter().chain(&plan.delete).for_each(|name| self.plan_chain(table, name));
+        plan.hooks.iter().for_each(|name| self.plan_hook(table, name));
     }
 }
