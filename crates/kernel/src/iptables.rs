@@ -49,15 +49,24 @@ impl ChainName {
         Self(name.into())
     }
 
-    /// `prefix` and `suffix`, or `prefix`, `_` and a hash of the suffix where that would be too long.
+    /// `prefix` and `suffix`, or `prefix`, `_` and a hash of the suffix where that would be too long, or where
+    /// the suffix could not stand in a rule as it is (the API gives no such names).
     pub fn limited(prefix: &str, suffix: &str) -> Self {
         if suffix.is_empty() {
             return Self(format!("{prefix}_").into());
         }
         let length = prefix.len() + suffix.len();
+        let is_plain = suffix.chars().all(|c| c.is_ascii_alphanumeric() || "_./-".contains(c));
+        if !is_plain {
+            return Self::hashed(prefix, suffix);
+        }
         if length < Self::MAX || (length == Self::MAX && !suffix.starts_with('_')) {
             return Self(format!("{prefix}{suffix}").into());
         }
+        Self::hashed(prefix, suffix)
+    }
+
+    fn hashed(prefix: &str, suffix: &str) -> Self {
         let hash = URL_SAFE_NO_PAD.encode(Sha256::digest(suffix));
         Self(format!("{prefix}_{}", &hash[..Self::MAX - 1 - prefix.len()]).into())
     }
