@@ -215,7 +215,7 @@ impl<P: Ports> Worker<P> {
     fn update(&mut self, update: Update) {
         self.policies.update(&update);
         match update {
-            Update::FelixConfiguration(cluster) => self.configure(cluster),
+            Update::FelixConfiguration(cluster) => self.configure(cluster.map(|boxed| *boxed)),
             Update::InSync => {
                 self.in_sync = true;
                 self.calc.apply(Update::InSync);
@@ -249,7 +249,7 @@ impl<P: Ports> Worker<P> {
         self.change_backend(now);
         self.rule_mode.set(configuration.nftables_mode);
         self.change_mode(now);
-        self.calc.apply(Update::FelixConfiguration(Some(configuration.clone())));
+        self.calc.apply(Update::FelixConfiguration(Some(Box::new(configuration.clone()))));
         self.configuration = Arc::new(configuration);
         self.published.configuration.send_replace(self.configuration.clone());
         self.publish_pod_settings();

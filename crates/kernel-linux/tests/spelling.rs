@@ -2,6 +2,8 @@
 //!
 //! A rule that is misspelled would close its chain. What a kernel lacks a module for it says so itself.
 
+#![allow(clippy::unwrap_used, reason = "clippy exempts only the test functions themselves")]
+
 mod common;
 
 use std::time::Instant;

@@ -38,7 +38,7 @@ pub enum Update {
     /// By name, of the speaker's own namespace; only those that were asked for. `None`: no longer asked for.
     Secret(String, Option<Secret>),
     IpamConfiguration(Option<IpamConfiguration>),
-    FelixConfiguration(Option<FelixConfiguration>),
+    FelixConfiguration(Option<Box<FelixConfiguration>>),
     /// Every kind has been listed once; sent once, and only then may the kernel be touched.
     InSync,
 }

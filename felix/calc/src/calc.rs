@@ -52,7 +52,9 @@ impl Calc {
         match update {
             Update::Node(name, node) => self.network.set_node(name, node),
             Update::Pool(name, pool) => self.network.set_pool(name, pool),
-            Update::FelixConfiguration(configuration) => self.network.set_configuration(configuration),
+            Update::FelixConfiguration(configuration) => {
+                self.network.set_configuration(configuration.map(|configuration| *configuration));
+            }
             Update::BgpConfiguration(configuration) => {
                 self.network.set_bgp_configuration(configuration.as_deref());
             }

@@ -34,7 +34,7 @@ impl fmt::Display for SetId {
 /// One difference. The changes of one flush stand in an order in which nothing refers to what is not there.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
-    Configuration(FelixConfiguration),
+    Configuration(Box<FelixConfiguration>),
     /// The whole set, or `None` when nothing refers to it any more.
     IpSet(SetId, Option<IpSet>),
     IpSetDelta {

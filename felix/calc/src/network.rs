@@ -95,7 +95,7 @@ impl Network {
             |same: fn(&Told, &Told) -> bool| self.told.as_ref().is_none_or(|old| !same(old, &present));
         let mut changes = Vec::new();
         if differs(|a, b| a.configuration == b.configuration) {
-            changes.push(Change::Configuration(present.configuration.clone()));
+            changes.push(Change::Configuration(Box::new(present.configuration.clone())));
         }
         if differs(|a, b| a.hosts == b.hosts) {
             changes.push(Change::Hosts(present.hosts.clone()));

@@ -45,7 +45,7 @@ impl State {
             Update::Profile(name, profile) => set(&mut self.profiles, name, profile.map(|profile| *profile)),
             Update::EndpointSlice(key, slice) => set(&mut self.slices, key, slice),
             Update::FelixConfiguration(configuration) => {
-                self.configuration = configuration.unwrap_or_default();
+                self.configuration = configuration.map(|boxed| *boxed).unwrap_or_default();
             }
             Update::BgpConfiguration(configuration) => self.bgp = configuration.map(|boxed| *boxed),
             _ => {}

@@ -120,7 +120,7 @@ impl Renderer {
     /// Takes one change; the caller keeps calc's order.
     pub fn apply(&mut self, change: Change) {
         match change {
-            Change::Configuration(configuration) => self.set_configuration(configuration),
+            Change::Configuration(configuration) => self.set_configuration(*configuration),
             Change::IpSet(id, set) => self.set_ip_set(&id, set.as_ref()),
             Change::IpSetDelta { id, added, removed } => self.change_ip_set(&id, &added, &removed),
             Change::Policy(key, policy) => self.set_policy(key, policy),

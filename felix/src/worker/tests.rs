@@ -22,11 +22,11 @@ fn a_changed_configuration_is_in_force_at_once() {
     assert_eq!(node.at_front("FORWARD"), "--jump cali-FORWARD");
     assert_eq!(node.to_host(), "--jump ACCEPT");
 
-    node.update(Update::FelixConfiguration(Some(FelixConfiguration {
+    node.update(Update::FelixConfiguration(Some(Box::new(FelixConfiguration {
         chain_insert_mode: ChainInsertMode::Append,
         endpoint_to_host_action: EndpointToHostAction::Drop,
         ..FelixConfiguration::default()
-    })));
+    }))));
 
     assert_eq!(node.at_front("FORWARD"), "-s 192.0.2.7 -j DROP");
     assert_eq!(node.to_host(), "--jump DROP");
@@ -44,10 +44,10 @@ fn the_environment_stays_above_a_changed_configuration() {
     let mut node = Node::new(settings.overrides);
     node.update(Update::InSync);
 
-    node.update(Update::FelixConfiguration(Some(FelixConfiguration {
+    node.update(Update::FelixConfiguration(Some(Box::new(FelixConfiguration {
         chain_insert_mode: ChainInsertMode::Insert,
         ..FelixConfiguration::default()
-    })));
+    }))));
 
     assert_eq!(node.at_front("FORWARD"), "-s 192.0.2.7 -j DROP");
 }

@@ -268,7 +268,7 @@ impl Tracker {
         let (update, told) = match kind {
             Kind::FelixConfiguration => {
                 let merged = convert::felix_configuration(&self.felix, &self.viewer.node, &self.labels);
-                (Update::FelixConfiguration(Some(merged)), &mut self.felix_told)
+                (Update::FelixConfiguration(Some(Box::new(merged))), &mut self.felix_told)
             }
             Kind::BgpConfiguration => {
                 let mut merged = convert::bgp_configuration(&self.bgp, &self.viewer.node, &mut problems);

@@ -35,7 +35,7 @@ impl Fake {
 
     fn apply_one(&mut self, change: Change) {
         match change {
-            Change::Configuration(configuration) => self.configuration = Some(configuration),
+            Change::Configuration(configuration) => self.configuration = Some(*configuration),
             Change::IpSet(id, Some(set)) => {
                 let members: BTreeSet<_> = set.members.iter().copied().collect();
                 assert_eq!(members.len(), set.members.len(), "{id} has a member twice");

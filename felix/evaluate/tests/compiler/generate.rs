@@ -225,7 +225,7 @@ fn configuration(random: &mut Random) -> Update {
         net: random.once_in(2).then(|| net(random)),
     };
     let to_host = [EndpointToHostAction::Drop, EndpointToHostAction::Accept, EndpointToHostAction::Return];
-    Update::FelixConfiguration(Some(FelixConfiguration {
+    let configuration = FelixConfiguration {
         endpoint_to_host_action: random.pick(&to_host),
         failsafe_inbound: random.some(2, failsafe),
         failsafe_outbound: random.some(2, failsafe),
@@ -233,7 +233,8 @@ fn configuration(random: &mut Random) -> Update {
         allow_vxlan_from_workloads: random.once_in(2),
         vxlan_port: random.pick(&[4789, 1000]),
         ..FelixConfiguration::default()
-    }))
+    };
+    Update::FelixConfiguration(Some(Box::new(configuration)))
 }
 
 pub fn policy_key(random: &mut Random, themes: Themes) -> PolicyKey {

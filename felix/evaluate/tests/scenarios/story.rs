@@ -52,7 +52,7 @@ impl Story {
     pub fn configuration(&mut self, change: impl FnOnce(&mut FelixConfiguration)) -> &mut Self {
         let mut configuration = FelixConfiguration::default();
         change(&mut configuration);
-        self.tell(Update::FelixConfiguration(Some(configuration)))
+        self.tell(Update::FelixConfiguration(Some(Box::new(configuration))))
     }
 
     /// A GlobalNetworkSet, or a NetworkSet of a namespace.

@@ -23,13 +23,13 @@ fn quiet() -> FelixConfiguration {
 /// A node that says nothing of drops.
 fn quiet_node() -> Node {
     let mut node = Node::in_sync("n1");
-    node.apply([model::Update::FelixConfiguration(Some(quiet()))]);
+    node.apply([model::Update::FelixConfiguration(Some(Box::new(quiet())))]);
     node
 }
 
 fn rendered(settings: RenderSettings, changes: Vec<Change>) -> Dataplane {
     let mut renderer = Renderer::new(settings);
-    renderer.apply(Change::Configuration(quiet()));
+    renderer.apply(Change::Configuration(Box::new(quiet())));
     changes.into_iter().for_each(|change| renderer.apply(change));
     let mut dataplane = Dataplane::default();
     dataplane.apply(renderer.flush());
@@ -154,19 +154,19 @@ fn ipv6_has_no_chains_when_it_is_not_wanted_and_all_of_them_when_it_is_again() {
     let before = node.dataplane.clone();
 
     let off = FelixConfiguration { ipv6: false, ..quiet() };
-    node.apply([model::Update::FelixConfiguration(Some(off))]);
+    node.apply([model::Update::FelixConfiguration(Some(Box::new(off)))]);
     assert!(node.dataplane.chains.keys().all(|(family, ..)| *family == Family::V4));
     assert!(node.dataplane.hooks.keys().all(|(family, ..)| *family == Family::V4));
     assert!(node.dataplane.routes.is_empty() && node.dataplane.neighbours.is_empty());
 
-    node.apply([model::Update::FelixConfiguration(Some(quiet()))]);
+    node.apply([model::Update::FelixConfiguration(Some(Box::new(quiet())))]);
     assert_eq!(node.dataplane, before);
 }
 
 #[test]
 fn neighbour_discovery_passes_before_policy() {
     let drop = FelixConfiguration { endpoint_to_host_action: EndpointToHostAction::Drop, ..quiet() };
-    let dataplane = rendered(no_encap(), vec![Change::Configuration(drop)]);
+    let dataplane = rendered(no_encap(), vec![Change::Configuration(Box::new(drop))]);
 
     let expected = "\
 -p icmpv6 -m icmp6 --icmpv6-type 130 --jump ACCEPT

@@ -24,8 +24,10 @@ impl Host {
     fn new() -> Self {
         let mut renderer = Renderer::new(RenderSettings { ipip: false, ..RenderSettings::default() });
         let drop_log = DropLog { enabled: false, ..DropLog::default() };
-        renderer
-            .apply(Change::Configuration(FelixConfiguration { drop_log, ..FelixConfiguration::default() }));
+        renderer.apply(Change::Configuration(Box::new(FelixConfiguration {
+            drop_log,
+            ..FelixConfiguration::default()
+        })));
         let links = [("lo", "127.0.0.1"), ("eth0", "192.0.2.1"), ("eth1", "198.51.100.1")];
         let links =
             links.map(|(name, address)| (name.to_owned(), BTreeSet::from([address.parse().unwrap()])));
@@ -263,7 +265,7 @@ fn failsafe_ports_stay_open_in_every_table_and_family() {
         failsafe_outbound: vec![port(Protocol::UDP, 53, None)],
         ..FelixConfiguration::default()
     };
-    host.apply([Change::Configuration(configuration), told(host_endpoint("a", named("eth0")))]);
+    host.apply([Change::Configuration(Box::new(configuration)), told(host_endpoint("a", named("eth0")))]);
 
     let inbound = "-p tcp -m multiport --destination-ports 22 --source 10.0.0.0/8 --jump ACCEPT\n";
     assert_eq!(host.text(IptablesTable::Filter, "cali-failsafe-in"), inbound);

@@ -27,7 +27,7 @@ const WEB: &str = "cali68caf03a5f4";
 /// A pod with a policy that logs, then denies port 80.
 fn node_with_policy() -> Node {
     let mut node = Node::in_sync("n1");
-    node.apply([Update::FelixConfiguration(Some(quiet()))]);
+    node.apply([Update::FelixConfiguration(Some(Box::new(quiet())))]);
     let web = node::pod("default", "web", "10.65.0.2", &[]);
     let mut deny = Rule { protocol: Some(Protocol::TCP), ..Rule::any(Action::Deny) };
     deny.destination.ports = vec!["80".parse().unwrap()];
@@ -45,7 +45,7 @@ fn node_with_policy() -> Node {
 impl Node {
     fn configure(&mut self, configuration: FelixConfiguration) -> BTreeSet<String> {
         let before = self.dataplane.clone();
-        self.apply([Update::FelixConfiguration(Some(configuration))]);
+        self.apply([Update::FelixConfiguration(Some(Box::new(configuration)))]);
         let after = &self.dataplane.chains;
         let differs = |key: &&(Family, IptablesTable, ChainName)| before.chains.get(*key) != after.get(*key);
         let keys: BTreeSet<_> = before.chains.keys().chain(after.keys()).collect();
@@ -398,7 +398,7 @@ fn for_nftables_lists_stand_in_one_match_and_interfaces_in_a_map() {
         ..Policy::new(PolicyKey::new(PolicyKind::NetworkPolicy, Some("default"), "p"), Selector::all())
     };
     let web = node::pod("default", "web", "10.65.0.2", &[]);
-    let update = Update::FelixConfiguration(Some(quiet()));
+    let update = Update::FelixConfiguration(Some(Box::new(quiet())));
     node.apply([update, node::namespace("default", &[]), node::update(&web), node::policy(policy)]);
     node.add_local(node::local(&web.key, &web.addresses));
 
@@ -452,7 +452,7 @@ fn a_pods_traffic_is_limited_as_it_asks() {
 fn connections_that_are_there_pass_but_not_those_of_closed_pods() {
     let mut node = Node::in_sync("n1");
     let web = node::pod("default", "web", "10.65.0.2", &[]);
-    node.apply([Update::FelixConfiguration(Some(quiet())), node::namespace("default", &[])]);
+    node.apply([Update::FelixConfiguration(Some(Box::new(quiet()))), node::namespace("default", &[])]);
     node.add_local(node::local(&web.key, &web.addresses));
     let packet = Packet::new("192.0.2.7".parse().unwrap(), "10.65.0.2".parse().unwrap(), Protocol::TCP, 80);
     let in_state = |state, to| Packet { state, ..packet.via(Some("eth0"), Some(to)) };
