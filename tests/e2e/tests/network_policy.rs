@@ -50,10 +50,21 @@ struct Step {
 }
 
 #[test]
-fn every_case_has_its_truth_table() {
+fn every_case_has_its_truth_table_with_iptables() {
+    every_case("netpol", "Disabled");
+}
+
+#[test]
+fn every_case_has_its_truth_table_with_nftables() {
+    every_case("netpolnft", "Enabled");
+}
+
+/// `mode` is FelixConfiguration's `nftablesMode`.
+fn every_case(name: &str, mode: &str) {
     let suite: Suite = serde_json::from_str(CASES).unwrap();
     let topology = &suite.topologies["nine"];
-    let cluster = Cluster::up("netpol", &Options::default());
+    let cluster = Cluster::up(name, &Options::default());
+    choose_dataplane(&cluster, mode);
     set_up(&cluster, topology);
     let mut wrong = Vec::new();
 
@@ -72,6 +83,26 @@ fn every_case_has_its_truth_table() {
 
     wrong.dedup();
     assert!(wrong.is_empty(), "{} of {} cases differ: {wrong:?}", wrong.len(), suite.cases.len());
+}
+
+/// Every node is to have our rules where the setting says, and nowhere else.
+fn choose_dataplane(cluster: &Cluster, mode: &str) {
+    let configuration = json!({
+        "apiVersion": "projectcalico.org/v3",
+        "kind": "FelixConfiguration",
+        "metadata": {"name": "default"},
+        "spec": {"nftablesMode": mode},
+    });
+    cluster.apply(&configuration.to_string());
+    for node in ["n1", "n2", "n3"] {
+        let look = || {
+            let tables = cluster.exec(node, &["nft", "list", "tables"]);
+            tables.lines().any(|line| line.trim() == "table ip calico")
+        };
+        let patience = std::time::Duration::from_secs(60);
+        let seen = until(patience, look, |has_table| *has_table == (mode == "Enabled"));
+        assert!(seen.is_ok(), "{node}: nftablesMode {mode} is not in force after a minute");
+    }
 }
 
 /// What of a step's tables is otherwise than expected. A table counts when it is right twice in a row, since
