@@ -210,3 +210,59 @@ fn a_path_counts_while_its_next_hop_can_be_reached() {
         assert!(node.dataplane.answers.is_empty());
     });
 }
+
+#[test]
+fn ipv4_routes_leave_by_a_neighbour_of_ipv6_while_its_link_is_up() {
+    in_new_netns(|| {
+        let mut node = Node::new();
+        let text = ip("-o link show eth1");
+        let index: u32 = text.split(':').next().unwrap().parse().unwrap();
+        let neighbour: IpAddr = "fe80::99".parse().unwrap();
+        let route =
+            bgp::Route { next_hops: vec![bgp::PeerKey::new(neighbour, index)], ..learned("192.0.2.9") };
+        let way = "10.0.9.0/26 via inet6 fe80::99 dev eth1";
+        let stands = |node: &Node| node.routes().iter().any(|route| route.starts_with(way));
+
+        node.dataplane.learn(&node.cluster, "10.0.9.0/26".parse().unwrap(), Some(route));
+        node.until("the route", stands);
+
+        ip("link set eth1 down");
+        let named = |node: &Node| {
+            node.dataplane
+                .pending()
+                .iter()
+                .any(|(what, why)| what == "10.0.9.0/26" && why.contains("is down"))
+        };
+        node.until("that it is named", |node| named(node) && !stands(node));
+        ip("link set eth1 up");
+        node.until("the route again", stands);
+    });
+}
+
+#[test]
+fn links_of_pods_that_peer_have_our_address_and_no_other() {
+    in_new_netns(|| {
+        let mut node = Node::new();
+        for link in ["cali1", "cali2"] {
+            ip(&format!("link add {link} type veth peer name {link}p"));
+            ip(&format!("link set {link} up"));
+        }
+        ip("addr add 169.254.9.9/32 dev cali2");
+        let addresses = |link: &str| ip(&format!("-o -4 addr show dev {link}"));
+        let address: IpAddr = "169.254.0.179".parse().unwrap();
+
+        node.dataplane.set_peering(BTreeSet::from(["cali1".to_owned()]), vec![address]);
+
+        let as_wanted =
+            |_: &Node| addresses("cali1").contains("169.254.0.179/32") && addresses("cali2").is_empty();
+        node.until("the address", as_wanted);
+        ip("addr del 169.254.0.179/32 dev cali1");
+        node.until("the address again", as_wanted);
+        ip("link del cali1");
+        ip("link add cali1 type veth peer name cali1p");
+        ip("link set cali1 up");
+        node.until("the address of the new link", as_wanted);
+        node.dataplane.set_peering(BTreeSet::new(), vec![address]);
+        node.until("that it goes", |_| addresses("cali1").is_empty());
+    });
+}

@@ -1,5 +1,6 @@
 //! `ocicat bgp`: asks speakers, and puts together what they answer.
 
+mod cluster;
 mod neighbor;
 mod replay;
 mod routes;
@@ -17,6 +18,7 @@ use serde_json::{Value, json};
 use crate::client::{CallError, call, call_many};
 use crate::table::plain;
 use crate::{Format, OutputOptions, Report};
+use cluster::{NodeStatus, node_statuses, statuses_table};
 use neighbor::{neighbor_json, neighbor_text};
 use routes::{best_table, route_json, routes_table};
 use sockets::Target;
@@ -26,7 +28,7 @@ const AGENT: &str = "the BGP speaker";
 
 #[derive(Subcommand)]
 pub(crate) enum BgpCommand {
-    /// Peers with state, uptime, prefixes, and why one is down
+    /// Peers with state, uptime, prefixes, and why one is down; of other nodes what they last told the cluster
     Summary {
         /// Exit with 1 unless every peer is Established and nothing is pending or wrong
         #[arg(long)]
@@ -211,24 +213,45 @@ fn ask_each(target: &Target, peer: &str) -> Result<Vec<(PathBuf, Summary)>, Call
     }
 }
 
+/// Speakers of this machine live, those of other nodes as they last told the cluster.
 fn summary(target: &Target, format: Format, check: bool) -> Result<Report, CallError> {
-    let answers = ask_each(target, "")?;
+    let answers = ask_each(target, "");
+    let others = others(target, answers.as_deref().unwrap_or_default());
+    let answers = match answers {
+        // Who asks from outside of the cluster has no speaker at hand.
+        Err(_) if !others.is_empty() => Vec::new(),
+        answers => answers?,
+    };
     let summaries: Vec<&Summary> = answers.iter().map(|(_, summary)| summary).collect();
     let text = match format {
         Format::Table => {
-            let tables: Vec<String> = summaries.iter().map(|summary| summary_table(summary)).collect();
-            let mut text = tables.join("\n");
-            if let ([_], false, None) = (summaries.as_slice(), target.is_single(), target.node()) {
-                text.push_str(
-                    "\nThis is the only speaker of this machine; ask those of other nodes there.\n",
-                );
+            let mut tables: Vec<String> = summaries.iter().map(|summary| summary_table(summary)).collect();
+            if !others.is_empty() {
+                tables.push(statuses_table(&others));
+            } else if let ([_], false, None) = (summaries.as_slice(), target.is_single(), target.node()) {
+                let hint = "This is the only speaker of this machine, and kubectl tells of no other nodes.\n";
+                tables.push(hint.to_owned());
             }
-            text
+            tables.join("\n")
         }
-        Format::Json => json_text(target, summaries.iter().map(|summary| summary_json(summary))),
+        Format::Json => {
+            let live = summaries.iter().map(|summary| summary_json(summary));
+            json_text(target, live.chain(others.iter().map(NodeStatus::json)))
+        }
     };
-    let is_well = !check || summaries.iter().all(|summary| is_well(summary));
-    Ok(Report { text, is_well })
+    let all_well = summaries.iter().all(|summary| is_well(summary)) && others.iter().all(NodeStatus::is_well);
+    Ok(Report { text, is_well: !check || all_well })
+}
+
+/// Nodes of the cluster whose speakers did not answer live.
+fn others(target: &Target, answers: &[(PathBuf, Summary)]) -> Vec<NodeStatus> {
+    let live = |node: &str| answers.iter().any(|(_, summary)| summary.node == node);
+    if target.is_single() || target.is_local() || target.node().is_some_and(live) {
+        return Vec::new();
+    }
+    let mut statuses = node_statuses();
+    statuses.retain(|s| !live(&s.node) && target.node().is_none_or(|node| s.node == node));
+    statuses
 }
 
 /// One value when one speaker was named by its socket, else a list.

@@ -1,6 +1,7 @@
 //! `ocicat`: asks the agents of a node what they do and why.
 //!
-//! Owns the command line and how answers look. Never changes anything by itself and never talks to the API server.
+//! Owns the command line and how answers look. Never changes anything by itself, and asks the API server by `kubectl`
+//! only.
 
 mod bgp;
 mod client;

@@ -435,3 +435,33 @@ fn repeated_large_communities_are_taken_once() {
         assert_eq!(path.large_communities, expected);
     }
 }
+
+/// Attributes that were encoded before make the same messages, and are read again as they were.
+#[test]
+fn attributes_that_are_kept_as_octets_make_the_same_messages() {
+    let v6 = NextHop::V6("2001:db8::1".parse().unwrap(), Some("fe80::1".parse().unwrap()));
+    let routes: [Vec<Prefix>; 2] = [
+        (0..3000_u32).map(|n| Prefix::v4(0x0a00_0000 + (n << 6), 26)).collect(),
+        (0..700_u128).map(|n| Prefix::v6((0x2001_0db8 << 96) + (n << 64), 64)).collect(),
+    ];
+    for options in [OPTIONS, EncodeOptions { as4: false, add_path: [true; 2], ..OPTIONS }] {
+        for (routes, next_hop) in [(&routes[0], full().next_hop), (&routes[0], v6), (&routes[1], v6)] {
+            let attributes = PathAttributes { next_hop, ..full() };
+            let (mut plain, mut kept, mut octets) = (Vec::new(), Vec::new(), Vec::new());
+            encode_reach(&mut plain, &attributes, routes, options).unwrap();
+
+            let family = routes[0].family();
+            let wire = WireAttributes::write(&mut octets, &attributes, family, options).unwrap();
+            encode_reach_wire(&mut kept, wire, routes, options);
+
+            assert_eq!(plain, kept);
+            assert_eq!(wire.to_path(options, true), Some(attributes));
+        }
+    }
+    let endless = PathAttributes { communities: vec![Community(1); 2000], ..full() };
+    let mut octets = Vec::new();
+    assert!(WireAttributes::write(&mut octets, &endless, Family::Ipv4, OPTIONS).is_err());
+    let mut none = Vec::new();
+    encode_reach_wire::<Prefix>(&mut none, WireAttributes::of(&[0]), &[], OPTIONS);
+    assert!(none.is_empty() && WireAttributes::of(&[9, 1]).to_path(OPTIONS, true).is_none());
+}

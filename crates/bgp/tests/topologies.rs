@@ -8,9 +8,10 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use bgp::{
-    Action, Cause, Change, Condition, DynamicNeighbours, Event, PeerConfig, PeerState, Policy, PrefixMatch,
-    PrefixSet, RouteSource, Rule,
+    Action, Cause, Change, Condition, Config, DynamicNeighbours, Event, Operation, PeerConfig, PeerState,
+    Policy, PrefixMatch, PrefixSet, RouteSource, Rule,
 };
+use bgp_packet::Prefix;
 use net::*;
 
 /// A mesh whose node `n` announces `10.0.n.0/26`.
@@ -389,4 +390,61 @@ fn several_equal_routes_are_reported_together() {
     net.until("both", 5, |net| {
         net.speaker(1).route(&prefix("10.96.0.0/12")).is_some_and(|r| r.next_hops == [key(2), key(3)])
     });
+}
+
+/// AS 65000 + n; node 1 has the route, and each of the others would rather go by the next one in the ring than directly.
+fn bad_gadget(n: u8, next: Option<u8>) -> Config {
+    let asn = |n: u8| 65000 + u32::from(n);
+    let prefer = |next: u8| {
+        let rule = Rule {
+            name: "by the next one".to_owned(),
+            when: vec![Condition::AsPathPrefix(vec![asn(next), asn(1)])],
+            then: Action::Modify(vec![Operation::SetLocalPref(200)]),
+        };
+        Policy::new(vec![rule], true).into()
+    };
+    let mut config = config_in(n, asn(n));
+    for other in (1..=4).filter(|other| *other != n) {
+        let mut settings = peer(n, asn(other));
+        if next == Some(other) {
+            settings.import = prefer(other);
+        }
+        config.peers.insert(key(other), settings);
+    }
+    config
+}
+
+/// How often the way of node 2 changes within some seconds.
+fn turns(net: &mut Net, route: &Prefix, seconds: u64) -> usize {
+    let (mut turns, mut last) = (0, None);
+    let end = net.now + std::time::Duration::from_secs(seconds);
+    net.run_until(end, |net| {
+        let way = net.speaker(2).route(route).map(|r| r.source);
+        turns += usize::from(std::mem::replace(&mut last, way) != way);
+    });
+    turns
+}
+
+/// Preferences that conflict have no state in which all are content (RFC 4264, RFC 3345): every speaker turns in circles
+/// then, and comes to rest as soon as one gives in.
+#[test]
+fn preferences_that_conflict_turn_in_circles_until_one_gives_in() {
+    let mut net = Net::new(5);
+    for (n, next) in [(1, None), (2, Some(3)), (3, Some(4)), (4, Some(2))] {
+        net.start(n, bad_gadget(n, next), false);
+    }
+    net.until("all sessions", 10, Net::all_up);
+    let route = prefix("10.0.1.0/26");
+    net.speaker(1).originate(route, local());
+    assert!(turns(&mut net, &route, 10) > 100, "there is no state to rest in");
+
+    let now = net.now;
+    net.speaker(2).reconfigure(bad_gadget(2, None), now);
+    net.run(2);
+
+    assert!(turns(&mut net, &route, 10) <= 1, "only the first look counts");
+    let source = |net: &mut Net, n| net.speaker(n).route(&route).unwrap().source;
+    assert_eq!(source(&mut net, 2), RouteSource::Peer(key(1)));
+    assert_eq!(source(&mut net, 4), RouteSource::Peer(key(2)), "who may still have its way has it");
+    assert_eq!(source(&mut net, 3), RouteSource::Peer(key(1)));
 }

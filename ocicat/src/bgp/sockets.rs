@@ -13,7 +13,7 @@ const PLACES: [&str; 2] = ["/var/run/calico/bird-lite.sock", "/run/route-reflect
 /// Labs of this machine: `<lab>/<node>/bird-lite.sock`.
 const LABS: &str = "/run/ocicat-lab";
 
-/// Who is asked: every speaker of this machine unless one is named. On a cluster that is this node's.
+/// Who is asked: every speaker of this machine unless one is named; a summary tells of other nodes of the cluster, too.
 #[derive(Args, Debug)]
 pub(crate) struct Target {
     /// Unix socket of the one speaker to ask
@@ -22,12 +22,20 @@ pub(crate) struct Target {
     /// Only the speaker of this node
     #[arg(long, value_name = "NAME", conflicts_with = "socket")]
     node: Option<String>,
+    /// Only speakers of this machine: the cluster is not asked
+    #[arg(long)]
+    local: bool,
 }
 
 impl Target {
     /// One speaker was named by its socket: its answer is not put into a list.
     pub(crate) fn is_single(&self) -> bool {
         self.socket.is_some()
+    }
+
+    /// The cluster is not to be asked.
+    pub(crate) fn is_local(&self) -> bool {
+        self.local
     }
 
     /// Name of the node that is asked about.
