@@ -65,6 +65,8 @@ fn learned(next_hop: &str) -> bgp::Route {
 
 impl Node {
     fn new() -> Self {
+        // Addresses of IPv6 that are ready a second later would be news in the middle of a story.
+        let _ = std::fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0");
         for (link, address) in [("eth0", "192.0.2.1/24"), ("eth1", "198.51.100.1/24")] {
             ip(&format!("link add {link} type veth peer name {link}p"));
             ip(&format!("link set {link}p up"));
