@@ -45,7 +45,10 @@ struct Quoted<'a>(&'a str, usize);
 
 impl fmt::Display for Quoted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let is_safe = |c: char| c.is_ascii_alphanumeric() || "_ @%+=:,./|-".contains(c);
+        // The bar parts our own prefixes; Calico's comments have none.
+        let is_safe = |c: char| {
+            c.is_ascii_alphanumeric() || "_ @%+=:,./-".contains(c) || (c == '|' && self.1 == MAX_NFLOG_PREFIX)
+        };
         self.0.chars().take(self.1).try_for_each(|c| f.write_char(if is_safe(c) { c } else { '_' }))
     }
 }

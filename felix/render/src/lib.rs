@@ -1,6 +1,9 @@
 //! The kernel state that this node should have, in Calico's shape: chains, IP sets, routes to local pods,
 //! neighbours, sysctls, `tunl0` (`spec/felix.md` §1 to §3).
 //!
+//! Rules are packet rules of `kernel`, in nobody's spelling; what iptables and nftables can do differently is
+//! asked of [`RuleDataplane`]. Every place that drops says so by a record whose prefix [`drop_prefix`] makes.
+//!
 //! [`Renderer::apply`] takes the changes of `felix-calc` in their order, [`Renderer::flush`] says how the
 //! desired state differs since the last flush. Pure: never reads or writes the kernel, and decides nothing
 //! that depends on what is there.

@@ -15,6 +15,9 @@ use crate::settings::Context;
 /// Slots of one `multiport` match; a range takes two.
 const MULTIPORT_SLOTS: usize = 15;
 
+/// More are not shown: the kernel takes rules up to 64 KB, and each comment has room of its own there.
+const MOST_ANNOTATIONS: usize = 16;
+
 /// The rules of one policy rule; none when it can match no packet of this family.
 pub(crate) fn render_rule(
     context: &Context<'_>,
@@ -46,7 +49,8 @@ pub(crate) fn render_rule(
         }
     }
     for rendered in &mut rules {
-        rendered.comments.extend(rule.annotations.iter().map(|(key, value)| format!("{key}={value}").into()));
+        let annotations = rule.annotations.iter().take(MOST_ANNOTATIONS);
+        rendered.comments.extend(annotations.map(|(key, value)| format!("{key}={value}").into()));
     }
     rules
 }

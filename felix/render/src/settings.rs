@@ -97,10 +97,16 @@ impl RuleSettings {
     }
 }
 
-/// `interfacePrefix` may list several.
+/// `interfacePrefix` may list several. Never none: without one no packet of a pod would meet its policy.
 fn prefixes(setting: &str) -> Arc<[String]> {
     let is_prefix = |prefix: &&str| crate::pod_state::is_interface_name(prefix);
-    setting.split(',').map(str::trim).filter(is_prefix).map(str::to_owned).collect()
+    let prefixes: Vec<String> =
+        setting.split(',').map(str::trim).filter(is_prefix).map(str::to_owned).collect();
+    if prefixes.is_empty() {
+        [FelixConfiguration::default().interface_prefix].into()
+    } else {
+        prefixes.into()
+    }
 }
 
 /// Settings, and for which table of which family the rules are.
