@@ -39,6 +39,10 @@ pub trait Daemon: Sync {
     fn program(&self) -> (&'static str, &'static str);
     /// Starts it in their namespace; gives back its processes.
     fn start(&self, lab: &mut Lab, wish: Wish) -> Vec<usize>;
+    /// The routes that it announces.
+    fn announces(&self) -> &'static [&'static str] {
+        &crate::THEIRS
+    }
     /// All that it says of a route; empty when it has none of ours.
     fn route(&self, lab: &Lab, prefix: &str) -> String;
     /// All that it says of the session.
