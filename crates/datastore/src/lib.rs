@@ -16,20 +16,26 @@
 //! # }
 //! ```
 
+mod check;
 mod client;
+mod control;
 pub mod convert;
 pub mod crd;
 mod error;
 pub mod ipam;
 mod objects;
 mod policy_report;
+mod policy_status;
 mod report;
 pub mod watch;
 mod write;
 
+pub use check::{CHECKED, check};
 pub use client::Datastore;
+pub use control::{LeaseState, base64, timestamp};
 pub use error::{Error, Result};
 pub use ipam::{AssignError, AssignRequest, IpamClient, IpamError};
+pub use policy_status::NodeReport;
 pub use report::NodeEvent;
 pub use watch::{Interest, Kind};
 pub use write::NetworkState;

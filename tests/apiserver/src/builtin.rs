@@ -1,7 +1,8 @@
 //! The table of built-in resources. Adding one is adding one entry.
 
 use k8s_openapi::api::{
-    apps, authorization, coordination, core, discovery, networking, policy, rbac, scheduling,
+    admissionregistration, apps, authorization, coordination, core, discovery, networking, policy, rbac,
+    scheduling,
 };
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions;
 use schemars::{JsonSchema, SchemaGenerator};
@@ -85,6 +86,14 @@ pub(crate) fn table() -> Vec<Resource> {
             .defaults(defaults::service)
             .validate(validate::service)
             .fields(&["spec.clusterIP", "spec.type"]),
+        group::<admissionregistration::v1::ValidatingWebhookConfiguration>(
+            "admissionregistration.k8s.io",
+            "validatingwebhookconfigurations",
+            "ValidatingWebhookConfiguration",
+            Cluster,
+        )
+        .generation()
+        .columns(&columns::CREATED_AT),
         group::<apps::v1::DaemonSet>("apps", "daemonsets", "DaemonSet", Namespaced)
             .short(&["ds"])
             .categories(&["all"])

@@ -1,8 +1,8 @@
 //! A Kubernetes-compatible API server to be embedded in a lab or started alone.
 //!
 //! Owns: the REST surface that `kubectl` and controllers use (list, watch, patches, CRDs, discovery), a store
-//! with one monotonic revision, and the listeners with their certificates. Never: schedules, runs pods, calls
-//! webhooks, or decides who may do what (whoever is authenticated may do everything).
+//! with one monotonic revision, and the listeners with their certificates. Validating webhooks are called. Never: schedules,
+//! runs pods, or decides who may do what (whoever is authenticated may do everything).
 
 mod api;
 mod apply;
@@ -34,6 +34,7 @@ mod status;
 mod store;
 mod table;
 mod validate;
+mod webhooks;
 
 pub use crate::api::{
     Api, DeleteOptions, Deleted, FieldValidation, ListOptions, Listing, Part, WriteOptions, Written,

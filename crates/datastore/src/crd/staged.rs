@@ -29,6 +29,7 @@ pub enum StagedAction {
     shortname = "snp",
     derive = "PartialEq",
     doc = "A NetworkPolicy that is not enforced, only looked at.",
+    selectable = ".spec.tier",
     printcolumn(name = "TIER", type_ = "string", json_path = ".spec.tier"),
     printcolumn(name = "ACTION", type_ = "string", json_path = ".spec.stagedAction"),
     printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp")
@@ -51,6 +52,7 @@ pub struct StagedNetworkPolicySpec {
     shortname = "sgnp",
     derive = "PartialEq",
     doc = "A GlobalNetworkPolicy that is not enforced, only looked at.",
+    selectable = ".spec.tier",
     printcolumn(name = "TIER", type_ = "string", json_path = ".spec.tier"),
     printcolumn(name = "ACTION", type_ = "string", json_path = ".spec.stagedAction"),
     printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp")

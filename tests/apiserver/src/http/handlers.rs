@@ -9,10 +9,11 @@ use serde_json::{Value, json};
 use super::body::{self, Response, bytes_response, json_response};
 use super::request::{Query, Route};
 use super::{Context, Request, header_text, watch};
-use crate::api::{DeleteOptions, Deleted, Part, Written};
+use crate::api::{DeleteOptions, Deleted, Part, WriteOptions, Written};
 use crate::patch::PatchKind;
 use crate::status::ApiError;
 use crate::table::{self, RowObject, Shape};
+use crate::webhooks::{self, Attempt, Operation};
 
 /// Answers a request for a resource.
 pub(super) async fn handle(
@@ -50,10 +51,10 @@ pub(super) async fn handle(
     let bytes = body::read(incoming).await?;
     let write = Write { context, route: &route, query: &query, shape, part, content_type, user_agent, bytes };
     match (head.method, &route.name) {
-        (Method::POST, None) => write.create(),
-        (Method::PUT, Some(name)) => write.update(name),
-        (Method::PATCH, Some(name)) => write.patch(name),
-        (Method::DELETE, Some(name)) if part == Part::Main => write.delete(name),
+        (Method::POST, None) => write.create().await,
+        (Method::PUT, Some(name)) => write.update(name).await,
+        (Method::PATCH, Some(name)) => write.patch(name).await,
+        (Method::DELETE, Some(name)) if part == Part::Main => write.delete(name).await,
         (Method::DELETE, None) => write.delete_collection(),
         _ => Err(ApiError::method_not_allowed()),
     }
@@ -90,7 +91,7 @@ impl Write<'_> {
         body::object(self.content_type, &self.bytes, &self.route.resource.kind)
     }
 
-    fn create(&self) -> Result<Response, ApiError> {
+    async fn create(&self) -> Result<Response, ApiError> {
         let resource = &self.route.resource;
         refuse_unless(self.route, "create")?;
         let mut value = self.object()?;
@@ -103,20 +104,23 @@ impl Write<'_> {
             return Err(ApiError::method_not_allowed());
         }
         let options = self.query.write_options(self.user_agent, false)?;
-        let written = self.context.api.create(resource, self.route.namespace(), value, &options)?;
-        Ok(self.written(&written))
+        let api = &self.context.api;
+        let namespace = self.route.namespace();
+        let try_it = |options: &WriteOptions| api.create(resource, namespace, value.clone(), options);
+        self.write(Operation::Create, None, &options, &try_it).await
     }
 
-    fn update(&self, name: &str) -> Result<Response, ApiError> {
+    async fn update(&self, name: &str) -> Result<Response, ApiError> {
         refuse_unless(self.route, "update")?;
         let options = self.query.write_options(self.user_agent, false)?;
         let at = (self.route.namespace(), name);
-        let written =
-            self.context.api.update(&self.route.resource, at, self.part, self.object()?, &options)?;
-        Ok(self.written(&written))
+        let (api, value) = (&self.context.api, self.object()?);
+        let try_it =
+            |options: &WriteOptions| api.update(&self.route.resource, at, self.part, value.clone(), options);
+        self.write(Operation::Update, Some(name), &options, &try_it).await
     }
 
-    fn patch(&self, name: &str) -> Result<Response, ApiError> {
+    async fn patch(&self, name: &str) -> Result<Response, ApiError> {
         refuse_unless(self.route, "patch")?;
         let media = self.content_type.split(';').next().unwrap_or("").trim();
         let kind = PatchKind::from_content_type(media)
@@ -129,8 +133,43 @@ impl Write<'_> {
         };
         let options = self.query.write_options(self.user_agent, kind == PatchKind::Apply)?;
         let at = (self.route.namespace(), name);
-        let written =
-            self.context.api.patch(&self.route.resource, at, self.part, (kind, &patch), &options)?;
+        let api = &self.context.api;
+        let try_it =
+            |options: &WriteOptions| api.patch(&self.route.resource, at, self.part, (kind, &patch), options);
+        self.write(Operation::Update, Some(name), &options, &try_it).await
+    }
+
+    /// Asks the webhooks that are concerned, on what a rehearsal gives, and then writes.
+    async fn write(
+        &self,
+        operation: Operation,
+        name: Option<&str>,
+        options: &WriteOptions,
+        try_it: &(dyn Fn(&WriteOptions) -> Result<Written, ApiError> + Sync),
+    ) -> Result<Response, ApiError> {
+        let (api, resource) = (&self.context.api, &self.route.resource);
+        let old = name.and_then(|name| api.get(resource, self.route.namespace(), name).ok());
+        let operation = if old.is_none() { Operation::Create } else { operation };
+        let webhooks = match self.part {
+            Part::Main => webhooks::concerned(api, resource, operation),
+            Part::Status => Vec::new(),
+        };
+        let mut warnings = Vec::new();
+        if !webhooks.is_empty() {
+            let rehearsed = try_it(&WriteOptions { dry_run: true, ..options.clone() })?;
+            let typed =
+                |object: &crate::object::Object| object.typed(&resource.api_version(), &resource.kind);
+            let attempt = Attempt {
+                resource,
+                operation,
+                object: Some(typed(&rehearsed.object)),
+                old: old.map(|old| typed(&old)),
+                dry_run: options.dry_run,
+            };
+            warnings = webhooks::admit(&webhooks, &attempt).await?;
+        }
+        let mut written = try_it(options)?;
+        written.warnings.extend(warnings);
         Ok(self.written(&written))
     }
 
@@ -148,9 +187,17 @@ impl Write<'_> {
         Ok(options)
     }
 
-    fn delete(&self, name: &str) -> Result<Response, ApiError> {
+    async fn delete(&self, name: &str) -> Result<Response, ApiError> {
         refuse_unless(self.route, "delete")?;
         let resource = &self.route.resource;
+        let webhooks = webhooks::concerned(&self.context.api, resource, Operation::Delete);
+        if !webhooks.is_empty() {
+            let old = self.context.api.get(resource, self.route.namespace(), name)?;
+            let old = Some(old.typed(&resource.api_version(), &resource.kind));
+            let attempt =
+                Attempt { resource, operation: Operation::Delete, object: None, old, dry_run: false };
+            webhooks::admit(&webhooks, &attempt).await?;
+        }
         let deleted =
             self.context.api.delete(resource, self.route.namespace(), name, &self.delete_options()?)?;
         if !deleted.is_gone || matches!(resource.plural.as_str(), "pods" | "namespaces" | "services") {

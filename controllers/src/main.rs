@@ -1,0 +1,95 @@
+//! `controllers`: wiring only.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::Parser;
+use controllers::metrics::Metrics;
+use controllers::webhook::Endpoint;
+use controllers::{leader, policy_status, web, webhook};
+use datastore::Datastore;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing_subscriber::filter::LevelFilter;
+
+/// Refuses objects that make no sense, and says in the status of policies where they are in force.
+#[derive(Debug, Parser)]
+#[command(name = "controllers", version)]
+struct Arguments {
+    /// How to reach the API server; without it, as a Pod does
+    #[arg(long, env = "KUBECONFIG")]
+    kubeconfig: Option<PathBuf>,
+    /// Namespace of the webhook's Secret, of its Service and of the Lease
+    #[arg(long, env = "NAMESPACE", default_value = "kube-system")]
+    namespace: String,
+    /// Where the API server's webhook requests are answered, by HTTPS
+    #[arg(long, default_value = "0.0.0.0:9443")]
+    webhook_listen: SocketAddr,
+    /// How the API server reaches it, such as https://192.0.2.1:9443; without it, by the Service
+    /// ocicat-controllers
+    #[arg(long)]
+    webhook_url: Option<String>,
+    /// Register no webhook
+    #[arg(long)]
+    no_webhook: bool,
+    /// Where /liveness, /readiness and /metrics are answered
+    #[arg(long, default_value = "127.0.0.1:9094")]
+    health_listen: SocketAddr,
+    /// Who this is in the election of the one that writes; host and process unless given
+    #[arg(long, env = "POD_NAME")]
+    identity: Option<String>,
+    /// error, warn, info, debug or trace
+    #[arg(long, default_value = "info")]
+    log_level: LevelFilter,
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    tracing_subscriber::fmt().with_max_level(arguments.log_level).with_writer(std::io::stderr).init();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(run(arguments))
+}
+
+async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let mut terminated = signal(SignalKind::terminate())?;
+    let mut interrupted = signal(SignalKind::interrupt())?;
+    let datastore = Datastore::connect(arguments.kubeconfig.as_deref()).await?;
+    let metrics = Arc::new(Metrics::default());
+    let listener = TcpListener::bind(arguments.health_listen)
+        .await
+        .with_context(|| format!("listen on {}", arguments.health_listen))?;
+    tokio::spawn(web::serve(listener, metrics.clone()));
+    if !arguments.no_webhook {
+        let listener = TcpListener::bind(arguments.webhook_listen)
+            .await
+            .with_context(|| format!("listen on {}", arguments.webhook_listen))?;
+        let endpoint = match arguments.webhook_url {
+            Some(url) => Endpoint::Url(url),
+            None => Endpoint::Service { namespace: arguments.namespace.clone() },
+        };
+        let (datastore, namespace) = (datastore.clone(), arguments.namespace.clone());
+        tokio::spawn(webhook::run(datastore, namespace, endpoint, listener, metrics.clone()));
+    }
+    let (leading, leads) = watch::channel(false);
+    let election = leader::Election {
+        datastore: datastore.clone(),
+        namespace: arguments.namespace,
+        identity: arguments.identity.unwrap_or_else(identity),
+    };
+    tokio::spawn(policy_status::run(datastore, leads, metrics.clone()));
+    tokio::select! {
+        () = election.run(&leading, &metrics) => {}
+        _ = terminated.recv() => {}
+        _ = interrupted.recv() => {}
+    }
+    election.resign(&leading).await;
+    Ok(())
+}
+
+fn identity() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}-{}", host.trim(), std::process::id())
+}

@@ -1,0 +1,246 @@
+//! The webhook as somebody with `kubectl` meets it, and the status of policies as nodes make it.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use apiserver::{ApiServer, Handle, WriteOptions};
+use controllers::metrics::Metrics;
+use controllers::webhook::Endpoint;
+use controllers::{leader, policy_status, webhook};
+use datastore::Datastore;
+use datastore::crd::NodePolicyEntry;
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// An API server with our kinds, and `kubectl` with a home of its own.
+struct Cluster {
+    runtime: Runtime,
+    server: ApiServer,
+    handle: Handle,
+    datastore: Datastore,
+    home: PathBuf,
+}
+
+impl Cluster {
+    fn start(name: &str) -> Self {
+        let runtime = Runtime::new().unwrap();
+        let server = ApiServer::builder().build().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let handle = runtime.block_on(async { server.serve(vec![listener]).unwrap() });
+        let home = std::env::temp_dir().join(format!("controllers-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&home).unwrap();
+        let kubeconfig = home.join("kubeconfig");
+        std::fs::write(&kubeconfig, server.kubeconfig(&handle.url())).unwrap();
+        let definitions =
+            server.api().resource("apiextensions.k8s.io/v1", "CustomResourceDefinition").unwrap();
+        for definition in datastore::crd::definitions() {
+            server.api().create(&definitions, "", definition, &WriteOptions::by("test")).unwrap();
+        }
+        let datastore = runtime.block_on(Datastore::connect(Some(&kubeconfig))).unwrap();
+        Self { runtime, server, handle, datastore, home }
+    }
+
+    fn kubectl(&self, arguments: &[&str]) -> Output {
+        let command = Command::new("kubectl")
+            .args(arguments)
+            .env("HOME", &self.home)
+            .env("KUBECONFIG", self.home.join("kubeconfig"))
+            .output();
+        command.expect("kubectl runs: it is in the Debian package kubernetes-client")
+    }
+
+    /// Applies YAML; what it says when it is refused.
+    fn apply(&self, yaml: &str) -> Result<(), String> {
+        let file = self.home.join("object.yaml");
+        std::fs::write(&file, yaml).unwrap();
+        said(&self.kubectl(&["apply", "-f", file.to_str().unwrap()]))
+    }
+
+    /// Starts the webhook, and waits until it is registered.
+    fn start_webhook(&self) {
+        let (datastore, metrics) = (self.datastore.clone(), Arc::new(Metrics::default()));
+        self.runtime.block_on(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let endpoint = Endpoint::Url(format!("https://{}", listener.local_addr().unwrap()));
+            let namespace = "kube-system".to_owned();
+            tokio::spawn(webhook::run(datastore, namespace, endpoint, listener, metrics));
+        });
+        let get = ["get", "validatingwebhookconfiguration", webhook::SERVICE];
+        eventually("the webhook is registered", || self.kubectl(&get).status.success());
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        _ = std::fs::remove_dir_all(&self.home);
+    }
+}
+
+fn said(output: &Output) -> Result<(), String> {
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+    }
+}
+
+fn eventually(what: &str, is_so: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < DEADLINE, "{what}: not within {DEADLINE:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn policy(kind: &str, name: &str, spec: &str) -> String {
+    format!("apiVersion: projectcalico.org/v3\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {spec}\n")
+}
+
+#[test]
+fn kubectl_is_told_what_is_wrong_and_where() {
+    let cluster = Cluster::start("refused");
+    cluster.start_webhook();
+    let refused = [
+        // Parentheses are beyond what a pattern of the schema can say.
+        (
+            "GlobalNetworkPolicy",
+            "{ingress: [{action: Allow, source: {selector: \"(role == 'db'\"}}]}",
+            "spec.ingress[0].source.selector: expected",
+        ),
+        ("GlobalNetworkPolicy", "{selector: \"role == 'a' && (b == 'c'\"}", "at position 23"),
+        (
+            "GlobalNetworkPolicy",
+            "{ingress: [{action: Allow, protocol: TCP, destination: {ports: [\"90:80\"]}}]}",
+            "spec.ingress[0].destination.ports[0]",
+        ),
+        (
+            "GlobalNetworkPolicy",
+            "{ingress: [{action: Deny, source: {nets: [10.0.0.0/8, \"fd00::/8\"]}}]}",
+            "IPv4 and IPv6",
+        ),
+        (
+            "StagedGlobalNetworkPolicy",
+            "{stagedAction: Delete, ingress: [{action: Deny}]}",
+            "stages a deletion",
+        ),
+        ("Tier", "{order: 5}", "spec.order"),
+        ("FelixConfiguration", "{natPortRange: \"9:8\"}", "spec.natPortRange"),
+        (
+            "HostEndpoint",
+            "{node: n1, interfaceName: eth0, ports: [{name: a, protocol: ICMP, port: 1}], expectedIPs: [\":::\"]}",
+            "spec.expectedIPs[0]",
+        ),
+    ];
+    for (kind, spec, words) in refused {
+        let name = if matches!(kind, "Tier" | "FelixConfiguration") { "default" } else { "x" };
+        let error = cluster.apply(&policy(kind, name, spec)).expect_err(spec);
+        assert!(error.contains(words) && error.contains("denied the request"), "{kind} {spec}: {error}");
+    }
+    let sound =
+        "{selector: \"role == 'db'\", ingress: [{action: Allow, protocol: TCP, destination: {ports: [80]}}]}";
+    cluster.apply(&policy("GlobalNetworkPolicy", "x", sound)).unwrap();
+    let label = ["label", "globalnetworkpolicies.projectcalico.org", "x", "a=b"];
+    said(&cluster.kubectl(&label)).unwrap();
+}
+
+#[test]
+fn a_tier_stays_while_policies_are_in_it() {
+    let cluster = Cluster::start("tiers");
+    cluster.start_webhook();
+    cluster.apply(&policy("Tier", "platform", "{order: 5}")).unwrap();
+    cluster.apply(&policy("Tier", "default", "{}")).unwrap();
+    cluster.apply(&policy("GlobalNetworkPolicy", "x", "{tier: platform}")).unwrap();
+    let delete = |kind: &str, name: &str| said(&cluster.kubectl(&["delete", kind, name]));
+
+    let error = delete("tiers.projectcalico.org", "platform").unwrap_err();
+    assert!(error.contains("tier platform has policies: gnp/x"), "{error}");
+    let error = delete("tiers.projectcalico.org", "default").unwrap_err();
+    assert!(error.contains("built in"), "{error}");
+
+    delete("globalnetworkpolicies.projectcalico.org", "x").unwrap();
+    delete("tiers.projectcalico.org", "platform").unwrap();
+}
+
+#[test]
+fn without_the_webhook_everything_works_and_a_restart_keeps_its_certificate() {
+    let cluster = Cluster::start("restart");
+    cluster.start_webhook();
+    let bundle = || {
+        let path = "jsonpath={.webhooks[0].clientConfig.caBundle}";
+        let get = ["get", "validatingwebhookconfiguration", webhook::SERVICE, "-o", path];
+        String::from_utf8(cluster.kubectl(&get).stdout).unwrap()
+    };
+    let first = bundle();
+    assert!(first.len() > 100, "{first}");
+    let gone = "[{\"op\": \"replace\", \"path\": \"/webhooks/0/clientConfig/url\", \"value\": \"https://127.0.0.1:1/\"}]";
+    let patch = ["patch", "validatingwebhookconfiguration", webhook::SERVICE, "--type=json", "-p", gone];
+    said(&cluster.kubectl(&patch)).unwrap();
+
+    cluster.apply(&policy("GlobalNetworkPolicy", "x", "{selector: \"(a == 'b'\"}")).unwrap();
+
+    cluster.start_webhook();
+    eventually("the second webhook is registered", || {
+        cluster.apply(&policy("GlobalNetworkPolicy", "y", "{selector: \"(a == 'b'\"}")).is_err()
+    });
+    assert_eq!(bundle(), first);
+}
+
+#[test]
+fn a_policy_says_when_every_node_that_needs_it_has_it() {
+    let cluster = Cluster::start("status");
+    for node in ["n1", "n2"] {
+        cluster.apply(&format!("apiVersion: v1\nkind: Node\nmetadata: {{name: {node}}}\n")).unwrap();
+    }
+    cluster.apply(&policy("GlobalNetworkPolicy", "x", "{selector: \"role == 'db'\"}")).unwrap();
+    let (leading, leads) = watch::channel(false);
+    let metrics = Arc::new(Metrics::default());
+    let election = leader::Election {
+        datastore: cluster.datastore.clone(),
+        namespace: "kube-system".to_owned(),
+        identity: "one".to_owned(),
+    };
+    let figures = metrics.clone();
+    cluster.runtime.spawn(policy_status::run(cluster.datastore.clone(), leads, metrics));
+    cluster.runtime.spawn(async move { election.run(&leading, &figures).await });
+    let get = |path: &str| {
+        let output = format!("jsonpath={{{path}}}");
+        let get = ["get", "globalnetworkpolicies.projectcalico.org", "x", "-o", &output];
+        String::from_utf8(cluster.kubectl(&get).stdout).unwrap()
+    };
+    let uid = get(".metadata.uid");
+    let report = |node: &str, generation: i64, error: Option<&str>| {
+        let entry = NodePolicyEntry { generation, uid: uid.clone(), error: error.map(str::to_owned) };
+        let entries = BTreeMap::from([("gnp/x".to_owned(), entry)]);
+        cluster.runtime.block_on(cluster.datastore.write_node_policies(&node.into(), &entries)).unwrap();
+    };
+    let condition = || get(".status.conditions[0].reason");
+
+    report("n1", 1, None);
+    report("n2", 0, Some("no memory"));
+    eventually("a node that failed is named", || condition() == "Failed");
+    assert!(get(".status.conditions[0].message").contains("n2: no memory"));
+    assert_eq!((get(".status.nodes"), get(".status.programmed")), ("2".to_owned(), "1".to_owned()));
+
+    report("n2", 1, None);
+    let wait =
+        ["wait", "--for=condition=Programmed", "globalnetworkpolicies.projectcalico.org/x", "--timeout=60s"];
+    said(&cluster.kubectl(&wait)).unwrap();
+    assert_eq!(get(".status.conditions[0].observedGeneration"), "1");
+
+    cluster.apply(&policy("GlobalNetworkPolicy", "x", "{selector: \"role == 'web'\"}")).unwrap();
+    eventually("a new generation is pending", || condition() == "Pending");
+    said(&cluster.kubectl(&["delete", "node", "n2"])).unwrap();
+    report("n1", 2, None);
+    eventually("the node that is gone is waited for no more", || condition() == "Programmed");
+    eventually("what it said is gone, too", || {
+        !cluster.kubectl(&["get", "nodepolicystatuses.projectcalico.org", "n2"]).status.success()
+    });
+    cluster.runtime.block_on(async { drop(cluster.server.api()) });
+    assert!(!cluster.handle.addresses().is_empty());
+}
