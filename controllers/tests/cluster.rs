@@ -22,8 +22,8 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// An API server with our kinds, and `kubectl` with a home of its own.
 struct Cluster {
     runtime: Runtime,
-    server: ApiServer,
-    handle: Handle,
+    /// Listens while it lives.
+    _listening: (ApiServer, Handle),
     datastore: Datastore,
     home: PathBuf,
 }
@@ -44,7 +44,7 @@ impl Cluster {
             server.api().create(&definitions, "", definition, &WriteOptions::by("test")).unwrap();
         }
         let datastore = runtime.block_on(Datastore::connect(Some(&kubeconfig))).unwrap();
-        Self { runtime, server, handle, datastore, home }
+        Self { runtime, _listening: (server, handle), datastore, home }
     }
 
     fn kubectl(&self, arguments: &[&str]) -> Output {
@@ -241,6 +241,4 @@ fn a_policy_says_when_every_node_that_needs_it_has_it() {
     eventually("what it said is gone, too", || {
         !cluster.kubectl(&["get", "nodepolicystatuses.projectcalico.org", "n2"]).status.success()
     });
-    cluster.runtime.block_on(async { drop(cluster.server.api()) });
-    assert!(!cluster.handle.addresses().is_empty());
 }
