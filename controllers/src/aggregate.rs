@@ -23,6 +23,8 @@ pub struct Aggregate {
     policies: BTreeMap<PolicyKey, Known>,
     keys: HashMap<String, PolicyKey>,
     reports: BTreeMap<NodeName, NodeReport>,
+    /// Nodes that said something and do not exist.
+    vanished: BTreeSet<NodeName>,
     /// By policy ID: the nodes that name it.
     needing: HashMap<String, BTreeSet<NodeName>>,
     written: BTreeMap<PolicyKey, PolicyStatus>,
@@ -53,15 +55,17 @@ impl Aggregate {
                 self.written.remove(&key);
                 self.dirty.remove(&key);
             }
-            Update::Node(name, Some(_)) => _ = self.nodes.insert(name),
+            Update::Node(name, Some(_)) => {
+                self.vanished.remove(&name);
+                self.nodes.insert(name);
+            }
             Update::Node(name, None) => {
                 self.nodes.remove(&name);
-                self.report(&name, None);
+                self.sweep();
             }
             Update::InSync => {
                 self.in_sync = true;
-                let gone: Vec<NodeName> = self.vanished().collect();
-                gone.iter().for_each(|node| self.report(node, None));
+                self.sweep();
             }
             _ => {}
         }
@@ -84,7 +88,11 @@ impl Aggregate {
 
     /// Takes what a node says; `None` when it says nothing any more. Nodes that do not exist are not heard.
     pub fn report(&mut self, node: &NodeName, report: Option<NodeReport>) {
-        let report = report.filter(|_| !self.in_sync || self.nodes.contains(node)).unwrap_or_default();
+        let is_heard = !self.in_sync || self.nodes.contains(node);
+        if report.is_some() && !is_heard {
+            self.vanished.insert(node.clone());
+        }
+        let report = report.filter(|_| is_heard).unwrap_or_default();
         let before = self.reports.remove(node).unwrap_or_default();
         let changed = before.iter().filter(|(id, entry)| report.get(*id) != Some(entry));
         let new = report.iter().filter(|(id, _)| !before.contains_key(*id));
@@ -106,10 +114,23 @@ impl Aggregate {
         }
     }
 
-    /// Nodes that said something and do not exist; nobody is told before everything was listed.
-    pub fn vanished(&self) -> impl Iterator<Item = NodeName> {
+    /// What nodes said that do not exist counts no more.
+    fn sweep(&mut self) {
         let heard = self.reports.keys().filter(|node| self.in_sync && !self.nodes.contains(*node));
-        heard.cloned()
+        for node in heard.cloned().collect::<Vec<_>>() {
+            self.report(&node, None);
+            self.vanished.insert(node);
+        }
+    }
+
+    /// Nodes that said something and do not exist: their reports are to be deleted.
+    pub fn vanished(&self) -> impl Iterator<Item = &NodeName> {
+        self.vanished.iter()
+    }
+
+    /// The report of a node that does not exist was deleted.
+    pub fn forgotten(&mut self, node: &NodeName) {
+        self.vanished.remove(node);
     }
 
     /// What is to be written at `now`, which stands in conditions as the text `timestamp`. Each comes again until
@@ -323,6 +344,9 @@ mod tests {
         aggregate.report(&"elsewhere".into(), has(0, None));
 
         aggregate.apply(Update::Node("n1".into(), None), start);
+
+        let vanished: Vec<&str> = aggregate.vanished().map(NodeName::as_str).collect();
+        assert_eq!(vanished, ["elsewhere", "n1"]);
 
         assert_eq!(said(&mut aggregate, start + SETTLE), expected("True", "NotNeeded", 0, 0));
     }

@@ -67,10 +67,10 @@ async fn write(datastore: &Datastore, metrics: &Metrics) -> datastore::Result<()
 
 /// Writes what is due. When is it to be called again?
 async fn flush(datastore: &Datastore, aggregate: &mut Aggregate, metrics: &Metrics) -> Option<Instant> {
-    let vanished: Vec<NodeName> = aggregate.vanished().collect();
+    let vanished: Vec<NodeName> = aggregate.vanished().cloned().collect();
     for node in vanished {
         match datastore.forget_node_policies(&node).await {
-            Ok(()) => aggregate.report(&node, None),
+            Ok(()) => aggregate.forgotten(&node),
             Err(error) => tracing::warn!(%node, %error, "what a node said that is gone cannot be deleted"),
         }
     }
@@ -92,6 +92,7 @@ async fn flush(datastore: &Datastore, aggregate: &mut Aggregate, metrics: &Metri
     }
     metrics.unprogrammed.set(i64::try_from(aggregate.unprogrammed()).unwrap_or(i64::MAX));
     let next = aggregate.settle(now(), &timestamp());
+    failed |= aggregate.vanished().next().is_some();
     if failed { Some(now() + RETRY) } else { next }
 }
 

@@ -113,7 +113,7 @@ fn kubectl_is_told_what_is_wrong_and_where() {
             "{ingress: [{action: Allow, source: {selector: \"(role == 'db'\"}}]}",
             "spec.ingress[0].source.selector: expected",
         ),
-        ("GlobalNetworkPolicy", "{selector: \"role == 'a' && (b == 'c'\"}", "at position 23"),
+        ("GlobalNetworkPolicy", "{selector: \"role == 'a' && (b == 'c'\"}", "at position 24"),
         (
             "GlobalNetworkPolicy",
             "{ingress: [{action: Allow, protocol: TCP, destination: {ports: [\"90:80\"]}}]}",

@@ -236,7 +236,7 @@ fn events<K: Watched>(
                 }
                 Ok(event) => Some(Ok((std::mem::take(&mut begins), event))),
                 Err(error) => {
-                    absent.store(kind.is_optional() && is_missing(&error), Ordering::Relaxed);
+                    absent.store(kind.is_optional() && is_missing(kind, &error), Ordering::Relaxed);
                     Some(Err(error))
                 }
             })
@@ -296,7 +296,7 @@ fn name_of<K: Resource>(object: &K) -> Option<ObjectName> {
 /// A kind that the API server does not know, three times in a row, counts as empty; one that not every cluster
 /// has does at once.
 fn report(kind: Kind, failures: u32, error: &watcher::Error) -> Option<Event> {
-    let missing = is_missing(error);
+    let missing = is_missing(kind, error);
     if missing && kind.is_optional() {
         return Some(Event::Missing);
     }
@@ -306,6 +306,8 @@ fn report(kind: Kind, failures: u32, error: &watcher::Error) -> Option<Event> {
     (missing && failures >= 3).then_some(Event::Missing)
 }
 
-fn is_missing(error: &watcher::Error) -> bool {
-    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 404)
+/// A kind that not every cluster has need not be ours to read, either.
+fn is_missing(kind: Kind, error: &watcher::Error) -> bool {
+    let watcher::Error::InitialListFailed(kube::Error::Api(status)) = error else { return false };
+    status.code == 404 || (status.code == 403 && kind.is_optional())
 }
