@@ -361,3 +361,63 @@ fn calicos_table_is_taken_over_and_what_is_unknown_in_it_goes() {
         assert!(!attempt("nft", &["list", "chain", "ip", "calico", "old"]).0);
     });
 }
+
+/// Set in the process that is to be killed: which of two rulesets it begins with.
+const VICTIM: &str = "OCICAT_TEST_NFTABLES_VICTIM";
+
+/// A ruleset of many chains and members of which one word tells which it is.
+fn want_version(tables: &mut Nftables<NftablesDriver>, version: u32) {
+    let address = |host: u32| format!("10.{version}.{}.{}/32", host / 256, host % 256);
+    let members: Vec<String> = (0..2000).map(address).collect();
+    let members: Vec<&str> = members.iter().map(String::as_str).collect();
+    let hosts = set(IpSetKind::Net, Family::V4, nets(&members));
+    tables.set_set(Family::V4, &name("hosts"), Some(hosts));
+    for number in 0..200 {
+        let mark = Expression::Immediate { to: W, value: Data::host(version) };
+        let rules = vec![rule(vec![mark, Expression::SetMark { from: W }]); 10];
+        tables.set_chain(Family::V4, &name(&format!("filter-{number}")), Some(chain(rules)));
+    }
+}
+
+/// How many chains and members of each version there are.
+fn versions() -> [(usize, usize); 2] {
+    let listed = run("nft", &["list", "table", "ip", "calico"]);
+    [1, 2].map(|version| {
+        let mark = format!("meta mark set 0x{version:08x}");
+        (listed.matches(&mark).count(), listed.matches(&format!("10.{version}.")).count())
+    })
+}
+
+#[test]
+fn a_process_that_is_killed_while_it_writes_leaves_the_old_or_the_new_state_whole() {
+    if std::env::var_os(VICTIM).is_some() {
+        let mut tables = tables();
+        for version in [1, 2].into_iter().cycle() {
+            want_version(&mut tables, version);
+            apply(&mut tables);
+        }
+    }
+    in_new_netns(|| {
+        for round in 0..8 {
+            let this = std::env::current_exe().expect("this program");
+            let test = "a_process_that_is_killed_while_it_writes_leaves_the_old_or_the_new_state_whole";
+            let mut victim = std::process::Command::new(this)
+                .args(["--exact", test])
+                .env(VICTIM, "1")
+                .stdout(std::process::Stdio::null())
+                .spawn()
+                .expect("a victim");
+            // Until it has begun, and then somewhere in the middle of something.
+            while !attempt("nft", &["list", "chain", "ip", "calico", "filter-0"]).0 {
+                std::thread::yield_now();
+            }
+            std::thread::sleep(std::time::Duration::from_micros(700 * round));
+            victim.kill().expect("it can be killed");
+            victim.wait().expect("it is gone");
+
+            let versions = versions();
+            assert!(matches!(versions, [(2000, 2000), (0, 0)] | [(0, 0), (2000, 2000)]), "{versions:?}");
+            run("nft", &["delete", "table", "ip", "calico"]);
+        }
+    });
+}

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use felix_calc::Calc;
 use felix_dataplane::{Dataplane, Failed, Kind};
-use felix_render::{IpSetChange, Output, RenderSettings, Renderer};
+use felix_render::{IpSetChange, Output, RenderSettings, Renderer, RuleDataplane};
 use kernel::nft::Nftables;
 use kernel_linux::{Backend, Netns, NftablesDriver};
 use model::{LocalEndpoint, Update};
@@ -52,7 +52,11 @@ impl Agent {
         })?;
         let mut calc = Calc::new(NODE.into());
         calc.apply(Update::InSync);
-        let settings = RenderSettings { ipip: false, ipv6: false, ..RenderSettings::default() };
+        let dataplane = match way {
+            Way::Iptables(_) => RuleDataplane::Iptables,
+            Way::Nftables => RuleDataplane::Nftables,
+        };
+        let settings = RenderSettings { ipip: false, ipv6: false, dataplane, ..RenderSettings::default() };
         Ok(Self { netns, calc, renderer: Renderer::new(settings), writer })
     }
 
