@@ -181,16 +181,6 @@ pub struct PodLimits {
     pub connections: Option<u32>,
 }
 
-impl ActiveEndpoint {
-    /// The profiles that it uses.
-    pub fn profiles(&self) -> &[Arc<str>] {
-        match &self.policies {
-            EndpointPolicies::Closed(_) => &[],
-            EndpointPolicies::Open { profiles, .. } => profiles,
-        }
-    }
-}
-
 /// A HostEndpoint of this node with what it is subject to. Which interface it governs is not decided here.
 ///
 /// Each list of tiers is in the order of evaluation and has only tiers with a policy that selects the endpoint.

@@ -35,6 +35,56 @@ impl LocalPod {
     }
 }
 
+/// What was told of endpoints of one kind.
+struct Told<K, V>(BTreeMap<K, Arc<V>>);
+
+impl<K, V> Default for Told<K, V> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<K: Ord + Clone, V: UsesProfiles + PartialEq> Told<K, V> {
+    /// Notes what is told now; `None` when that was told already. `profiles` hears which ones are used.
+    fn replace(&mut self, key: &K, new: Option<V>, profiles: &mut Profiles) -> Option<Option<Arc<V>>> {
+        let old = self.0.get(key);
+        if old.map(|old| &**old) == new.as_ref() {
+            return None;
+        }
+        let new = new.map(Arc::new);
+        if let Some(new) = &new {
+            profiles.start_using(new.profiles());
+        }
+        if let Some(old) = old {
+            profiles.stop_using(old.profiles());
+        }
+        match &new {
+            Some(new) => self.0.insert(key.clone(), new.clone()),
+            None => self.0.remove(key),
+        };
+        Some(new)
+    }
+}
+
+trait UsesProfiles {
+    fn profiles(&self) -> &[Arc<str>];
+}
+
+impl UsesProfiles for ActiveEndpoint {
+    fn profiles(&self) -> &[Arc<str>] {
+        match &self.policies {
+            EndpointPolicies::Closed(_) => &[],
+            EndpointPolicies::Open { profiles, .. } => profiles,
+        }
+    }
+}
+
+impl UsesProfiles for ActiveHostEndpoint {
+    fn profiles(&self) -> &[Arc<str>] {
+        &self.profiles
+    }
+}
+
 #[derive(Default)]
 pub(crate) struct Local {
     /// Whose each interface is.
@@ -48,8 +98,8 @@ pub(crate) struct Local {
     /// What each is subject to may have changed.
     dirty: BTreeSet<Subject>,
     dirty_interfaces: BTreeSet<HostInterface>,
-    told: BTreeMap<HostInterface, Arc<ActiveEndpoint>>,
-    told_hosts: BTreeMap<Arc<str>, Arc<ActiveHostEndpoint>>,
+    told: Told<HostInterface, ActiveEndpoint>,
+    told_hosts: Told<Arc<str>, ActiveHostEndpoint>,
 }
 
 impl Local {
@@ -179,7 +229,6 @@ impl Local {
         items: &Items,
         profiles: &mut Profiles,
     ) -> (Vec<Change>, Vec<Change>) {
-        let mut told = (Vec::new(), Vec::new());
         let mut hosts = Vec::new();
         for subject in std::mem::take(&mut self.dirty) {
             match subject {
@@ -193,66 +242,21 @@ impl Local {
                 Subject::Host(name) => hosts.push(name),
             }
         }
+        let (mut come, mut gone) = (Vec::new(), Vec::new());
+        let mut tell = |is_there, change| if is_there { come.push(change) } else { gone.push(change) };
         for interface in std::mem::take(&mut self.dirty_interfaces) {
-            self.tell_interface(interface, policies, items, profiles, &mut told);
+            let endpoint = self.resolve_interface(&interface, policies, items);
+            if let Some(endpoint) = self.told.replace(&interface, endpoint, profiles) {
+                tell(endpoint.is_some(), Change::Endpoint(interface, endpoint));
+            }
         }
         for name in hosts {
-            self.tell_host(name, policies, profiles, &mut told);
-        }
-        told
-    }
-
-    fn tell_interface(
-        &mut self,
-        interface: HostInterface,
-        policies: &Policies,
-        items: &Items,
-        profiles: &mut Profiles,
-        (come, gone): &mut (Vec<Change>, Vec<Change>),
-    ) {
-        let endpoint = self.resolve_interface(&interface, policies, items).map(Arc::new);
-        let old = match &endpoint {
-            Some(new) if self.told.get(&interface) == Some(new) => return,
-            Some(new) => {
-                profiles.start_using(new.profiles());
-                self.told.insert(interface.clone(), new.clone())
+            let endpoint = self.resolve_host(&name, policies);
+            if let Some(endpoint) = self.told_hosts.replace(&name, endpoint, profiles) {
+                tell(endpoint.is_some(), Change::HostEndpoint(name, endpoint));
             }
-            None => self.told.remove(&interface),
-        };
-        if let Some(old) = &old {
-            profiles.stop_using(old.profiles());
         }
-        match endpoint {
-            Some(_) => come.push(Change::Endpoint(interface, endpoint)),
-            None if old.is_some() => gone.push(Change::Endpoint(interface, None)),
-            None => {}
-        }
-    }
-
-    fn tell_host(
-        &mut self,
-        name: Arc<str>,
-        policies: &Policies,
-        profiles: &mut Profiles,
-        (come, gone): &mut (Vec<Change>, Vec<Change>),
-    ) {
-        let endpoint = self.resolve_host(&name, policies).map(Arc::new);
-        let old = match &endpoint {
-            Some(new) if self.told_hosts.get(&name) == Some(new) => return,
-            Some(new) => {
-                profiles.start_using(&new.profiles);
-                self.told_hosts.insert(name.clone(), new.clone())
-            }
-            None => self.told_hosts.remove(&name),
-        };
-        if let Some(old) = &old {
-            profiles.stop_using(&old.profiles);
-        }
-        match endpoint {
-            Some(_) => come.push(Change::HostEndpoint(name, endpoint)),
-            None if old.is_some() => gone.push(Change::HostEndpoint(name, None)),
-            None => {}
-        }
+        (come, gone)
     }
 
     fn resolve_interface(
