@@ -22,7 +22,7 @@ const SELDOM: Duration = Duration::from_millis(500);
 /// Longest pause between two looks after a write.
 const LAST_CHECK: Duration = Duration::from_secs(3600);
 /// Chains in which nothing may pass when they are not what they should be.
-const CLOSED_PREFIXES: [&str; 4] = ["cali-pi-", "cali-po-", "cali-tw-", "cali-fw-"];
+const CLOSED_PREFIXES: [&str; 6] = ["cali-pi-", "cali-po-", "cali-pri-", "cali-pro-", "cali-tw-", "cali-fw-"];
 
 pub(crate) type Key = (IptablesTable, ChainName);
 
