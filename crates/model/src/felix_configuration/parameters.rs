@@ -39,6 +39,7 @@ const ALLOW: [(&str, AllowAction); 2] = [("Accept", AllowAction::Accept), ("Retu
 const DENY: [(&str, DenyAction); 2] = [("Drop", DenyAction::Drop), ("Reject", DenyAction::Reject)];
 
 /// Name, field of the object, and where it goes.
+#[allow(clippy::unit_arg, reason = "one assignment a line keeps the table a table")]
 #[rustfmt::skip]
 const TABLE: &[(&str, &str, Set)] = &[
     ("InterfacePrefix", "interfacePrefix", |c, t| Ok(c.interface_prefix = interface_prefix(t)?)),

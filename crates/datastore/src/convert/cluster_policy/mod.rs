@@ -9,7 +9,7 @@ mod ports;
 mod spec;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use model::{Action, Direction, EntityRule, Policy, PolicyKey, PolicyKind, PortMatch, Protocol, Rule, Tier};
+use model::{Action, Direction, EntityRule, Policy, PolicyKey, PolicyKind, Rule, Tier};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -124,7 +124,7 @@ fn product(direction: Direction, spec: &RuleSpec) -> Result<Vec<Rule>, String> {
 }
 
 /// Protocols with their ports; no ports means all of that protocol.
-fn protocols(spec: &RuleSpec) -> Result<Vec<(Option<Protocol>, Vec<PortMatch>)>, String> {
+fn protocols(spec: &RuleSpec) -> Result<Vec<ports::Resolved>, String> {
     match (&spec.protocols, &spec.ports) {
         (None, None) => Ok(vec![(None, Vec::new())]),
         (Some(protocols), None) => protocols.iter().map(ProtocolMatch::resolve).collect(),

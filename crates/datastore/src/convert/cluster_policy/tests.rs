@@ -1,6 +1,6 @@
 //! Both generations of the API by what becomes of them.
 
-use model::{Labels, Selector};
+use model::{Labels, Protocol, Selector};
 use serde_json::json;
 
 use super::*;
