@@ -241,6 +241,10 @@ impl<P: Ports> Worker<P> {
         self.keep_prefix(&mut configuration);
         self.dataplane.set_max_set_size(configuration.max_ipset_size);
         self.journal.settings(&configuration.notes);
+        if configuration.policy_conntrack_strict && !self.configuration.policy_conntrack_strict {
+            // What was let through so far was never compared.
+            self.touched.extend(self.dataplane.pod_interfaces().cloned());
+        }
         self.dataplane.set_refresh(Refresh::from(&configuration), now);
         if configuration.chain_insert_mode != self.configuration.chain_insert_mode || !self.in_sync {
             self.dataplane.set_insert_mode(configuration.chain_insert_mode);

@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use felix_calc::Calc;
@@ -60,6 +60,57 @@ fn a_restart_changes_nothing_and_a_deleted_pod_leaves_nothing() {
     second.apply();
     assert_eq!(second.picture(), without);
 }
+
+#[test]
+fn a_kill_at_any_moment_of_an_apply_is_mended_by_the_next_run() {
+    let mut node = Node::new();
+    node.apply();
+    let whole = node.picture();
+    for milliseconds in [20, 45, 70, 100, 130, 170] {
+        let mut applier = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "comes_and_goes_until_it_is_killed", "--ignored"])
+            .env(APPLIER, "1")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // Any moment will do.
+        std::thread::sleep(Duration::from_millis(milliseconds));
+        applier.kill().unwrap();
+        applier.wait().unwrap();
+
+        let mut next = Node::here();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            // A program that it had started may still end its work.
+            next.dataplane.resync(next.now);
+            next.apply();
+            let picture = next.picture();
+            if picture == whole {
+                break;
+            }
+            assert!(Instant::now() < deadline, "killed after {milliseconds} ms:\n{picture}\nnot\n{whole}");
+        }
+        assert_eq!(next.dataplane.endpoint(POD), EndpointState::Programmed);
+    }
+}
+
+#[test]
+#[ignore = "another test runs it in its own network namespace, and kills it"]
+fn comes_and_goes_until_it_is_killed() {
+    if std::env::var_os(APPLIER).is_none() {
+        return;
+    }
+    let mut node = Node::here();
+    for _ in 0..10_000 {
+        node.calc.set_local_endpoint(POD.to_owned(), None);
+        node.apply();
+        node.add_endpoint();
+        node.apply();
+    }
+}
+
+const APPLIER: &str = "FELIX_TEST_APPLIER";
 
 struct Linux;
 

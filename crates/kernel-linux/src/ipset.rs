@@ -5,7 +5,7 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use kernel::{IpSet, IpSetAction, IpSetKind, IpSetMember, IpSetName, IpSetPort, IpSetWrite};
+use kernel::{IpSet, IpSetAction, IpSetKind, IpSetMember, IpSetName, IpSetPort, IpSetProbe, IpSetWrite};
 use model::{Cidr, Family, Protocol};
 
 use crate::nl::{self, Attribute, Batch, Message, Socket, Writer, errno, named};
@@ -120,18 +120,27 @@ impl IpSetDriver {
 }
 
 impl IpSetPort for IpSetDriver {
-    fn sizes(&mut self) -> io::Result<BTreeMap<IpSetName, Option<u32>>> {
-        let each = |sizes: &mut BTreeMap<IpSetName, Option<u32>>, message: &Message<'_>| {
-            let Some(name) = message.attributes(NFGENMSG).find(|a| a.kind == ATTR_SETNAME) else { return };
-            let name = name.string();
-            if !IpSetName::is_ours(&name) {
-                return;
-            }
-            let data = message.attributes(NFGENMSG).find(|a| a.kind == ATTR_DATA);
-            let size = data.and_then(|data| data.nested().find(|a| a.kind == ATTR_ELEMENTS)?.be32());
-            sizes.insert(IpSetName::from_kernel(&name), size);
+    fn names(&mut self) -> io::Result<BTreeSet<IpSetName>> {
+        let each = |names: &mut BTreeSet<IpSetName>, message: &Message<'_>| {
+            let name = message.attributes(NFGENMSG).find(|a| a.kind == ATTR_SETNAME).map(|a| a.string());
+            names.extend(name.filter(|name| IpSetName::is_ours(name)).map(|n| IpSetName::from_kernel(&n)));
         };
-        self.list_with(None, FLAG_LIST_HEADER, each).map_err(|e| named("list sets", e))
+        self.list_with(None, FLAG_LIST_SETNAME, each).map_err(|e| named("list sets", e))
+    }
+
+    fn absent(&mut self, members: &[IpSetProbe<'_>]) -> io::Result<Vec<usize>> {
+        let mut absent = Vec::new();
+        for (chunk, probes) in members.chunks(BATCH_MESSAGES).enumerate() {
+            let mut batch = Batch::new();
+            for probe in probes {
+                let (protocol, max_elements) = (self.protocol, self.max_elements);
+                let (family, name) = (probe.family, probe.name.as_str());
+                Target { protocol, family, name, max_elements }.test(&mut batch, probe.member);
+            }
+            let errors = self.socket.execute(&mut batch).map_err(|e| named("test members of sets", e))?;
+            absent.extend(errors.into_keys().map(|index| chunk * BATCH_MESSAGES + index));
+        }
+        Ok(absent)
     }
 
     /// A set of ours whose type is none that we make counts as none; writing one of its name replaces it.
@@ -264,6 +273,14 @@ impl Target<'_> {
 
     fn destroy(&self, batch: &mut Batch) {
         batch.push(IPSET | CMD_DESTROY, 0, |w| self.header(w));
+    }
+
+    /// Fails unless it is a member.
+    fn test(&self, batch: &mut Batch, member: &IpSetMember) {
+        batch.push(IPSET | CMD_TEST, 0, |w| {
+            self.header(w);
+            w.nested(ATTR_DATA, |w| write_member(w, member, 0));
+        });
     }
 
     /// Exchanges the content with another set of the same type.
@@ -475,7 +492,7 @@ const NFGENMSG: usize = 4;
 const NET_ORDER: u16 = 0x4000;
 const PROTOCOL_MIN: u8 = 6;
 const PROTOCOL_MAX: u8 = 7;
-const FLAG_LIST_HEADER: u32 = 4;
+const FLAG_LIST_SETNAME: u32 = 2;
 
 const CMD_PROTOCOL: u16 = 1;
 const CMD_CREATE: u16 = 2;
@@ -484,6 +501,7 @@ const CMD_SWAP: u16 = 6;
 const CMD_LIST: u16 = 7;
 const CMD_ADD: u16 = 9;
 const CMD_DEL: u16 = 10;
+const CMD_TEST: u16 = 11;
 
 const ATTR_PROTOCOL: u16 = 1;
 const ATTR_SETNAME: u16 = 2;
@@ -502,6 +520,5 @@ const ATTR_CIDR: u16 = 3;
 const ATTR_PORT: u16 = 4;
 const ATTR_PROTO: u16 = 7;
 const ATTR_MAXELEM: u16 = 19;
-const ATTR_ELEMENTS: u16 = 24;
 const ATTR_IPADDR_IPV4: u16 = 1;
 const ATTR_IPADDR_IPV6: u16 = 2;

@@ -114,7 +114,7 @@ fn what_is_flushed_destroyed_or_made_by_others_is_put_right() {
         apply(&mut table);
 
         for broken in
-            [&["flush", "cali40s:x"][..], &["destroy", "cali40s:x"], &["add", "cali40s:x", "10.9.9.9"]]
+            [&["flush", "cali40s:x"][..], &["destroy", "cali40s:x"], &["del", "cali40s:x", "10.0.0.1"]]
         {
             run("ipset", broken);
             assert_eq!(table.check().unwrap(), 1, "{broken:?}");

@@ -28,7 +28,7 @@ mod tunnel;
 
 pub use driver::{Driver, Failures};
 pub use ipset::{IpSet, IpSetKind, IpSetMember, IpSetName};
-pub use ipset_table::{IpSetAction, IpSetPort, IpSetWanted, IpSetWrite, IpSets};
+pub use ipset_table::{IpSetAction, IpSetPort, IpSetProbe, IpSetWanted, IpSetWrite, IpSets};
 pub use iptables::{Chain, ChainName, Hook, HookName, IptablesTable, chain_hashes};
 pub use iptables_retries::{Part, Refused};
 pub use iptables_save::{Saved, SavedRule, SavedTable, parse_save};

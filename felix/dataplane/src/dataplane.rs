@@ -428,7 +428,8 @@ impl<P: Ports> Dataplane<P> {
         wanted.into_iter().find_map(|chains| chains.missing(name))
     }
 
-    pub(crate) fn pod_interfaces(&self) -> impl Iterator<Item = &HostInterface> {
+    /// The interfaces of the pods that it knows.
+    pub fn pod_interfaces(&self) -> impl Iterator<Item = &HostInterface> {
         self.interface_sysctls.keys()
     }
 

@@ -8,7 +8,7 @@ use kernel::{Applied, IpSetName, IpSetPort, IpSets};
 use crate::audit::{Difference, KindAudit};
 use crate::status::{Failed, Kind, Report, Status};
 
-/// How often numbers of members are compared: the kernel tells nobody when somebody flushes or destroys a set.
+/// How often each set is asked for two of its members: the kernel tells nobody when somebody flushes a set.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// First pause after reading back failed; it doubles with each further failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -19,7 +19,7 @@ pub(crate) struct SetStage<D> {
     pub(crate) sets: IpSets<D>,
     /// Everything is read at the first apply at or after this.
     resync_at: Option<Instant>,
-    /// Numbers of members are compared at the first apply at or after this.
+    /// Sets are asked for members at the first apply at or after this.
     check_at: Option<Instant>,
     /// `None`: never by itself.
     refresh: Option<Duration>,
@@ -62,7 +62,7 @@ impl<D: IpSetPort> SetStage<D> {
         self.resync_at = Some(self.resync_at.map_or(at, |other| other.min(at)));
     }
 
-    /// Reads everything regularly from now on; zero means never, and no comparison of numbers either.
+    /// Reads everything regularly from now on; zero means never, and no asking for members either.
     pub(crate) fn set_refresh(&mut self, interval: Duration, now: Instant) {
         let interval = (!interval.is_zero()).then_some(interval);
         if interval == self.refresh {
@@ -75,7 +75,7 @@ impl<D: IpSetPort> SetStage<D> {
         }
     }
 
-    /// Reads back, or compares numbers, if that is due.
+    /// Reads back, or asks for members, if that is due.
     pub(crate) fn resync_if_due(&mut self, now: Instant, report: &mut Report) {
         let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         let is_whole = is_due(self.resync_at);

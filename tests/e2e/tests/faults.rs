@@ -106,16 +106,10 @@ fn what_others_delete_is_repaired() {
     cluster.exec("n3", &["ip", "route", "del", &block, "proto", "bird"]);
     within(5, "the learned route is back", to_remote, |now| now.lines().next() == before.lines().next());
 
-    // Rules and sets are compared at every refresh; the setting is taken live.
-    cluster.apply(
-        "apiVersion: projectcalico.org/v3
-kind: FelixConfiguration
-metadata: {name: default}
-spec: {iptablesRefreshInterval: 3s, ipsetsRefreshInterval: 3s}
-",
-    );
+    // No refresh is near: it is noticed.
     for broken in [
         &["iptables", "-F", "cali-FORWARD"][..],
+        &["iptables", "-F"],
         &["ipset", "flush"],
         &["iptables", "-D", "FORWARD", "-j", "cali-FORWARD"],
     ] {
@@ -133,6 +127,38 @@ spec: {iptablesRefreshInterval: 3s, ipsetsRefreshInterval: 3s}
         let wanted = ("allowed".to_owned(), "denied".to_owned());
         within(30, &format!("policy holds again after {broken:?}"), verdicts, |seen| *seen == wanted);
     }
+}
+
+#[test]
+fn connections_that_policy_no_longer_allows_end_in_strict_mode() {
+    let cluster = cluster_with_pods("strict");
+    cluster.apply(
+        "apiVersion: projectcalico.org/v3
+kind: FelixConfiguration
+metadata: {name: default}
+spec: {policyConntrackMode: Strict}
+",
+    );
+    let address = cluster.address("p3");
+    let denied = cluster.ping("default/p2", &address);
+    let allowed = cluster.ping("default/p1", &address);
+    let tracked = |pod: &str| {
+        let source = cluster.address(pod);
+        cluster.exec("n3", &["conntrack", "-L", "-p", "icmp", "-s", &source, "-d", &address])
+    };
+    within(
+        20,
+        "both are tracked",
+        || (tracked("p1"), tracked("p2")),
+        |(one, other)| one.contains(&address) && other.contains(&address),
+    );
+
+    cluster.apply(POLICY);
+
+    within(30, "the connection is forgotten", || tracked("p2"), |text| !text.contains(&address));
+    assert!(tracked("p1").contains(&address), "what is still allowed was forgotten");
+    denied.stop();
+    assert_eq!(allowed.stop().lost(), 0);
 }
 
 #[test]

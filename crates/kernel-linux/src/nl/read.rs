@@ -82,11 +82,6 @@ impl<'a> Attribute<'a> {
         Some(u16::from_be(u16_at(self.payload, 0)?))
     }
 
-    /// A number in network byte order.
-    pub fn be32(&self) -> Option<u32> {
-        Some(u32::from_be(u32_at(self.payload, 0)?))
-    }
-
     /// An address of 4 or 16 bytes.
     pub fn address(&self) -> Option<IpAddr> {
         address(self.payload)

@@ -15,8 +15,8 @@ use model::Family;
 
 use crate::iptables::IptablesTable;
 use crate::{
-    Driver, Failures, IpSet, IpSetAction, IpSetMember, IpSetName, IpSetPort, IpSetWrite, Neighbour,
-    NeighbourKey, NextHop, Route, RouteKey, RouteKind, Tunnel,
+    Driver, Failures, IpSet, IpSetAction, IpSetMember, IpSetName, IpSetPort, IpSetProbe, IpSetWrite,
+    Neighbour, NeighbourKey, NextHop, Route, RouteKey, RouteKind, Tunnel,
 };
 
 pub use iptables::FakeIptables;
@@ -260,10 +260,19 @@ impl Driver for FakeNeighbours {
 pub struct FakeIpSets(FakeKernel);
 
 impl IpSetPort for FakeIpSets {
-    fn sizes(&mut self) -> io::Result<BTreeMap<IpSetName, Option<u32>>> {
+    fn names(&mut self) -> io::Result<BTreeSet<IpSetName>> {
         self.0.list(|state| {
-            let sets = state.ip_sets.iter().filter(|(name, _)| IpSetName::is_ours(name.as_str()));
-            sets.map(|(name, set)| (name.clone(), Some(set.members.len() as u32))).collect()
+            state.ip_sets.keys().filter(|name| IpSetName::is_ours(name.as_str())).cloned().collect()
+        })
+    }
+
+    fn absent(&mut self, members: &[IpSetProbe<'_>]) -> io::Result<Vec<usize>> {
+        self.0.list(|state| {
+            let holds = |probe: &IpSetProbe<'_>| {
+                state.ip_sets.get(probe.name).is_some_and(|set| set.members.contains(probe.member))
+            };
+            let absent = members.iter().enumerate().filter(|(_, probe)| !holds(probe));
+            absent.map(|(index, _)| index).collect()
         })
     }
 
