@@ -29,6 +29,8 @@ pub enum Command {
     Inspect { interface: HostInterface, reread: bool, reply: oneshot::Sender<EndpointState> },
     /// Something changed in the kernel.
     Links(Vec<LinkEvent>),
+    /// Connections of addresses that another pod has by now are forgotten.
+    Flushed,
     /// Somebody wrote rules.
     Rules(Vec<RuleEvent>),
     /// The backend of iptables that carries the kubelet's marks, if one does.

@@ -27,6 +27,10 @@ struct State {
     leaving: BTreeSet<IpAddr>,
     /// Their route is gone too.
     left: BTreeSet<IpAddr>,
+    /// Another pod has them by now, which is not to start before they are flushed.
+    reused: BTreeSet<IpAddr>,
+    /// Being flushed.
+    flushing: BTreeSet<IpAddr>,
 }
 
 /// The side that flushes.
@@ -45,9 +49,22 @@ impl Connections {
 
     /// A pod has these addresses from now on; what it had before and has no more is leaving.
     pub fn up(&self, endpoint: &LocalEndpoint) {
-        let mut state = self.state.lock();
+        let state = &mut *self.state.lock();
         let old = state.live.insert(endpoint.interface.clone(), endpoint.addresses.clone());
-        state.leaving.extend(old.into_iter().flatten());
+        let old = old.into_iter().flatten().filter(|address| !endpoint.addresses.contains(address));
+        state.leaving.extend(old);
+        let is_reused = |address: &&IpAddr| {
+            [&state.leaving, &state.left, &state.flushing].iter().any(|set| set.contains(*address))
+        };
+        let reused: Vec<_> = endpoint.addresses.iter().filter(is_reused).copied().collect();
+        state.reused.extend(reused);
+    }
+
+    /// May the pod behind an interface start? Not as long as it would inherit connections.
+    pub fn is_clean(&self, interface: &str) -> bool {
+        let state = self.state.lock();
+        let mut addresses = state.live.get(interface).into_iter().flatten();
+        !addresses.any(|address| state.reused.contains(address))
     }
 
     /// The addresses of the local pod behind an interface.
@@ -65,8 +82,11 @@ impl Connections {
     /// The pod behind an interface is gone.
     pub fn down(&self, interface: &str) {
         let mut state = self.state.lock();
-        let old = state.live.remove(interface);
-        state.leaving.extend(old.into_iter().flatten());
+        let old = state.live.remove(interface).into_iter().flatten();
+        old.for_each(|address| {
+            state.reused.remove(&address);
+            state.leaving.insert(address);
+        });
     }
 
     /// The routes of the pods that are gone are no longer in the kernel: no packet makes a new connection.
@@ -83,8 +103,8 @@ impl Connections {
 }
 
 impl Flusher {
-    /// Flushes whenever something has left, until the other side is gone.
-    pub fn run(self, mut flush: impl FnMut(&BTreeSet<IpAddr>) -> io::Result<usize>) {
+    /// Flushes whenever something has left, until the other side is gone; calls `done` after each flush.
+    pub fn run(self, mut flush: impl FnMut(&BTreeSet<IpAddr>) -> io::Result<usize>, mut done: impl FnMut()) {
         let mut failed = BTreeSet::new();
         loop {
             let woken = if failed.is_empty() {
@@ -103,7 +123,9 @@ impl Flusher {
             match flush(&failed) {
                 Ok(forgotten) => {
                     tracing::debug!(addresses = ?failed, forgotten, "connections of deleted pods forgotten");
+                    self.flushed();
                     failed.clear();
+                    done();
                 }
                 Err(error) => tracing::warn!(%error, "connections of deleted pods stay; will be retried"),
             }
@@ -111,15 +133,28 @@ impl Flusher {
     }
 
     fn take(&self) -> BTreeSet<IpAddr> {
-        std::mem::take(&mut self.state.lock().left)
+        let state = &mut *self.state.lock();
+        let taken = std::mem::take(&mut state.left);
+        state.flushing.extend(&taken);
+        taken
     }
 
-    /// An address that another pod has by now keeps its connections: they may be that pod's.
+    /// An address that another pod has by now keeps its connections, they may be that pod's; unless that pod has
+    /// not started yet.
     fn without_live(&self, mut addresses: BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
-        for address in self.state.lock().live.values().flatten() {
+        let state = &mut *self.state.lock();
+        for address in state.live.values().flatten().filter(|address| !state.reused.contains(address)) {
             addresses.remove(address);
         }
+        state.flushing.retain(|address| addresses.contains(address));
         addresses
+    }
+
+    fn flushed(&self) {
+        let state = &mut *self.state.lock();
+        for address in std::mem::take(&mut state.flushing) {
+            state.reused.remove(&address);
+        }
     }
 }
 
@@ -141,14 +176,36 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_comes_back_in_time_is_kept() {
+    fn a_pod_with_an_address_of_another_starts_when_its_connections_are_gone() {
         let (connections, flusher) = Connections::new();
         connections.up(&pod("cali1", &["10.65.0.1"]));
+        assert!(connections.is_clean("cali1"));
         connections.down("cali1");
-        connections.routes_gone();
 
         connections.up(&pod("cali2", &["10.65.0.1"]));
+        assert!(!connections.is_clean("cali2"), "it would inherit");
+        connections.routes_gone();
+        flusher.take();
+        assert!(!connections.is_clean("cali2"), "not flushed yet");
+        assert_eq!(flusher.without_live(addresses(&["10.65.0.1"])), addresses(&["10.65.0.1"]));
+        flusher.flushed();
 
+        assert!(connections.is_clean("cali2"));
+        assert_eq!(
+            flusher.without_live(addresses(&["10.65.0.1"])),
+            BTreeSet::new(),
+            "its own connections stay"
+        );
+    }
+
+    #[test]
+    fn a_pod_that_is_announced_twice_inherits_nothing_and_loses_nothing() {
+        let (connections, flusher) = Connections::new();
+        connections.up(&pod("cali1", &["10.65.0.1"]));
+        connections.up(&pod("cali1", &["10.65.0.1"]));
+        connections.routes_gone();
+
+        assert!(connections.is_clean("cali1"));
         assert_eq!(flushed(connections, flusher), [] as [BTreeSet<IpAddr>; 0]);
     }
 
@@ -167,10 +224,13 @@ mod tests {
     fn flushed(connections: Connections, flusher: Flusher) -> Vec<BTreeSet<IpAddr>> {
         drop(connections);
         let mut all = Vec::new();
-        flusher.run(|addresses| {
-            all.push(addresses.clone());
-            Ok(0)
-        });
+        flusher.run(
+            |addresses| {
+                all.push(addresses.clone());
+                Ok(0)
+            },
+            || {},
+        );
         all
     }
 

@@ -1,6 +1,7 @@
 //! The agent's life as a list of steps.
 
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
@@ -248,9 +249,11 @@ fn start_worker(
         }
     };
     let (connections, flusher) = Connections::new();
-    std::thread::Builder::new()
-        .name("connections".to_owned())
-        .spawn(move || flusher.run(|addresses| Conntrack::open()?.flush(addresses)))?;
+    let told = service.dataplane.clone();
+    std::thread::Builder::new().name("connections".to_owned()).spawn(move || {
+        let flush = |addresses: &BTreeSet<IpAddr>| Conntrack::open()?.flush(addresses);
+        flusher.run(flush, || told.send(Command::Flushed));
+    })?;
     let families: Vec<_> = Family::ALL
         .into_iter()
         .filter(|family| *family == Family::V4 || drivers.ip6tables.is_some())

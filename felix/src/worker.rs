@@ -208,7 +208,8 @@ impl<P: Ports> Worker<P> {
             }
             Command::Links(events) => events.into_iter().for_each(|event| self.event(event, now)),
             Command::Look(question) => question.answer(self),
-            Command::Stop => {}
+            // The answers behind every turn tell those who waited for it.
+            Command::Flushed | Command::Stop => {}
         }
     }
 
@@ -460,6 +461,10 @@ impl<P: Ports> Worker<P> {
     fn state(&self, interface: &str) -> EndpointState {
         if !self.in_sync {
             return EndpointState::Missing(vec!["the datastore is not in sync yet".to_owned()]);
+        }
+        if !self.connections.is_clean(interface) {
+            let reason = "connections of the pod that had its address before are not forgotten yet";
+            return EndpointState::Missing(vec![reason.to_owned()]);
         }
         match (self.closed.get(interface), self.dataplane.endpoint(interface)) {
             (Some(reason), EndpointState::Missing(mut what)) => {

@@ -49,8 +49,10 @@ pub(crate) struct Chains<D> {
     peak: Duration,
     /// When the driver is asked next whether somebody else has written.
     watch_at: Option<Instant>,
-    /// When all was read last because somebody else had written.
-    disturbed: Option<Instant>,
+    /// Somebody else has written since all was read.
+    is_disturbed: bool,
+    /// When all was read last because of that.
+    disturbed_at: Option<Instant>,
     was_read: bool,
 }
 
@@ -71,7 +73,8 @@ impl<D: IptablesDriver> Chains<D> {
             next_check: None,
             peak: Duration::ZERO,
             watch_at: None,
-            disturbed: None,
+            is_disturbed: false,
+            disturbed_at: None,
             was_read: false,
         }
     }
@@ -136,9 +139,8 @@ impl<D: IptablesDriver> Chains<D> {
 
     /// Somebody else wrote what may concern us: reads back soon.
     pub(crate) fn disturbed(&mut self, now: Instant) {
-        let earliest = self.disturbed.map_or(now, |last| now.max(last + SELDOM));
-        self.resync_at(earliest);
-        self.disturbed = Some(earliest);
+        self.is_disturbed = true;
+        self.resync_at(self.disturbed_at.map_or(now, |last| now.max(last + SELDOM)));
     }
 
     /// Wants nothing of ours in the kernel any more.
@@ -263,6 +265,9 @@ impl<D: IptablesDriver> Chains<D> {
     }
 
     fn read_back(&mut self, now: Instant, report: &mut Report) {
+        if std::mem::take(&mut self.is_disturbed) {
+            self.disturbed_at = Some(now);
+        }
         self.resync_at = self.refresh.map(|interval| now + interval);
         self.check_later(now, false);
         match self.iptables.resync() {

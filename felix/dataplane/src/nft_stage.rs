@@ -29,8 +29,10 @@ pub(crate) struct NftStage<D> {
     /// Is policy somewhere else, so that nothing of ours may be here?
     is_retired: bool,
     resync_at: Option<Instant>,
-    /// When all was read last because somebody else had written.
-    disturbed: Option<Instant>,
+    /// Somebody else has written since all was read.
+    is_disturbed: bool,
+    /// When all was read last because of that.
+    disturbed_at: Option<Instant>,
     /// `None`: never by itself.
     refresh: Option<Duration>,
     was_read: bool,
@@ -47,7 +49,8 @@ impl<D: NftDriver> NftStage<D> {
             is_unwritten: false,
             is_retired: true,
             resync_at: None,
-            disturbed: None,
+            is_disturbed: false,
+            disturbed_at: None,
             refresh: None,
             was_read: false,
         }
@@ -167,9 +170,8 @@ impl<D: NftDriver> NftStage<D> {
 
     /// Somebody else wrote to our tables: reads back soon.
     pub(crate) fn disturbed(&mut self, now: Instant) {
-        let earliest = self.disturbed.map_or(now, |last| now.max(last + SELDOM));
-        self.resync_at(earliest);
-        self.disturbed = Some(earliest);
+        self.is_disturbed = true;
+        self.resync_at(self.disturbed_at.map_or(now, |last| now.max(last + SELDOM)));
     }
 
     /// Reads back regularly from now on; zero means never.
@@ -210,6 +212,9 @@ impl<D: NftDriver> NftStage<D> {
     }
 
     fn read_back(&mut self, now: Instant, report: &mut Report) {
+        if std::mem::take(&mut self.is_disturbed) {
+            self.disturbed_at = Some(now);
+        }
         self.resync_at = self.refresh.map(|interval| now + interval);
         let before = self.tables.pending();
         match self.tables.resync() {

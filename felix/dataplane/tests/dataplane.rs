@@ -352,6 +352,31 @@ fn an_audit_names_what_differs_and_changes_nothing() {
 }
 
 #[test]
+fn others_who_write_without_end_delay_nothing() {
+    let mut node = Node::new();
+    node.add_pod("web", WEB, "10.65.0.1");
+    node.sync();
+    node.settle();
+    node.now += Duration::from_secs(1);
+    let event = RuleEvent::Iptables { family: Family::V4, writer: 7 };
+    for _ in 0..1000 {
+        node.dataplane.rules_written(event, node.now);
+    }
+    node.apply();
+    node.kernel.state().chains.get_mut(&FILTER).unwrap().rules.get_mut("cali-FORWARD").unwrap().clear();
+
+    for _ in 0..1000 {
+        node.dataplane.rules_written(event, node.now);
+    }
+    let due = node.dataplane.poll_timeout().expect("it is read again");
+
+    assert!(due <= node.now + Duration::from_secs(1), "in {:?}", due - node.now);
+    node.now = due;
+    node.apply();
+    assert!(!node.kernel.chain(Family::V4, IptablesTable::Filter, "cali-FORWARD").unwrap().is_empty());
+}
+
+#[test]
 fn rules_move_to_another_backend_and_the_old_one_is_swept_after() {
     let mut node = Node::new();
     node.add_pod("web", WEB, "10.65.0.1");
