@@ -26,6 +26,8 @@ const RETRY: Duration = Duration::from_secs(30);
 const REMEMBERED: usize = 4096;
 /// Policies that the metric tells apart.
 const POLICIES: usize = 256;
+/// How long it is believed which policies a tier has.
+const TIER_BELIEVED: Duration = Duration::from_secs(10);
 /// What stands in the metric for all others.
 const OTHER: &str = "other";
 
@@ -49,6 +51,16 @@ pub struct Names {
     pub pod_of: Box<dyn Fn(&str) -> Option<String> + Send>,
     /// What the prefix of a rule means; asked once for each prefix.
     pub reason_of: Box<dyn Fn(&str) -> Option<Reason> + Send>,
+    /// The policies of a tier that select the pod of an interface, in a direction; asked now and then.
+    pub policies_of: Box<dyn Fn(&TierOf) -> Vec<String> + Send>,
+}
+
+/// One tier as it concerns one interface in one direction (`ingress`, `egress`).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TierOf {
+    pub interface: String,
+    pub tier: String,
+    pub direction: String,
 }
 
 /// What was heard, for those who ask.
@@ -156,7 +168,13 @@ impl DropLog {
 impl State {
     /// The label of the metric: so many policies by name, the rest together.
     fn label(&mut self, record: &api::Drop) -> Denied {
-        let name = if record.policy.is_empty() { record.cause.clone() } else { record.policy.clone() };
+        let name = match (record.policy.as_str(), record.policies.as_slice()) {
+            // The end of a tier with one policy is that policy's doing.
+            ("", [only]) => only.clone(),
+            ("", _) if record.tier.is_empty() => record.cause.clone(),
+            ("", _) => format!("{} {}", record.cause, record.tier),
+            (policy, _) => policy.to_owned(),
+        };
         let is_known = self.counted.contains(&name);
         let policy = if is_known || self.counted.len() < POLICIES {
             self.counted.insert(name.clone());
@@ -174,11 +192,13 @@ struct Namer {
     rtnl: Option<Rtnl>,
     links: HashMap<u32, String>,
     reasons: BTreeMap<String, Option<Reason>>,
+    tiers: BTreeMap<TierOf, (Instant, Vec<String>)>,
 }
 
 impl Namer {
     fn new(names: Names) -> Self {
-        Self { names, rtnl: Rtnl::open().ok(), links: HashMap::new(), reasons: BTreeMap::new() }
+        let (links, reasons, tiers) = Default::default();
+        Self { names, rtnl: Rtnl::open().ok(), links, reasons, tiers }
     }
 
     fn record(&mut self, packet: &LoggedPacket) -> Option<api::Drop> {
@@ -187,18 +207,22 @@ impl Namer {
         // A host endpoint's rules see what it receives come in.
         let link = link.or(packet.in_link).or(packet.out_link);
         let interface = link.map(|index| self.link(index)).unwrap_or_default();
+        let place = TierOf { interface, tier: reason.tier, direction: reason.direction };
+        let policies = if place.tier.is_empty() { Vec::new() } else { self.policies(&place, Instant::now()) };
+        let TierOf { interface, tier, direction } = place;
         let name = |address: IpAddr| self.names.addresses.name(address).unwrap_or_default();
         let mut record = api::Drop {
             time_ms: since_epoch(SystemTime::now()),
             count: 1,
             node: self.names.node.clone(),
-            direction: reason.direction,
+            direction,
             pod: (self.names.pod_of)(&interface).unwrap_or_default(),
             interface,
             cause: reason.cause,
             policy: reason.policy,
-            tier: reason.tier,
+            tier,
             rule: reason.rule,
+            policies,
             ..api::Drop::default()
         };
         if let Some(head) = &packet.head {
@@ -223,6 +247,20 @@ impl Namer {
             self.reasons.insert(prefix.to_owned(), reason.clone());
         }
         reason
+    }
+
+    fn policies(&mut self, place: &TierOf, now: Instant) -> Vec<String> {
+        if let Some((at, policies)) = self.tiers.get(place)
+            && now.saturating_duration_since(*at) < TIER_BELIEVED
+        {
+            return policies.clone();
+        }
+        if self.tiers.len() >= REMEMBERED {
+            self.tiers.clear();
+        }
+        let policies = (self.names.policies_of)(place);
+        self.tiers.insert(place.clone(), (now, policies.clone()));
+        policies
     }
 
     /// The name of a link; its number when it is gone.
@@ -277,6 +315,7 @@ mod tests {
                 };
                 Some(reason)
             }),
+            policies_of: Box::new(|_| Vec::new()),
         }
     }
 

@@ -126,10 +126,10 @@ impl Kind {
 
 /// Is the record about this pod and by this policy? Empty means any.
 pub fn is_wanted(record: &Record, pod: &str, policy: &str) -> bool {
-    let of_pod = pod.is_empty()
-        || [&record.pod, &record.source_pod, &record.destination_pod].contains(&&pod.to_owned());
-    let name = record.policy.rsplit('/').next().unwrap_or_default();
-    of_pod && (policy.is_empty() || record.policy == policy || name == policy)
+    let pods = [&record.pod, &record.source_pod, &record.destination_pod];
+    let is_it = |id: &String| id == policy || id.rsplit('/').next() == Some(policy);
+    let by_policy = policy.is_empty() || [&record.policy].into_iter().chain(&record.policies).any(is_it);
+    (pod.is_empty() || pods.into_iter().any(|name| name == pod)) && by_policy
 }
 
 #[cfg(test)]
@@ -189,5 +189,7 @@ mod tests {
         assert!(is_wanted(&record, "", "") && is_wanted(&record, "default/web", "deny"));
         assert!(is_wanted(&record, "", "knp/default/deny"));
         assert!(!is_wanted(&record, "default/we", "") && !is_wanted(&record, "", "den"));
+        let end = Record { policy: String::new(), policies: vec!["knp/default/deny".into()], ..record };
+        assert!(is_wanted(&end, "", "deny") && !is_wanted(&end, "", "other"));
     }
 }

@@ -81,6 +81,11 @@ impl PolicyStatus {
         self.open.insert(key);
     }
 
+    /// What was told last.
+    pub fn now(&self) -> Arc<Policies> {
+        self.told.borrow().clone()
+    }
+
     /// An apply is done; `missing` says why a policy is not in the kernel.
     pub fn applied(&mut self, mut missing: impl FnMut(&PolicyKey) -> Option<String>) {
         if self.open.is_empty() && self.has_told {

@@ -439,7 +439,7 @@ fn serve_operator(
     metrics: &Arc<Metrics>,
 ) -> Result<ControlSocket> {
     let drops = DropLog::new(metrics.clone());
-    let (pods, reasons) = (service.clone(), dataplane.clone());
+    let (pods, reasons, tiers) = (service.clone(), dataplane.clone(), dataplane.clone());
     drops.listen(Names {
         node: settings.node.to_string(),
         addresses: addresses.clone(),
@@ -451,6 +451,10 @@ fn serve_operator(
         reason_of: Box::new(move |prefix| {
             let prefix = prefix.to_owned();
             reasons.look_blocking(NAMING, move |worker| worker.reason(&prefix)).ok().flatten()
+        }),
+        policies_of: Box::new(move |place| {
+            let place = place.clone();
+            tiers.look_blocking(NAMING, move |worker| worker.tier_policies(&place)).unwrap_or_default()
         }),
     })?;
     let writer = drops.clone();

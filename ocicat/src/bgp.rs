@@ -4,8 +4,8 @@ mod cluster;
 mod neighbor;
 mod replay;
 mod routes;
-mod sockets;
 mod summary;
+mod target;
 
 use std::path::{Path, PathBuf};
 
@@ -21,8 +21,8 @@ use crate::{Format, OutputOptions, Report};
 use cluster::{NodeStatus, node_statuses, statuses_table};
 use neighbor::{neighbor_json, neighbor_text};
 use routes::{best_table, route_json, routes_table};
-use sockets::Target;
 use summary::{is_well, summary_json, summary_table};
+use target::Target;
 
 const AGENT: &str = "the BGP speaker";
 
@@ -240,7 +240,7 @@ fn summary(target: &Target, format: Format, check: bool) -> Result<Report, CallE
         }
     };
     let all_well = summaries.iter().all(|summary| is_well(summary)) && others.iter().all(NodeStatus::is_well);
-    Ok(Report { text, is_well: !check || all_well })
+    Ok(Report::new(text, !check || all_well))
 }
 
 /// Nodes of the cluster whose speakers did not answer live.
@@ -284,7 +284,7 @@ fn neighbor(target: &Target, format: Format, peer: &str) -> Result<Report, CallE
             json_text(target, found.map(value))
         }
     };
-    Ok(Report { text, is_well: true })
+    Ok(Report::new(text, true))
 }
 
 fn routes(
@@ -319,7 +319,7 @@ fn routes(
         Format::Table => tables.join("\n"),
         Format::Json => format!("{:#}\n", Value::from(values)),
     };
-    Ok(Report { text, is_well: true })
+    Ok(Report::new(text, true))
 }
 
 /// Puts the portions together in which routes come.
@@ -370,7 +370,7 @@ fn steer(steer: &Steer, action: Action) -> Result<Report, CallError> {
                 Format::Table => format!("{peer}: {words}\n"),
                 Format::Json => format!("{:#}\n", json!({ "peer": peer, "action": name })),
             };
-            Ok(Report { text, is_well: true })
+            Ok(Report::new(text, true))
         }
         other => Err(unexpected(other)),
     }
@@ -392,7 +392,7 @@ fn record(target: &Target, format: Format, file: Option<String>) -> Result<Repor
                 (Format::Table, Some(file)) => format!("recording into {file}\n"),
                 (Format::Table, None) => "the recording has ended\n".to_owned(),
             };
-            Ok(Report { text, is_well: true })
+            Ok(Report::new(text, true))
         }
         other => Err(unexpected(other)),
     }

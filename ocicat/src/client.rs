@@ -16,6 +16,12 @@ pub(crate) enum CallError {
     NoAnswer { agent: &'static str, socket: PathBuf, error: FrameError },
     /// No socket is where one is looked for.
     Nowhere { agent: &'static str, tried: Vec<String> },
+    /// The API server cannot be asked.
+    Cluster { reason: String },
+    /// What was asked for is not there.
+    Question { reason: String },
+    /// The command line makes no sense.
+    Usage { reason: String },
     /// A file is not what it should be.
     File { path: PathBuf, reason: String },
     /// The agent says why it cannot.
@@ -25,7 +31,15 @@ pub(crate) enum CallError {
 impl CallError {
     /// Is it that nobody answered?
     pub(crate) fn is_silence(&self) -> bool {
-        !matches!(self, Self::Refused { .. } | Self::File { .. })
+        matches!(
+            self,
+            Self::Connect { .. } | Self::NoAnswer { .. } | Self::Nowhere { .. } | Self::Cluster { .. }
+        )
+    }
+
+    /// Is it the command line?
+    pub(crate) fn is_usage(&self) -> bool {
+        matches!(self, Self::Usage { .. })
     }
 }
 
@@ -45,6 +59,8 @@ impl std::fmt::Display for CallError {
                 "{agent} has no socket at {}: is it running here? --socket names another place",
                 tried.join(", ")
             ),
+            Self::Cluster { reason } => write!(f, "{reason}; --kubeconfig names another cluster"),
+            Self::Question { reason } | Self::Usage { reason } => f.write_str(reason),
             Self::File { path, reason } => write!(f, "{}: {reason}", path.display()),
             Self::Refused { agent, reason } => write!(f, "{agent}: {reason}"),
         }

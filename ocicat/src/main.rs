@@ -1,11 +1,18 @@
 //! `ocicat`: asks the agents of a node what they do and why.
 //!
-//! Owns the command line and how answers look. Never changes anything by itself, and asks the API server by `kubectl`
-//! only.
+//! Owns the command line and how answers look. Never changes anything by itself: it reads sockets of agents, and the
+//! API server, itself or by `kubectl`, where a question is about the whole cluster.
 
+mod agents;
+mod audit;
 mod bgp;
 mod client;
+mod cluster;
+mod drops;
+mod explain;
 mod node;
+mod policy;
+mod sockets;
 mod table;
 
 use std::io::{self, Write};
@@ -16,8 +23,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Asks the agents of this node what they do and why.
 ///
-/// Exit status: 0 when answered, 1 when the agent answers that it cannot or is not ready, 2 for a wrong command line,
-/// 3 when no agent answers.
+/// Exit status: 0 when answered and all is well, 1 when an agent answers that it cannot, is not ready, or that something
+/// is not as it should be, 2 for a wrong command line, 3 when nobody answers; `explain`: 4 when policy denies the
+/// connection, 5 when policy and a node's kernel differ; `policy whatif`: 6 when a connection would change.
 #[derive(Parser)]
 #[command(name = "ocicat", version, disable_help_subcommand = true)]
 struct Cli {
@@ -33,6 +41,20 @@ enum Command {
     /// The node agent (felix)
     #[command(subcommand)]
     Node(NodeCommand),
+    /// Packets that were dropped: at which pod, by which policy
+    Drops(drops::DropsOptions),
+    /// May a connection pass, and why: policy, Service, route, and what the kernel says
+    Explain(explain::ExplainOptions),
+    /// Policies: what a change would do, and which are in the kernel
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
+    /// Is everything in the kernel as it should be
+    Audit {
+        #[command(flatten)]
+        target: agents::AgentTarget,
+        #[command(flatten)]
+        output: OutputOptions,
+    },
     /// Prints the version
     Version,
 }
@@ -41,6 +63,13 @@ enum Command {
 enum NodeCommand {
     /// Can the agent connect pods, and if not, why
     Status(AgentOptions),
+    /// The settings in force, where each comes from, and what is ignored
+    Config {
+        #[command(flatten)]
+        target: agents::AgentTarget,
+        #[command(flatten)]
+        output: OutputOptions,
+    },
 }
 
 #[derive(Args)]
@@ -67,38 +96,59 @@ enum Format {
     Json,
 }
 
-/// What a command has to say, and whether all is well.
+/// What a command has to say, and its exit status.
 struct Report {
     text: String,
-    is_well: bool,
+    status: u8,
+}
+
+impl Report {
+    fn new(text: String, is_well: bool) -> Self {
+        Self { text, status: if is_well { 0 } else { UNWELL } }
+    }
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Bgp(command) => bgp::run(command),
         Command::Node(NodeCommand::Status(options)) => node::status(&options.socket, options.output.output),
-        Command::Version => {
-            Ok(Report { text: format!("ocicat {}\n", env!("CARGO_PKG_VERSION")), is_well: true })
-        }
+        Command::Node(NodeCommand::Config { target, output }) => node::config(&target, output.output),
+        Command::Drops(options) => drops::run(&options),
+        Command::Explain(options) => explain::run(&options),
+        Command::Policy(command) => policy::run(&command),
+        Command::Audit { target, output } => audit::run(&target, output.output),
+        Command::Version => Ok(Report::new(format!("ocicat {}\n", env!("CARGO_PKG_VERSION")), true)),
     };
     match outcome {
         // A reader that has seen enough (`| head`) is no failure.
         Ok(report) => match io::stdout().write_all(report.text.as_bytes()) {
-            Ok(()) if report.is_well => ExitCode::SUCCESS,
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-            _ => ExitCode::from(UNWELL),
+            Ok(()) => ExitCode::from(report.status),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::from(report.status),
+            Err(_) => ExitCode::from(UNWELL),
         },
         Err(error) => {
             let _ = writeln!(io::stderr(), "ocicat: {error}");
-            ExitCode::from(if error.is_silence() { SILENT } else { UNWELL })
+            ExitCode::from(match error {
+                _ if error.is_usage() => USAGE,
+                _ if error.is_silence() => SILENT,
+                _ => UNWELL,
+            })
         }
     }
 }
 
 /// Exit status: the agent answers, and something is wrong.
 const UNWELL: u8 = 1;
+/// Exit status: the command line makes no sense.
+const USAGE: u8 = 2;
 /// Exit status: nobody answers.
 const SILENT: u8 = 3;
+/// Exit status: policy denies the connection.
+const DENIED: u8 = 4;
+/// Exit status: policy and a node's kernel differ.
+const DIFFERS: u8 = 5;
+/// Exit status: a connection would change.
+const CHANGES: u8 = 6;
 
 #[cfg(test)]
 mod tests {

@@ -2,13 +2,15 @@
 
 use std::path::Path;
 
+use proto::felix as api;
 use proto::node::reply::Outcome;
 use proto::node::request::{Call, Status};
 use proto::node::{Reply, Request};
-use serde_json::json;
+use serde_json::{Value, json};
 
+use crate::agents::{AgentTarget, ask, other_version};
 use crate::client::{CallError, call};
-use crate::table::plain;
+use crate::table::{or_dash, plain, table};
 use crate::{Format, Report};
 
 const AGENT: &str = "the node agent (felix)";
@@ -32,7 +34,45 @@ fn report(format: Format, reason: Option<&str>) -> Report {
         (Format::Table, None) => "ready: pods of this node can be connected\n".to_owned(),
         (Format::Table, Some(reason)) => format!("not ready: {}\n", plain(reason)),
     };
-    Report { text, is_well: reason.is_none() }
+    Report::new(text, reason.is_none())
+}
+
+/// The settings of every agent; what is ignored is no failure, but said.
+pub(crate) fn config(target: &AgentTarget, format: Format) -> Result<Report, CallError> {
+    let mut nodes = Vec::new();
+    for socket in target.sockets()? {
+        match ask(&socket, api::request::Call::Configuration(api::request::Configuration {}))? {
+            api::response::Answer::Configuration(configuration) => nodes.push(configuration),
+            _ => return Err(other_version()),
+        }
+    }
+    let text = match format {
+        Format::Json => format!("{:#}\n", Value::Array(nodes.iter().map(config_json).collect())),
+        Format::Table => nodes.iter().map(config_text).collect::<Vec<_>>().join("\n"),
+    };
+    Ok(Report::new(text, true))
+}
+
+fn config_text(node: &api::Configuration) -> String {
+    let rows = node.settings.iter().map(|setting| {
+        let ignored = &setting.ignored;
+        let remark = if ignored.is_empty() { String::new() } else { format!("ignored: {}", plain(ignored)) };
+        vec![setting.name.clone(), or_dash(&plain(&setting.value)), setting.source.clone(), remark]
+    });
+    let rows: Vec<_> = rows.collect();
+    format!("node {}\n{}", node.node, table(&["SETTING", "VALUE", "FROM", ""], &rows))
+}
+
+fn config_json(node: &api::Configuration) -> Value {
+    let settings = node.settings.iter().map(|setting| {
+        json!({
+            "name": setting.name,
+            "value": setting.value,
+            "source": setting.source,
+            "ignored": setting.ignored,
+        })
+    });
+    json!({ "node": node.node, "settings": settings.collect::<Vec<_>>() })
 }
 
 #[cfg(test)]
@@ -43,7 +83,7 @@ mod tests {
     fn a_status_says_why_not() {
         let report = report(Format::Table, Some("not in sync with\nthe API server"));
 
-        assert!(!report.is_well);
+        assert_eq!(report.status, crate::UNWELL);
         assert_eq!(report.text, "not ready: not in sync with the API server\n");
     }
 }

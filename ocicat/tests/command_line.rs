@@ -173,3 +173,128 @@ fn a_peer_is_steered_and_a_neighbour_is_told() {
     let output = speaker(response::Answer::Summary(summary)).ocicat(&["bgp", "neighbor", "192.0.2.2"]);
     assert!(String::from_utf8_lossy(&output.stdout).contains("why             wrong AS: expected 1, got 2"));
 }
+
+fn agent(answer: proto::felix::response::Answer) -> Agent {
+    let response = proto::felix::Response { answer: Some(answer) };
+    Agent::answering::<proto::felix::Request, _>(response)
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn drops_come_as_table_and_as_json_and_follow_line_by_line() {
+    use proto::felix::{Drop, Drops, response::Answer};
+    let record = Drop {
+        node: "n1".into(),
+        pod: "default/web".into(),
+        direction: "ingress".into(),
+        cause: "policy".into(),
+        policy: "knp/default/deny".into(),
+        count: 2,
+        ..Drop::default()
+    };
+    let page =
+        || Answer::Drops(Drops { records: vec![record.clone()], node: "n1".into(), ..Drops::default() });
+
+    let table = agent(page()).ocicat(&["drops"]);
+    let json = agent(page()).ocicat(&["drops", "-o", "json"]);
+    let follow = agent(page()).ocicat(&["drops", "--follow", "--pod", "default/web"]);
+
+    assert_eq!((table.status.code(), json.status.code()), (Some(0), Some(0)));
+    assert!(
+        text(&table.stdout).contains("default/web  ingress    knp/default/deny"),
+        "{}",
+        text(&table.stdout)
+    );
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(json["drops"][0]["policy"], "knp/default/deny");
+    assert!(text(&follow.stdout).contains("by knp/default/deny x2"), "{}", text(&follow.stdout));
+    assert_eq!(follow.status.code(), Some(3), "the agent went away");
+}
+
+#[test]
+fn an_agent_that_hears_of_no_drops_says_why() {
+    let problem = "NFLOG group 7: another program listens there".to_owned();
+    let page = proto::felix::Drops { node: "n1".into(), problem, ..proto::felix::Drops::default() };
+
+    let output = agent(proto::felix::response::Answer::Drops(page)).ocicat(&["drops"]);
+
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stdout).contains("n1: NFLOG group 7: another program"), "{}", text(&output.stdout));
+}
+
+#[test]
+fn an_audit_is_a_status_for_scripts() {
+    use proto::felix::{Audit, Difference, response::Answer};
+    let clean = Audit { node: "n1".into(), ..Audit::default() };
+    let difference = Difference {
+        kind: "routes".into(),
+        entry: "10.65.0.1/32".into(),
+        what: "missing".into(),
+        ..Difference::default()
+    };
+    let odd = Audit { differences: vec![difference], ..clean.clone() };
+
+    let clean = agent(Answer::Audit(clean)).ocicat(&["audit"]);
+    let odd = agent(Answer::Audit(odd)).ocicat(&["audit", "-o", "json"]);
+
+    assert_eq!((clean.status.code(), odd.status.code()), (Some(0), Some(1)));
+    assert!(text(&clean.stdout).starts_with("n1: as intended"));
+    let odd: serde_json::Value = serde_json::from_slice(&odd.stdout).unwrap();
+    assert_eq!(odd[0]["differences"][0]["entry"], "10.65.0.1/32");
+}
+
+#[test]
+fn nonsense_about_policy_is_a_wrong_command_line() {
+    let explain = |arguments: &[&str]| {
+        let output = ocicat(&[&["explain"], arguments, &["--kubeconfig", "/nonexistent"]].concat());
+        (output.status.code(), text(&output.stderr))
+    };
+    for (arguments, said) in [
+        (&["--from", "web", "--to", "10.0.0.1", "--port", "80"][..], "NAMESPACE/NAME"),
+        (&["--from", "a/b", "--to", "a/c"], "--port"),
+        (&["--from", "a/b", "--to", "a/c", "--port", "0"], "--port"),
+        (&["--from", "a/b", "--to", "a/c", "--port", "65536"], "65536"),
+        (&["--from", "a/b", "--to", "a/c", "--port", "8", "--proto", "gre"], "sctp"),
+        (&["--from", "a/b", "--to", "a/c", "--port", "8", "--proto", "icmp"], "no ports"),
+        (&["--from", "a/b;rm", "--to", "a/c", "--port", "8"], "NAMESPACE/NAME"),
+    ] {
+        let (code, error) = explain(arguments);
+        assert_eq!(code, Some(2), "{arguments:?}: {error}");
+        assert!(error.contains(said), "{arguments:?}: {error}");
+    }
+    let (code, error) = explain(&["--from", "a/b", "--to", "a/c", "--port", "80"]);
+    assert_eq!(code, Some(3), "{error}");
+    assert!(error.contains("/nonexistent"), "{error}");
+    assert_eq!(ocicat(&["drops", "--pod", "web"]).status.code(), Some(2));
+    assert_eq!(ocicat(&["policy", "whatif"]).status.code(), Some(2));
+}
+
+#[test]
+fn a_file_that_is_no_policy_is_named_with_the_field() {
+    let file = std::env::temp_dir().join(format!("ocicat-whatif-{}.yaml", std::process::id()));
+    let whatif = |yaml: &str| {
+        fs::write(&file, yaml).unwrap();
+        let output =
+            ocicat(&["policy", "whatif", "-f", file.to_str().unwrap(), "--kubeconfig", "/nonexistent"]);
+        (output.status.code(), text(&output.stderr))
+    };
+    let calico = "apiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\nmetadata: {name: g}\nspec: ";
+
+    let cases = [
+        (String::new(), "no object"),
+        ("{".to_owned(), "ocicat-whatif"),
+        (format!("{calico}{{selector: 'a =='}}"), "spec.selector"),
+        (format!("{calico}{{selektor: all()}}"), "selektor"),
+        ("apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}".to_owned(), "Deployment"),
+    ];
+    let told: Vec<_> = cases.iter().map(|(yaml, said)| (whatif(yaml), said)).collect();
+    fs::remove_file(&file).unwrap();
+
+    for ((code, error), said) in told {
+        assert_eq!(code, Some(1), "{error}");
+        assert!(error.contains(said), "{said}: {error}");
+    }
+}

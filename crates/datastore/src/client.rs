@@ -59,6 +59,20 @@ impl Datastore {
         watch::spawn(self.client(), interest)
     }
 
+    /// Everything as it is now.
+    ///
+    /// # Errors
+    /// When the API server cannot be reached, refuses us, or has not told everything within `limit`.
+    pub async fn snapshot(&self, interest: Interest, limit: Duration) -> Result<Vec<Update>> {
+        let what = || "list everything".to_owned();
+        self.client.apiserver_version().await.map_err(|error| Error::of(what, error))?;
+        let listed = tokio::time::timeout(limit, watch::snapshot(self.client(), interest)).await;
+        listed.map_err(|_| Error::Unavailable {
+            what: what(),
+            reason: format!("not done within {} s; may this user list all kinds of policy?", limit.as_secs()),
+        })
+    }
+
     /// Watches Secrets of one namespace: those whose names `wanted` holds, one by one, and no other. What one
     /// says that was let go a moment ago may still come.
     pub fn watch_secrets(

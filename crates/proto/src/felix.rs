@@ -184,6 +184,9 @@ pub struct Drop {
     /// `type/code` of ICMP.
     #[prost(string, tag = "18")]
     pub icmp: String,
+    /// At the end of a tier: its policies that select the pod in this direction, none of which allowed it.
+    #[prost(string, repeated, tag = "19")]
+    pub policies: Vec<String>,
 }
 
 /// Intended against actual.
@@ -334,18 +337,15 @@ pub struct ProgrammedPolicy {
     /// `knp/default/allow-web`
     #[prost(string, tag = "1")]
     pub policy: String,
-    /// `metadata.generation` of the object that is wanted; 0 when it is not known.
+    /// `metadata.generation` of the object that the kernel has; 0 while it has none.
     #[prost(int64, tag = "2")]
     pub generation: i64,
-    /// Is it in the kernel at that generation?
+    /// Is that the present one?
     #[prost(bool, tag = "3")]
     pub programmed: bool,
     /// Why not.
     #[prost(string, tag = "4")]
     pub error: String,
-    /// Seconds since it is in the kernel at that generation.
-    #[prost(uint64, tag = "5")]
-    pub seconds: u64,
 }
 
 /// The settings in force on one node.

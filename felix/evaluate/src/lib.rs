@@ -17,6 +17,6 @@ mod state;
 mod verdict;
 
 pub use packet::{Packet, Place, Side};
-pub use path::evaluate;
+pub use path::{Evaluator, evaluate};
 pub use state::State;
 pub use verdict::{Cause, Endpoint, Step, Verdict};

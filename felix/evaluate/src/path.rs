@@ -22,10 +22,32 @@ const ALLOWED_SOURCES: &str = "cni.projectcalico.org/allowedSourcePrefixes";
 ///
 /// What others than the agent put into the kernel is not considered: `allowed` means that policy lets it pass.
 pub fn evaluate(state: &State, packet: &Packet) -> Verdict {
-    let mut walk =
-        Walk { state, cluster: Cluster::new(state), packet, steps: Vec::new(), is_translated: false };
-    let allowed = walk.walk();
-    Verdict { allowed, steps: walk.steps }
+    Evaluator::new(state).evaluate(packet)
+}
+
+/// One state on which many packets are tried: what rules refer to is gathered once.
+pub struct Evaluator<'a> {
+    state: &'a State,
+    cluster: Cluster,
+}
+
+impl<'a> Evaluator<'a> {
+    pub fn new(state: &'a State) -> Self {
+        Self { state, cluster: Cluster::new(state) }
+    }
+
+    /// As [`evaluate`].
+    pub fn evaluate(&self, packet: &Packet) -> Verdict {
+        let mut walk = Walk {
+            state: self.state,
+            cluster: &self.cluster,
+            packet,
+            steps: Vec::new(),
+            is_translated: false,
+        };
+        let allowed = walk.walk();
+        Verdict { allowed, steps: walk.steps }
+    }
 }
 
 /// A place as the network sees it.
@@ -48,7 +70,7 @@ impl End {
 pub(crate) struct Walk<'a> {
     pub(crate) state: &'a State,
     pub(crate) packet: &'a Packet,
-    cluster: Cluster,
+    cluster: &'a Cluster,
     steps: Vec<Step>,
     /// The first node translates the address of a Service; the next one sees what came of it.
     is_translated: bool,

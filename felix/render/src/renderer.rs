@@ -191,6 +191,11 @@ impl Renderer {
         self.render_everything();
     }
 
+    /// What a pod's interface is subject to, as it was last told.
+    pub fn endpoint(&self, interface: &str) -> Option<&ActiveEndpoint> {
+        self.endpoints.get(interface).map(|endpoint| &**endpoint)
+    }
+
     /// What differs since the last flush.
     pub fn flush(&mut self) -> Output {
         let mut output = Output::default();

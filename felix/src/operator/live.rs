@@ -10,6 +10,7 @@ use proto::felix as api;
 use proto::felix::request;
 
 use super::{Operator, PATIENCE};
+use crate::drop_log::TierOf;
 use crate::worker::look::{Look, Walked};
 
 /// Connections that are told of.
@@ -87,13 +88,21 @@ fn judge(worker: &mut dyn Look, asked: &Asked, links: &Links) -> api::Explained 
     }
     packet.icmp = asked.icmp;
     let Walked { verdict, rules, reason } = worker.walk(&packet.via(from.as_deref(), to.as_deref()));
-    let decided_by = reason.map(|reason| api::Drop {
-        direction: reason.direction,
-        cause: reason.cause,
-        policy: reason.policy,
-        tier: reason.tier,
-        rule: reason.rule,
-        ..api::Drop::default()
+    let decided_by = reason.map(|reason| {
+        let interface = if reason.direction == "egress" { &from } else { &to };
+        let interface = interface.clone().unwrap_or_default();
+        let place = TierOf { interface, tier: reason.tier, direction: reason.direction };
+        let policies = worker.tier_policies(&place);
+        api::Drop {
+            direction: place.direction,
+            interface: place.interface,
+            cause: reason.cause,
+            policy: reason.policy,
+            tier: place.tier,
+            rule: reason.rule,
+            policies,
+            ..api::Drop::default()
+        }
     });
     let verdict = match verdict {
         Verdict::Accept => "allowed",

@@ -4,14 +4,17 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
+use felix_calc::EndpointPolicies;
 use felix_dataplane::Ports;
+use felix_render::{DropPlace, DropReason};
 use kernel::interpret::Ruleset as _;
 use kernel::interpret::{Packet, Step, Verdict, walk};
 use kernel::{DROP_GROUP, rule_text};
+use model::{Direction, FelixConfiguration};
 use proto::felix as api;
 
 use super::{Worker, host_addresses};
-use crate::drop_log::Reason;
+use crate::drop_log::{Reason, TierOf};
 
 /// One question; it sees the thread's state between two turns.
 pub struct Question(Box<dyn FnOnce(&mut dyn Look) + Send>);
@@ -36,6 +39,9 @@ impl fmt::Debug for Question {
 pub trait Look {
     /// What the prefix of a rule that logs drops means; `None` when no rule of ours has it.
     fn reason(&self, prefix: &str) -> Option<Reason>;
+
+    /// The policies of a tier that select a pod in a direction.
+    fn tier_policies(&self, place: &TierOf) -> Vec<String>;
 
     /// Walks a packet over the rules that should be in the kernel.
     fn walk(&self, packet: &Packet) -> Walked;
@@ -62,6 +68,9 @@ pub trait Look {
 /// In place of the interface towards addresses that are no local pod's and not the node's.
 const ELSEWHERE: &str = "elsewhere";
 
+/// Policies that are named of one tier.
+const MOST_POLICIES: usize = 8;
+
 /// What rules make of a packet.
 pub struct Walked {
     pub verdict: Verdict,
@@ -73,7 +82,15 @@ pub struct Walked {
 
 impl<P: Ports> Look for Worker<P> {
     fn reason(&self, prefix: &str) -> Option<Reason> {
-        reason(prefix)
+        self.renderer.explain_prefix(prefix).map(of_place).or_else(|| unknown(prefix))
+    }
+
+    fn tier_policies(&self, place: &TierOf) -> Vec<String> {
+        let Some(endpoint) = self.renderer.endpoint(&place.interface) else { return Vec::new() };
+        let EndpointPolicies::Open { tiers, .. } = &endpoint.policies else { return Vec::new() };
+        let Some(tier) = tiers.iter().find(|tier| *tier.name == *place.tier) else { return Vec::new() };
+        let keys = if place.direction == "egress" { &tier.egress } else { &tier.ingress };
+        keys.iter().take(MOST_POLICIES).map(ToString::to_string).collect()
     }
 
     fn walk(&self, packet: &Packet) -> Walked {
@@ -149,31 +166,117 @@ impl<P: Ports> Look for Worker<P> {
     }
 
     fn policies(&self) -> Vec<api::ProgrammedPolicy> {
-        Vec::new()
+        let policies = self.policies.now();
+        let told = policies.iter().map(|(policy, programmed)| api::ProgrammedPolicy {
+            policy: policy.clone(),
+            generation: programmed.generation,
+            programmed: programmed.error.is_none(),
+            error: programmed.error.clone().unwrap_or_default(),
+        });
+        told.collect()
     }
 
     fn settings(&self) -> Vec<api::Setting> {
-        Vec::new()
+        let built_in = FelixConfiguration::default();
+        let own = self.overrides.apply(FelixConfiguration::default());
+        let notes = self.configuration.notes.iter().map(|note| api::Setting {
+            name: note.name.clone(),
+            value: note.value.clone(),
+            source: note.source.to_string(),
+            ignored: note.reason.to_string(),
+        });
+        let now = fields(&self.configuration).into_iter().zip(fields(&own)).zip(fields(&built_in));
+        let in_force = now.map(|(((name, value), (_, of_environment)), (_, of_default))| api::Setting {
+            name,
+            source: match () {
+                () if value == of_default => "default",
+                () if value == of_environment => "environment",
+                () => "FelixConfiguration",
+            }
+            .to_owned(),
+            value,
+            ignored: String::new(),
+        });
+        in_force.chain(notes).collect()
     }
 }
 
-/// `D|<i or e>|<policy ID, tier:<name> or another word>|<rule>`.
-fn reason(prefix: &str) -> Option<Reason> {
-    let mut parts = prefix.split('|');
-    let ("D", direction, what) = (parts.next()?, parts.next()?, parts.next()?) else { return None };
-    let direction = match direction {
+/// Names, in the spelling of the custom resource, and values.
+macro_rules! fields {
+    ($configuration:expr, $($field:ident)*) => {
+        vec![$((camel(stringify!($field)), shown(format!("{:?}", $configuration.$field)))),*]
+    };
+}
+
+fn fields(configuration: &FelixConfiguration) -> Vec<(String, String)> {
+    fields!(configuration,
+        interface_prefix interface_exclude chain_insert_mode endpoint_to_host_action nftables_mode
+        iptables_backend mark_mask filter_allow_action filter_deny_action mangle_allow_action nftables
+        iptables_refresh_interval iptables_post_write_check_interval iptables_lock_probe_interval
+        ipsets_refresh_interval route_refresh_interval interface_refresh_interval max_ipset_size mtu
+        mtu_iface_pattern ipv6 ip_forwarding route_priority route_priority_v6 device_route_protocol
+        device_route_source device_route_source_v6 remove_external_routes log_severity log_prefix
+        log_rate_limit drop_log failsafe_inbound failsafe_outbound nat_port_range nat_outgoing_address
+        nat_outgoing_interface_filter nat_outgoing_exclusions service_loop_prevention
+        workload_source_spoofing floating_ips allow_vxlan_from_workloads allow_ipip_from_workloads
+        vxlan_port external_nodes kube_node_port_ranges disable_conntrack_invalid_check
+        policy_conntrack_strict health metrics
+    )
+}
+
+fn camel(name: &str) -> String {
+    let mut words = name.split('_');
+    let first = words.next().unwrap_or_default().to_owned();
+    words.fold(first, |mut name, word| {
+        let mut letters = word.chars();
+        name.extend(letters.next().map(|letter| letter.to_ascii_uppercase()));
+        name.push_str(letters.as_str());
+        name
+    })
+}
+
+/// Without the wrapping of optional values.
+fn shown(value: String) -> String {
+    let inner = value.strip_prefix("Some(").and_then(|rest| rest.strip_suffix(')'));
+    let value = inner.map_or(value.clone(), str::to_owned);
+    if value == "None" { String::new() } else { value.trim_matches('"').to_owned() }
+}
+
+fn of_place(place: DropPlace) -> Reason {
+    let direction = match place.direction {
+        Direction::Ingress => "ingress",
+        Direction::Egress => "egress",
+    };
+    let reason = Reason { direction: direction.to_owned(), ..Reason::default() };
+    let number = |rule: usize| Some(u32::try_from(rule).unwrap_or(u32::MAX));
+    let cause = |cause: &str| cause.to_owned();
+    match place.reason {
+        DropReason::Policy(key, rule) => {
+            Reason { cause: cause("policy"), policy: key.to_string(), rule: number(rule), ..reason }
+        }
+        DropReason::Profile(name, rule) => {
+            Reason { cause: cause("profile"), policy: format!("pro/{name}"), rule: number(rule), ..reason }
+        }
+        DropReason::EndOfTier(tier) => {
+            Reason { cause: cause("end of tier"), tier: tier.to_string(), ..reason }
+        }
+        DropReason::NoProfile => Reason { cause: cause("no profile"), ..reason },
+        DropReason::Closed => Reason { cause: cause("closed"), ..reason },
+        DropReason::UnknownInterface => Reason { cause: cause("unknown interface"), ..reason },
+        DropReason::Spoofed => Reason { cause: cause("spoofed source"), ..reason },
+    }
+}
+
+/// A prefix in our form that names what is gone by now: told as it stands.
+fn unknown(prefix: &str) -> Option<Reason> {
+    let mut parts = prefix.strip_prefix("D|")?.split('|');
+    let direction = match parts.next()? {
         "i" => "ingress",
         "e" => "egress",
         _ => return None,
     };
+    let policy = parts.next()?.to_owned();
     let rule = parts.next().and_then(|rule| rule.parse().ok());
-    let reason = Reason { direction: direction.to_owned(), rule, ..Reason::default() };
-    let cause = |cause: &str| cause.to_owned();
-    Some(match what.split_once(':') {
-        Some(("tier", tier)) => {
-            Reason { cause: cause("end of tier"), tier: tier.to_owned(), rule: None, ..reason }
-        }
-        _ if what.contains('/') => Reason { cause: cause("policy"), policy: what.to_owned(), ..reason },
-        _ => Reason { cause: what.to_owned(), rule: None, ..reason },
-    })
+    let direction = direction.to_owned();
+    Some(Reason { direction, cause: "policy".to_owned(), policy, rule, ..Reason::default() })
 }

@@ -35,7 +35,7 @@ pub(super) fn run(file: &Path, format: Format, steps: bool, until: usize) -> Res
         Format::Table => text(&replayed, shown),
         Format::Json => format!("{:#}\n", json(&replayed, shown)),
     };
-    Ok(Report { text, is_well: !replayed.is_complete || replayed.differences.is_empty() })
+    Ok(Report::new(text, !replayed.is_complete || replayed.differences.is_empty()))
 }
 
 fn text(replayed: &Replayed, shown: &[Step]) -> String {

@@ -2,7 +2,7 @@
 
 mod kinds;
 pub(crate) mod secrets;
-mod tracker;
+pub(crate) mod tracker;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -133,6 +133,12 @@ impl Interest {
         Self { kinds: Kind::FELIX.to_vec(), node, overrides: BTreeMap::new() }
     }
 
+    /// What says how packets may go, cluster-wide; for whoever asks once.
+    pub fn policy() -> Self {
+        let kinds = Kind::FELIX.into_iter().chain([Kind::Service]).collect();
+        Self { kinds, node: NodeName::from(""), overrides: BTreeMap::new() }
+    }
+
     /// What bird-lite on `node` needs; `overrides` may have `CALICO_ADVERTISE_CLUSTER_IPS`.
     pub fn speaker(node: NodeName, overrides: BTreeMap<String, String>) -> Self {
         Self { kinds: Kind::SPEAKER.to_vec(), node, overrides }
@@ -153,6 +159,25 @@ pub(crate) fn spawn(client: Client, interest: Interest) -> mpsc::Receiver<Update
         run(&mut tracker, &client, &node, &sender).await;
     });
     receiver
+}
+
+/// Everything as it is now, also of kinds that are watched on demand.
+///
+/// As patient as a watch: whoever calls sets a limit.
+pub(crate) async fn snapshot(client: Client, interest: Interest) -> Vec<Update> {
+    let Interest { mut kinds, node, overrides } = interest;
+    kinds.sort();
+    kinds.dedup();
+    let mut tracker = Tracker::new(Viewer { node: node.clone(), overrides }, kinds.iter().copied());
+    tracker.wake(|_| true);
+    let mut updates = Vec::new();
+    let mut events: SelectAll<kinds::EventStream> = SelectAll::new();
+    while !tracker.is_in_sync() {
+        events.extend(tracker.take_woken().into_iter().map(|kind| kinds::watch(client.clone(), kind, &node)));
+        let Some((kind, event)) = events.next().await else { break };
+        tracker.handle(kind, event, &mut updates);
+    }
+    updates
 }
 
 /// Updates that wait for the receiver.

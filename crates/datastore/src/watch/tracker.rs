@@ -251,7 +251,7 @@ impl Tracker {
     }
 
     /// Begins to watch kinds that something needs from now on.
-    fn wake(&mut self, is_needed: impl Fn(Kind) -> bool) {
+    pub(crate) fn wake(&mut self, is_needed: impl Fn(Kind) -> bool) {
         let (woken, asleep) = std::mem::take(&mut self.asleep).into_iter().partition(|kind| is_needed(*kind));
         self.asleep = asleep;
         for kind in woken {
@@ -322,7 +322,7 @@ fn peers_with_pods(update: &Update) -> bool {
 }
 
 /// The same key, with nothing.
-fn gone_of(update: &Update) -> Update {
+pub(crate) fn gone_of(update: &Update) -> Update {
     match update {
         Update::Node(name, _) => Update::Node(name.clone(), None),
         Update::Pod(key, _) => Update::Pod(key.clone(), None),

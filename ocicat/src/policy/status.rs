@@ -1,0 +1,60 @@
+//! `ocicat policy status`: which policies are in the kernel of each node.
+
+use proto::felix::request::{self, Call};
+use proto::felix::response::Answer;
+use proto::felix::{PolicyStatus, ProgrammedPolicy};
+use serde_json::{Value, json};
+
+use crate::agents::{AgentTarget, ask, other_version};
+use crate::client::CallError;
+use crate::table::{or_dash, plain, table};
+use crate::{Format, Report};
+
+/// All is well when every policy that a node needs is in its kernel.
+pub(crate) fn run(target: &AgentTarget, format: Format) -> Result<Report, CallError> {
+    let mut nodes = Vec::new();
+    for socket in target.sockets()? {
+        match ask(&socket, Call::PolicyStatus(request::PolicyStatus {}))? {
+            Answer::PolicyStatus(status) => nodes.push(status),
+            _ => return Err(other_version()),
+        }
+    }
+    let is_well = nodes.iter().flat_map(|node| &node.policies).all(|policy| policy.programmed);
+    let text = match format {
+        Format::Json => format!("{:#}\n", Value::Array(nodes.iter().map(node_json).collect())),
+        Format::Table => status_table(&nodes),
+    };
+    Ok(Report::new(text, is_well))
+}
+
+fn status_table(nodes: &[PolicyStatus]) -> String {
+    let rows: Vec<_> =
+        nodes.iter().flat_map(|node| node.policies.iter().map(|policy| row(&node.node, policy))).collect();
+    if rows.is_empty() {
+        return "no node that was asked needs a policy\n".to_owned();
+    }
+    table(&["NODE", "POLICY", "GENERATION", "UP TO DATE", "WHY NOT"], &rows)
+}
+
+fn row(node: &str, policy: &ProgrammedPolicy) -> Vec<String> {
+    let generation = if policy.generation > 0 { policy.generation.to_string() } else { "-".to_owned() };
+    vec![
+        node.to_owned(),
+        policy.policy.clone(),
+        generation,
+        if policy.programmed { "yes" } else { "no" }.to_owned(),
+        or_dash(&plain(&policy.error)),
+    ]
+}
+
+fn node_json(node: &PolicyStatus) -> Value {
+    let policies = node.policies.iter().map(|policy| {
+        json!({
+            "policy": policy.policy,
+            "generation": policy.generation,
+            "programmed": policy.programmed,
+            "error": policy.error,
+        })
+    });
+    json!({ "node": node.node, "policies": policies.collect::<Vec<_>>() })
+}
