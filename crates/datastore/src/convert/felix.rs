@@ -200,14 +200,13 @@ mod tests {
                 "failsafeInboundHostPorts": [{"protocol": "TCP", "port": 22}, {"protocol": "udp", "port": 68, "net": "10.0.0.0/8"}],
                 "failsafeOutboundHostPorts": [],
                 "externalNodesList": ["192.0.2.1"],
-                "kubeNodePortRanges": ["30000:32767", 40000],
-                "iptablesMarkMask": 4278190080u32,
+                    "iptablesMarkMask": 4278190080u32,
             }),
         )]);
 
         assert_eq!(found.notes, []);
         assert_eq!((found.failsafe_inbound.len(), found.failsafe_outbound.len()), (2, 0));
-        assert_eq!((found.kube_node_port_ranges.len(), found.mark_mask), (2, 0xff00_0000));
+        assert_eq!((found.external_nodes.len(), found.mark_mask), (1, 0xff00_0000));
     }
 
     #[test]

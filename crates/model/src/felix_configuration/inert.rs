@@ -106,6 +106,8 @@ const TABLE: &[(&str, &[Entry])] = &[
         ("NetlinkTimeoutSecs", "netlinkTimeout", &[]),
         ("FeatureDetectOverride", "featureDetectOverride", &[]),
         ("FeatureGates", "featureGates", &[]),
+        ("IptablesLockProbeIntervalMillis", "iptablesLockProbeInterval", &[]),
+        ("KubeNodePortRanges", "kubeNodePortRanges", &["30000:32767"]),
         ("IptablesLockFilePath", "iptablesLockFilePath", &["/run/xtables.lock"]),
         ("IptablesLockTimeoutSecs", "iptablesLockTimeout", &[]),
         ("SidecarAccelerationEnabled", "sidecarAccelerationEnabled", &["false"]),
@@ -114,7 +116,12 @@ const TABLE: &[(&str, &[Entry])] = &[
         ("IgnoreLooseRPF", "", &["false"]),
         ("RequireMTUFile", "requireMTUFile", &["false"]),
     ]),
-    ("bird-lite programs the routes between nodes, and there is no live migration", &[
+    ("routes to pods have one form and one priority (ipv4NormalRoutePriority), bird-lite programs those between nodes, and there is no live migration", &[
+        ("IPv6NormalRoutePriority", "ipv6NormalRoutePriority", &["1024"]),
+        ("DeviceRouteProtocol", "deviceRouteProtocol", &[]),
+        ("DeviceRouteSourceAddress", "deviceRouteSourceAddress", &["none"]),
+        ("DeviceRouteSourceAddressIPv6", "deviceRouteSourceAddressIPv6", &["none"]),
+        ("RemoveExternalRoutes", "removeExternalRoutes", &[]),
         ("IPv4ElevatedRoutePriority", "ipv4ElevatedRoutePriority", &[]),
         ("IPv6ElevatedRoutePriority", "ipv6ElevatedRoutePriority", &[]),
         ("LiveMigrationRouteConvergenceTime", "liveMigrationRouteConvergenceTime", &[]),

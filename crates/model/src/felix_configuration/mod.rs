@@ -43,8 +43,6 @@ pub struct FelixConfiguration {
     pub iptables_refresh_interval: Duration,
     /// First look after a write; zero: never.
     pub iptables_post_write_check_interval: Duration,
-    /// Between attempts at the xtables lock.
-    pub iptables_lock_probe_interval: Duration,
     pub ipsets_refresh_interval: Duration,
     pub route_refresh_interval: Duration,
     pub interface_refresh_interval: Duration,
@@ -59,14 +57,6 @@ pub struct FelixConfiguration {
     pub ip_forwarding: bool,
     /// Priority (metric) of the routes to local pods.
     pub route_priority: u32,
-    pub route_priority_v6: u32,
-    /// `proto` of the routes to local pods.
-    pub device_route_protocol: u8,
-    /// `src` of the routes to local pods.
-    pub device_route_source: Option<std::net::Ipv4Addr>,
-    pub device_route_source_v6: Option<std::net::Ipv6Addr>,
-    /// Routes of others on pod interfaces are deleted.
-    pub remove_external_routes: bool,
     /// `None` leaves it to the agent's command line.
     pub log_severity: Option<LogSeverity>,
     /// Prefix of what a Log rule writes; `%t` tier, `%k` kind, `%n` name, `%p` policy.
@@ -93,7 +83,6 @@ pub struct FelixConfiguration {
     pub vxlan_port: u16,
     /// Hosts outside of the cluster that may send IPIP and VXLAN.
     pub external_nodes: Vec<crate::Cidr>,
-    pub kube_node_port_ranges: Vec<PortRange>,
     /// Packets that connection tracking calls INVALID pass.
     pub disable_conntrack_invalid_check: bool,
     /// Connections that policy no longer allows end (own setting `policyConntrackMode: Strict`).
@@ -207,7 +196,6 @@ impl Default for FelixConfiguration {
             nftables: NftablesSettings::default(),
             iptables_refresh_interval: REFRESH,
             iptables_post_write_check_interval: Duration::from_secs(1),
-            iptables_lock_probe_interval: Duration::from_millis(50),
             ipsets_refresh_interval: REFRESH,
             route_refresh_interval: REFRESH,
             interface_refresh_interval: REFRESH,
@@ -217,11 +205,6 @@ impl Default for FelixConfiguration {
             ipv6: true,
             ip_forwarding: true,
             route_priority: 1024,
-            route_priority_v6: 1024,
-            device_route_protocol: 3,
-            device_route_source: None,
-            device_route_source_v6: None,
-            remove_external_routes: true,
             log_severity: None,
             log_prefix: "calico-packet".to_owned(),
             log_rate_limit: None,
@@ -239,7 +222,6 @@ impl Default for FelixConfiguration {
             allow_ipip_from_workloads: false,
             vxlan_port: 4789,
             external_nodes: Vec::new(),
-            kube_node_port_ranges: vec![PortRange { first: 30_000, last: 32_767 }],
             disable_conntrack_invalid_check: false,
             policy_conntrack_strict: false,
             health: Listener::HEALTH,

@@ -2,8 +2,7 @@
 
 use super::values::{
     address, boolean, choice, cidrs, duration, failsafe_ports, host, interface_name, interface_patterns,
-    interface_prefix, is_none, log_prefix, mark_mask, millis, mtu, number, port_range, port_ranges, rate,
-    switch,
+    interface_prefix, is_none, log_prefix, mark_mask, mtu, number, port_range, rate, switch,
 };
 use super::{
     AllowAction, ChainInsertMode, DenyAction, EndpointToHostAction, FelixConfiguration, IptablesBackend,
@@ -64,7 +63,6 @@ const TABLE: &[(&str, &str, Set)] = &[
     ("NftablesRefreshInterval", "nftablesRefreshInterval", |c, t| Ok(c.nftables.refresh_interval = duration(t)?)),
     ("IptablesRefreshInterval", "iptablesRefreshInterval", |c, t| Ok(c.iptables_refresh_interval = duration(t)?)),
     ("IptablesPostWriteCheckIntervalSecs", "iptablesPostWriteCheckInterval", |c, t| Ok(c.iptables_post_write_check_interval = duration(t)?)),
-    ("IptablesLockProbeIntervalMillis", "iptablesLockProbeInterval", |c, t| Ok(c.iptables_lock_probe_interval = millis(t)?)),
     ("IpsetsRefreshInterval", "ipsetsRefreshInterval", |c, t| Ok(c.ipsets_refresh_interval = duration(t)?)),
     ("RouteRefreshInterval", "routeRefreshInterval", |c, t| Ok(c.route_refresh_interval = duration(t)?)),
     ("InterfaceRefreshInterval", "interfaceRefreshInterval", |c, t| Ok(c.interface_refresh_interval = duration(t)?)),
@@ -75,19 +73,6 @@ const TABLE: &[(&str, &str, Set)] = &[
     ("Ipv6Support", "ipv6Support", |c, t| Ok(c.ipv6 = boolean(t)?)),
     ("IPForwarding", "ipForwarding", |c, t| Ok(c.ip_forwarding = switch(t)?)),
     ("IPv4NormalRoutePriority", "ipv4NormalRoutePriority", |c, t| Ok(c.route_priority = number(t, 1, i32::MAX as u64)?)),
-    ("IPv6NormalRoutePriority", "ipv6NormalRoutePriority", |c, t| Ok(c.route_priority_v6 = number(t, 1, i32::MAX as u64)?)),
-    ("DeviceRouteProtocol", "deviceRouteProtocol", |c, t| Ok(c.device_route_protocol = number(t, 1, 255)?)),
-    ("DeviceRouteSourceAddress", "deviceRouteSourceAddress", |c, t| match address(t)? {
-        Some(std::net::IpAddr::V6(_)) => Err(format!("{t:?} is not an IPv4 address")),
-        Some(std::net::IpAddr::V4(source)) => Ok(c.device_route_source = Some(source)),
-        None => Ok(c.device_route_source = None),
-    }),
-    ("DeviceRouteSourceAddressIPv6", "deviceRouteSourceAddressIPv6", |c, t| match address(t)? {
-        Some(std::net::IpAddr::V4(_)) => Err(format!("{t:?} is not an IPv6 address")),
-        Some(std::net::IpAddr::V6(source)) => Ok(c.device_route_source_v6 = Some(source)),
-        None => Ok(c.device_route_source_v6 = None),
-    }),
-    ("RemoveExternalRoutes", "removeExternalRoutes", |c, t| Ok(c.remove_external_routes = boolean(t)?)),
     ("LogSeverityScreen", "logSeverityScreen", |c, t| Ok(c.log_severity = Some(t.parse()?))),
     ("LogPrefix", "logPrefix", |c, t| Ok(c.log_prefix = log_prefix(t)?)),
     ("LogActionRateLimit", "logActionRateLimit", |c, t| {
@@ -120,7 +105,6 @@ const TABLE: &[(&str, &str, Set)] = &[
     ("AllowIPIPPacketsFromWorkloads", "allowIPIPPacketsFromWorkloads", |c, t| Ok(c.allow_ipip_from_workloads = boolean(t)?)),
     ("VXLANPort", "vxlanPort", |c, t| Ok(c.vxlan_port = number(t, 1, 65535)?)),
     ("ExternalNodesCIDRList", "externalNodesList", |c, t| Ok(c.external_nodes = cidrs(t)?)),
-    ("KubeNodePortRanges", "kubeNodePortRanges", |c, t| Ok(c.kube_node_port_ranges = port_ranges(t, 7)?)),
     ("DisableConntrackInvalidCheck", "disableConntrackInvalidCheck", |c, t| Ok(c.disable_conntrack_invalid_check = boolean(t)?)),
     ("PolicyConntrackMode", "policyConntrackMode", |c, t| Ok(c.policy_conntrack_strict = choice(t, &[
         ("Established", false), ("Strict", true)])?)),
@@ -171,13 +155,11 @@ mod tests {
             ("IptablesMarkMask", "0xff00ff00"),
             ("IptablesBackend", "NFT"),
             ("IptablesFilterDenyAction", "REJECT"),
-            ("IptablesLockProbeIntervalMillis", "20"),
             ("IptablesRefreshInterval", "1.5"),
             ("FailsafeInboundHostPorts", "tcp:22, udp:10.0.0.0/8:68, 179, tcp:[fd00::/8]:80"),
             ("FailsafeOutboundHostPorts", "none"),
             ("ExternalNodesCIDRList", "192.0.2.1,10.1.0.0/16"),
             ("NATPortRange", "1024:2047"),
-            ("KubeNodePortRanges", "30000:32767,40000"),
             ("LogActionRateLimit", "10/minute"),
             ("LogActionRateLimitBurst", "7"),
             ("HealthHost", "localhost"),
@@ -188,7 +170,6 @@ mod tests {
         assert_eq!(found.notes, []);
         assert_eq!((found.mark_mask, found.iptables_backend), (0xff00_ff00, IptablesBackend::Nft));
         assert_eq!(found.filter_deny_action, DenyAction::Reject);
-        assert_eq!(found.iptables_lock_probe_interval.as_millis(), 20);
         assert_eq!(found.iptables_refresh_interval.as_millis(), 1500);
         let failsafe = |protocol, port, net: Option<&str>| FailsafePort {
             protocol,
@@ -207,7 +188,6 @@ mod tests {
         assert_eq!(found.failsafe_outbound, []);
         assert_eq!(found.external_nodes.len(), 2);
         assert_eq!(found.nat_port_range, Some(PortRange { first: 1024, last: 2047 }));
-        assert_eq!(found.kube_node_port_ranges.len(), 2);
         assert_eq!(found.log_rate_limit.map(|limit| (limit.count, limit.burst)), Some((10, 7)));
         assert_eq!(found.metrics, Listener { enabled: true, ..Listener::METRICS });
         assert_eq!(found.for_nftables().mark_mask, 0x00ff_ff00);
@@ -225,8 +205,6 @@ mod tests {
             ("RouteRefreshInterval", "-1"),
             ("IpInIpMtu", "12"),
             ("InterfacePrefix", "cali,tap"),
-            ("KubeNodePortRanges", "1,2,3,4,5,6,7,8"),
-            ("DeviceRouteSourceAddress", "fd00::1"),
             ("LogActionRateLimit", "many"),
         ];
 

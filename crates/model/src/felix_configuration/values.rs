@@ -52,14 +52,6 @@ fn unit(name: &str) -> Option<f64> {
     })
 }
 
-/// A duration, a bare number being milliseconds.
-pub(super) fn millis(text: &str) -> Result<Duration, String> {
-    match text.parse::<u64>() {
-        Ok(millis) => Ok(Duration::from_millis(millis)),
-        Err(_) => duration(text),
-    }
-}
-
 pub(super) fn boolean(text: &str) -> Result<bool, String> {
     match text.to_ascii_lowercase().as_str() {
         "true" | "1" | "yes" | "y" | "t" => Ok(true),
@@ -133,15 +125,6 @@ fn cidr(text: &str) -> Result<Cidr, String> {
     match text.parse() {
         Err(crate::InvalidCidr::HostBits { network, .. }) => Ok(network),
         other => other.map_err(|error| error.to_string()),
-    }
-}
-
-/// Ports and ranges, at most `most`.
-pub(super) fn port_ranges(text: &str, most: usize) -> Result<Vec<PortRange>, String> {
-    let ranges: Vec<PortRange> = list(text).into_iter().map(port_range).collect::<Result<_, _>>()?;
-    match ranges.len() > most {
-        true => Err(format!("more than {most} ranges")),
-        false => Ok(ranges),
     }
 }
 
