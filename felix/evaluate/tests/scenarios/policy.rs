@@ -209,7 +209,10 @@ fn d70_log_goes_on_with_the_next_rule() {
 fn d71_what_is_rejected_is_stopped_as_what_is_dropped() {
     let mut story = Story::begin();
 
-    story.configuration(|configuration| configuration.filter_deny_action = model::DenyAction::Reject);
+    story.configuration(|configuration| {
+        configuration.filter_deny_action = model::DenyAction::Reject;
+        configuration.nftables.filter_deny_action = model::DenyAction::Reject;
+    });
     story.policy(global("deny", "app == 'a'").ingress(&[deny()]));
 
     story.drops(&[tcp("x/b", "x/a", 80)]);
