@@ -212,14 +212,14 @@ fn fields(configuration: &FelixConfiguration) -> Vec<(String, String)> {
     fields!(configuration,
         interface_prefix interface_exclude chain_insert_mode endpoint_to_host_action nftables_mode
         iptables_backend mark_mask filter_allow_action filter_deny_action mangle_allow_action nftables
-        iptables_refresh_interval iptables_post_write_check_interval iptables_lock_probe_interval
+        iptables_refresh_interval iptables_post_write_check_interval
         ipsets_refresh_interval route_refresh_interval interface_refresh_interval max_ipset_size mtu
-        mtu_iface_pattern ipv6 ip_forwarding route_priority route_priority_v6 device_route_protocol
-        device_route_source device_route_source_v6 remove_external_routes log_severity log_prefix
+        mtu_iface_pattern ipv6 ip_forwarding route_priority
+        log_severity log_prefix
         log_rate_limit drop_log failsafe_inbound failsafe_outbound nat_port_range nat_outgoing_address
         nat_outgoing_interface_filter nat_outgoing_exclusions service_loop_prevention
         workload_source_spoofing floating_ips allow_vxlan_from_workloads allow_ipip_from_workloads
-        vxlan_port external_nodes kube_node_port_ranges disable_conntrack_invalid_check
+        vxlan_port external_nodes disable_conntrack_invalid_check
         policy_conntrack_strict health metrics
     )
 }
