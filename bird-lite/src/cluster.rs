@@ -9,7 +9,7 @@ use bgp::PeerKey;
 use bgp_packet::Prefix;
 use model::{
     AffinityState, AllocationAttributes, BgpConfiguration, BgpFilter, BgpPeer, Block, BlockAffinity, Cidr,
-    IpPool, Node, NodeName, Pod, PodKey, Secret, Update, host_interface_name,
+    IpPool, Node, NodeName, PeerSelection, PeerTarget, Pod, PodKey, Secret, Update, host_interface_name,
 };
 
 use crate::convert::prefix;
@@ -168,16 +168,29 @@ impl Cluster {
 
     fn set_node(&mut self, name: NodeName, node: Option<Node>) {
         let own = name == self.node_name;
+        let sessions = own || self.concerns_sessions(self.nodes.get(&name), node.as_ref());
         if !set(&mut self.nodes, name, node) {
             return;
         }
-        self.changes.peers = true;
+        self.changes.peers |= sessions;
         if own {
             let label = self.node().and_then(|node| node.labels.get(EXCLUDED));
             let excluded = label.is_some_and(|value| value == "true");
             self.services.exclude(excluded);
             self.changes.all_routes = true;
         }
+    }
+
+    /// Whether a change of another node may change who peers with whom. What else a node tells of itself, such as the
+    /// address of its tunnel, comes once from every node of a cluster that starts.
+    fn concerns_sessions(&self, old: Option<&Node>, new: Option<&Node>) -> bool {
+        let (Some(old), Some(new)) = (old, new) else { return true };
+        let sessions = |n: &Node| (n.ipv4, n.ipv6, n.as_number, n.route_reflector_cluster_id);
+        let selects = |peer: &BgpPeer| {
+            let selector = matches!(peer.nodes, PeerSelection::Selector(_));
+            selector || matches!(peer.target, PeerTarget::Nodes(_))
+        };
+        sessions(old) != sessions(new) || (old.labels != new.labels && self.peers.values().any(selects))
     }
 
     fn set_block(&mut self, cidr: Cidr, block: Option<&Block>) {

@@ -46,6 +46,32 @@ fn the_mesh_is_every_other_node_and_can_be_switched_off() {
 }
 
 #[test]
+fn only_what_concerns_sessions_plans_them_anew() {
+    let mut cluster = cluster(2);
+    cluster.take_changes();
+    let mut change = |node: Node| {
+        put_node(&mut cluster, node);
+        cluster.take_changes().peers
+    };
+    let labelled = || {
+        let mut node = node(2);
+        node.labels.insert("rack".to_owned(), "other".to_owned());
+        node
+    };
+
+    assert!(!change(Node { ipip_tunnel_address: "10.0.2.1".parse().ok(), ..node(2) }));
+    assert!(!change(labelled()), "no selector looks at labels");
+    assert!(change(Node { as_number: Some(65003), ..labelled() }));
+    assert!(change(dual_stack(2)) && change(node(3)));
+
+    let target = PeerTarget::Nodes(selector("rack == 'other'"));
+    put_peering(&mut cluster, BgpPeer::new("racks", target, None));
+    cluster.take_changes();
+    put_node(&mut cluster, Node { ..labelled() });
+    assert!(cluster.take_changes().peers);
+}
+
+#[test]
 fn as_and_port_come_from_the_cluster_unless_a_node_has_its_own_as() {
     let mut cluster = cluster(3);
     configure(
