@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
 
@@ -19,8 +19,10 @@ use parking_lot::Mutex;
 
 /// Connections that are judged in one turn of the dataplane's thread.
 const TURN: usize = 256;
-/// Between two looks at the table of connections, and before one that failed is tried again.
+/// Between two looks at the table of connections.
 const PAUSE: Duration = Duration::from_millis(200);
+/// Before a look that failed is tried again.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// Where the dataplane's thread says which addresses are to be looked at.
 pub struct Strict {
@@ -83,20 +85,26 @@ impl Checker {
         mut judge: impl FnMut(Vec<Packet>) -> Vec<bool>,
     ) {
         while self.woken.recv().is_ok() {
-            let mut addresses = std::mem::take(&mut *self.addresses.lock());
-            while !addresses.is_empty() {
+            loop {
+                let addresses = std::mem::take(&mut *self.addresses.lock());
+                if addresses.is_empty() {
+                    break;
+                }
                 match open().and_then(|mut table| check(&mut table, &addresses, &mut judge)) {
-                    Ok(0) => {}
                     Ok(ended) => {
-                        tracing::info!(ended, "connections that policy no longer allows are forgotten")
+                        if ended > 0 {
+                            tracing::info!(ended, "connections that policy no longer allows are forgotten");
+                        }
+                        thread::sleep(PAUSE);
                     }
                     Err(error) => {
                         tracing::warn!(%error, "connections cannot be compared with policy; will be retried");
-                        self.addresses.lock().append(&mut addresses);
+                        self.addresses.lock().extend(addresses);
+                        if self.woken.recv_timeout(RETRY) == Err(RecvTimeoutError::Disconnected) {
+                            return;
+                        }
                     }
                 }
-                thread::sleep(PAUSE);
-                addresses = std::mem::take(&mut *self.addresses.lock());
             }
         }
     }
@@ -112,6 +120,9 @@ fn check<T: Table>(
     while !entries.is_empty() {
         let turn = entries.split_off(entries.len().saturating_sub(TURN));
         let stopped = judge(turn.iter().map(T::packet).collect());
+        if stopped.len() != turn.len() {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the dataplane did not answer"));
+        }
         let denied = turn.into_iter().zip(stopped).filter(|(_, is_stopped)| *is_stopped);
         let denied: Vec<_> = denied.map(|(entry, _)| entry).collect();
         if !denied.is_empty() {
