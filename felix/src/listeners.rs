@@ -33,7 +33,7 @@ impl Server {
     /// Serves there from now on; nowhere when `None`. What fails leaves the present server as it is.
     pub async fn listen(&mut self, address: Option<SocketAddr>) -> io::Result<()> {
         let Some(address) = address else {
-            self.close();
+            self.close().await;
             return Ok(());
         };
         let old = self.present.as_ref().map(|(present, _)| *present);
@@ -42,26 +42,28 @@ impl Server {
         }
         let mut bound = TcpListener::bind(address).await;
         if bound.is_err() && old.is_some_and(|old| old.port() == address.port()) {
-            self.close();
+            self.close().await;
             bound = TcpListener::bind(address).await;
             if let (Err(_), Some(old)) = (&bound, old) {
-                self.serve(old, TcpListener::bind(old).await?);
+                self.serve(old, TcpListener::bind(old).await?).await;
             }
         }
-        self.serve(address, bound?);
+        self.serve(address, bound?).await;
         Ok(())
     }
 
-    fn serve(&mut self, address: SocketAddr, listener: TcpListener) {
-        self.close();
+    async fn serve(&mut self, address: SocketAddr, listener: TcpListener) {
+        self.close().await;
         let route = self.route.clone();
         let task = tokio::spawn(http::serve(listener, move |path: &str| route(path)));
         self.present = Some((address, task));
     }
 
-    fn close(&mut self) {
+    /// Its socket is closed when this returns.
+    async fn close(&mut self) {
         if let Some((_, task)) = self.present.take() {
             task.abort();
+            let _ = task.await;
         }
     }
 
@@ -125,7 +127,6 @@ mod tests {
         server.listen(Some(second)).await.unwrap();
         assert!(TcpStream::connect(second).await.is_ok());
         server.listen(None).await.unwrap();
-        tokio::task::yield_now().await;
 
         assert!(TcpStream::connect(first).await.is_err());
         assert!(TcpStream::connect(second).await.is_err());
