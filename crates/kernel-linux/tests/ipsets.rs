@@ -37,9 +37,9 @@ fn members(set: &str) -> BTreeSet<String> {
 
 /// A table that wants these sets, over what the kernel holds.
 fn table(wanted: &BTreeMap<IpSetName, IpSet>) -> IpSets<IpSetDriver> {
-    let mut table = IpSets::new(IpSetDriver::open().unwrap());
+    let mut table = IpSets::new(IpSetDriver::open().expect("IP sets, and root"));
     wanted.iter().for_each(|(name, set)| table.set(name.clone(), set));
-    table.resync().unwrap();
+    table.resync().expect("the sets can be read");
     table
 }
 
