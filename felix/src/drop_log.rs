@@ -43,16 +43,22 @@ pub struct Reason {
     pub rule: Option<u32>,
 }
 
+/// Tells the pod of an interface, `namespace/name`.
+pub type PodOf = Box<dyn Fn(&str) -> Option<String> + Send>;
+/// Tells what the prefix of a rule means.
+pub type ReasonOf = Box<dyn Fn(&str) -> Option<Reason> + Send>;
+/// Tells the policies of a tier that select the pod of an interface, in a direction.
+pub type PoliciesOf = Box<dyn Fn(&TierOf) -> Vec<String> + Send>;
+
 /// Where names come from.
 pub struct Names {
     pub node: String,
     pub addresses: Arc<AddressBook>,
-    /// The pod of an interface, `namespace/name`.
-    pub pod_of: Box<dyn Fn(&str) -> Option<String> + Send>,
-    /// What the prefix of a rule means; asked once for each prefix.
-    pub reason_of: Box<dyn Fn(&str) -> Option<Reason> + Send>,
-    /// The policies of a tier that select the pod of an interface, in a direction; asked now and then.
-    pub policies_of: Box<dyn Fn(&TierOf) -> Vec<String> + Send>,
+    pub pod_of: PodOf,
+    /// Asked once for each prefix.
+    pub reason_of: ReasonOf,
+    /// Asked now and then.
+    pub policies_of: PoliciesOf,
 }
 
 /// One tier as it concerns one interface in one direction (`ingress`, `egress`).

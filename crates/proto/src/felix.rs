@@ -98,6 +98,7 @@ pub mod response {
     use super::Oneof;
 
     #[derive(Clone, PartialEq, Oneof)]
+    #[expect(clippy::large_enum_variant, reason = "one is made for each call of an operator")]
     pub enum Answer {
         #[prost(message, tag = "1")]
         Drops(super::Drops),

@@ -17,7 +17,9 @@ use super::{Worker, host_addresses};
 use crate::drop_log::{Reason, TierOf};
 
 /// One question; it sees the thread's state between two turns.
-pub struct Question(Box<dyn FnOnce(&mut dyn Look) + Send>);
+pub struct Question(Work);
+
+type Work = Box<dyn FnOnce(&mut dyn Look) + Send>;
 
 impl Question {
     pub fn new(work: impl FnOnce(&mut dyn Look) + Send + 'static) -> Self {
