@@ -8,9 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use felix_calc::Calc;
 use felix_dataplane::{Dataplane, Failed, Kind};
-use felix_render::{IpSetChange, Output, RenderSettings, Renderer, RuleDataplane};
-use kernel::nft::Nftables;
-use kernel_linux::{Backend, Netns, NftablesDriver};
+use felix_render::{RenderSettings, Renderer, RuleDataplane};
+use kernel_linux::{Backend, Netns};
 use model::{LocalEndpoint, Update};
 
 use crate::cluster::NODE;
@@ -23,41 +22,30 @@ pub enum Way {
     Nftables,
 }
 
-/// What writes.
-enum Writer {
-    Iptables(Box<Dataplane<Linux>>),
-    Nftables(Box<Nftables<NftablesDriver>>),
-}
-
 /// Calc, renderer and dataplane of a node that is a network namespace.
 pub struct Agent {
     netns: Netns,
     calc: Calc,
     renderer: Renderer,
-    writer: Writer,
+    dataplane: Dataplane<Linux>,
 }
 
 impl Agent {
     /// In sync with an empty datastore; nothing is written yet.
     pub fn new(netns: Netns, way: Way) -> anyhow::Result<Self> {
-        let writer = netns.run(|| {
-            let text = |error: anyhow::Error| io::Error::other(format!("{error:#}"));
-            Ok(match way {
-                Way::Iptables(backend) => {
-                    let drivers = drivers::open(backend, "cali", false).map_err(text)?;
-                    Writer::Iptables(Box::new(Dataplane::new(drivers, Instant::now())))
-                }
-                Way::Nftables => Writer::Nftables(Box::new(Nftables::new(NftablesDriver::open(false)?))),
-            })
-        })?;
+        let (backend, rules) = match way {
+            Way::Iptables(backend) => (backend, RuleDataplane::Iptables),
+            Way::Nftables => (Backend::Nft, RuleDataplane::Nftables),
+        };
+        let text = |error: anyhow::Error| io::Error::other(format!("{error:#}"));
+        let drivers = netns.run(|| drivers::open(backend, "cali", false).map_err(text))?;
+        let mut dataplane = Dataplane::new(drivers, Instant::now());
+        ensure!(dataplane.use_nftables(way == Way::Nftables, Instant::now()), "the kernel takes no nftables");
         let mut calc = Calc::new(NODE.into());
         calc.apply(Update::InSync);
-        let dataplane = match way {
-            Way::Iptables(_) => RuleDataplane::Iptables,
-            Way::Nftables => RuleDataplane::Nftables,
-        };
-        let settings = RenderSettings { ipip: false, ipv6: false, dataplane, ..RenderSettings::default() };
-        Ok(Self { netns, calc, renderer: Renderer::new(settings), writer })
+        let settings =
+            RenderSettings { ipip: false, ipv6: false, dataplane: rules, ..RenderSettings::default() };
+        Ok(Self { netns, calc, renderer: Renderer::new(settings), dataplane })
     }
 
     /// The node's own interfaces with their addresses.
@@ -85,54 +73,21 @@ impl Agent {
     ///
     /// Routes to interfaces that do not exist stay pending, which is no failure here.
     pub fn write(&mut self) -> anyhow::Result<Duration> {
-        let Self { netns, calc, renderer, writer } = self;
+        let Self { netns, calc, renderer, dataplane } = self;
         let mut took = Duration::ZERO;
         let failed = netns.run(|| {
             let begin = Instant::now();
             calc.flush().into_iter().for_each(|change| renderer.apply(change));
-            let failed = writer.write(renderer.flush());
+            dataplane.want(renderer.flush());
+            let report = dataplane.apply(Instant::now(), || {});
             took = begin.elapsed();
-            failed
+            let beside = [Kind::Routes, Kind::Neighbours, Kind::Sysctls];
+            let matters = |failed: &&Failed| !beside.contains(&failed.kind);
+            Ok(report.failed.iter().find(matters).map(|failed| format!("{failed:?}")))
         });
         let failed = failed.context("write to the kernel")?;
         ensure!(failed.is_none(), "the kernel did not take everything: {}", failed.unwrap_or_default());
         Ok(took)
-    }
-}
-
-impl Writer {
-    /// What the kernel refused first, of what matters.
-    fn write(&mut self, output: Output) -> io::Result<Option<String>> {
-        match self {
-            Writer::Iptables(dataplane) => {
-                dataplane.want(output);
-                let report = dataplane.apply(Instant::now(), || {});
-                let beside = [Kind::Routes, Kind::Neighbours, Kind::Sysctls];
-                let matters = |failed: &&Failed| !beside.contains(&failed.kind);
-                Ok(report.failed.iter().find(matters).map(|failed| format!("{failed:?}")))
-            }
-            Writer::Nftables(tables) => {
-                want(tables, &output);
-                let applied = tables.apply(Instant::now())?;
-                Ok(applied.failed.first().map(|failed| format!("{failed:?}")))
-            }
-        }
-    }
-}
-
-fn want(tables: &mut Nftables<NftablesDriver>, output: &Output) {
-    for (name, change) in &output.ip_sets {
-        match change {
-            IpSetChange::Full(set) => tables.want_set(name, Some(set.clone())),
-            IpSetChange::Delta { added, removed } => tables.want_members(name, added, removed),
-            IpSetChange::Gone => tables.want_set(name, None),
-        }
-    }
-    for ((family, table, name), chain) in &output.chains {
-        tables.want_chain(*family, *table, name, chain.as_ref());
-    }
-    for ((family, table, name), hook) in &output.hooks {
-        tables.want_hook(*family, *table, name, hook);
     }
 }
 
