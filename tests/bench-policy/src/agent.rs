@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use felix_calc::Calc;
@@ -13,6 +13,7 @@ use kernel_linux::{Backend, Netns};
 use model::{LocalEndpoint, Update};
 
 use crate::cluster::NODE;
+use crate::cost::{Cost, Stopwatch};
 use crate::drivers::{self, Linux};
 
 /// Which way into the kernel.
@@ -72,15 +73,15 @@ impl Agent {
     /// Brings the kernel to what is wanted; how long that took from the calculation on.
     ///
     /// Routes to interfaces that do not exist stay pending, which is no failure here.
-    pub fn write(&mut self) -> anyhow::Result<Duration> {
+    pub fn write(&mut self) -> anyhow::Result<Cost> {
         let Self { netns, calc, renderer, dataplane } = self;
-        let mut took = Duration::ZERO;
+        let mut took = Cost::default();
         let failed = netns.run(|| {
-            let begin = Instant::now();
+            let stopwatch = Stopwatch::start();
             calc.flush().into_iter().for_each(|change| renderer.apply(change));
             dataplane.want(renderer.flush());
             let report = dataplane.apply(Instant::now(), || {});
-            took = begin.elapsed();
+            took = stopwatch.stop();
             let beside = [Kind::Routes, Kind::Neighbours, Kind::Sysctls];
             let matters = |failed: &&Failed| !beside.contains(&failed.kind);
             Ok(report.failed.iter().find(matters).map(|failed| format!("{failed:?}")))

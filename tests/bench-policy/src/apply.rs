@@ -2,12 +2,12 @@
 
 use std::io::{self, Write};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use kernel_linux::{Backend, Netns};
 
 use crate::agent::{Agent, Way, new_netns};
 use crate::cluster;
+use crate::cost::{Cost, Stopwatch};
 use crate::report::{Report, median, ratio, show};
 
 /// Of ten rules each, and every rule of theirs is two in the kernel.
@@ -25,7 +25,7 @@ pub fn measure(rounds: usize, report: &mut Report) -> anyhow::Result<()> {
             ours.push(own.write()?);
             theirs.push(bare.change(1 + round as u16 % 2)?);
         }
-        let (ours, theirs) = (median(&mut ours), median(&mut theirs));
+        let (ours, theirs) = (median(&ours), median(&theirs));
         let (subject, peer, target) = match backend {
             Backend::Legacy => ("iptables-legacy", "bare iptables-legacy-restore --noflush", "≤ 1.2 ×"),
             Backend::Nft => ("iptables-nft", "bare iptables-nft-restore --noflush", "≤ 1.2 ×"),
@@ -68,18 +68,18 @@ fn nftables(rounds: usize, report: &mut Report) -> anyhow::Result<()> {
         }
         theirs.push(timed(&other, "nft", &["-f", "-"], &text)?);
     }
-    let (ours, theirs) = (median(&mut ours), median(&mut theirs));
+    let (ours, theirs) = (median(&ours), median(&theirs));
     let what = "policy of 10 rules changed, 10 000 rules present";
     report.add(what, "nft -f", show(theirs), None, "");
     report.add(what, "nftables", show(ours), Some((ratio(ours, theirs), "nft -f")), "≤ 0.1 ×");
     Ok(())
 }
 
-fn timed(netns: &Netns, program: &str, arguments: &[&str], input: &str) -> io::Result<Duration> {
+fn timed(netns: &Netns, program: &str, arguments: &[&str], input: &str) -> io::Result<Cost> {
     netns.run(|| {
-        let begin = Instant::now();
+        let stopwatch = Stopwatch::start();
         feed(program, arguments, input)?;
-        Ok(begin.elapsed())
+        Ok(stopwatch.stop())
     })
 }
 
@@ -125,7 +125,7 @@ impl Bare {
         Ok(Self { netns, program, lines, chain })
     }
 
-    fn change(&self, salt: u16) -> io::Result<Duration> {
+    fn change(&self, salt: u16) -> io::Result<Cost> {
         let mut text = format!("*filter\n:{} - [0:0]\n", self.chain);
         for line in &self.lines {
             // Another mark in a comment's place makes another rule of it, as the change of a port does.

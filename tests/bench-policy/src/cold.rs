@@ -1,11 +1,10 @@
 //! A node that starts with 110 pods and 400 policies: from the datastore's first update to the kernel's last.
 
-use std::time::Instant;
-
 use kernel_linux::Backend;
 
 use crate::agent::{Agent, Way, new_netns};
 use crate::cluster;
+use crate::cost::{Cost, Stopwatch};
 use crate::report::{Report, median, show};
 
 const PODS: usize = 110;
@@ -21,7 +20,7 @@ pub fn measure(rounds: usize, report: &mut Report) -> anyhow::Result<()> {
         let mut took = Vec::new();
         for _ in 0..rounds {
             let netns = new_netns()?;
-            let begin = Instant::now();
+            let stopwatch = Stopwatch::start();
             let mut agent = Agent::new(netns, way)?;
             agent.apply([cluster::namespace()]);
             for number in 0..PODS {
@@ -29,11 +28,13 @@ pub fn measure(rounds: usize, report: &mut Report) -> anyhow::Result<()> {
                 agent.apply([cluster::pod(number, PODS)]);
             }
             agent.apply((0..POLICIES).map(|number| cluster::policy(number, PODS, 3, 0)));
-            agent.write()?;
-            took.push(begin.elapsed());
+            let written = agent.write()?;
+            // The writing has a thread of its own; programs that it ran are children of this process.
+            let whole = stopwatch.stop();
+            took.push(Cost { wall: whole.wall, cpu: written.cpu });
         }
         let what = "cold start, 110 pods and 400 policies";
-        report.add(what, subject, show(median(&mut took)), None, "≤ 1 s");
+        report.add(what, subject, show(median(&took)), None, "≤ 1 s");
     }
     Ok(())
 }

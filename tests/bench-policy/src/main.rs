@@ -9,6 +9,7 @@ mod apply;
 mod calico_tree;
 mod cluster;
 mod cold;
+mod cost;
 #[path = "../../../felix/src/drivers.rs"]
 mod drivers;
 mod packets;

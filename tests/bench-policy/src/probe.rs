@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use kernel_linux::Netns;
 
+use crate::cost::thread_cpu;
+
 /// Packets in one system call.
 const BURST: usize = 32;
 /// Bytes of UDP payload.
@@ -43,7 +45,7 @@ impl Flow {
         Ok(flow)
     }
 
-    /// Time per packet over one window.
+    /// CPU time per packet over one window: all the way to the receiver is this thread's.
     pub fn window(&self, length: Duration) -> io::Result<Duration> {
         let mut payload = [0_u8; PAYLOAD];
         let mut inbox = [[0_u8; PAYLOAD]; BURST];
@@ -63,7 +65,7 @@ impl Flow {
             header.msg_hdr.msg_iov = buffer;
             header.msg_hdr.msg_iovlen = 1;
         }
-        let (begin, mut received) = (Instant::now(), 0_u32);
+        let (begin, cpu, mut received) = (Instant::now(), thread_cpu(), 0_u32);
         while begin.elapsed() < length {
             // SAFETY: the headers point to live buffers of the lengths given, and BURST is their number.
             let (sent, got) = unsafe {
@@ -80,6 +82,6 @@ impl Flow {
         if received == 0 {
             return Err(io::Error::other("no packet arrived"));
         }
-        Ok(begin.elapsed() / received)
+        Ok(thread_cpu().saturating_sub(cpu) / received)
     }
 }

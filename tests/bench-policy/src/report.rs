@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use crate::cost::Cost;
+
 /// One line: what was measured, and beside what.
 struct Row {
     what: String,
     subject: &'static str,
     value: String,
-    /// The peer and how many times its figure this one is.
-    ratio: Option<(f64, &'static str)>,
+    /// The peer, and how many times its wall time and its CPU time these are.
+    ratio: Option<([f64; 2], &'static str)>,
     target: &'static str,
 }
 
@@ -25,7 +27,7 @@ impl Report {
         what: impl Into<String>,
         subject: &'static str,
         value: String,
-        ratio: Option<(f64, &'static str)>,
+        ratio: Option<([f64; 2], &'static str)>,
         target: &'static str,
     ) {
         let row = Row { what: what.into(), subject, value, ratio, target };
@@ -45,18 +47,30 @@ impl Report {
 }
 
 fn line(row: &Row) -> String {
-    let ratio = row.ratio.map_or(String::new(), |(ratio, peer)| format!("{ratio:.2} × {peer}"));
+    let ratio =
+        row.ratio.map_or(String::new(), |([wall, cpu], peer)| format!("{wall:.2} ×, CPU {cpu:.2} × {peer}"));
     format!("| {} | {} | {} | {ratio} | {} |", row.what, row.subject, row.value, row.target)
 }
 
+/// Medians of wall time and of CPU time, each for itself.
+pub fn median(costs: &[Cost]) -> Cost {
+    Cost { wall: middle(costs, |cost| cost.wall), cpu: middle(costs, |cost| cost.cpu) }
+}
+
 /// The middle one; of an even number the lower middle.
-pub fn median(durations: &mut [Duration]) -> Duration {
+fn middle(costs: &[Cost], of: fn(&Cost) -> Duration) -> Duration {
+    let mut durations: Vec<Duration> = costs.iter().map(of).collect();
     durations.sort();
     durations.get(durations.len().saturating_sub(1) / 2).copied().unwrap_or_default()
 }
 
+/// Both times.
+pub fn show(cost: Cost) -> String {
+    format!("{}, {} CPU", one(cost.wall), one(cost.cpu))
+}
+
 /// With a unit that suits it.
-pub fn show(duration: Duration) -> String {
+fn one(duration: Duration) -> String {
     match duration.as_nanos() {
         0..10_000 => format!("{} ns", duration.as_nanos()),
         10_000..10_000_000 => format!("{:.1} µs", duration.as_secs_f64() * 1e6),
@@ -64,7 +78,8 @@ pub fn show(duration: Duration) -> String {
     }
 }
 
-/// How many times `peer`.
-pub fn ratio(own: Duration, peer: Duration) -> f64 {
-    own.as_secs_f64() / peer.as_secs_f64().max(1e-12)
+/// How many times `peer`: in wall time, in CPU time.
+pub fn ratio(own: Cost, peer: Cost) -> [f64; 2] {
+    let of = |own: Duration, peer: Duration| own.as_secs_f64() / peer.as_secs_f64().max(1e-12);
+    [of(own.wall, peer.wall), of(own.cpu, peer.cpu)]
 }

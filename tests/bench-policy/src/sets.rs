@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::time::Instant;
 
 use kernel::{IpSetAction, IpSetKind, IpSetMember, IpSetName, IpSetPort, IpSetWrite};
 use kernel_linux::{Backend, IpSetDriver, Netns};
@@ -11,6 +10,7 @@ use model::{Cidr, Family};
 
 use crate::agent::{Agent, Way, new_netns};
 use crate::cluster;
+use crate::cost::Stopwatch;
 use crate::report::{Report, median, ratio, show};
 
 const MANY: u32 = 100_000;
@@ -29,28 +29,28 @@ fn bulk(rounds: usize, report: &mut Report) -> anyhow::Result<()> {
     for _ in 0..rounds {
         ours.push(in_netns(&netns, || {
             let mut driver = IpSetDriver::open()?;
-            let begin = Instant::now();
+            let stopwatch = Stopwatch::start();
             let action = IpSetAction::Create(&members);
             let write = IpSetWrite { name: &name, kind: IpSetKind::Net, family: Family::V4, action };
             let failures = driver.write(&[write]);
-            let took = begin.elapsed();
+            let took = stopwatch.stop();
             failures.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))?;
             driver.destroy(std::slice::from_ref(&name));
             Ok(took)
         })?);
         theirs.push(in_netns(&netns, || {
             let mut raw = Raw::open()?;
-            let begin = Instant::now();
+            let stopwatch = Stopwatch::start();
             raw.create("bench")?;
             for first in (0..MANY).step_by(500) {
                 raw.add("bench", first..first + 500)?;
             }
-            let took = begin.elapsed();
+            let took = stopwatch.stop();
             raw.destroy("bench")?;
             Ok(took)
         })?);
     }
-    let (ours, theirs) = (median(&mut ours), median(&mut theirs));
+    let (ours, theirs) = (median(&ours), median(&theirs));
     let what = "set of 100 000 members";
     report.add(what, "bare netlink loop", show(theirs), None, "");
     report.add(what, "driver", show(ours), Some((ratio(ours, theirs), "bare netlink loop")), "≤ 1.3 ×");
@@ -76,25 +76,25 @@ fn one_with(way: Way, subject: &'static str, rounds: usize, report: &mut Report)
         took.push(agent.write()?);
     }
     let what = "one member of a set of 500, from the update on";
-    report.add(what, subject, show(median(&mut took)), None, "≤ 5 µs");
+    report.add(what, subject, show(median(&took)), None, "≤ 5 µs");
     Ok(())
 }
 
 fn bare(rounds: usize, report: &mut Report) -> anyhow::Result<()> {
     let netns = new_netns()?;
-    let mut raws = in_netns(&netns, || {
+    let raws = in_netns(&netns, || {
         let mut raw = Raw::open()?;
         raw.create("bench")?;
         let mut took = Vec::new();
         for n in 0..rounds as u32 {
-            let begin = Instant::now();
+            let stopwatch = Stopwatch::start();
             raw.add("bench", n..n + 1)?;
-            took.push(begin.elapsed());
+            took.push(stopwatch.stop());
         }
         raw.destroy("bench")?;
         Ok(took)
     })?;
-    report.add("one member of a set", "bare netlink", show(median(&mut raws)), None, "");
+    report.add("one member of a set", "bare netlink", show(median(&raws)), None, "");
     Ok(())
 }
 

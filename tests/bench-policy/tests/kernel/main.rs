@@ -10,6 +10,9 @@
 #[allow(dead_code, reason = "shared with the benchmark")]
 mod agent;
 mod cluster;
+#[path = "../../src/cost.rs"]
+#[allow(dead_code, reason = "shared with the benchmark")]
+mod cost;
 #[path = "../../../../felix/src/drivers.rs"]
 mod drivers;
 #[path = "../../../../felix/evaluate/tests/compiler/generate.rs"]
