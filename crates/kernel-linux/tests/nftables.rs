@@ -409,7 +409,8 @@ fn a_process_that_is_killed_while_it_writes_leaves_the_old_or_the_new_state_whol
                 .expect("a victim");
             // Until it has begun, and then somewhere in the middle of something.
             while !attempt("nft", &["list", "chain", "ip", "calico", "filter-0"]).0 {
-                std::thread::yield_now();
+                let ended = victim.try_wait().expect("a child");
+                assert!(ended.is_none(), "the victim did not even begin: {ended:?}");
             }
             std::thread::sleep(std::time::Duration::from_micros(700 * round));
             victim.kill().expect("it can be killed");

@@ -8,7 +8,7 @@ use kernel::fake::{
     FakeIpSets, FakeIptables, FakeKernel, FakeNeighbours, FakeNft, FakeRoutes, FakeSysctls, FakeTunnels,
 };
 use kernel_linux::Backend;
-use model::{ChainInsertMode, EndpointToHostAction, Family};
+use model::{ChainInsertMode, EndpointToHostAction, Family, NftablesMode};
 
 use super::*;
 use crate::metrics::Metrics;
@@ -50,6 +50,26 @@ fn the_environment_stays_above_a_changed_configuration() {
     }))));
 
     assert_eq!(node.at_front("FORWARD"), "-s 192.0.2.7 -j DROP");
+}
+
+#[test]
+fn policy_moves_to_nftables_with_kube_proxy_and_back_with_the_setting() {
+    let mut node = Node::new(Overrides::default());
+    node.update(Update::InSync);
+    let is_in_iptables =
+        |node: &Node| node.kernel.chain(Family::V4, IptablesTable::Filter, "cali-FORWARD").is_some();
+    let is_in_nftables = |node: &Node| node.kernel.state().nft.contains_key(&Family::V4);
+    assert!(is_in_iptables(&node) && !is_in_nftables(&node));
+
+    node.worker.handle(Command::KubeProxy { nftables: true }, Instant::now());
+    node.worker.apply();
+    assert!(is_in_nftables(&node) && !is_in_iptables(&node));
+
+    node.update(Update::FelixConfiguration(Some(Box::new(FelixConfiguration {
+        nftables_mode: NftablesMode::Disabled,
+        ..FelixConfiguration::default()
+    }))));
+    assert!(is_in_iptables(&node) && !is_in_nftables(&node));
 }
 
 struct Fake;
