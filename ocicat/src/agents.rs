@@ -25,7 +25,7 @@ pub(crate) struct AgentTarget {
     #[arg(long, value_name = "NAME", conflicts_with = "socket")]
     pub(crate) node: Option<String>,
     /// Only agents of this lab
-    #[arg(long, env = "OCICAT_LAB", value_name = "NAME", conflicts_with = "socket")]
+    #[arg(long, env = "OCICAT_LAB", value_name = "NAME")]
     pub(crate) lab: Option<String>,
 }
 

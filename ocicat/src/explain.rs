@@ -7,7 +7,7 @@ mod text;
 use std::net::IpAddr;
 
 use clap::Args;
-use felix_evaluate::{Endpoint, Packet, Place, Side, State, Verdict, evaluate};
+use felix_evaluate::{Cause, Endpoint, Packet, Place, Side, State, Step, Verdict, evaluate};
 use model::{Action, EncapMode, Family, NodeName, Protocol};
 use proto::felix as api;
 
@@ -59,6 +59,8 @@ pub(crate) struct Path {
     pub(crate) to: End,
     pub(crate) port: u16,
     pub(crate) verdict: Verdict,
+    /// The policies behind each end of a tier among the verdict's steps, in their order.
+    pub(crate) behind: Vec<Vec<String>>,
     pub(crate) nodes: Vec<NodeView>,
     /// The pool and the block of the destination, in words; empty outside of every pool.
     pub(crate) pool: String,
@@ -120,6 +122,16 @@ fn explain(cluster: &Cluster, question: &Question, live: Option<&Live>) -> Resul
         translation: resolved.translation,
         paths,
     })
+}
+
+/// At the end of a tier: the policies of which no rule matched.
+fn behind(state: &State, step: &Step) -> Vec<String> {
+    match (&step.endpoint, &step.tier, step.cause) {
+        (Endpoint::Pod(pod), Some(tier), Cause::EndOfTier) => {
+            state.policies_at(pod, tier, step.direction).into_iter().map(ToString::to_string).collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 fn packet(from: &End, to: &End, protocol: Protocol, port: u16, service: Option<&Translation>) -> Packet {

@@ -5,9 +5,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use model::{
-    BgpConfiguration, EndpointSlice, FelixConfiguration, HostEndpoint, Labels, NetworkSet, NetworkSetKey,
-    NodeName, ObjectKey, Pod, PodKey, Policy, PolicyKey, Profile, Tier, Update,
+    BgpConfiguration, Direction, EndpointSlice, FelixConfiguration, HostEndpoint, Labels, NetworkSet,
+    NetworkSetKey, NodeName, ObjectKey, Pod, PodKey, Policy, PolicyKey, Profile, Tier, Update,
 };
+
+use crate::labels;
 
 /// Every object that policy depends on, by its key. What comes last counts.
 #[derive(Clone, Debug, Default)]
@@ -65,6 +67,21 @@ impl State {
     /// Every Pod.
     pub fn pods(&self) -> impl Iterator<Item = &Pod> {
         self.pods.values()
+    }
+
+    /// The policies of a tier that are asked about a pod's packets of one direction; in no order.
+    pub fn policies_at(&self, pod: &PodKey, tier: &str, direction: Direction) -> Vec<&PolicyKey> {
+        let Some(pod) = self.pods.get(pod) else { return Vec::new() };
+        let labels = labels::of_pod(self, pod);
+        let asked = self.policies.values().filter(|policy| {
+            let applies = match direction {
+                Direction::Ingress => policy.applies_to_ingress,
+                Direction::Egress => policy.applies_to_egress,
+            };
+            let is_for_pods = !policy.key.kind.is_staged() && !policy.do_not_track && !policy.pre_dnat;
+            *policy.tier == *tier && applies && is_for_pods && policy.selector.matches(&labels)
+        });
+        asked.map(|policy| &policy.key).collect()
     }
 
     /// Every policy, staged ones among them.

@@ -60,7 +60,8 @@ fn path_text(path: &Path, text: &mut String) {
     if path.verdict.steps.is_empty() {
         text.push_str("no policy of this cluster is asked\n");
     } else {
-        let rows: Vec<_> = path.verdict.steps.iter().map(step_row).collect();
+        let steps = path.verdict.steps.iter().zip(&path.behind);
+        let rows: Vec<_> = steps.map(|(step, behind)| step_row(step, behind)).collect();
         text.push_str(&table(&["AT", "DIRECTION", "TIER", "DECIDED BY", "ACTION"], &rows));
     }
     if !path.pool.is_empty() {
@@ -80,13 +81,17 @@ fn path_text(path: &Path, text: &mut String) {
     }
 }
 
-fn step_row(step: &Step) -> Vec<String> {
+fn step_row(step: &Step, behind: &[String]) -> Vec<String> {
     let direction = match step.direction {
         Direction::Ingress => "ingress",
         Direction::Egress => "egress",
     };
     let tier = step.tier.as_deref().unwrap_or("-").to_owned();
-    vec![step.endpoint.to_string(), direction.to_owned(), tier, decided_by(step), action(step).to_owned()]
+    let by = match behind {
+        [] => decided_by(step),
+        policies => format!("end of tier: no rule of {} matches", policies.join(", ")),
+    };
+    vec![step.endpoint.to_string(), direction.to_owned(), tier, by, action(step).to_owned()]
 }
 
 fn action(step: &Step) -> &'static str {
@@ -229,13 +234,13 @@ fn path_json(path: &Path) -> Value {
         "port": path.port,
         "allowed": path.verdict.allowed,
         "pool": path.pool,
-        "steps": path.verdict.steps.iter().map(step_json).collect::<Vec<_>>(),
+        "steps": path.verdict.steps.iter().zip(&path.behind).map(|(step, b)| step_json(step, b)).collect::<Vec<_>>(),
         "nodes": path.nodes.iter().map(node_json).collect::<Vec<_>>(),
         "differences": path.differences,
     })
 }
 
-fn step_json(step: &Step) -> Value {
+fn step_json(step: &Step, behind: &[String]) -> Value {
     let (kind, endpoint) = match &step.endpoint {
         Endpoint::Pod(pod) => ("pod", pod.to_string()),
         Endpoint::Host(name) => ("hostEndpoint", name.to_string()),
@@ -247,6 +252,7 @@ fn step_json(step: &Step) -> Value {
         "direction": format!("{:?}", step.direction).to_lowercase(),
         "tier": step.tier.as_deref(),
         "policy": step.policy.as_ref().map(ToString::to_string),
+        "policies": behind,
         "profile": step.profile.as_deref(),
         "rule": step.rule,
         "cause": format!("{:?}", step.cause),

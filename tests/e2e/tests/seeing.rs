@@ -82,9 +82,10 @@ fn a_packet_that_a_kubernetes_policy_drops_is_seen_and_explained() {
     let denied = json(&denied);
     let path = &denied["paths"][0];
     let steps = path["steps"].as_array().unwrap();
+    let last = steps.last().unwrap();
     assert_eq!(
-        (&steps.last().unwrap()["cause"], &steps.last().unwrap()["tier"]),
-        (&"EndOfTier".into(), &"default".into())
+        (&last["cause"], &last["policies"][0]),
+        (&"EndOfTier".into(), &"knp/default/only-friends".into())
     );
     let n1 = path["nodes"].as_array().unwrap().iter().find(|node| node["node"] == "n1").unwrap();
     let by = &n1["decidedBy"]["policies"][0];
