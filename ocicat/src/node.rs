@@ -55,12 +55,13 @@ pub(crate) fn config(target: &AgentTarget, format: Format) -> Result<Report, Cal
 
 fn config_text(node: &api::Configuration) -> String {
     let rows = node.settings.iter().map(|setting| {
-        let ignored = &setting.ignored;
-        let remark = if ignored.is_empty() { String::new() } else { format!("ignored: {}", plain(ignored)) };
-        vec![setting.name.clone(), or_dash(&plain(&setting.value)), setting.source.clone(), remark]
+        let reason = plain(&setting.ignored);
+        let value = or_dash(&plain(&setting.value));
+        let value = if reason.is_empty() { value } else { format!("{value}: {reason}") };
+        vec![setting.source.clone(), setting.name.clone(), value]
     });
     let rows: Vec<_> = rows.collect();
-    format!("node {}\n{}", node.node, table(&["SETTING", "VALUE", "FROM", ""], &rows))
+    format!("node {}\n{}", node.node, table(&["FROM", "SETTING", "VALUE"], &rows))
 }
 
 fn config_json(node: &api::Configuration) -> Value {

@@ -10,7 +10,7 @@ use felix_render::{DropPlace, DropReason};
 use kernel::interpret::Ruleset as _;
 use kernel::interpret::{Packet, Step, Verdict, walk};
 use kernel::{DROP_GROUP, rule_text};
-use model::{Direction, FelixConfiguration};
+use model::{Direction, FailsafePort, FelixConfiguration};
 use proto::felix as api;
 
 use super::{Worker, host_addresses};
@@ -211,7 +211,7 @@ macro_rules! fields {
 }
 
 fn fields(configuration: &FelixConfiguration) -> Vec<(String, String)> {
-    fields!(configuration,
+    let mut all = fields!(configuration,
         interface_prefix interface_exclude chain_insert_mode endpoint_to_host_action nftables_mode
         iptables_backend mark_mask filter_allow_action filter_deny_action mangle_allow_action nftables
         iptables_refresh_interval iptables_post_write_check_interval
@@ -223,7 +223,22 @@ fn fields(configuration: &FelixConfiguration) -> Vec<(String, String)> {
         workload_source_spoofing floating_ips allow_vxlan_from_workloads allow_ipip_from_workloads
         vxlan_port external_nodes disable_conntrack_invalid_check
         policy_conntrack_strict health metrics
-    )
+    );
+    for (name, value) in &mut all {
+        *value = match name.as_str() {
+            "markMask" => format!("{:#x}", configuration.mark_mask),
+            "failsafeInbound" => ports(&configuration.failsafe_inbound),
+            "failsafeOutbound" => ports(&configuration.failsafe_outbound),
+            _ => continue,
+        };
+    }
+    all
+}
+
+fn ports(ports: &[FailsafePort]) -> String {
+    let net = |port: &FailsafePort| port.net.map(|net| format!(" of {net}")).unwrap_or_default();
+    let one = |port: &FailsafePort| format!("{} {}{}", port.protocol, port.port, net(port));
+    ports.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
 fn camel(name: &str) -> String {
