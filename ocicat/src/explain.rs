@@ -97,8 +97,16 @@ fn explain(cluster: &Cluster, question: &Question, live: Option<&Live>) -> Resul
         let packet = packet(&resolved.from, to, question.protocol, *port, resolved.translation.as_ref());
         let verdict = evaluate(&cluster.state, &packet);
         let pool = pool_text(cluster, to.address);
-        let mut path =
-            Path { to: to.clone(), port: *port, verdict, nodes: Vec::new(), pool, differences: Vec::new() };
+        let behind = verdict.steps.iter().map(|step| behind(&cluster.state, step)).collect();
+        let mut path = Path {
+            to: to.clone(),
+            port: *port,
+            verdict,
+            behind,
+            nodes: Vec::new(),
+            pool,
+            differences: Vec::new(),
+        };
         if let Some(live) = live {
             for node in [&resolved.from.node, &to.node].into_iter().flatten() {
                 if path.nodes.iter().all(|view| view.node != *node) {
