@@ -1,4 +1,4 @@
-//! Shared attributes. Owns every attribute set that a path or Adj-RIB-Out refers to; equal ones are one.
+//! Shared attributes. Owns every attribute set that a path refers to; equal ones are one.
 //!
 //! Nobody counts references: when enough new sets have come, the table's owner marks what is in use, and the
 //! rest is dropped. So taking over and replacing a path costs nothing but four bytes.
@@ -35,7 +35,7 @@ struct Set {
     hop: u32,
 }
 
-/// What is in use, as the owner finds it.
+/// Some places of a table, such as those in use.
 #[derive(Debug)]
 pub(crate) struct Marks(Vec<u64>);
 

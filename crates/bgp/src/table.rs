@@ -11,6 +11,7 @@ use hashbrown::HashTable;
 
 use crate::Reason;
 use crate::hash::Seed;
+use crate::intern::Marks;
 use crate::path::Paths;
 
 /// Stands for a prefix.
@@ -191,10 +192,10 @@ impl Table {
             return slots.iter().for_each(|slot| self.release_one(*slot));
         }
         // One walk over the index is cheaper than looking for each.
-        let mut gone = vec![0_u64; self.nodes.len().div_ceil(64)];
-        slots.iter().for_each(|slot| gone[*slot as usize / 64] |= 1 << (slot % 64));
+        let mut gone = Marks::new(self.nodes.len());
+        slots.iter().for_each(|slot| gone.mark(*slot as usize));
         for index in &mut self.index {
-            index.retain(|slot| gone[*slot as usize / 64] & (1 << (*slot % 64)) == 0);
+            index.retain(|slot| !gone.has(*slot as usize));
         }
         for slot in slots {
             let node = &mut self.nodes[*slot as usize];
