@@ -8,6 +8,7 @@ mod net;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bgp::{
     Action, Condition, Config, NextHopInterest, Operation, PeerConfig, Policy, PrefixMatch, PrefixSet,
@@ -164,10 +165,16 @@ impl Dice {
 /// Pairs with a session: 1 reflects for 2 and 3, 4 is another router of the AS, 5 and 6 are outside.
 const PAIRS: [(u8, u8); 7] = [(1, 2), (1, 3), (1, 4), (4, 5), (1, 5), (2, 5), (3, 6)];
 const NODES: u8 = 6;
+const PREFER: u64 = 7;
+const AVOID: u64 = 8;
+const WITHOUT_PREFERENCES: u64 = 7;
+const WITH_PREFERENCES: u64 = 9;
 
 struct World {
     net: Net,
     dice: Dice,
+    /// How many policies there are to choose from.
+    choices: u64,
     /// Import and export policy by node and peer.
     policies: BTreeMap<(u8, u8), (u64, u64)>,
     originated: BTreeMap<(u8, Prefix), PathAttributes>,
@@ -177,7 +184,7 @@ fn asn(n: u8) -> u32 {
     if n < 5 { 64512 } else { 65000 + u32::from(n) }
 }
 
-/// None of these prefers routes: preferences that conflict make tables turn in circles for ever (RFC 4264).
+/// Only the last two prefer routes: such preferences may conflict.
 fn policy(choice: u64) -> Arc<Policy> {
     let tag = Action::Modify(vec![Operation::AddCommunity(Community(choice as u32))]);
     let tag_all = Action::AcceptWith(vec![Operation::AddCommunity(Community(choice as u32))]);
@@ -186,15 +193,18 @@ fn policy(choice: u64) -> Arc<Policy> {
         1 => only("not these", vec![within("10.0.0.0/13")], Action::Reject),
         2 => only("tag", vec![within("10.8.0.0/13")], tag),
         3 => only("tag all", vec![], tag_all),
+        PREFER => only("prefer", vec![], Action::AcceptWith(vec![Operation::SetLocalPref(200)])),
+        AVOID => only("avoid", vec![], Action::AcceptWith(vec![Operation::SetLocalPref(50)])),
         _ => Arc::new(Policy::accept()),
     }
 }
 
 impl World {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, choices: u64) -> Self {
         let mut world = Self {
             net: Net::new(5),
             dice: Dice(seed),
+            choices,
             policies: BTreeMap::new(),
             originated: BTreeMap::new(),
         };
@@ -251,7 +261,7 @@ impl World {
             }
             7..10 => {
                 let (a, b) = PAIRS[self.dice.roll(PAIRS.len() as u64) as usize];
-                let choices = (self.dice.roll(7), self.dice.roll(7));
+                let choices = (self.dice.roll(self.choices), self.dice.roll(self.choices));
                 self.policies.insert((a, b), choices);
                 let (config, now) = (self.config(a), self.net.now);
                 self.net.speaker(a).reconfigure(config, now);
@@ -273,6 +283,33 @@ impl World {
         if self.dice.roll(3) == 0 {
             self.net.run(self.dice.roll(2));
         }
+    }
+
+    /// Do tables change while nobody does anything?
+    fn turns(&mut self) -> bool {
+        let (mut tables, mut turns) = (BTreeMap::new(), false);
+        let end = self.net.now + Duration::from_secs(1);
+        self.net.run_until(end, |net| {
+            for n in 1..=NODES {
+                let best = net.speaker(n).routes().into_iter().filter(|route| route.best.is_some());
+                let best: Vec<_> = best.map(|route| (route.prefix, route.source)).collect();
+                turns |= tables.get(&n).is_some_and(|old| *old != best);
+                tables.insert(n, best);
+            }
+        });
+        turns
+    }
+
+    /// For some seconds every way takes another time again and again, as in a real network.
+    fn jitter(&mut self) {
+        for _ in 0..500 {
+            for (a, b) in PAIRS.into_iter().flat_map(|(a, b)| [(a, b), (b, a)]) {
+                self.net.lag(a, b, 1 + self.dice.roll(40));
+            }
+            let end = self.net.now + Duration::from_millis(13);
+            self.net.run_until(end, |_| {});
+        }
+        self.net.run(5);
     }
 
     /// Everybody has from everybody what a walk over the other's table says.
@@ -316,7 +353,7 @@ impl World {
 #[test]
 fn after_random_changes_everybody_has_what_the_others_tables_say() {
     for seed in 1..=40 {
-        let mut world = World::new(seed);
+        let mut world = World::new(seed, WITHOUT_PREFERENCES);
         world.check(seed);
         for _ in 0..5 {
             for _ in 0..12 {
@@ -325,4 +362,28 @@ fn after_random_changes_everybody_has_what_the_others_tables_say() {
             world.check(seed);
         }
     }
+}
+
+/// Two routers that each prefer the other's route over their own (RFC 4264 §2) have two states to rest in. Where all
+/// ways take exactly the same time they change their minds together, for ever; in a real network they come to rest.
+#[test]
+fn preferences_that_conflict_turn_in_lock_step_only() {
+    let mut locked = 0;
+    for seed in 1..=40 {
+        let mut world = World::new(seed, WITH_PREFERENCES);
+        for _ in 0..5 {
+            for _ in 0..12 {
+                world.step();
+            }
+            world.net.until("sessions", 300, Net::all_up);
+            world.net.run(5);
+            if world.turns() {
+                locked += 1;
+                world.jitter();
+                assert!(!world.turns(), "seed {seed} turns without lock step");
+            }
+            world.check(seed);
+        }
+    }
+    assert!(locked > 0, "no two agreed to disagree");
 }

@@ -39,6 +39,8 @@ pub struct Net {
     count: u64,
     /// Pairs whose latency is another one, by direction.
     lags: BTreeMap<(IpAddr, IpAddr), Duration>,
+    /// When the last thing that is under way arrives, by direction.
+    last: BTreeMap<(IpAddr, IpAddr), Instant>,
     /// Pairs that cannot hear one another.
     cut: BTreeSet<(IpAddr, IpAddr)>,
 }
@@ -93,6 +95,7 @@ impl Net {
             arrivals: BTreeMap::new(),
             count: 0,
             lags: BTreeMap::new(),
+            last: BTreeMap::new(),
             cut: BTreeSet::new(),
         }
     }
@@ -234,7 +237,10 @@ impl Net {
     fn arrive(&mut self, from: IpAddr, to: IpAddr, arrival: Arrival) {
         self.count += 1;
         let latency = self.lags.get(&(from, to)).copied().unwrap_or(self.latency);
-        self.arrivals.insert((self.now + latency, self.count), (to, arrival));
+        // What was said first comes first, whatever the latency is now.
+        let last = self.last.entry((from, to)).or_insert(self.now);
+        *last = (*last).max(self.now + latency);
+        self.arrivals.insert((*last, self.count), (to, arrival));
     }
 
     fn deliver(&mut self, to: IpAddr, arrival: Arrival) {
