@@ -8,8 +8,12 @@ use std::net::{IpAddr, Ipv4Addr};
 pub struct AddressRequest {
     /// Who holds them: `<network>.<container ID>`.
     pub handle: String,
+    /// Empty for runtimes that know no pods, as the next two are.
     pub namespace: String,
     pub pod: String,
+    pub uid: String,
+    /// Interface inside the pod.
+    pub interface: String,
     pub ipv4: bool,
     pub ipv6: bool,
     /// Exactly these, instead of any.

@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use anyhow::Result;
+use datastore::convert::rfc3339;
 use datastore::{AssignRequest, Datastore, IpamClient, IpamError};
+use ipam::names;
 use model::{AllowedUse, Family, Labels, NodeName, Update};
 use parking_lot::Mutex;
 
@@ -31,6 +34,21 @@ impl ClusterAddresses {
         }
     }
 
+    /// What a block shows of a pod's address.
+    fn attributes(&self, request: &AddressRequest) -> BTreeMap<String, String> {
+        let interface = if request.interface == "eth0" { "" } else { &request.interface };
+        let all = [
+            (names::NODE, self.node.as_str()),
+            (names::NAMESPACE, &request.namespace),
+            (names::POD, &request.pod),
+            (names::UID, &request.uid),
+            (names::INTERFACE, interface),
+            (names::TIMESTAMP, &rfc3339(SystemTime::now())),
+        ];
+        let given = all.into_iter().filter(|(_, value)| !value.is_empty());
+        given.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+    }
+
     /// Notes what the datastore says.
     pub fn observe(&self, update: &Update) {
         self.ipam.observe(update, &self.node);
@@ -51,14 +69,7 @@ impl Addresses for Arc<ClusterAddresses> {
         let mut assign = AssignRequest::new(&request.handle, AllowedUse::Workload);
         assign.ipv4 = count(request.ipv4, Family::V4);
         assign.ipv6 = count(request.ipv6, Family::V6);
-        assign.attributes = [
-            ("node", self.node.to_string()),
-            ("namespace", request.namespace.clone()),
-            ("pod", request.pod),
-            ("timestamp", timestamp()),
-        ]
-        .map(|(key, value)| (key.to_owned(), value))
-        .into();
+        assign.attributes = self.attributes(&request);
         assign.namespace_labels = self.namespaces.lock().get(&request.namespace).cloned().unwrap_or_default();
         assign.addresses = request.exact;
         assign.ipv4_pools = request.ipv4_pools;
@@ -69,7 +80,8 @@ impl Addresses for Arc<ClusterAddresses> {
     async fn allocate_tunnel(&self, handle: &str) -> Result<Ipv4Addr, AddressError> {
         let mut assign = AssignRequest::new(handle, AllowedUse::Tunnel);
         assign.ipv4 = 1;
-        let attributes = [("node", self.node.to_string()), ("type", "ipipTunnelAddress".to_owned())];
+        let attributes =
+            [(names::NODE, self.node.to_string()), (names::TYPE, names::TYPE_IPIP_TUNNEL.to_owned())];
         assign.attributes = attributes.map(|(key, value)| (key.to_owned(), value)).into();
         let addresses = self.ipam.assign(&assign).await.map_err(refused)?;
         let ipv4 = addresses.iter().find_map(|address| match address {
@@ -106,10 +118,4 @@ fn refused(error: IpamError) -> AddressError {
         ) => AddressError::Invalid(error.to_string()),
         _ => AddressError::Unavailable(error.to_string()),
     }
-}
-
-/// Seconds since the epoch, for people who look at a block.
-fn timestamp() -> String {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    now.map_or_else(|_| "0".to_owned(), |since| since.as_secs().to_string())
 }

@@ -103,6 +103,8 @@ impl<A: Addresses, P: Pods> NodeService<A, P> {
             handle: handle(&attachment.network, &attachment.container_id),
             namespace: attachment.namespace.clone(),
             pod: attachment.pod.clone(),
+            uid: attachment.uid.clone(),
+            interface: attachment.interface.clone(),
             ipv4: call.ipv4,
             ipv6: call.ipv6,
             exact,

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use ipam::names::ipip_tunnel_handle;
 use model::NodeName;
 use tokio::sync::watch;
 
@@ -50,7 +51,7 @@ impl<S: Addresses, A: Annotate> TunnelAddress<S, A> {
     async fn update(&mut self) -> Result<()> {
         let own = self.own.borrow_and_update().clone();
         let Some(node) = own.node.filter(|_| own.in_sync) else { return Ok(()) };
-        let handle = format!("ipip-tunnel-addr-{}", self.node);
+        let handle = ipip_tunnel_handle(&self.node);
         match (own.uses_ipip, node.ipip_tunnel_address) {
             (true, present) => {
                 self.is_released = false;

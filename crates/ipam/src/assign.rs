@@ -1,16 +1,17 @@
 //! Giving out addresses, one step at a time.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use model::{AffinityState, Block, Cidr, Family, Handle, IpPool};
 
 use crate::affinity::{claim, complete, reclaim};
-use crate::block::{allocate, allocate_address, held_by, holder, is_empty};
+use crate::block::{allocate, allocate_address, end_rests, held_by, holder, is_empty};
 use crate::candidates;
 use crate::pools::{Reason, Refusal, usable};
 use crate::snapshot::{Key, Known, Object, Read, Snapshot, Step, Stored, Write};
-use crate::{AssignError, Next, Request, next_read, next_write};
+use crate::{AssignError, Next, Request, names, next_read, next_write};
 
 /// The next step towards what is asked for; `now` is in nanoseconds since the epoch.
 ///
@@ -131,7 +132,7 @@ impl<'a> Assignment<'a> {
     fn use_own_blocks(&self, pool: &IpPool, count: usize) -> Progress<()> {
         for affinity in self.snapshot.own_affinities().filter(|a| pool.cidr.covers(a.value.cidr)) {
             let block = complete(self.snapshot, affinity, self.now)?;
-            if !block.value.unallocated.is_empty() {
+            if self.has_room(block) {
                 return self.take(block, count);
             }
         }
@@ -212,7 +213,7 @@ impl<'a> Assignment<'a> {
         let is_fit = |block: &&Stored<Block>| {
             block.value.affinity.is_none()
                 && pool.cidr.covers(block.value.cidr)
-                && !block.value.unallocated.is_empty()
+                && self.has_room(block)
                 && self.snapshot.own_affinity(block.value.cidr).is_none()
         };
         match self.snapshot.blocks().find(is_fit) {
@@ -226,7 +227,7 @@ impl<'a> Assignment<'a> {
             let Some(owner) = &block.value.affinity else { continue };
             let is_old = block.value.sequence_number.saturating_add(RECLAIM_AFTER) <= self.now;
             let is_node = !owner.as_str().starts_with("virtual:");
-            if is_old && is_node && *owner != self.snapshot.node && is_empty(&block.value) {
+            if is_old && is_node && *owner != self.snapshot.node && is_empty(&self.rested(block)) {
                 return reclaim(self.snapshot, block, owner);
             }
         }
@@ -241,7 +242,7 @@ impl<'a> Assignment<'a> {
         for pool in pools {
             let is_fit = |block: &&Stored<Block>| {
                 pool.cidr.covers(block.value.cidr)
-                    && !block.value.unallocated.is_empty()
+                    && self.has_room(block)
                     && !block.value.deleted
                     && !block
                         .value
@@ -296,7 +297,7 @@ impl<'a> Assignment<'a> {
             let owner = block.value.affinity.as_ref().map_or("nobody".to_owned(), ToString::to_string);
             return fail(AssignError::OtherNodesBlock { address, owner });
         }
-        match allocate_address(&block.value, address, &self.request.allocation()) {
+        match allocate_address(&self.rested(block), address, &self.request.allocation()) {
             Some(after) => self.write(block, after),
             None if !block.is_fresh => next_read(Key::Block(cidr)),
             None => fail(AssignError::InUse { address, holder: described(&block.value, address) }),
@@ -304,7 +305,17 @@ impl<'a> Assignment<'a> {
     }
 
     fn take(&self, block: &Stored<Block>, count: usize) -> Progress<()> {
-        self.write(block, allocate(&block.value, count, &self.request.allocation()))
+        self.write(block, allocate(&self.rested(block), count, &self.request.allocation()))
+    }
+
+    /// The block as it is once every rest that is over has ended; the next write makes it so.
+    fn rested<'b>(&self, block: &'b Stored<Block>) -> Cow<'b, Block> {
+        let after = end_rests(&block.value, self.now, self.snapshot.configuration.cooldown);
+        after.map_or(Cow::Borrowed(&block.value), Cow::Owned)
+    }
+
+    fn has_room(&self, block: &Stored<Block>) -> bool {
+        !block.value.unallocated.is_empty() || !self.rested(block).unallocated.is_empty()
     }
 
     /// The handle first, then the block.
@@ -354,9 +365,16 @@ const MOST_CANDIDATES: usize = 1 << 20;
 fn described(block: &Block, address: IpAddr) -> String {
     let Some(attributes) = holder(block, address) else { return "nobody known".to_owned() };
     let get = |key: &str| attributes.secondary.get(key);
-    match (get("namespace"), get("pod"), get("type"), get("node")) {
+    let holder = match (get(names::NAMESPACE), get(names::POD), get(names::TYPE), get(names::NODE)) {
         (Some(namespace), Some(pod), _, _) => format!("pod {namespace}/{pod}"),
+        (_, _, Some(usage), Some(node)) if usage == names::TYPE_RESERVED => {
+            format!("the reserve of node {node}, for its next pods")
+        }
         (_, _, Some(usage), Some(node)) => format!("{usage} of node {node}"),
         _ => format!("handle {}", attributes.handle.as_deref().unwrap_or("none")),
+    };
+    match attributes.released_at {
+        Some(_) => format!("nobody, but rests after its release by {holder}"),
+        None => holder,
     }
 }

@@ -23,7 +23,7 @@ pub fn new_block(cidr: Cidr, owner: NodeName, now: u64) -> Block {
     }
 }
 
-/// Is no address given out?
+/// Is every address free? One that rests after its release is not.
 pub fn is_empty(block: &Block) -> bool {
     block.allocations.iter().all(Option::is_none)
 }
@@ -40,10 +40,16 @@ pub fn held_by(block: &Block, handle: &str) -> Vec<IpAddr> {
         .collect()
 }
 
-/// Who holds `address`; `None` when it is free or elsewhere.
+/// Who holds `address`, or held it until it began to rest; `None` when it is free or elsewhere.
 pub fn holder(block: &Block, address: IpAddr) -> Option<&AllocationAttributes> {
     let index = (*block.allocations.get(ordinal(block, address)?)?)?;
     block.attributes.get(index)
+}
+
+/// From when on a released address rests: seconds since the epoch, rounded up, so that a rest is never shorter
+/// than the cool-down. `None` without a cool-down: then it is free at once.
+pub fn rest_from(now: u64, cooldown: u64) -> Option<u64> {
+    (cooldown > 0).then(|| now.div_ceil(SECOND))
 }
 
 /// The block after its next `count` free addresses were given out; fewer when there are fewer.
@@ -67,26 +73,29 @@ pub fn allocate_address(block: &Block, address: IpAddr, attributes: &AllocationA
     Some(block)
 }
 
-/// The block after everything that `handle` holds was taken back. Freed addresses queue up behind all others.
-pub fn release_handle(block: &Block, handle: &str) -> Block {
-    let of = |index: usize| block.attributes.get(index).and_then(|a| a.handle.as_deref());
-    let taken = |entry: &Option<usize>| entry.is_some_and(|index| of(index) == Some(handle));
+/// The block after everything that `handle` holds was taken back: resting `from` then on, or else free.
+pub fn release_handle(block: &Block, handle: &str, from: Option<u64>) -> Block {
     let ordinals: Vec<usize> =
-        block.allocations.iter().enumerate().filter(|(_, entry)| taken(entry)).map(|(i, _)| i).collect();
-    release_ordinals(block, &ordinals)
+        held_by(block, handle).into_iter().filter_map(|address| ordinal(block, address)).collect();
+    release_ordinals(block, &ordinals, from)
 }
 
-/// The block after one address was taken back, and whether it was.
+/// The block after one address was taken back: resting `from` then on ([`rest_from`]), or else free.
 ///
-/// It is not when it is free, or held by another handle, or was given out under another sequence number: whoever
-/// asks then speaks of an earlier owner.
+/// # Errors
+/// When it is free or rests already, or is held by another handle, or was given out under another sequence
+/// number: whoever asks then speaks of an earlier owner.
 pub fn release_address(
     block: &Block,
     address: IpAddr,
     handle: Option<&str>,
     sequence_number: Option<u64>,
+    from: Option<u64>,
 ) -> Result<Block, NotReleased> {
-    let Some(attributes) = holder(block, address) else { return Err(NotReleased::Free) };
+    let Some(attributes) = holder(block, address).filter(|attributes| attributes.released_at.is_none())
+    else {
+        return Err(NotReleased::Free);
+    };
     if handle.is_some() && attributes.handle.as_deref() != handle {
         return Err(NotReleased::OtherHandle(attributes.handle.clone().unwrap_or_default()));
     }
@@ -95,8 +104,39 @@ pub fn release_address(
     if sequence_number.is_some() && given.is_some() && given != sequence_number {
         return Err(NotReleased::OtherSequenceNumber);
     }
-    Ok(release_ordinals(block, &[ordinal]))
+    Ok(release_ordinals(block, &[ordinal], from))
 }
+
+/// The block after every rest that is over ended: those addresses queue up behind all free ones, the one that
+/// rested longest first. `None` when no rest is over. `now` in nanoseconds since the epoch.
+pub fn end_rests(block: &Block, now: u64, cooldown: u64) -> Option<Block> {
+    let now = now / SECOND;
+    let is_over = |since: u64| since.saturating_add(cooldown) <= now || since > now + WRONG_CLOCK;
+    let mut over: Vec<(u64, usize)> = Vec::new();
+    for (ordinal, entry) in block.allocations.iter().enumerate() {
+        let attributes = entry.and_then(|index| block.attributes.get(index));
+        let since = attributes.and_then(|attributes| attributes.released_at);
+        over.extend(since.filter(|since| is_over(*since)).map(|since| (since, ordinal)));
+    }
+    if over.is_empty() {
+        return None;
+    }
+    over.sort_unstable();
+    let ordinals: Vec<usize> = over.into_iter().map(|(_, ordinal)| ordinal).collect();
+    Some(release_ordinals(block, &ordinals, None))
+}
+
+/// When the first rest in this block ends, in nanoseconds since the epoch; `None` when nothing rests.
+pub fn rest_ends(block: &Block, cooldown: u64) -> Option<u64> {
+    let ends = block.resting().filter_map(|(_, attributes)| attributes.released_at);
+    ends.min().map(|since| since.saturating_add(cooldown).saturating_mul(SECOND))
+}
+
+/// Nanoseconds.
+const SECOND: u64 = 1_000_000_000;
+
+/// Seconds: a rest that began so far in the future was written by a clock that was wrong, and holds nothing back.
+const WRONG_CLOCK: u64 = 3600;
 
 /// Why an address was not taken back.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -113,13 +153,8 @@ fn ordinal(block: &Block, address: IpAddr) -> Option<usize> {
     usize::try_from(block.cidr.offset(address)?).ok()
 }
 
-/// Equal attributes are stored once.
 fn give(block: &mut Block, ordinals: &[usize], attributes: &AllocationAttributes) {
-    let found = block.attributes.iter().position(|known| known == attributes);
-    let index = found.unwrap_or_else(|| {
-        block.attributes.push(attributes.clone());
-        block.attributes.len() - 1
-    });
+    let index = index_of(block, attributes);
     block.sequence_number += 1;
     for ordinal in ordinals {
         block.allocations[*ordinal] = Some(index);
@@ -127,12 +162,31 @@ fn give(block: &mut Block, ordinals: &[usize], attributes: &AllocationAttributes
     }
 }
 
-fn release_ordinals(block: &Block, ordinals: &[usize]) -> Block {
+/// Equal attributes are stored once.
+fn index_of(block: &mut Block, attributes: &AllocationAttributes) -> usize {
+    let found = block.attributes.iter().position(|known| known == attributes);
+    found.unwrap_or_else(|| {
+        block.attributes.push(attributes.clone());
+        block.attributes.len() - 1
+    })
+}
+
+/// Freed addresses queue up behind all others.
+fn release_ordinals(block: &Block, ordinals: &[usize], from: Option<u64>) -> Block {
     let mut block = block.clone();
     for ordinal in ordinals {
-        block.allocations[*ordinal] = None;
-        block.unallocated.push(*ordinal);
-        block.sequence_number_for_allocation.remove(ordinal);
+        let attributes = block.allocations[*ordinal].and_then(|index| block.attributes.get(index)).cloned();
+        match (from, attributes) {
+            (Some(_), Some(attributes)) => {
+                let resting = AllocationAttributes { released_at: from, ..attributes };
+                block.allocations[*ordinal] = Some(index_of(&mut block, &resting));
+            }
+            _ => {
+                block.allocations[*ordinal] = None;
+                block.unallocated.push(*ordinal);
+                block.sequence_number_for_allocation.remove(ordinal);
+            }
+        }
     }
     block.sequence_number += 1;
     compact(&mut block);
@@ -175,7 +229,7 @@ mod tests {
         let block = allocate(&block(), 2, &of("x"));
         assert_eq!(held_by(&block, "x"), [ip(0), ip(1)]);
 
-        let block = release_handle(&block, "x");
+        let block = release_handle(&block, "x", None);
         let block = allocate(&block, 1, &of("y"));
 
         assert_eq!(held_by(&block, "y"), [ip(2)]);
@@ -190,7 +244,7 @@ mod tests {
         let block = allocate(&block, 2, &of("y"));
         assert_eq!(block.attributes.len(), 2);
 
-        let block = release_handle(&block, "x");
+        let block = release_handle(&block, "x", None);
 
         assert_eq!(block.allocations, [None, Some(0), Some(0), None]);
         assert_eq!(block.attributes, [of("y")]);
@@ -211,12 +265,37 @@ mod tests {
         let block = allocate(&block(), 1, &of("x"));
         let number = block.sequence_number_for_allocation[&0];
 
-        assert_eq!(release_address(&block, ip(1), None, None), Err(NotReleased::Free));
+        assert_eq!(release_address(&block, ip(1), None, None, None), Err(NotReleased::Free));
         assert_eq!(
-            release_address(&block, ip(0), Some("y"), None),
+            release_address(&block, ip(0), Some("y"), None, None),
             Err(NotReleased::OtherHandle("x".to_owned()))
         );
-        assert_eq!(release_address(&block, ip(0), Some("x"), Some(1)), Err(NotReleased::OtherSequenceNumber));
-        assert!(is_empty(&release_address(&block, ip(0), Some("x"), Some(number)).unwrap()));
+        assert_eq!(
+            release_address(&block, ip(0), Some("x"), Some(1), None),
+            Err(NotReleased::OtherSequenceNumber)
+        );
+        assert!(is_empty(&release_address(&block, ip(0), Some("x"), Some(number), None).unwrap()));
+    }
+
+    #[test]
+    fn a_released_address_rests_as_long_as_the_cool_down_says() {
+        let block = allocate(&block(), 2, &of("x"));
+        let from = rest_from(10 * SECOND + 1, 60);
+        assert_eq!((from, rest_from(10 * SECOND, 0)), (Some(11), None));
+
+        let block = release_address(&block, ip(1), Some("x"), None, from).unwrap();
+        let block = release_handle(&block, "x", Some(12));
+
+        assert_eq!((held_by(&block, "x"), block.unallocated.as_slice()), (Vec::new(), &[2, 3][..]));
+        assert_eq!(block.resting().map(|(address, _)| address).collect::<Vec<_>>(), [ip(0), ip(1)]);
+        assert_eq!(release_address(&block, ip(0), Some("x"), None, None), Err(NotReleased::Free));
+        assert_eq!(rest_ends(&block, 60), Some(71 * SECOND));
+        assert_eq!(end_rests(&block, 71 * SECOND - 1, 60), None);
+        assert_eq!(end_rests(&block, 71 * SECOND, 60).unwrap().unallocated, [2, 3, 1]);
+        let rested = end_rests(&block, 100 * SECOND, 60).unwrap();
+        assert_eq!((rested.unallocated.as_slice(), rested.attributes.len()), (&[2, 3, 1, 0][..], 0));
+        // A clock that was hours ahead does not keep an address for hours.
+        let ahead = release_handle(&allocate(&block, 1, &of("y")), "y", Some(99_999));
+        assert!(end_rests(&ahead, 100 * SECOND, 60).unwrap().resting().next().is_none());
     }
 }

@@ -10,20 +10,24 @@ mod affinity;
 mod assign;
 mod block;
 mod candidates;
+pub mod names;
 mod pools;
 mod release;
 mod request;
+mod reserve;
 mod snapshot;
 
 pub use affinity::{BlockInUse, release_affinity};
 pub use assign::assign;
 pub use block::{
-    NotReleased, allocate, allocate_address, held_by, holder, is_empty, new_block, release_address,
-    release_handle,
+    NotReleased, allocate, allocate_address, end_rests, held_by, holder, is_empty, new_block,
+    release_address, release_handle, rest_ends, rest_from,
 };
+pub use candidates::fnv64;
 pub use pools::{Reason, Refusal};
 pub use release::release;
 pub use request::{AssignError, Request};
+pub use reserve::Draw;
 pub use snapshot::{Key, Known, Object, Read, Snapshot, Step, Stored, Version, Write};
 
 /// A result, or the step that has to come before it.

@@ -1,11 +1,13 @@
 //! Taking addresses back, one step at a time.
 
-use crate::block::{held_by, is_empty, release_handle};
+use crate::block::{held_by, is_empty, release_handle, rest_from};
 use crate::snapshot::{Key, Known, Object, Read, Snapshot, Step, Write};
 
 /// The next step to take back all that a handle holds. Blocks first, the handle last, so that whoever dies in
 /// between leaves a handle by which the rest is found. Nothing held is no error.
-pub fn release(handle: &str, snapshot: &Snapshot) -> Step<(), std::convert::Infallible> {
+///
+/// With a cool-down the addresses rest first; `now` is in nanoseconds since the epoch.
+pub fn release(handle: &str, snapshot: &Snapshot, now: u64) -> Step<(), std::convert::Infallible> {
     let found = match snapshot.handle() {
         Known::Unknown => return Step::Read(Read::One(Key::Handle(handle.to_owned()))),
         Known::Absent => None,
@@ -17,7 +19,7 @@ pub fn release(handle: &str, snapshot: &Snapshot) -> Step<(), std::convert::Infa
         if held_by(&block.value, handle).is_empty() {
             continue;
         }
-        let after = release_handle(&block.value, handle);
+        let after = release_handle(&block.value, handle, rest_from(now, snapshot.configuration.cooldown));
         let version = block.version.clone();
         return Step::Write(if is_empty(&after) && after.affinity.is_none() {
             Write::Delete(Key::Block(after.cidr), version)

@@ -88,7 +88,7 @@ impl World {
                     step => self.store.execute(&mut writer.snapshot, &step),
                 }
             }
-            Task::Release(handle) => match release(handle, &writer.snapshot) {
+            Task::Release(handle) => match release(handle, &writer.snapshot, self.now) {
                 Step::Done(()) => writer.task = None,
                 step => self.store.execute(&mut writer.snapshot, &step),
             },
@@ -169,7 +169,7 @@ impl World {
             snapshot.begin();
             let mut steps = 0;
             loop {
-                match release(handle, &snapshot) {
+                match release(handle, &snapshot, self.now) {
                     Step::Done(()) => break,
                     step => self.store.execute(&mut snapshot, &step),
                 }

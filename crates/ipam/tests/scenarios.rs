@@ -6,11 +6,9 @@ mod common;
 
 use std::net::IpAddr;
 
-use common::{Store, finish, give_back, pool, request, snapshot};
+use common::{NOW, Store, finish, give_back, pool, request, snapshot};
 use ipam::{AssignError, Key, Object, Request, Snapshot, Step, Write, release_affinity};
 use model::{AffinityState, AllowedUse, AssignmentMode, Block, BlockAffinity, Cidr, IpPool, Labels};
-
-const NOW: u64 = 1_767_225_600_000_000_000;
 
 fn ask(store: &mut Store, snapshot: &mut Snapshot, request: &Request) -> Result<Vec<IpAddr>, AssignError> {
     snapshot.begin();

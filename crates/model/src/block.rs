@@ -9,9 +9,9 @@ use crate::{Cidr, NodeName};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AllocationAttributes {
     pub handle: Option<String>,
-    /// `node`, `namespace`, `pod`, `timestamp`, `type`.
+    /// `node`, `namespace`, `pod`, `uid`, `interface`, `timestamp`, `type`: the names are constants of `crates/ipam`.
     pub secondary: BTreeMap<String, String>,
-    /// Seconds since the epoch when it was released and its cool-down began.
+    /// Seconds since the epoch when it was released and its cool-down began: nobody's, but not free yet.
     pub released_at: Option<u64>,
 }
 
@@ -35,8 +35,17 @@ pub struct Block {
 }
 
 impl Block {
-    /// Every address that is given out, with its attributes.
+    /// Every address that is given out, with its attributes; those that rest after their release are not.
     pub fn allocated(&self) -> impl Iterator<Item = (IpAddr, &AllocationAttributes)> {
+        self.taken().filter(|(_, attributes)| attributes.released_at.is_none())
+    }
+
+    /// Every address that was released and rests before it is given out again, with its former attributes.
+    pub fn resting(&self) -> impl Iterator<Item = (IpAddr, &AllocationAttributes)> {
+        self.taken().filter(|(_, attributes)| attributes.released_at.is_some())
+    }
+
+    fn taken(&self) -> impl Iterator<Item = (IpAddr, &AllocationAttributes)> {
         self.allocations.iter().enumerate().filter_map(|(ordinal, index)| {
             let attributes = self.attributes.get((*index)?)?;
             Some((self.cidr.nth(ordinal as u128)?, attributes))
@@ -79,10 +88,20 @@ pub struct IpamConfiguration {
     pub auto_allocate_blocks: bool,
     /// 0 means the built-in limit of 20.
     pub max_blocks_per_host: u32,
+    /// Seconds for which a released address rests before it is given out again.
+    pub cooldown: u64,
 }
+
+/// Seconds for which a released address rests unless the configuration says otherwise.
+pub const DEFAULT_COOLDOWN: u64 = 60;
 
 impl Default for IpamConfiguration {
     fn default() -> Self {
-        Self { strict_affinity: false, auto_allocate_blocks: true, max_blocks_per_host: 0 }
+        Self {
+            strict_affinity: false,
+            auto_allocate_blocks: true,
+            max_blocks_per_host: 0,
+            cooldown: DEFAULT_COOLDOWN,
+        }
     }
 }

@@ -33,7 +33,9 @@ pub use bgp::{
 };
 pub use bgp_filter::{BgpFilter, BgpFilterOperation, BgpFilterRule, BgpPeerType, MatchOperator};
 pub use bgp_peer::{AddPath, BfdSettings, BgpPeer, BgpRole, NextHopMode, PeerSelection, PeerTarget};
-pub use block::{AffinityState, AllocationAttributes, Block, BlockAffinity, Handle, IpamConfiguration};
+pub use block::{
+    AffinityState, AllocationAttributes, Block, BlockAffinity, DEFAULT_COOLDOWN, Handle, IpamConfiguration,
+};
 pub use cidr::{Cidr, Family, InvalidCidr};
 pub use endpoint::{EndpointPort, HostInterface, LocalEndpoint, Pod, host_interface_name};
 pub use felix_configuration::{

@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use model::{
-    AffinityState, AllocationAttributes, Block, BlockAffinity, Cidr, Family, Handle, IpamConfiguration,
-    NodeName,
+    AffinityState, AllocationAttributes, Block, BlockAffinity, Cidr, DEFAULT_COOLDOWN, Family, Handle,
+    IpamConfiguration, NodeName,
 };
 use sha2::{Digest, Sha256};
 
@@ -175,6 +175,7 @@ pub fn ipam_configuration(spec: &crd::IPAMConfigurationSpec) -> IpamConfiguratio
         strict_affinity: spec.strict_affinity,
         auto_allocate_blocks: spec.auto_allocate_blocks,
         max_blocks_per_host: u32::try_from(spec.max_blocks_per_host).unwrap_or_default(),
+        cooldown: spec.ip_cooldown_seconds.map_or(DEFAULT_COOLDOWN, |s| u64::try_from(s).unwrap_or_default()),
     }
 }
 
@@ -216,7 +217,7 @@ fn seconds(text: &str) -> Option<u64> {
 }
 
 /// RFC 3339 in UTC, to the second.
-fn rfc3339(time: SystemTime) -> String {
+pub fn rfc3339(time: SystemTime) -> String {
     let seconds = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = date(days);
@@ -281,7 +282,7 @@ mod tests {
         assert_eq!(problems, Problems::default());
         assert_eq!(block.affinity, Some("node-a".into()));
         assert_eq!(block.attributes[1].released_at, Some(1_767_225_610));
-        assert_eq!(block.allocated().count(), 2);
+        assert_eq!((block.allocated().count(), block.resting().count()), (1, 1));
         assert_eq!(serde_json::to_value(written).unwrap(), stored());
     }
 

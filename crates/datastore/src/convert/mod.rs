@@ -34,7 +34,7 @@ pub use host_endpoint::host_endpoint;
 pub(crate) use ipam::affinity_labels;
 pub use ipam::{
     affinity, affinity_name, affinity_spec, block, block_spec, handle, handle_name, handle_spec,
-    ipam_configuration,
+    ipam_configuration, rfc3339,
 };
 pub use kubernetes_policy::{kubernetes_policy, staged_kubernetes_policy};
 pub use network_set::{global_network_set, network_set};

@@ -218,7 +218,7 @@ impl State {
     async fn release(&mut self, handle: &str) -> Result<Vec<IpAddr>, IpamError> {
         let mut freed = BTreeSet::new();
         for retry in Attempts::new() {
-            match ::ipam::release(handle, &self.snapshot) {
+            match ::ipam::release(handle, &self.snapshot, nanoseconds()) {
                 Step::Done(()) => return Ok(freed.into_iter().collect()),
                 Step::Failed(never) => match never {},
                 Step::Read(read) => self.read(&read).await?,

@@ -116,7 +116,7 @@ pub fn finish(
 pub fn give_back(store: &mut Store, snapshot: &mut Snapshot, handle: &str) {
     snapshot.begin();
     for _ in 0..200 {
-        match ipam::release(handle, snapshot) {
+        match ipam::release(handle, snapshot, NOW) {
             Step::Done(()) => return,
             step => store.execute(snapshot, &step),
         }
@@ -124,9 +124,14 @@ pub fn give_back(store: &mut Store, snapshot: &mut Snapshot, handle: &str) {
     panic!("the release never ends: {handle}");
 }
 
+/// 2026-01-01, in nanoseconds.
+pub const NOW: u64 = 1_767_225_600_000_000_000;
+
+/// Without a cool-down: stories about it set one.
 pub fn snapshot(node: &str, pools: &[IpPool]) -> Snapshot {
     let mut snapshot = Snapshot::new(node.into());
     snapshot.pools = pools.to_vec();
+    snapshot.configuration.cooldown = 0;
     snapshot
 }
 

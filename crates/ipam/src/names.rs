@@ -1,0 +1,40 @@
+//! The names that stand in blocks and handles; Calico's where it has one.
+
+use model::NodeName;
+
+/// Attribute: the node that the address is used on.
+pub const NODE: &str = "node";
+/// Attribute: the pod's namespace.
+pub const NAMESPACE: &str = "namespace";
+/// Attribute: the pod's name.
+pub const POD: &str = "pod";
+/// Attribute: the pod's UID, which tells a pod from a later one of the same name.
+pub const UID: &str = "uid";
+/// Attribute: the pod's interface when it is not `eth0`.
+pub const INTERFACE: &str = "interface";
+/// Attribute: when the address was given out, RFC 3339.
+pub const TIMESTAMP: &str = "timestamp";
+/// Attribute: what the address is for when it is no pod's.
+pub const TYPE: &str = "type";
+
+/// Value of [`TYPE`]: held ready by a node for its next pods.
+pub const TYPE_RESERVED: &str = "reserved";
+/// Value of [`TYPE`]: address of `tunl0`.
+pub const TYPE_IPIP_TUNNEL: &str = "ipipTunnelAddress";
+
+/// Handle of the addresses that a node holds ready; Kubernetes' rules make a node's name a valid part.
+pub fn reserve_handle(node: &NodeName) -> String {
+    format!("{RESERVE_PREFIX}{node}")
+}
+
+/// The node that a handle of [`reserve_handle`] is of.
+pub fn node_of_reserve(handle: &str) -> Option<NodeName> {
+    handle.strip_prefix(RESERVE_PREFIX).map(NodeName::from)
+}
+
+/// Handle of the address of a node's `tunl0`.
+pub fn ipip_tunnel_handle(node: &NodeName) -> String {
+    format!("ipip-tunnel-addr-{node}")
+}
+
+const RESERVE_PREFIX: &str = "ocicat-reserved-";
