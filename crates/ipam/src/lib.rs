@@ -10,6 +10,7 @@ mod affinity;
 mod assign;
 mod block;
 mod candidates;
+pub mod gc;
 pub mod names;
 mod pools;
 mod release;

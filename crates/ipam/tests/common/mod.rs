@@ -9,7 +9,7 @@ use ipam::{AssignError, Key, Object, Read, Request, Snapshot, Step, Version, Wri
 use model::{AllowedUse, AssignmentMode, Block, EncapMode, IpPool, Selector};
 
 /// Objects with versions, written by compare-and-swap.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Store {
     objects: BTreeMap<Key, (Object, u64)>,
     revision: u64,
@@ -63,13 +63,13 @@ impl Store {
         }
     }
 
-    fn read(&mut self, snapshot: &mut Snapshot, key: &Key) {
+    pub fn read(&mut self, snapshot: &mut Snapshot, key: &Key) {
         self.reads += 1;
         let found = self.objects.get(key).map(|(object, revision)| (object.clone(), version(*revision)));
         snapshot.observed(key.clone(), found);
     }
 
-    fn write(&mut self, write: &Write) -> Result<Option<Version>, ()> {
+    pub fn write(&mut self, write: &Write) -> Result<Option<Version>, ()> {
         let key = write.key();
         let present = self.objects.get(&key).map(|(_, revision)| version(*revision));
         self.revision += 1;
