@@ -66,7 +66,7 @@ fn present(uid: &str, node: &str, addresses: &[IpAddr]) -> PodAnswer {
 fn free(store: &mut Store, leaks: &[Leak]) {
     let mut view = snapshot("gc", &[]);
     loop {
-        match take_back(leaks, &view) {
+        match take_back(leaks, &view, None) {
             Step::Done(()) => break,
             step => store.execute(&mut view, &step),
         }
@@ -194,7 +194,7 @@ fn scenario_89_a_node_that_is_gone_leaves_nothing() {
     for cidr in &made.claims {
         let mut view = snapshot("n1", &[]);
         loop {
-            match end_claim(&view, *cidr) {
+            match end_claim(&view, *cidr, NOW) {
                 Step::Done(()) => break,
                 step => store.execute(&mut view, &step),
             }
@@ -257,14 +257,17 @@ fn scenario_90_an_empty_block_goes_when_the_node_has_another() {
     let block = |cidr: &str| new_block(cidr.parse().unwrap(), "n1".into(), 7);
     let full = |cidr: &str| ipam::allocate(&block(cidr), 1, &AllocationAttributes::default());
     let spare = |blocks: &[Block]| {
-        spare_blocks(&"n1".into(), blocks, &pools).iter().map(|s| s.cidr.to_string()).collect::<Vec<_>>()
+        spare_blocks(&"n1".into(), blocks, &pools, is_empty)
+            .iter()
+            .map(|s| s.cidr.to_string())
+            .collect::<Vec<_>>()
     };
 
     assert_eq!(spare(&[full("10.0.0.0/30"), block("10.0.0.4/30")]), ["10.0.0.4/30"]);
     assert_eq!(spare(&[block("10.0.0.0/30"), block("10.0.0.4/30")]), ["10.0.0.4/30"]);
     assert_eq!(spare(&[block("10.0.0.0/30")]), [""; 0]);
     assert_eq!(spare(&[block("10.7.0.0/30")]), ["10.7.0.0/30"], "its pool is gone");
-    assert_eq!(spare_blocks(&"n2".into(), &[block("10.7.0.0/30")], &pools), []);
+    assert_eq!(spare_blocks(&"n2".into(), &[block("10.7.0.0/30")], &pools, is_empty), []);
 }
 
 #[test]

@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 use common::{Dice, Store, pool, snapshot};
 use ipam::gc::{
     Allocation, GoneNodes, Leak, OwnTruth, PodAnswer, Suspects, Turn, allocations, drop_unowned, end_claim,
-    holders, is_question, is_used_by, own_suspects, plan, question, settle_handle, spare_blocks, take_back,
-    unowned_blocks,
+    holders, is_idle, is_question, is_used_by, own_suspects, plan, question, release_spare, settle_handle,
+    spare_blocks, take_back, unowned_blocks,
 };
-use ipam::{Key, Object, Request, Snapshot, Step, Version, Write, assign, release, release_affinity};
+use ipam::{Key, Object, Request, Snapshot, Step, Version, Write, assign, release};
 use model::{AllowedUse, BlockAffinity, Handle, IpPool, NodeName, PodKey};
 
 const GRACE: Duration = Duration::from_secs(60);
@@ -208,7 +208,7 @@ impl World {
             return;
         }
         loop {
-            match release(&ended.handle, &view) {
+            match release(&ended.handle, &view, self.nanoseconds) {
                 Step::Done(()) => return,
                 step => self.api.store.execute(&mut view, &step),
             }
@@ -232,6 +232,7 @@ impl World {
 
     /// A living node looks after its own addresses, and says that it lives when it is asked.
     fn own_turn(&mut self, dice: &mut Dice, index: usize) {
+        let now = self.nanoseconds;
         let machine = &self.machines[index];
         if !machine.is_alive || machine.agent_from > self.now {
             return;
@@ -254,7 +255,7 @@ impl World {
         };
         let suspects = own_suspects(own.collect::<Vec<_>>(), &truth, |_| false);
         let confirmed = machine.suspects.look(self.now, suspects);
-        let spare = spare_blocks(&name, said.store.blocks(), &self.pools);
+        let spare = spare_blocks(&name, said.store.blocks(), &self.pools, |b| is_idle(b, now, 60));
         let spare = machine.spare.look(self.now, spare.iter().map(|s| (s.cidr, s.sequence_number)));
         for (handle, leaks) in confirmed {
             let Some(said) = self.answer(dice) else { continue };
@@ -270,18 +271,19 @@ impl World {
                 continue;
             }
             let mut view = snapshot(name.as_str(), &self.pools);
-            self.run(dice, &mut view, |view| take_back(&leaks, view));
+            self.run(dice, &mut view, |view| take_back(&leaks, view, None));
             self.run(dice, &mut view, |view| settle_handle(&handle, view));
             self.machines[index].suspects.clear(&handle);
         }
         for (cidr, _) in spare {
             let mut view = snapshot(name.as_str(), &self.pools);
-            self.run(dice, &mut view, |view| release_affinity(view, cidr, true));
+            self.run(dice, &mut view, |view| release_spare(view, cidr, now));
         }
     }
 
     /// The controllers look after nodes that are gone and what nobody owns.
     fn cluster_turn(&mut self, dice: &mut Dice) {
+        let now = self.nanoseconds;
         let Some(said) = self.answer(dice) else { return };
         let affinities: Vec<BlockAffinity> = affinities(&said.store).cloned().collect();
         let all = holders(said.store.blocks(), &affinities);
@@ -292,11 +294,11 @@ impl World {
                 Turn::Withdraw(node) => self.withdraw(&node),
             }
         }
-        let unowned = unowned_blocks(said.store.blocks());
+        let unowned = unowned_blocks(said.store.blocks(), |block| is_idle(block, now, 60));
         let unowned = self.unowned.look(self.now, unowned.iter().map(|s| (s.cidr, s.sequence_number)));
         for (cidr, _) in unowned {
             let mut view = snapshot("", &[]);
-            self.run(dice, &mut view, |view| drop_unowned(view, cidr));
+            self.run(dice, &mut view, |view| drop_unowned(view, cidr, now));
         }
         let Some(said) = self.answer(dice) else { return };
         let held: BTreeSet<String> =
@@ -323,6 +325,7 @@ impl World {
     }
 
     fn release_node(&mut self, dice: &mut Dice, node: &NodeName, version: Version) {
+        let now = self.nanoseconds;
         let confirm = Write::Update(Object::Affinity(question(node)), version);
         let Ok(version) = self.api.store.write(&confirm) else {
             return self.gone.answered(node, self.now);
@@ -335,14 +338,14 @@ impl World {
         let affinities: Vec<BlockAffinity> = affinities(&said.store).cloned().collect();
         let plan = plan(node, said.store.blocks(), &affinities, &said.pods);
         let mut view = snapshot(node.as_str(), &[]);
-        self.run(dice, &mut view, |view| take_back(&plan.leaks, view));
+        self.run(dice, &mut view, |view| take_back(&plan.leaks, view, None));
         for handle in plan.leaks.iter().filter_map(|leak| leak.handle.clone()).collect::<BTreeSet<_>>() {
             let mut view = snapshot(node.as_str(), &[]);
             self.run(dice, &mut view, |view| settle_handle(&handle, view));
         }
         for cidr in &plan.claims {
             let mut view = snapshot(node.as_str(), &[]);
-            self.run(dice, &mut view, |view| end_claim(view, *cidr));
+            self.run(dice, &mut view, |view| end_claim(view, *cidr, now));
         }
         let left = holders(self.api.store.blocks(), affinities_but_questions(&self.api.store));
         if !left.contains(node) {

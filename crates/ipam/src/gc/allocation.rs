@@ -5,6 +5,8 @@ use std::net::IpAddr;
 
 use model::{AllocationAttributes, Block, Cidr, NodeName, PodKey};
 
+use crate::names;
+
 /// Who an address was given to, by the attributes beside it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum User {
@@ -55,7 +57,7 @@ impl Allocation {
 
 /// Every address of a block that is not free.
 pub fn allocations(block: &Block) -> impl Iterator<Item = Allocation> {
-    block.allocated().map(|(address, attributes)| {
+    block.allocated().chain(block.resting()).map(|(address, attributes)| {
         let ordinal = block.cidr.offset(address).and_then(|offset| usize::try_from(offset).ok());
         let given = ordinal.and_then(|ordinal| block.sequence_number_for_allocation.get(&ordinal));
         Allocation {
@@ -64,7 +66,7 @@ pub fn allocations(block: &Block) -> impl Iterator<Item = Allocation> {
             block_owner: block.affinity.clone(),
             handle: attributes.handle.clone(),
             sequence_number: given.copied(),
-            node: text(attributes, "node").map(NodeName::from),
+            node: text(attributes, names::NODE).map(NodeName::from),
             user: user(attributes),
             is_cooling: attributes.released_at.is_some(),
         }
@@ -86,19 +88,19 @@ fn text<'a>(attributes: &'a AllocationAttributes, key: &str) -> Option<&'a str> 
 }
 
 fn user(attributes: &AllocationAttributes) -> User {
-    match text(attributes, "type") {
-        Some("reserved") => return User::Reserved,
+    match text(attributes, names::TYPE) {
+        Some(names::TYPE_RESERVED) => return User::Reserved,
         Some(kind) if kind.ends_with("TunnelAddress") => return User::Tunnel(kind.to_owned()),
         Some(kind) => return User::Other(kind.to_owned()),
         None => {}
     }
-    match (text(attributes, "namespace"), text(attributes, "pod")) {
+    match (text(attributes, names::NAMESPACE), text(attributes, names::POD)) {
         (Some(namespace), Some(pod)) => {
-            let uid = text(attributes, "uid").map(str::to_owned);
+            let uid = text(attributes, names::UID).map(str::to_owned);
             User::Pod { key: PodKey::new(namespace, pod), uid }
         }
         // podman gives a name without a namespace, others give nothing but the container.
-        _ if attributes.secondary.contains_key("pod") => User::Container,
+        _ if attributes.secondary.contains_key(names::POD) => User::Container,
         _ => User::Unknown,
     }
 }

@@ -207,7 +207,7 @@ fn of_pods(inventory: &Inventory, all: &[Allocation]) -> Vec<Finding> {
 
 fn of_handles(inventory: &Inventory, all: &[Allocation]) -> Vec<Finding> {
     let mut found: BTreeMap<&str, BTreeMap<Cidr, u32>> = BTreeMap::new();
-    for allocation in all {
+    for allocation in all.iter().filter(|allocation| !allocation.is_cooling) {
         if let Some(handle) = &allocation.handle {
             *found.entry(handle).or_default().entry(allocation.block).or_default() += 1;
         }
@@ -230,7 +230,8 @@ fn of_handles(inventory: &Inventory, all: &[Allocation]) -> Vec<Finding> {
             }
         }
     }
-    let missing = all.iter().filter(|a| a.handle.as_deref().is_some_and(|handle| !known.contains(handle)));
+    let is_missing = |a: &&Allocation| a.handle.as_deref().is_some_and(|handle| !known.contains(handle));
+    let missing = all.iter().filter(|a| !a.is_cooling).filter(is_missing);
     findings.extend(missing.map(|allocation| Finding::of(Problem::HandleMissing, allocation)));
     findings
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use model::{AffinityState, Block, BlockAffinity, Cidr, NodeName, PodKey};
 
 use super::allocation::{User, allocations, grouped};
-use super::take_back::Leak;
+use super::take_back::{Leak, rests_over};
 use super::truth::{PodAnswer, is_used_by};
 use crate::affinity::release_affinity;
 use crate::block::is_empty;
@@ -177,7 +177,8 @@ pub fn plan<'a>(
         User::Pod { key, .. } => pods.get(key).is_some_and(|answer| is_used_by(allocation, answer).is_ok()),
         _ => false,
     };
-    let own = all.iter().filter(|allocation| allocation.node.as_ref() == Some(node)).cloned();
+    let is_own = |a: &&super::Allocation| a.node.as_ref() == Some(node) && !a.is_cooling;
+    let own = all.iter().filter(is_own).cloned();
     let (used, leaked): (Vec<_>, Vec<_>) =
         grouped(own).into_values().partition(|group: &Vec<_>| group.iter().any(is_used));
     let mut plan = Plan { leaks: leaked.iter().flatten().map(Leak::of).collect(), ..Plan::default() };
@@ -197,8 +198,11 @@ pub fn plan<'a>(
 }
 
 /// The next step to end a claim of a node that is gone, also one of which only the block is left. A block with
-/// addresses in use stays without an owner.
-pub fn end_claim(snapshot: &Snapshot, cidr: Cidr) -> Step<(), Infallible> {
+/// addresses in use stays without an owner. `now` in nanoseconds since the epoch.
+pub fn end_claim(snapshot: &Snapshot, cidr: Cidr, now: u64) -> Step<(), Infallible> {
+    if let Some(step) = rests_over(snapshot, cidr, now) {
+        return step;
+    }
     match release_affinity(snapshot, cidr, false) {
         Step::Read(read) => return Step::Read(read),
         Step::Write(write) => return Step::Write(write),

@@ -18,7 +18,7 @@ mod usage;
 
 pub use allocation::{Allocation, User, allocations, grouped};
 pub use audit::{Finding, Inventory, Problem, audit};
-pub use empty::{Spare, spare_blocks, stale_claims, unowned_blocks};
+pub use empty::{Spare, is_idle, release_spare, spare_blocks, stale_claims, unowned_blocks};
 pub use gone::{GoneNodes, Plan, Turn, end_claim, holders, is_question, plan, question};
 pub use suspects::{Suspects, Suspicion};
 pub use take_back::{Leak, drop_unowned, settle_handle, take_back};

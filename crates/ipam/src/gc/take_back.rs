@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use model::{Block, Cidr, Handle};
 
 use super::allocation::Allocation;
-use crate::block::{held_by, is_empty, release_address};
+use crate::block::{end_rests, held_by, is_empty, release_address};
 use crate::snapshot::{Key, Known, Object, Read, Snapshot, Step, Write};
 
 /// An address to free, and how to tell whether it is still the one that was judged.
@@ -31,13 +31,15 @@ impl Leak {
 
     /// Is this what the block still says?
     fn is_in(&self, block: &Block) -> bool {
-        release_address(block, self.address, self.handle.as_deref(), self.sequence_number).is_ok()
+        release_address(block, self.address, self.handle.as_deref(), self.sequence_number, None).is_ok()
     }
 }
 
 /// The next step to free addresses: one write for each block. Addresses that were given out anew stay, and so
 /// does every address of a handle that holds another one besides. [`settle_handle`] is for afterwards.
-pub fn take_back(leaks: &[Leak], snapshot: &Snapshot) -> Step<(), Infallible> {
+///
+/// They rest `from` then on, or are free at once: when nobody has used them for longer than the cool-down.
+pub fn take_back(leaks: &[Leak], snapshot: &Snapshot, from: Option<u64>) -> Step<(), Infallible> {
     let mut by_block: BTreeMap<Cidr, Vec<&Leak>> = BTreeMap::new();
     for leak in leaks {
         by_block.entry(leak.block).or_default().push(leak);
@@ -66,7 +68,8 @@ pub fn take_back(leaks: &[Leak], snapshot: &Snapshot) -> Step<(), Infallible> {
         let Some(block) = snapshot.block(*cidr).present() else { continue };
         let mut after = block.value.clone();
         for leak in leaks.iter().filter(|leak| leak.handle.as_deref().is_none_or(is_whole)) {
-            let freed = release_address(&after, leak.address, leak.handle.as_deref(), leak.sequence_number);
+            let freed =
+                release_address(&after, leak.address, leak.handle.as_deref(), leak.sequence_number, from);
             after = freed.unwrap_or(after);
         }
         if after == block.value || block.value.deleted {
@@ -116,8 +119,18 @@ pub fn settle_handle(id: &str, snapshot: &Snapshot) -> Step<(), Infallible> {
     Step::Write(Write::Update(Object::Handle(settled), handle.version.clone()))
 }
 
-/// The next step to delete a block that is empty and that nobody owns.
-pub fn drop_unowned(snapshot: &Snapshot, cidr: Cidr) -> Step<(), Infallible> {
+/// Frees what has rested in a block for long enough; `None` when nothing has, or the block is not known freshly.
+pub(super) fn rests_over<T, E>(snapshot: &Snapshot, cidr: Cidr, now: u64) -> Option<Step<T, E>> {
+    let block = snapshot.block(cidr).present().filter(|block| block.is_fresh && !block.value.deleted)?;
+    let after = end_rests(&block.value, now, snapshot.configuration.cooldown)?;
+    Some(Step::Write(Write::Update(Object::Block(after), block.version.clone())))
+}
+
+/// The next step to delete a block that is empty and that nobody owns. `now` in nanoseconds since the epoch.
+pub fn drop_unowned(snapshot: &Snapshot, cidr: Cidr, now: u64) -> Step<(), Infallible> {
+    if let Some(step) = rests_over(snapshot, cidr, now) {
+        return step;
+    }
     match snapshot.block(cidr) {
         Known::Absent => Step::Done(()),
         Known::Present(block) if block.is_fresh => {
