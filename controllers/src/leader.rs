@@ -86,3 +86,15 @@ impl Election {
         self.datastore.take_lease((&self.namespace, LEASE), seen, holder, (&now, seconds)).await
     }
 }
+
+/// Does `work` while this replica leads, again when it ends, and drops it where it stands when another one leads.
+/// Ends when nobody says any more who does.
+pub async fn while_leading<W: Future<Output = ()>>(mut leads: watch::Receiver<bool>, work: impl Fn() -> W) {
+    while leads.wait_for(|leads| *leads).await.is_ok() {
+        let mut resigned = leads.clone();
+        tokio::select! {
+            () = work() => {}
+            _ = resigned.wait_for(|leads| !*leads) => {}
+        }
+    }
+}

@@ -1,11 +1,13 @@
 //! What the cluster needs once, not on every node: a validating admission webhook for the objects of
-//! `projectcalico.org/v3`, and the status of policies, summed up from what the nodes say.
+//! `projectcalico.org/v3`, the status of policies, summed up from what the nodes say, and host endpoints that every
+//! node gets.
 //!
 //! Owns credentials and registration of the webhook and the election of the one that writes status. Never
 //! changes an object that somebody wrote, and nothing depends on it: without it policy works as well.
 
 pub mod aggregate;
 pub mod credentials;
+pub mod host_endpoints;
 pub mod leader;
 pub mod metrics;
 pub mod policy_status;

@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::Parser;
 use controllers::metrics::Metrics;
 use controllers::webhook::Endpoint;
-use controllers::{leader, policy_status, web, webhook};
+use controllers::{host_endpoints, leader, policy_status, web, webhook};
 use datastore::Datastore;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -61,7 +61,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let listener = TcpListener::bind(arguments.health_listen)
         .await
         .with_context(|| format!("listen on {}", arguments.health_listen))?;
-    tokio::spawn(web::serve(listener, metrics.clone()));
+    let (registered, ready) = watch::channel(arguments.no_webhook);
+    tokio::spawn(web::serve(listener, metrics.clone(), ready));
     if !arguments.no_webhook {
         let listener = TcpListener::bind(arguments.webhook_listen)
             .await
@@ -71,7 +72,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
             None => Endpoint::Service { namespace: arguments.namespace.clone() },
         };
         let (datastore, namespace) = (datastore.clone(), arguments.namespace.clone());
-        tokio::spawn(webhook::run(datastore, namespace, endpoint, listener, metrics.clone()));
+        tokio::spawn(webhook::run(datastore, namespace, endpoint, listener, metrics.clone(), registered));
     }
     let (leading, leads) = watch::channel(false);
     let election = leader::Election {
@@ -79,7 +80,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         namespace: arguments.namespace,
         identity: arguments.identity.unwrap_or_else(identity),
     };
-    tokio::spawn(policy_status::run(datastore, leads, metrics.clone()));
+    tokio::spawn(policy_status::run(datastore.clone(), leads.clone(), metrics.clone()));
+    tokio::spawn(host_endpoints::run(datastore, leads, metrics.clone()));
     tokio::select! {
         () = election.run(&leading, &metrics) => {}
         _ = terminated.recv() => {}

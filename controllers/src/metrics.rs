@@ -29,6 +29,8 @@ pub struct Metrics {
     pub status_failures: Counter<u64, AtomicU64>,
     /// Policies that not every node that needs them has.
     pub unprogrammed: Gauge<i64, AtomicI64>,
+    /// Automatic host endpoints written and deleted.
+    pub host_endpoint_writes: Counter<u64, AtomicU64>,
     registry: Registry,
 }
 
@@ -40,6 +42,7 @@ impl Default for Metrics {
             status_writes: Counter::default(),
             status_failures: Counter::default(),
             unprogrammed: Gauge::default(),
+            host_endpoint_writes: Counter::default(),
             registry: Registry::with_prefix("ocicat_controllers"),
         };
         let registry = &mut metrics.registry;
@@ -51,6 +54,11 @@ impl Default for Metrics {
             "unprogrammed_policies",
             "Policies that not every node that needs them has in the kernel",
             metrics.unprogrammed.clone(),
+        );
+        registry.register(
+            "host_endpoint_writes",
+            "Automatic host endpoints written and deleted",
+            metrics.host_endpoint_writes.clone(),
         );
         metrics
     }

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use datastore::{Datastore, Interest, Kind, timestamp};
+use datastore::{Datastore, Followed, Interest, Kind, timestamp};
 use model::NodeName;
 use tokio::sync::watch;
 use tokio::time::sleep_until;
 
 use crate::aggregate::Aggregate;
+use crate::leader;
 use crate::metrics::Metrics;
 
 /// Changes are gathered so long before they are written.
@@ -17,27 +18,14 @@ const GATHER: Duration = Duration::from_millis(200);
 const RETRY: Duration = Duration::from_secs(2);
 
 /// Writes while this replica leads; never ends.
-pub async fn run(datastore: Datastore, mut leads: watch::Receiver<bool>, metrics: Arc<Metrics>) {
-    loop {
-        if !until(&mut leads, true).await {
-            return;
+pub async fn run(datastore: Datastore, leads: watch::Receiver<bool>, metrics: Arc<Metrics>) {
+    let writing = || async {
+        if let Err(error) = write(&datastore, &metrics).await {
+            tracing::warn!(%error, "the status of policies cannot be read, it is tried again");
+            tokio::time::sleep(RETRY).await;
         }
-        let mut resigned = leads.clone();
-        tokio::select! {
-            result = write(&datastore, &metrics) => {
-                if let Err(error) = result {
-                    tracing::warn!(%error, "the status of policies cannot be read, it is tried again");
-                    tokio::time::sleep(RETRY).await;
-                }
-            }
-            _ = until(&mut resigned, false) => {}
-        }
-    }
-}
-
-/// Waits for it; `false` when nobody says any more.
-async fn until(leads: &mut watch::Receiver<bool>, wanted: bool) -> bool {
-    leads.wait_for(|leads| *leads == wanted).await.is_ok()
+    };
+    leader::while_leading(leads, writing).await;
 }
 
 async fn write(datastore: &Datastore, metrics: &Metrics) -> datastore::Result<()> {
@@ -56,8 +44,12 @@ async fn write(datastore: &Datastore, metrics: &Metrics) -> datastore::Result<()
                 at = Some(sooner(at, now() + GATHER));
             }
             report = reports.recv() => {
-                let Some((node, report)) = report else { return Ok(()) };
-                aggregate.report(&node, report);
+                let Some(report) = report else { return Ok(()) };
+                match report {
+                    Followed::Put(node, report) => aggregate.report(&node.as_str().into(), Some(report)),
+                    Followed::Gone(node) => aggregate.report(&node.as_str().into(), None),
+                    Followed::Listed => {}
+                }
                 at = Some(sooner(at, now() + GATHER));
             }
             () = sleep_until(wake.into()) => at = flush(datastore, &mut aggregate, metrics).await,

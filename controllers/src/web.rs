@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::metrics::Metrics;
 
@@ -20,17 +20,17 @@ const CONNECTIONS: usize = 32;
 /// How long one connection may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Answers for ever. Whoever answers lives, and there is nothing to wait for before being ready.
-pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>) {
+/// Answers for ever. Whoever answers lives; ready it is once `ready` says so.
+pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, ready: watch::Receiver<bool>) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let permit = permits.clone().acquire_owned().await.expect("the semaphore is never closed");
         let Ok((stream, _)) = listener.accept().await else { continue };
-        let metrics = metrics.clone();
+        let (metrics, ready) = (metrics.clone(), ready.clone());
         tokio::spawn(async move {
             let answer = service_fn(move |request| {
-                let metrics = metrics.clone();
-                async move { Ok::<_, Infallible>(answer(&request, &metrics)) }
+                let (metrics, is_ready) = (metrics.clone(), *ready.borrow());
+                async move { Ok::<_, Infallible>(answer(&request, &metrics, is_ready)) }
             });
             let connection =
                 hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer);
@@ -40,8 +40,11 @@ pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>) {
     }
 }
 
-fn answer(request: &Request<Incoming>, metrics: &Metrics) -> Response<Full<Bytes>> {
+fn answer(request: &Request<Incoming>, metrics: &Metrics, is_ready: bool) -> Response<Full<Bytes>> {
     let (status, text) = match request.uri().path() {
+        "/readiness" if !is_ready => {
+            (StatusCode::SERVICE_UNAVAILABLE, "the webhook is not registered yet\n".to_owned())
+        }
         "/liveness" | "/readiness" => (StatusCode::OK, "ok\n".to_owned()),
         "/metrics" => (StatusCode::OK, metrics.scrape()),
         _ => (

@@ -86,19 +86,23 @@ impl Endpoint {
     }
 }
 
-/// Serves and stays registered; never ends.
+/// Serves and stays registered; never ends. `registered` hears when it is for the first time.
 pub async fn run(
     datastore: Datastore,
     namespace: String,
     endpoint: Endpoint,
     listener: TcpListener,
     metrics: Arc<Metrics>,
+    registered: watch::Sender<bool>,
 ) {
     let (tls, current) = watch::channel(None);
     tokio::spawn(serve(listener, current, datastore.clone(), metrics));
     let mut known: Option<Credentials> = None;
     loop {
         let look = stay_registered(&datastore, &namespace, &endpoint, &mut known, &tls).await;
+        if look.is_ok() {
+            registered.send_replace(true);
+        }
         if let Err(error) = &look {
             tracing::warn!(error = format!("{error:#}"), "the webhook is not registered, it is tried again");
         }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use apiserver::{ApiServer, Handle, WriteOptions};
 use controllers::metrics::Metrics;
 use controllers::webhook::Endpoint;
-use controllers::{leader, policy_status, webhook};
+use controllers::{host_endpoints, leader, policy_status, webhook};
 use datastore::Datastore;
 use datastore::crd::NodePolicyEntry;
 use tokio::runtime::Runtime;
@@ -70,7 +70,8 @@ impl Cluster {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             let endpoint = Endpoint::Url(format!("https://{}", listener.local_addr().unwrap()));
             let namespace = "kube-system".to_owned();
-            tokio::spawn(webhook::run(datastore, namespace, endpoint, listener, metrics));
+            let (registered, _) = watch::channel(false);
+            tokio::spawn(webhook::run(datastore, namespace, endpoint, listener, metrics, registered));
         });
         let get = ["get", "validatingwebhookconfiguration", webhook::SERVICE];
         eventually("the webhook is registered", || self.kubectl(&get).status.success());
@@ -189,6 +190,64 @@ fn without_the_webhook_everything_works_and_a_restart_keeps_its_certificate() {
         cluster.apply(&policy("GlobalNetworkPolicy", "y", "{selector: \"(a == 'b'\"}")).is_err()
     });
     assert_eq!(bundle(), first);
+}
+
+#[test]
+fn nodes_get_host_endpoints_while_somebody_wants_them() {
+    let cluster = Cluster::start("hosts");
+    let node = |name: &str, zone: &str| {
+        let meta = format!("{{name: {name}, labels: {{zone: {zone}}}}}");
+        cluster.apply(&format!("apiVersion: v1\nkind: Node\nmetadata: {meta}\n")).unwrap();
+        let address = format!(
+            "{{\"status\": {{\"addresses\": [{{\"type\": \"InternalIP\", \"address\": \"192.0.2.{}\"}}]}}}}",
+            &name[1..]
+        );
+        said(&cluster.kubectl(&[
+            "patch",
+            "node",
+            name,
+            "--subresource=status",
+            "--type=merge",
+            "-p",
+            &address,
+        ]))
+        .unwrap();
+    };
+    node("n1", "a");
+    node("n2", "a");
+    // Somebody's own, which looks like one of ours by its name alone.
+    let own = "{node: n2, interfaceName: eth0}";
+    cluster.apply(&policy("HostEndpoint", "n2-auto-hep", own)).unwrap();
+    let (_leading, leads) = watch::channel(true);
+    let metrics = Arc::new(Metrics::default());
+    cluster.runtime.spawn(host_endpoints::run(cluster.datastore.clone(), leads, metrics));
+    let get = |name: &str, path: &str| {
+        let output = format!("jsonpath={{{path}}}");
+        let get = ["get", "hostendpoints.projectcalico.org", name, "-o", &output, "--ignore-not-found"];
+        String::from_utf8(cluster.kubectl(&get).stdout).unwrap()
+    };
+    let switch = |word: &str| {
+        let spec = format!("{{controllers: {{node: {{hostEndpoint: {{autoCreate: {word}}}}}}}}}");
+        cluster.apply(&policy("KubeControllersConfiguration", "default", &spec)).unwrap();
+    };
+
+    switch("Enabled");
+    eventually("the node has one", || !get("n1-auto-hep", ".spec.node").is_empty());
+    assert_eq!(get("n1-auto-hep", ".spec.interfaceName"), "*");
+    assert_eq!(get("n1-auto-hep", ".spec.expectedIPs"), "[\"192.0.2.1\"]");
+    assert_eq!(get("n1-auto-hep", ".spec.profiles"), "[\"projectcalico-default-allow\"]");
+    node("n1", "b");
+    eventually("its labels follow the node's", || get("n1-auto-hep", ".metadata.labels.zone") == "b");
+    said(&cluster.kubectl(&["delete", "hostendpoints.projectcalico.org", "n1-auto-hep"])).unwrap();
+    eventually("it comes back", || !get("n1-auto-hep", ".spec.node").is_empty());
+    node("n3", "a");
+    eventually("a new node has one", || !get("n3-auto-hep", ".spec.node").is_empty());
+    said(&cluster.kubectl(&["delete", "node", "n3"])).unwrap();
+    eventually("it goes with its node", || get("n3-auto-hep", ".spec.node").is_empty());
+
+    switch("Disabled");
+    eventually("nobody wants them", || get("n1-auto-hep", ".spec.node").is_empty());
+    assert_eq!(get("n2-auto-hep", ".spec.interfaceName"), "eth0");
 }
 
 #[test]

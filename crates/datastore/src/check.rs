@@ -8,13 +8,14 @@ use crate::convert::{self, Problem, Problems};
 use crate::crd;
 
 /// Kinds that [`check`] knows, in plural as the API spells them; all of `projectcalico.org/v3`.
-pub const CHECKED: [&str; 13] = [
+pub const CHECKED: [&str; 14] = [
     "bgpfilters",
     "bgppeers",
     "felixconfigurations",
     "globalnetworkpolicies",
     "globalnetworksets",
     "hostendpoints",
+    "kubecontrollersconfigurations",
     "networkpolicies",
     "networksets",
     "profiles",
@@ -67,6 +68,9 @@ fn check_spec(kind: &str, meta: &ObjectMeta, spec: &Value, problems: &mut Proble
             with(spec, problems, |spec, problems| drop(convert::host_endpoint(meta, spec, problems)));
         }
         "Profile" => with(spec, problems, |spec, problems| drop(convert::profile(meta, spec, problems))),
+        "KubeControllersConfiguration" => with(spec, problems, |spec, problems| {
+            drop(convert::kube_controllers_configuration(spec, problems));
+        }),
         "FelixConfiguration" => convert::check_felix_configuration(meta, spec, problems),
         "BGPPeer" => with(spec, problems, |spec: &crd::BGPPeerSpec, problems| {
             drop(convert::bgp_peer(name, spec, problems));
@@ -118,6 +122,7 @@ mod tests {
             "Tier",
             "NetworkPolicy",
             "HostEndpoint",
+            "KubeControllersConfiguration",
             "FelixConfiguration",
             "BGPPeer",
             "Profile",

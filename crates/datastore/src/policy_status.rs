@@ -1,13 +1,11 @@
 //! Which policies are in force where: what nodes said (`NodePolicyStatus`), and the status of the policies that
 //! sums it up. Owns how both are spelled; what the status says is the caller's.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use futures_util::StreamExt;
+use kube::Api;
 use kube::api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams};
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, watcher};
-use kube::{Api, Resource};
+use kube::runtime::watcher;
 use model::{NodeName, PolicyKey, PolicyKind};
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -15,7 +13,7 @@ use tokio::sync::mpsc;
 use crate::Result;
 use crate::client::Datastore;
 use crate::crd::{self, NodePolicyEntry, NodePolicyStatus, PolicyStatus};
-use crate::watch::Retry;
+use crate::watch::{Followed, follow};
 
 /// What one node says, by policy ID.
 pub type NodeReport = BTreeMap<String, NodePolicyEntry>;
@@ -34,47 +32,10 @@ impl Datastore {
         }
     }
 
-    /// Watches what nodes say; `None` when one says nothing any more. Ends when the receiver is dropped.
-    pub fn watch_node_policies(&self) -> mpsc::Receiver<(NodeName, Option<NodeReport>)> {
-        let (sender, changes) = mpsc::channel(64);
+    /// Watches what nodes say. Ends when the receiver is dropped.
+    pub fn watch_node_policies(&self) -> mpsc::Receiver<Followed<NodeReport>> {
         let api: Api<NodePolicyStatus> = Api::all(self.client());
-        tokio::spawn(async move {
-            let mut events = watcher(api, watcher::Config::default()).backoff(Retry::new()).boxed();
-            let (mut known, mut listed) = (BTreeSet::<String>::new(), BTreeSet::new());
-            while let Some(event) = events.next().await {
-                let changed: Vec<(String, Option<NodeReport>)> = match event {
-                    Ok(watcher::Event::Init) => {
-                        listed.clear();
-                        continue;
-                    }
-                    Ok(watcher::Event::InitApply(object)) => {
-                        listed.extend(object.metadata.name.clone());
-                        vec![said(object)]
-                    }
-                    Ok(watcher::Event::InitDone) => {
-                        known.difference(&listed).map(|name| (name.clone(), None)).collect()
-                    }
-                    Ok(watcher::Event::Apply(object)) => vec![said(object)],
-                    Ok(watcher::Event::Delete(object)) => {
-                        vec![(object.metadata.name.unwrap_or_default(), None)]
-                    }
-                    Err(error) => {
-                        tracing::debug!(%error, "cannot read NodePolicyStatus, it is retried");
-                        continue;
-                    }
-                };
-                for (name, report) in changed {
-                    match report {
-                        Some(_) => _ = known.insert(name.clone()),
-                        None => _ = known.remove(&name),
-                    }
-                    if sender.send((NodeName::from(name.as_str()), report)).await.is_err() {
-                        return;
-                    }
-                }
-            }
-        });
-        changes
+        follow(api, watcher::Config::default(), |object| object.spec.policies)
     }
 
     /// The status of every NetworkPolicy and GlobalNetworkPolicy that has one.
@@ -144,8 +105,4 @@ fn resource(kind: PolicyKind) -> ApiResource {
         PolicyKind::StagedGlobalNetworkPolicy => ApiResource::erase::<crd::StagedGlobalNetworkPolicy>(&()),
         _ => ApiResource::erase::<crd::GlobalNetworkPolicy>(&()),
     }
-}
-
-fn said(object: NodePolicyStatus) -> (String, Option<NodeReport>) {
-    (object.meta().name.clone().unwrap_or_default(), Some(object.spec.policies))
 }

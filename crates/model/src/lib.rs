@@ -13,6 +13,7 @@ mod cidr;
 mod endpoint;
 mod felix_configuration;
 mod host_endpoint;
+mod kube_controllers;
 mod names;
 mod network_set;
 mod node;
@@ -45,6 +46,7 @@ pub use felix_configuration::{
     parse_duration,
 };
 pub use host_endpoint::{HostEndpoint, HostEndpointInterface};
+pub use kube_controllers::{AutoHostEndpoints, HostEndpointTemplate, KubeControllersConfiguration};
 pub use names::{Labels, NodeName, PodKey};
 pub use network_set::{NetworkSet, NetworkSetKey};
 pub use node::{Node, NodeAddress};

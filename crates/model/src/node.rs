@@ -48,4 +48,17 @@ impl Node {
             Family::V6 => self.ipv6,
         }
     }
+
+    /// All its addresses, each once: where peers reach it, those that the cluster lists, that of its tunnel.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        let peered = [self.ipv4, self.ipv6].into_iter().flatten().map(|at| at.address);
+        let tunnel = self.ipip_tunnel_address.map(IpAddr::V4);
+        let mut all: Vec<IpAddr> = Vec::new();
+        for address in peered.chain(self.internal_ips.iter().copied()).chain(tunnel) {
+            if !all.contains(&address) {
+                all.push(address);
+            }
+        }
+        all
+    }
 }

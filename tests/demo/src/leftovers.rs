@@ -12,7 +12,7 @@ pub struct Snapshot {
     things: BTreeSet<String>,
 }
 
-const DAEMONS: [&str; 6] = ["felix", "bird-lite", "lab", "bird", "gobgpd", "bgpd"];
+const DAEMONS: [&str; 7] = ["felix", "bird-lite", "controllers", "lab", "bird", "gobgpd", "bgpd"];
 
 impl Snapshot {
     pub fn take() -> Self {

@@ -241,6 +241,15 @@ spec:
         }
     }
 
+    /// Waits until `controllers` checks what is written.
+    #[track_caller]
+    pub fn controllers_ready(&self) {
+        let status = || -> Value {
+            serde_json::from_str(&self.lab_ok(&["status", "-o", "json"])).expect("the lab prints JSON")
+        };
+        within(60, "controllers is ready", status, |status| status["controllers"]["ready"] == true);
+    }
+
     /// Waits until every node is Ready.
     #[track_caller]
     pub fn nodes_ready(&self, count: usize) {

@@ -70,6 +70,30 @@ fn nonsense_is_refused_by_the_api_server_with_the_field_named() {
     // Nothing of this stopped what works.
     cluster.pod("fine", "n1");
     cluster.pods_ready();
+
+    // What no schema can say is said by the webhook.
+    cluster.controllers_ready();
+    let unclosed = head("GlobalNetworkPolicy") + "{selector: \"role == 'a' && (b == 'c'\"}";
+    let output = cluster.kubectl_with(&["apply", "-f", "-"], &unclosed);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && said.contains("spec.selector") && said.contains("at position"),
+        "{said}"
+    );
+
+    let sound =
+        head("GlobalNetworkPolicy").replace("bad", "good") + "{selector: app == 'fine', types: [Ingress]}";
+    cluster.apply(&sound);
+    let programmed = ["wait", "--for=condition=Programmed", "globalnetworkpolicies.projectcalico.org/good"];
+    cluster.kubectl_ok(&[&programmed[..], &["--timeout=60s"]].concat());
+
+    // Without it objects are stored all the same; back again, it refuses again.
+    cluster.lab_ok(&["stop", "controllers"]);
+    cluster.apply(&unclosed);
+    cluster.kubectl_ok(&["delete", "globalnetworkpolicies.projectcalico.org", "bad"]);
+    cluster.lab_ok(&["start", "controllers"]);
+    cluster.controllers_ready();
+    assert!(!cluster.kubectl_with(&["apply", "-f", "-"], &unclosed).status.success());
 }
 
 /// Minor version of kubectl itself.

@@ -3,10 +3,12 @@
 use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::control;
+use crate::controllers::CONTROLLERS;
 use crate::names::{LabName, STATE_ROOT, netns_path};
 use crate::netns;
 
@@ -38,6 +40,7 @@ pub fn sweep(lab: &LabName) -> io::Result<Swept> {
     let inodes: HashSet<u64> = paths.iter().filter_map(|path| netns::inode(path)).collect();
     let mut pids = if inodes.is_empty() { Vec::new() } else { netns::processes_in(&inodes) };
     pids.extend(daemon_pid(lab));
+    pids.extend(controllers_of(lab));
     netns::end_processes(&pids, PATIENCE);
     for name in &namespaces {
         netns::remove(name)
@@ -64,6 +67,20 @@ pub fn daemon_pid(lab: &LabName) -> Option<i32> {
     let words: Vec<&[u8]> = command.split(|&b| b == 0).collect();
     // The number may have been given to another program since.
     (words.contains(&b"daemon".as_slice()) && words.contains(&lab.as_str().as_bytes())).then_some(pid)
+}
+
+/// The lab's `controllers`, which is in no namespace of the lab: whoever was started with the lab's kubeconfig.
+fn controllers_of(lab: &LabName) -> Vec<i32> {
+    let kubeconfig = lab.kubeconfig();
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter(|pid| {
+        let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let mut words = command.split(|&b| b == 0);
+        let program = words.next().and_then(|path| path.rsplit(|&b| b == b'/').next());
+        program == Some(CONTROLLERS.as_bytes()) && words.any(|word| word == kubeconfig.as_os_str().as_bytes())
+    })
+    .collect()
 }
 
 /// Waits for a daemon that is about to end; ends it if it does not.

@@ -63,7 +63,7 @@ pub enum Command {
         /// Which lab.
         #[command(flatten)]
         which: Which,
-        /// A node, `tor`, or `lab` for the daemon
+        /// A node, `tor`, `controllers`, or `lab` for the daemon
         target: String,
         /// One program, such as felix, bird-lite or cni; all when absent
         component: Option<String>,
@@ -144,6 +144,9 @@ pub struct Up {
     /// Where felix, bird-lite, calico and calico-ipam are; default: beside this program
     #[arg(long, env = "OCICAT_BIN_DIR")]
     pub bin_dir: Option<PathBuf>,
+    /// Without `controllers`: no webhook, no status of policies
+    #[arg(long)]
+    pub no_controllers: bool,
     /// Without felix and bird-lite
     #[arg(long, hide = true)]
     pub no_agents: bool,
@@ -213,7 +216,7 @@ pub struct Fault {
     /// Which lab.
     #[command(flatten)]
     pub which: Which,
-    /// A node, `tor` or `apiserver`
+    /// A node, `tor`, `controllers` or `apiserver`
     pub target: String,
     /// One program, such as felix or bird-lite; all when absent
     pub component: Option<String>,
@@ -324,6 +327,7 @@ mod tests {
     fn the_documented_forms_are_understood() {
         for line in [
             "lab up --name a --nodes 5 --subnets 1 --tor gobgp --pod-cidr 10.9.0.0/16 --encap CrossSubnet --family 46",
+            "lab up --no-controllers",
             "lab down --name a",
             "lab status -o json",
             "lab logs n1 felix",
@@ -333,6 +337,7 @@ mod tests {
             "lab probe --from n1 --to x/a --proto icmp",
             "lab matrix --namespace x --namespace y --port 80 --proto TCP -o json",
             "lab kill n1 felix",
+            "lab stop controllers",
             "lab stop apiserver",
             "lab node add --subnet 1",
             "lab node remove n4",

@@ -123,10 +123,9 @@ impl Cluster {
         self.client.request(request).await
     }
 
-    /// Creates or updates the CRDs of `yaml` and waits until the server serves them.
-    pub async fn apply_crds(&self, yaml: &str) -> anyhow::Result<()> {
+    /// Creates or updates CRDs and waits until the server serves them.
+    pub async fn apply_crds(&self, crds: &[Value]) -> anyhow::Result<()> {
         const PATH: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
-        let crds: Vec<Value> = serde_saphyr::from_multiple(yaml).context("read the CRDs' YAML")?;
         let mut names = Vec::new();
         for crd in crds.iter().filter(|crd| crd["kind"] == "CustomResourceDefinition") {
             let name = crd["metadata"]["name"].as_str().context("a CRD has no name")?;

@@ -21,7 +21,7 @@ pub enum Request {
     Fault {
         /// What to do.
         action: FaultAction,
-        /// A node's name, `tor` or `apiserver`.
+        /// A node's name, `tor`, `controllers` or `apiserver`.
         target: String,
         /// One program of the target; all when absent.
         component: Option<String>,

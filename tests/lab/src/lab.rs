@@ -6,16 +6,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::agents::Agent;
 use crate::api_server::ApiServer;
 use crate::cluster::Cluster;
 use crate::control::{Failure, FaultAction};
+use crate::controllers::{CONTROLLERS, Controllers};
 use crate::kubelet::Kubelet;
 use crate::names::Place;
 use crate::node::{LabNode, NodeContext};
 use crate::options::{LabOptions, TorKind};
+use crate::policy_kinds;
 use crate::scheduler::Scheduler;
 use crate::status::LabStatus;
 use crate::topology;
@@ -59,6 +62,7 @@ pub struct Lab {
     context: NodeContext,
     kubelet: Arc<Kubelet>,
     tor: Tor,
+    controllers: Option<Controllers>,
     nodes: Mutex<BTreeMap<u32, Arc<LabNode>>>,
     /// One change of the set of nodes at a time.
     changing: tokio::sync::Mutex<()>,
@@ -77,13 +81,18 @@ impl Lab {
         let cluster = Cluster::connect(&name.kubeconfig()).await?;
         wait_healthy(&cluster).await?;
         say("CRDs, IPPools and BGPPeers".to_owned());
-        cluster.apply_crds(CRDS).await?;
+        let mut crds: Vec<Value> = serde_saphyr::from_multiple(CRDS).context("read the CRDs' YAML")?;
+        if options.external.is_none() {
+            crds.extend(policy_kinds::definitions());
+        }
+        cluster.apply_crds(&crds).await?;
         cluster.create_pools(family, &options.pod_cidr, options.encap.as_str()).await?;
         if options.tor != TorKind::None {
             cluster.create_tor_peers(family, subnets).await?;
         }
         say(format!("{} as top-of-rack router", options.tor.as_str()));
         let tor = Tor::start(&name, options.tor, family)?;
+        let controllers = options.controllers.then(|| Controllers::start(&options)).transpose()?;
         let scheduler = Scheduler::new(cluster.clone());
         let kubelet = Kubelet::new(name.clone(), cluster.clone(), Arc::clone(&scheduler));
         let context = NodeContext {
@@ -100,6 +109,7 @@ impl Lab {
             context,
             kubelet,
             tor,
+            controllers,
             nodes: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
         });
@@ -170,6 +180,7 @@ impl Lab {
             pod_cidr: self.options.pod_cidr.clone(),
             encap: self.options.encap.as_str().to_owned(),
             apiserver: self.api.status().await,
+            controllers: self.controllers.iter().flat_map(Controllers::agents).map(|a| a.status()).next(),
             tor: self.tor.status(),
             nodes: self.nodes().iter().map(|n| n.status()).collect(),
             pods,
@@ -186,8 +197,12 @@ impl Lab {
         if target == "apiserver" {
             return self.fault_api(action).await;
         }
-        let node = if target == "tor" { None } else { Some(self.node(target)?) };
-        let all: &[Arc<Agent>] = node.as_ref().map_or_else(|| self.tor.agents(), |n| n.agents());
+        let node = if matches!(target, "tor" | CONTROLLERS) { None } else { Some(self.node(target)?) };
+        let all: &[Arc<Agent>] = match (&node, target, &self.controllers) {
+            (Some(node), ..) => node.agents(),
+            (None, "tor", _) => self.tor.agents(),
+            (None, _, controllers) => controllers.as_ref().map_or(&[], Controllers::agents),
+        };
         let chosen: Vec<&Arc<Agent>> =
             all.iter().filter(|a| component.is_none_or(|c| c == a.name())).collect();
         if let (Some(component), true) = (component, chosen.is_empty()) {
@@ -282,6 +297,9 @@ impl Lab {
             ending.spawn(async move { node.end().await });
         }
         self.tor.end().await;
+        if let Some(controllers) = &self.controllers {
+            controllers.end().await;
+        }
         while ending.join_next().await.is_some() {}
         if let Err(e) = self.api.stop().await {
             tracing::warn!(error = %e, "API server not stopped");
@@ -292,7 +310,11 @@ impl Lab {
         let nodes = self.nodes();
         nodes.iter().find(|n| n.place.name() == name).cloned().ok_or_else(|| {
             let names: Vec<String> = nodes.iter().map(|n| n.place.name()).collect();
-            Failure::unknown("node", name, names.iter().map(String::as_str).chain(["tor", "apiserver"]))
+            Failure::unknown(
+                "node",
+                name,
+                names.iter().map(String::as_str).chain(["tor", CONTROLLERS, "apiserver"]),
+            )
         })
     }
 

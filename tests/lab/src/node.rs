@@ -185,7 +185,7 @@ impl LabNode {
         let mut all = true;
         for agent in &self.agents {
             let port = if agent.name() == "felix" { FELIX_HEALTH } else { BIRD_LITE_HEALTH };
-            let ready = answers_ready(&netns, port).await;
+            let ready = answers_ready(&netns, SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await;
             agent.set_ready(ready);
             all &= ready;
         }
@@ -300,15 +300,15 @@ fn kernel_release() -> String {
     std::fs::read_to_string("/proc/sys/kernel/osrelease").map(|s| s.trim().to_owned()).unwrap_or_default()
 }
 
-/// Whether `GET /readiness` on the node's loopback answers 200 within a second.
-async fn answers_ready(netns: &Path, port: u16) -> bool {
+/// Whether `GET /readiness` at an address of a network namespace answers 200 within a second.
+pub(crate) async fn answers_ready(netns: &Path, at: SocketAddr) -> bool {
     let limit = Duration::from_secs(1);
-    tokio::time::timeout(limit, ask_readiness(netns, port)).await.is_ok_and(|r| r.unwrap_or(false))
+    tokio::time::timeout(limit, ask_readiness(netns, at)).await.is_ok_and(|r| r.unwrap_or(false))
 }
 
-async fn ask_readiness(netns: &Path, port: u16) -> io::Result<bool> {
+async fn ask_readiness(netns: &Path, at: SocketAddr) -> io::Result<bool> {
     let socket = netns::enter(netns, TcpSocket::new_v4).await?;
-    let mut stream = socket.connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await?;
+    let mut stream = socket.connect(at).await?;
     stream.write_all(b"GET /readiness HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
     let mut answer = Vec::new();
     (&mut stream).take(4096).read_to_end(&mut answer).await?;

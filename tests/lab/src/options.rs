@@ -89,6 +89,8 @@ pub struct LabOptions {
     pub bin_dir: PathBuf,
     /// False for a lab without felix and bird-lite.
     pub agents: bool,
+    /// False for a lab without `controllers`.
+    pub controllers: bool,
 }
 
 impl LabOptions {
@@ -161,6 +163,7 @@ mod tests {
             external: None,
             bin_dir: "/x".into(),
             agents: true,
+            controllers: true,
         }
     }
 

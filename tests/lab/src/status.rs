@@ -29,6 +29,8 @@ pub struct LabStatus {
     pub encap: String,
     /// The API server.
     pub apiserver: ApiServerStatus,
+    /// `controllers`; absent in a lab without it.
+    pub controllers: Option<AgentStatus>,
     /// The router.
     pub tor: TorStatus,
     /// The nodes by number.
@@ -132,6 +134,9 @@ impl LabStatus {
             .ok();
         writeln!(out, "kubeconfig {}", self.kubeconfig.display()).ok();
         writeln!(out, "apiserver  {} {} ({api})", self.apiserver.url, self.apiserver.state).ok();
+        if let Some(controllers) = &self.controllers {
+            writeln!(out, "webhook    {}", controllers.render()).ok();
+        }
         let tor: Vec<String> = self.tor.agents.iter().map(AgentStatus::render).collect();
         writeln!(out, "tor        {} {}", self.tor.kind, tor.join(", ")).ok();
         let mut rows = vec![row(["NODE", "READY", "SUBNET", "LINK", "ADDRESSES", "AGENTS"])];

@@ -12,6 +12,7 @@ use crate::cli::Up;
 use crate::cni;
 use crate::commands::{Progress, remark, say};
 use crate::control::{self, Failure, Request};
+use crate::controllers::Controllers;
 use crate::daemon::{self, OPTIONS_FILE};
 use crate::names::{LabName, STATE_ROOT};
 use crate::options::{Encap, ExternalApi, LabOptions};
@@ -107,11 +108,24 @@ fn options(args: Up) -> Result<LabOptions, Failure> {
         encap: args.encap,
         family: args.family,
         external,
-        bin_dir,
         agents: !args.no_agents,
+        controllers: wants_controllers(&bin_dir, args.no_controllers),
+        bin_dir,
     };
     options.validate().map_err(Failure::usage)?;
     Ok(options)
+}
+
+/// A lab works without it, so an incomplete build is no reason to have none.
+fn wants_controllers(bin_dir: &Path, left_out: bool) -> bool {
+    let is_installed = Controllers::is_installed(bin_dir);
+    if !left_out && !is_installed {
+        remark(&format!(
+            "no controllers in {}: nothing checks objects or writes policies' status",
+            bin_dir.display()
+        ));
+    }
+    !left_out && is_installed
 }
 
 fn own_dir() -> Result<PathBuf, Failure> {

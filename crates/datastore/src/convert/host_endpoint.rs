@@ -45,6 +45,22 @@ pub fn host_endpoint(
     })
 }
 
+/// A host endpoint without ports as its object says it.
+pub fn host_endpoint_spec(endpoint: &HostEndpoint) -> crd::HostEndpointSpec {
+    let interface = match &endpoint.interface {
+        None => None,
+        Some(HostEndpointInterface::All) => Some("*".to_owned()),
+        Some(HostEndpointInterface::Named(name)) => Some(name.to_string()),
+    };
+    crd::HostEndpointSpec {
+        node: endpoint.node.to_string(),
+        interface_name: interface,
+        expected_ips: Some(endpoint.expected_ips.iter().map(ToString::to_string).collect()),
+        profiles: Some(endpoint.profiles.iter().map(ToString::to_string).collect()),
+        ports: None,
+    }
+}
+
 fn ports(entries: Option<&[crd::HostEndpointPort]>, problems: &mut Problems) -> Vec<EndpointPort> {
     let mut ports = Vec::new();
     for (index, entry) in entries.unwrap_or_default().iter().enumerate() {

@@ -10,6 +10,7 @@ mod cluster_policy;
 mod felix;
 mod host_endpoint;
 mod ipam;
+mod kube_controllers;
 mod kubernetes_policy;
 mod label_selector;
 mod network_set;
@@ -30,12 +31,13 @@ pub use bgp_filter::bgp_filter;
 pub use bgp_peer::bgp_peer;
 pub use cluster_policy::{admin_network_policy, baseline_admin_network_policy, cluster_network_policy};
 pub use felix::{FelixObject, check_felix_configuration, felix_configuration, felix_object};
-pub use host_endpoint::host_endpoint;
+pub use host_endpoint::{host_endpoint, host_endpoint_spec};
 pub(crate) use ipam::affinity_labels;
 pub use ipam::{
     affinity, affinity_name, affinity_spec, block, block_spec, handle, handle_name, handle_spec,
     ipam_configuration, rfc3339,
 };
+pub use kube_controllers::kube_controllers_configuration;
 pub use kubernetes_policy::{kubernetes_policy, staged_kubernetes_policy};
 pub use network_set::{global_network_set, network_set};
 pub use node::{IPIP_TUNNEL_ADDRESS, IPV4_ADDRESS, IPV6_ADDRESS, node};

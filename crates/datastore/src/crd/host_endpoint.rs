@@ -33,16 +33,20 @@ pub struct HostEndpointSpec {
     pub node: String,
     /// Name of the interface, or * for all.
     #[schemars(regex(pattern = r"^(\*|[a-zA-Z0-9_.-]{1,15})?$"), length(max = 15))]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub interface_name: Option<String>,
     /// Addresses of the interface.
     #[serde(rename = "expectedIPs")]
     #[schemars(length(max = 256), inner(regex(pattern = text::ADDRESS), length(max = 45)))]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub expected_ips: Option<Vec<String>>,
     /// Names of Profiles, in the order of evaluation.
     #[schemars(length(max = 64))]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub profiles: Option<Vec<String>>,
     /// Named ports.
     #[schemars(length(max = 256))]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub ports: Option<Vec<HostEndpointPort>>,
 }
 

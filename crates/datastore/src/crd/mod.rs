@@ -11,6 +11,7 @@ mod felix;
 mod host_endpoint;
 mod int_or_string;
 mod ipam;
+mod kube_controllers;
 mod network_set;
 mod node_policy_status;
 mod node_status;
@@ -41,6 +42,10 @@ pub use int_or_string::{AsNumberValue, PortValue, ProtocolValue};
 pub use ipam::{
     AffinityState, AllocationAttribute, BlockAffinity, BlockAffinitySpec, IPAMBlock, IPAMBlockSpec,
     IPAMConfiguration, IPAMConfigurationSpec, IPAMHandle, IPAMHandleSpec, Switch,
+};
+pub use kube_controllers::{
+    AutoHostEndpointSettings, ControllersSettings, HostEndpointTemplate, KubeControllersConfiguration,
+    KubeControllersConfigurationSpec, NodeControllerSettings,
 };
 pub use network_set::{GlobalNetworkSet, GlobalNetworkSetSpec, NetworkSet, NetworkSetSpec};
 pub use node_policy_status::{NodePolicyEntry, NodePolicyStatus, NodePolicyStatusSpec};
@@ -83,6 +88,7 @@ pub fn definitions() -> Vec<Value> {
         IPAMConfiguration::crd(),
         IPAMHandle::crd(),
         IPPool::crd(),
+        KubeControllersConfiguration::crd(),
         NetworkPolicy::crd(),
         NetworkSet::crd(),
         NodePolicyStatus::crd(),

@@ -1,5 +1,6 @@
 //! List and watch of every kind as one stream of [`Update`]s.
 
+mod follow;
 mod kinds;
 pub(crate) mod secrets;
 pub(crate) mod tracker;
@@ -16,6 +17,8 @@ use kube::runtime::utils::Backoff;
 use model::{NodeName, Update};
 use tokio::sync::mpsc;
 
+pub use follow::Followed;
+pub(crate) use follow::follow;
 use tracker::{Event, Tracker, Viewer};
 
 /// A kind of object that is watched.

@@ -1,0 +1,181 @@
+//! Host endpoints that follow from nodes (`autoCreate` of KubeControllersConfiguration): which there should be, as
+//! an index, and the loop that makes it so while this replica leads.
+//!
+//! Only host endpoints that carry the label of those that are made so are ever touched.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use datastore::{AutoHostEndpoint, Datastore, Followed, Interest, Kind};
+use model::{AutoHostEndpoints, HostEndpoint, KubeControllersConfiguration, Node, NodeName, Update};
+use tokio::sync::watch;
+
+use crate::leader;
+use crate::metrics::Metrics;
+
+/// After a change, for others to come.
+const GATHER: Duration = Duration::from_millis(200);
+/// After a write that failed.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// What there should be and what there is. Pure.
+#[derive(Debug, Default)]
+pub struct Index {
+    settings: Option<AutoHostEndpoints>,
+    nodes: BTreeMap<NodeName, Node>,
+    existing: BTreeMap<String, AutoHostEndpoint>,
+    unread: Unread,
+}
+
+/// What was not read yet: nothing is written before.
+#[derive(Debug)]
+struct Unread {
+    settings: bool,
+    nodes: bool,
+    existing: bool,
+}
+
+impl Default for Unread {
+    fn default() -> Self {
+        Self { settings: true, nodes: true, existing: true }
+    }
+}
+
+/// A difference between what there should be and what there is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Make it, or make the one that is there say this.
+    Write(HostEndpoint, Option<AutoHostEndpoint>),
+    /// Its node is gone, or nobody wants them any more.
+    Delete(String, AutoHostEndpoint),
+}
+
+impl Index {
+    /// Takes what the datastore says of nodes.
+    pub fn node(&mut self, update: Update) {
+        match update {
+            Update::Node(name, Some(node)) => _ = self.nodes.insert(name, node),
+            Update::Node(name, None) => _ = self.nodes.remove(&name),
+            Update::InSync => self.unread.nodes = false,
+            _ => {}
+        }
+    }
+
+    /// Takes the settings.
+    pub fn settings(&mut self, said: Followed<KubeControllersConfiguration>) {
+        match said {
+            Followed::Put(_, settings) => self.settings = settings.auto_host_endpoints,
+            Followed::Gone(_) => self.settings = None,
+            Followed::Listed => self.unread.settings = false,
+        }
+    }
+
+    /// Takes what there is.
+    pub fn existing(&mut self, said: Followed<AutoHostEndpoint>) {
+        match said {
+            Followed::Put(name, endpoint) => _ = self.existing.insert(name, endpoint),
+            Followed::Gone(name) => _ = self.existing.remove(&name),
+            Followed::Listed => self.unread.existing = false,
+        }
+    }
+
+    /// What is to be done, in the order of names; nothing before everything was read.
+    pub fn steps(&self) -> Vec<Step> {
+        if self.unread.settings || self.unread.nodes || self.unread.existing {
+            return Vec::new();
+        }
+        let wanted: BTreeMap<Arc<str>, HostEndpoint> = (self.settings.iter())
+            .flat_map(|settings| self.nodes.values().flat_map(|node| settings.of(node)))
+            .map(|endpoint| (endpoint.name.clone(), endpoint))
+            .collect();
+        // A cluster without nodes runs nothing: more likely somebody was told wrong.
+        let may_delete = self.settings.is_none() || !self.nodes.is_empty();
+        let unwanted =
+            self.existing.iter().filter(|(name, _)| may_delete && !wanted.contains_key(name.as_str()));
+        let mut steps: Vec<Step> =
+            unwanted.map(|(name, endpoint)| Step::Delete(name.clone(), endpoint.clone())).collect();
+        steps.extend(wanted.into_values().filter_map(|endpoint| {
+            let existing = self.existing.get(&*endpoint.name);
+            let is_right = existing.is_some_and(|existing| existing.says(&endpoint));
+            (!is_right).then(|| Step::Write(endpoint, existing.cloned()))
+        }));
+        steps
+    }
+}
+
+/// Writes while this replica leads; never ends.
+pub async fn run(datastore: Datastore, leads: watch::Receiver<bool>, metrics: Arc<Metrics>) {
+    leader::while_leading(leads, || write(&datastore, &metrics)).await;
+}
+
+async fn write(datastore: &Datastore, metrics: &Metrics) {
+    let mut index = Index::default();
+    let interest = Interest { kinds: vec![Kind::Node], ..Interest::felix(NodeName::from("controllers")) };
+    let mut nodes = datastore.watch(interest);
+    let mut settings = datastore.watch_kube_controllers_configuration();
+    let mut existing = datastore.watch_auto_host_endpoints();
+    // Those that somebody else has a name of: said once.
+    let mut taken = BTreeSet::new();
+    loop {
+        let wait = match flush(datastore, &index, metrics, &mut taken).await {
+            true => Duration::from_secs(3600),
+            false => RETRY,
+        };
+        tokio::select! {
+            Some(update) = nodes.recv() => index.node(update),
+            Some(said) = settings.recv() => index.settings(said),
+            Some(said) = existing.recv() => index.existing(said),
+            () = tokio::time::sleep(wait) => continue,
+        }
+        // What comes within a moment is one change.
+        let gathered = tokio::time::sleep(GATHER);
+        tokio::pin!(gathered);
+        loop {
+            tokio::select! {
+                Some(update) = nodes.recv() => index.node(update),
+                Some(said) = settings.recv() => index.settings(said),
+                Some(said) = existing.recv() => index.existing(said),
+                () = &mut gathered => break,
+            }
+        }
+    }
+}
+
+/// Does what is to be done. Did everything succeed?
+async fn flush(
+    datastore: &Datastore,
+    index: &Index,
+    metrics: &Metrics,
+    taken: &mut BTreeSet<Arc<str>>,
+) -> bool {
+    let mut is_done = true;
+    for step in index.steps() {
+        let (name, result) = match step {
+            Step::Write(endpoint, existing) => {
+                let written = datastore.write_auto_host_endpoint(&endpoint, existing.as_ref()).await;
+                (endpoint.name, written)
+            }
+            Step::Delete(name, existing) => {
+                let deleted = datastore.delete_auto_host_endpoint(&name, &existing).await;
+                (name.into(), deleted)
+            }
+        };
+        match result {
+            Ok(()) => _ = metrics.host_endpoint_writes.inc(),
+            // The watch tells what it is now.
+            Err(datastore::Error::Conflict { .. }) => {}
+            Err(datastore::Error::AlreadyExists { .. }) => {
+                is_done = false;
+                if taken.insert(name.clone()) {
+                    tracing::warn!(%name, "somebody else's host endpoint has this name, it is left alone");
+                }
+            }
+            Err(error) => {
+                is_done = false;
+                tracing::warn!(%name, %error, "the host endpoint cannot be written, it is tried again");
+            }
+        }
+    }
+    is_done
+}
