@@ -5,29 +5,43 @@ use proto::felix::request::{self, Call};
 use proto::felix::response::Answer;
 use serde_json::{Value, json};
 
-use crate::agents::{AgentTarget, ask, other_version};
 use crate::client::CallError;
+use crate::felix::FelixTarget;
 use crate::table::{or_dash, plain, table};
 use crate::{Format, Report};
 
 /// Asks every agent; all is well when no entry differs and everything could be looked at.
-pub(crate) fn run(target: &AgentTarget, format: Format) -> Result<Report, CallError> {
-    let mut audits = Vec::new();
-    for socket in target.sockets()? {
-        match ask(&socket, Call::Audit(request::Audit {}))? {
-            Answer::Audit(audit) => audits.push(audit),
-            _ => return Err(other_version()),
-        }
-    }
+pub(crate) fn run(target: &FelixTarget, format: Format) -> Result<Report, CallError> {
+    let answers = target.ask_each(&Call::Audit(request::Audit {}), |answer| match answer {
+        Answer::Audit(audit) => Some((audit.node.clone(), audit)),
+        _ => None,
+    })?;
+    let audits = answers.given;
     let is_well = audits.iter().all(|audit| audit.differences.is_empty() && audit.problems.is_empty());
     let text = match format {
         Format::Json => format!("{:#}\n", Value::Array(audits.iter().map(audit_json).collect())),
-        Format::Table => audits.iter().map(audit_text).collect::<Vec<_>>().join("\n"),
+        Format::Table => audits_text(&audits),
     };
-    Ok(Report::new(text, is_well))
+    Ok(Report::new(text, is_well && answers.is_complete))
 }
 
-fn audit_text(audit: &Audit) -> String {
+/// A line for each node, and one table of all that differs.
+fn audits_text(audits: &[Audit]) -> String {
+    let mut text: String = audits.iter().map(node_text).collect();
+    let rows = audits.iter().flat_map(|audit| {
+        audit.differences.iter().map(|difference| {
+            let (entry, what) = (plain(&difference.entry), plain(&difference.what));
+            vec![audit.node.clone(), difference.kind.clone(), entry, what, or_dash(&plain(&difference.by))]
+        })
+    });
+    let rows: Vec<_> = rows.collect();
+    if !rows.is_empty() {
+        text.push_str(&table(&["NODE", "KIND", "ENTRY", "DIFFERENCE", "BY"], &rows));
+    }
+    text
+}
+
+fn node_text(audit: &Audit) -> String {
     let checked = audit.checked.iter().filter(|kind| kind.entries > 0);
     let checked: Vec<_> = checked.map(|kind| format!("{} {}", kind.entries, kind.kind)).collect();
     let verdict = match audit.differences.len() {
@@ -39,17 +53,6 @@ fn audit_text(audit: &Audit) -> String {
     let mut text = format!("{}: {verdict} ({})\n", audit.node, checked.join(", "));
     for problem in &audit.problems {
         text.push_str(&format!("  {}\n", plain(problem)));
-    }
-    if !audit.differences.is_empty() {
-        let rows = audit.differences.iter().map(|difference| {
-            vec![
-                difference.kind.clone(),
-                plain(&difference.entry),
-                plain(&difference.what),
-                or_dash(&plain(&difference.by)),
-            ]
-        });
-        text.push_str(&table(&["KIND", "ENTRY", "DIFFERENCE", "BY"], &rows.collect::<Vec<_>>()));
     }
     text
 }
@@ -86,7 +89,7 @@ mod tests {
             checked: vec![Checked { kind: "routes".into(), entries: 3 }],
             ..Audit::default()
         };
-        assert_eq!(audit_text(&audit), "n1: as intended (3 routes)\n");
+        assert_eq!(node_text(&audit), "n1: as intended (3 routes)\n");
 
         audit.differences.push(Difference {
             kind: "routes".into(),
@@ -96,10 +99,12 @@ mod tests {
         });
         let expected = "\
 n1: 1 entry differs (3 routes)
-KIND    ENTRY         DIFFERENCE  BY
-routes  10.65.0.1/32  missing     -
+n2: as intended ()
+NODE  KIND    ENTRY         DIFFERENCE  BY
+n1    routes  10.65.0.1/32  missing     -
 ";
-        assert_eq!(audit_text(&audit), expected);
+        let other = Audit { node: "n2".into(), ..Audit::default() };
+        assert_eq!(audits_text(&[audit.clone(), other]), expected);
         assert_eq!(audit_json(&audit)["asIntended"], false);
     }
 }

@@ -1,34 +1,34 @@
 //! `ocicat bgp`: asks speakers, and puts together what they answer.
 
+mod ask;
 mod cluster;
 mod neighbor;
 mod replay;
 mod routes;
+mod steer;
 mod summary;
 mod target;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Subcommand;
-use proto::speaker::request::{self, Action, Call};
-use proto::speaker::response::Answer;
-use proto::speaker::{Request, Response, Route, Summary};
+use proto::speaker::Summary;
+use proto::speaker::request::{self, Action};
 use serde_json::{Value, json};
 
-use crate::client::{CallError, call, call_many};
-use crate::table::plain;
+use crate::client::CallError;
 use crate::{Format, OutputOptions, Report};
+use ask::{Told, summaries};
 use cluster::{NodeStatus, node_statuses, statuses_table};
 use neighbor::{neighbor_json, neighbor_text};
 use routes::{best_table, route_json, routes_table};
+use steer::{Steer, record, steer as steer_session};
 use summary::{is_well, summary_json, summary_table};
 use target::Target;
 
-const AGENT: &str = "the BGP speaker";
-
 #[derive(Subcommand)]
 pub(crate) enum BgpCommand {
-    /// Peers with state, uptime, prefixes, and why one is down; of other nodes what they last told the cluster
+    /// Peers with state, uptime, prefixes, and why one is down; of nodes that do not answer what they last told the cluster
     Summary {
         /// Exit with 1 unless every peer is Established and nothing is pending or wrong
         #[arg(long)]
@@ -132,19 +132,6 @@ pub(crate) enum BgpCommand {
     },
 }
 
-#[derive(clap::Args)]
-pub(crate) struct Steer {
-    /// Address of the peer
-    peer: String,
-    /// Shown to the operator of the peer (RFC 9003)
-    #[arg(long, default_value_t)]
-    text: String,
-    #[command(flatten)]
-    target: Target,
-    #[command(flatten)]
-    output: OutputOptions,
-}
-
 /// Runs one command.
 pub(crate) fn run(command: BgpCommand) -> Result<Report, CallError> {
     match command {
@@ -170,12 +157,12 @@ pub(crate) fn run(command: BgpCommand) -> Result<Report, CallError> {
             let wanted = request::Routes { prefix, received_from: peer, ..Default::default() };
             routes(&target, output.output, &wanted, false)
         }
-        BgpCommand::Reset(steer) => self::steer(&steer, Action::Reset),
-        BgpCommand::Softreset { inward: true, steer, .. } => self::steer(&steer, Action::SoftResetIn),
-        BgpCommand::Softreset { out: true, steer, .. } => self::steer(&steer, Action::SoftResetOut),
-        BgpCommand::Softreset { steer, .. } => self::steer(&steer, Action::SoftReset),
-        BgpCommand::Enable(steer) => self::steer(&steer, Action::Enable),
-        BgpCommand::Disable(steer) => self::steer(&steer, Action::Disable),
+        BgpCommand::Reset(steer) => steer_session(&steer, Action::Reset),
+        BgpCommand::Softreset { inward: true, steer, .. } => steer_session(&steer, Action::SoftResetIn),
+        BgpCommand::Softreset { out: true, steer, .. } => steer_session(&steer, Action::SoftResetOut),
+        BgpCommand::Softreset { steer, .. } => steer_session(&steer, Action::SoftReset),
+        BgpCommand::Enable(steer) => steer_session(&steer, Action::Enable),
+        BgpCommand::Disable(steer) => steer_session(&steer, Action::Disable),
         BgpCommand::Record { file, target, output } => record(&target, output.output, file),
         BgpCommand::Replay { file, steps, until, output } => {
             replay::run(&file, output.output, steps, until.unwrap_or(usize::MAX))
@@ -183,44 +170,15 @@ pub(crate) fn run(command: BgpCommand) -> Result<Report, CallError> {
     }
 }
 
-/// What each speaker that is asked answers to a summary, with its socket. One that gives no answer is told of;
-/// when none does, that is an error.
-fn ask_each(target: &Target, peer: &str) -> Result<Vec<(PathBuf, Summary)>, CallError> {
-    let (mut answers, mut errors) = (Vec::new(), Vec::new());
-    for socket in target.sockets()? {
-        match ask(&socket, Call::Summary(request::Summary { peer: peer.to_owned() })) {
-            Ok(Answer::Summary(summary)) => answers.push((socket, summary)),
-            Ok(other) => errors.push(unexpected(other)),
-            Err(error) => errors.push(error),
-        }
-    }
-    let others = answers.len() + errors.len();
-    if let Some(node) = target.node() {
-        answers.retain(|(_, summary)| summary.node == node);
-        if answers.is_empty() && errors.is_empty() {
-            let reason = format!("none of the {others} speakers of this machine is that of node {node}");
-            return Err(CallError::Refused { agent: AGENT, reason });
-        }
-    }
-    match errors.into_iter().next() {
-        Some(error) if answers.is_empty() => Err(error),
-        // A peer is rarely known to every speaker.
-        Some(error) if peer.is_empty() => {
-            eprintln!("ocicat: {error}");
-            Ok(answers)
-        }
-        _ => Ok(answers),
-    }
-}
-
-/// Speakers of this machine live, those of other nodes as they last told the cluster.
+/// Every speaker live, and those that did not answer as they last told the cluster.
 fn summary(target: &Target, format: Format, check: bool) -> Result<Report, CallError> {
-    let answers = ask_each(target, "");
-    let others = others(target, answers.as_deref().unwrap_or_default());
-    let answers = match answers {
-        // Who asks from outside of the cluster has no speaker at hand.
-        Err(_) if !others.is_empty() => Vec::new(),
-        answers => answers?,
+    let answers = summaries(target, "");
+    let live = answers.as_ref().map_or(&[][..], |answers| &answers.given);
+    let others = others(target, live);
+    let (answers, is_complete) = match answers {
+        // Who asks from outside of the cluster may have no speaker at hand.
+        Err(_) if !others.is_empty() => (Vec::new(), true),
+        answers => answers.map(|answers| (answers.given, answers.is_complete))?,
     };
     let summaries: Vec<&Summary> = answers.iter().map(|(_, summary)| summary).collect();
     let text = match format {
@@ -240,16 +198,16 @@ fn summary(target: &Target, format: Format, check: bool) -> Result<Report, CallE
         }
     };
     let all_well = summaries.iter().all(|summary| is_well(summary)) && others.iter().all(NodeStatus::is_well);
-    Ok(Report::new(text, !check || all_well))
+    Ok(Report::new(text, is_complete && (!check || all_well)))
 }
 
 /// Nodes of the cluster whose speakers did not answer live.
-fn others(target: &Target, answers: &[(PathBuf, Summary)]) -> Vec<NodeStatus> {
+fn others(target: &Target, answers: &[Told<Summary>]) -> Vec<NodeStatus> {
     let live = |node: &str| answers.iter().any(|(_, summary)| summary.node == node);
     if target.is_single() || target.is_local() || target.node().is_some_and(live) {
         return Vec::new();
     }
-    let mut statuses = node_statuses();
+    let mut statuses = node_statuses(&target.kubectl());
     statuses.retain(|s| !live(&s.node) && target.node().is_none_or(|node| s.node == node));
     statuses
 }
@@ -264,27 +222,17 @@ fn json_text(target: &Target, values: impl Iterator<Item = Value>) -> String {
 }
 
 fn neighbor(target: &Target, format: Format, peer: &str) -> Result<Report, CallError> {
-    let answers = ask_each(target, peer)?;
-    let several = answers.len() > 1;
-    let found = answers.iter().flat_map(|(_, summary)| summary.peers.iter().map(move |p| (summary, p)));
+    let answers = summaries(target, peer)?;
+    let given = answers.given.iter().map(|(_, summary)| summary);
+    let found = given.flat_map(|summary| summary.peers.iter().map(move |peer| (&summary.node, peer)));
     let text = match format {
-        Format::Table => {
-            let tell = |(summary, peer): (&Summary, _)| match several {
-                true => format!("at {}\n{}", summary.node, neighbor_text(peer)),
-                false => neighbor_text(peer),
-            };
-            found.map(tell).collect::<Vec<_>>().join("\n")
-        }
+        Format::Table => found.map(|(node, peer)| neighbor_text(node, peer)).collect::<Vec<_>>().join("\n"),
         Format::Json => {
-            let value = |(summary, peer): (&Summary, _)| {
-                let mut value = neighbor_json(peer);
-                value["node"] = json!(summary.node);
-                value
-            };
+            let value = |(node, peer): (&String, _)| with_node(node, neighbor_json(peer));
             json_text(target, found.map(value))
         }
     };
-    Ok(Report::new(text, true))
+    Ok(Report::new(text, answers.is_complete))
 }
 
 fn routes(
@@ -294,121 +242,22 @@ fn routes(
     best_why: bool,
 ) -> Result<Report, CallError> {
     let peer = format!("{}{}", wanted.received_from, wanted.advertised_to);
-    let speakers = ask_each(target, &peer)?;
-    let several = speakers.len() > 1;
-    let (mut tables, mut values) = (Vec::new(), Vec::new());
-    for (socket, summary) in &speakers {
-        let mut routes = ask_routes(socket, wanted)?;
-        match format {
-            Format::Table => {
-                let head = if several { format!("{}\n", summary.node) } else { String::new() };
-                let table = if best_why { best_table(&routes) } else { routes_table(&routes) };
-                tables.push(format!("{head}{table}"));
-            }
-            Format::Json => {
-                routes.retain(|route| route.best || !best_why);
-                values.extend(routes.iter().map(|route| {
-                    let mut value = route_json(route);
-                    value["node"] = json!(summary.node);
-                    value
-                }));
-            }
-        }
-    }
+    let answers = ask::routes(target, wanted, &peer)?;
     let text = match format {
-        Format::Table => tables.join("\n"),
-        Format::Json => format!("{:#}\n", Value::from(values)),
-    };
-    Ok(Report::new(text, true))
-}
-
-/// Puts the portions together in which routes come.
-fn ask_routes(socket: &Path, wanted: &request::Routes) -> Result<Vec<Route>, CallError> {
-    let mut all = Vec::new();
-    let mut refused = None;
-    let request = Request { call: Some(Call::Routes(wanted.clone())) };
-    call_many(AGENT, socket, &request, |response: Response| match response.answer {
-        Some(Answer::Routes(portion)) => {
-            all.extend(portion.routes);
-            portion.more
+        Format::Table if best_why => best_table(&answers.given),
+        Format::Table => routes_table(&answers.given),
+        Format::Json => {
+            let all = answers.given.iter().flat_map(|(node, routes)| {
+                let shown = routes.iter().filter(|route| route.best || !best_why);
+                shown.map(move |route| with_node(node, route_json(route)))
+            });
+            format!("{:#}\n", Value::from_iter(all))
         }
-        other => {
-            refused = Some(other.unwrap_or_else(|| Answer::Error("the answer is empty".to_owned())));
-            false
-        }
-    })?;
-    refused.map_or(Ok(all), |other| Err(unexpected(other)))
-}
-
-/// Does something to a session of the one speaker that has the peer.
-fn steer(steer: &Steer, action: Action) -> Result<Report, CallError> {
-    let Steer { peer, text, target, output } = steer;
-    let socket = match target.sockets()?.as_slice() {
-        // A peer that was switched off may be unknown until it is enabled.
-        [only] => only.clone(),
-        _ => match ask_each(target, peer)?.as_slice() {
-            [(socket, _)] => socket.clone(),
-            several => {
-                let nodes: Vec<&str> = several.iter().map(|(_, summary)| summary.node.as_str()).collect();
-                let reason = format!("{peer} is a peer of {}: choose one by --node", nodes.join(", "));
-                return Err(CallError::Refused { agent: AGENT, reason });
-            }
-        },
     };
-    let call = request::Steer { peer: peer.clone(), action: action.into(), text: text.clone() };
-    match ask(&socket, Call::Steer(call))? {
-        Answer::Done(_) => {
-            let (name, words) = match action {
-                Action::Reset => ("reset", "the session begins anew"),
-                Action::SoftReset => ("softReset", "routes are asked for and sent again"),
-                Action::SoftResetIn => ("softResetIn", "routes are asked for again"),
-                Action::SoftResetOut => ("softResetOut", "routes are sent again"),
-                Action::Enable => ("enable", "sessions are allowed"),
-                Action::Disable => ("disable", "sessions are not allowed any more"),
-            };
-            let text = match output.output {
-                Format::Table => format!("{peer}: {words}\n"),
-                Format::Json => format!("{:#}\n", json!({ "peer": peer, "action": name })),
-            };
-            Ok(Report::new(text, true))
-        }
-        other => Err(unexpected(other)),
-    }
+    Ok(Report::new(text, answers.is_complete))
 }
 
-/// Begins or ends a recording of the one speaker of this machine, or of the one that was named.
-fn record(target: &Target, format: Format, file: Option<String>) -> Result<Report, CallError> {
-    let speakers = ask_each(target, "")?;
-    let [(socket, _)] = speakers.as_slice() else {
-        let nodes: Vec<&str> = speakers.iter().map(|(_, summary)| summary.node.as_str()).collect();
-        let reason = format!("{} speakers run here: choose one by --node: {}", nodes.len(), nodes.join(", "));
-        return Err(CallError::Refused { agent: AGENT, reason });
-    };
-    let call = request::Record { file: file.clone().unwrap_or_default() };
-    match ask(socket, Call::Record(call))? {
-        Answer::Done(_) => {
-            let text = match (format, &file) {
-                (Format::Json, _) => format!("{:#}\n", json!({ "recording": file })),
-                (Format::Table, Some(file)) => format!("recording into {file}\n"),
-                (Format::Table, None) => "the recording has ended\n".to_owned(),
-            };
-            Ok(Report::new(text, true))
-        }
-        other => Err(unexpected(other)),
-    }
-}
-
-fn ask(socket: &Path, request: Call) -> Result<Answer, CallError> {
-    let response: Response = call(AGENT, socket, &Request { call: Some(request) })?;
-    response
-        .answer
-        .ok_or_else(|| CallError::Refused { agent: AGENT, reason: "the answer is empty".to_owned() })
-}
-
-fn unexpected(answer: Answer) -> CallError {
-    let reason = match answer {
-        Answer::Error(reason) => plain(&reason),
-        _ => "the answer is of another version".to_owned(),
-    };
-    CallError::Refused { agent: AGENT, reason }
+fn with_node(node: &str, mut value: Value) -> Value {
+    value["node"] = json!(node);
+    value
 }

@@ -11,7 +11,7 @@ use felix_evaluate::{Place, State};
 use model::{Block, EndpointSlice, IpPool, Node, NodeName, ObjectKey, PodKey, Service, Update};
 
 use crate::client::CallError;
-use crate::sockets::LABS;
+use crate::reach::LABS;
 
 /// How long the API server may take to tell everything.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -37,18 +37,27 @@ pub(crate) struct Cluster {
 }
 
 impl ClusterOptions {
-    fn path(&self) -> Option<PathBuf> {
-        let given = self.kubeconfig.clone().filter(|path| !path.as_os_str().is_empty());
-        given.or_else(|| only_lab(Path::new(LABS))).or_else(|| {
+    /// The kubeconfig that is used; `None` leaves it to the defaults of whoever connects.
+    pub(crate) fn path(&self) -> Option<PathBuf> {
+        self.named().or_else(|| only_lab(Path::new(LABS))).or_else(|| {
             let home = PathBuf::from(std::env::var_os("HOME")?);
             Some(home.join(".kube/config")).filter(|path| path.exists())
         })
     }
 
-    /// The directory of the lab that the cluster is, if it is one.
-    pub(crate) fn directory(&self) -> Option<PathBuf> {
-        let path = self.path()?;
-        path.starts_with(LABS).then(|| path.parent().map(Path::to_owned)).flatten()
+    fn named(&self) -> Option<PathBuf> {
+        self.kubeconfig.clone().filter(|path| !path.as_os_str().is_empty())
+    }
+
+    /// A cluster was named.
+    pub(crate) fn is_named(&self) -> bool {
+        self.named().is_some()
+    }
+
+    /// The directory of the lab that was named as the cluster.
+    pub(crate) fn named_lab(&self) -> Option<PathBuf> {
+        let path = self.named().filter(|path| path.starts_with(LABS))?;
+        path.parent().map(Path::to_owned)
     }
 
     /// Reads everything that says how packets may go.

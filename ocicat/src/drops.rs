@@ -1,7 +1,7 @@
 //! `ocicat drops`: which packets were dropped, and by what.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::path::PathBuf;
 use std::sync::mpsc;
 
 use clap::Args;
@@ -10,8 +10,9 @@ use proto::felix::response::Answer;
 use proto::felix::{Drop as Record, Drops};
 use serde_json::{Value, json};
 
-use crate::agents::{AgentTarget, ask_many, other_version};
 use crate::client::CallError;
+use crate::felix::{FelixTarget, ask_many};
+use crate::reach::Agent;
 use crate::table::{or_dash, plain, table, utc_time};
 use crate::{Format, OutputOptions, Report};
 
@@ -27,7 +28,7 @@ pub(crate) struct DropsOptions {
     #[arg(long, value_name = "POLICY")]
     policy: Option<String>,
     #[command(flatten)]
-    target: AgentTarget,
+    target: FelixTarget,
     #[command(flatten)]
     output: OutputOptions,
 }
@@ -43,19 +44,19 @@ fn pod_name(text: &str) -> Result<String, String> {
 
 /// Asks every agent, and puts what they say in order of time.
 pub(crate) fn run(options: &DropsOptions) -> Result<Report, CallError> {
-    let sockets = options.target.sockets()?;
     let wanted = request::Drops {
         follow: options.follow,
         pod: options.pod.clone().unwrap_or_default(),
         policy: options.policy.clone().unwrap_or_default(),
     };
     if options.follow {
-        return follow(sockets, &wanted, options.output.output);
+        return follow(options.target.agents()?, &wanted, options.output.output);
     }
-    let mut pages = Vec::new();
-    for socket in &sockets {
-        pages.push(page(socket, &wanted)?);
-    }
+    let answers = options.target.ask_each(&Call::Drops(wanted), |answer| match answer {
+        Answer::Drops(drops) => Some((drops.node.clone(), drops)),
+        _ => None,
+    })?;
+    let pages = answers.given;
     let mut records: Vec<_> = pages.iter().flat_map(|page| page.records.clone()).collect();
     records.sort_by_key(|record| record.time_ms);
     let text = match options.output.output {
@@ -71,40 +72,42 @@ pub(crate) fn run(options: &DropsOptions) -> Result<Report, CallError> {
         }
         Format::Table => records_table(&records) + &remarks(&pages),
     };
-    Ok(Report::new(text, pages.iter().all(|page| page.problem.is_empty())))
+    Ok(Report::new(text, answers.is_complete && pages.iter().all(|page| page.problem.is_empty())))
 }
 
-fn page(socket: &std::path::Path, wanted: &request::Drops) -> Result<Drops, CallError> {
-    let mut page = Err(other_version());
-    ask_many(socket, Call::Drops(wanted.clone()), |answer| {
-        if let Answer::Drops(drops) = answer {
-            page = Ok(drops);
-        }
-        false
-    })?;
-    page
-}
-
-/// Prints as it comes, one line a record, until an agent goes or nobody reads any more.
-fn follow(sockets: Vec<PathBuf>, wanted: &request::Drops, format: Format) -> Result<Report, CallError> {
+/// Prints as it comes, one line a record, until every agent has gone or nobody reads any more.
+fn follow(agents: Vec<Agent>, wanted: &request::Drops, format: Format) -> Result<Report, CallError> {
+    if agents.len() > MOST_FOLLOWED {
+        let reason = format!("{} nodes are too many to follow: choose one by --node", agents.len());
+        return Err(CallError::Question { reason });
+    }
     let (sender, receiver) = mpsc::sync_channel(64);
-    for socket in sockets {
+    for agent in agents {
         let (sender, wanted) = (sender.clone(), wanted.clone());
         std::thread::spawn(move || {
-            let result = ask_many(&socket, Call::Drops(wanted), |answer| match answer {
+            let result = ask_many(&agent, Call::Drops(wanted), |answer| match answer {
                 Answer::Drops(drops) => sender.send(Ok(drops)).is_ok(),
                 _ => false,
             });
             // An agent that ends is told; whoever reads may be gone.
-            let _ = sender.send(Err(result.err().unwrap_or_else(other_version)));
+            let _ = sender.send(Err(result.err().unwrap_or_else(|| CallError::other_version(&agent))));
         });
     }
     drop(sender);
-    let mut told = String::new();
+    let (mut told, mut last) = (BTreeMap::new(), None);
     for message in receiver {
-        let page = message?;
-        if page.problem != told {
-            told.clone_from(&page.problem);
+        let page = match message {
+            Ok(page) => page,
+            Err(error) => {
+                if let Some(error) = last.replace(error) {
+                    let _ = writeln!(io::stderr(), "ocicat: {error}");
+                }
+                continue;
+            }
+        };
+        let problem: &mut String = told.entry(page.node.clone()).or_default();
+        if page.problem != *problem {
+            problem.clone_from(&page.problem);
             let _ = writeln!(io::stderr(), "ocicat: {}: {}", page.node, plain(&page.problem));
         }
         for record in &page.records {
@@ -117,8 +120,11 @@ fn follow(sockets: Vec<PathBuf>, wanted: &request::Drops, format: Format) -> Res
             }
         }
     }
-    Ok(Report::new(String::new(), true))
+    last.map_or_else(|| Ok(Report::new(String::new(), true)), Err)
 }
+
+/// Nodes that are followed at a time: each may be a `kubectl` that runs on.
+const MOST_FOLLOWED: usize = 100;
 
 /// What dropped it, in words.
 pub(crate) fn by(record: &Record) -> String {

@@ -12,7 +12,8 @@ use model::{Action, EncapMode, Family, NodeName, Protocol};
 use proto::felix as api;
 
 use crate::client::CallError;
-use crate::cluster::{Cluster, ClusterOptions};
+use crate::cluster::Cluster;
+use crate::reach::Reach;
 use crate::{DENIED, DIFFERS, Format, OutputOptions, Report};
 use live::{LearnedFrom, Live};
 use question::{End, Question, Translation};
@@ -38,7 +39,7 @@ pub(crate) struct ExplainOptions {
     #[arg(long)]
     intent_only: bool,
     #[command(flatten)]
-    cluster: ClusterOptions,
+    reach: Reach,
     #[command(flatten)]
     output: OutputOptions,
 }
@@ -79,8 +80,8 @@ pub(crate) struct NodeView {
 
 pub(crate) fn run(options: &ExplainOptions) -> Result<Report, CallError> {
     let question = Question::parse(&options.from, &options.to, options.proto, options.port, options.family)?;
-    let cluster = options.cluster.read()?;
-    let live = (!options.intent_only).then(|| Live::new(options.cluster.directory()));
+    let cluster = options.reach.cluster.read()?;
+    let live = (!options.intent_only).then(|| Live::new(&options.reach));
     let explanation = explain(&cluster, &question, live.as_ref())?;
     let status = explanation.status();
     let text = match options.output.output {

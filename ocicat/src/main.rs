@@ -1,18 +1,21 @@
 //! `ocicat`: asks the agents of a node what they do and why.
 //!
-//! Owns the command line and how answers look. Never changes anything by itself: it reads sockets of agents, and the
-//! API server, itself or by `kubectl`, where a question is about the whole cluster.
+//! Owns the command line and how answers look. Never changes anything by itself: it reads sockets of agents, those of
+//! other nodes by `kubectl exec`, and the API server where a question is about the cluster.
 
-mod agents;
 mod audit;
 mod bgp;
 mod client;
 mod cluster;
 mod drops;
 mod explain;
+mod felix;
+mod kubectl;
 mod node;
 mod policy;
-mod sockets;
+mod reach;
+mod relay;
+mod remote;
 mod table;
 
 use std::io::{self, Write};
@@ -21,10 +24,12 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-/// Asks the agents of this node what they do and why.
+/// Asks the agents of a cluster, a laboratory or this node what they do and why.
+///
+/// Those of other nodes are asked by `kubectl exec`. Rows of nodes that answer are shown, whoever else does not.
 ///
 /// Exit status: 0 when answered and all is well, 1 when an agent answers that it cannot, is not ready, or that something
-/// is not as it should be, 2 for a wrong command line, 3 when nobody answers; `explain`: 4 when policy denies the
+/// is not as it should be, or when one of several does not answer, 2 for a wrong command line, 3 when nobody answers; `explain`: 4 when policy denies the
 /// connection, 5 when policy and a node's kernel differ; `policy whatif`: 6 when a connection would change.
 #[derive(Parser)]
 #[command(name = "ocicat", version, disable_help_subcommand = true)]
@@ -35,7 +40,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// BGP speakers (bird-lite, route reflectors): all of this machine, or one
+    /// BGP speakers (bird-lite, route reflectors): all of the cluster, or one
     #[command(subcommand)]
     Bgp(bgp::BgpCommand),
     /// The node agent (felix)
@@ -51,10 +56,12 @@ enum Command {
     /// Is everything in the kernel as it should be
     Audit {
         #[command(flatten)]
-        target: agents::AgentTarget,
+        target: felix::FelixTarget,
         #[command(flatten)]
         output: OutputOptions,
     },
+    /// Joins standard input and output to an agent's socket: how other machines ask the agents of this node
+    Relay(relay::RelayOptions),
     /// Prints the version
     Version,
 }
@@ -66,7 +73,7 @@ enum NodeCommand {
     /// The settings in force, where each comes from, and what is ignored
     Config {
         #[command(flatten)]
-        target: agents::AgentTarget,
+        target: felix::FelixTarget,
         #[command(flatten)]
         output: OutputOptions,
     },
@@ -103,6 +110,7 @@ struct Report {
 }
 
 impl Report {
+    /// `is_well`: all is as it should be, and everybody answered.
     fn new(text: String, is_well: bool) -> Self {
         Self { text, status: if is_well { 0 } else { UNWELL } }
     }
@@ -117,6 +125,7 @@ fn main() -> ExitCode {
         Command::Explain(options) => explain::run(&options),
         Command::Policy(command) => policy::run(&command),
         Command::Audit { target, output } => audit::run(&target, output.output),
+        Command::Relay(options) => relay::run(&options),
         Command::Version => Ok(Report::new(format!("ocicat {}\n", env!("CARGO_PKG_VERSION")), true)),
     };
     match outcome {

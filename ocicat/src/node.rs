@@ -8,21 +8,21 @@ use proto::node::request::{Call, Status};
 use proto::node::{Reply, Request};
 use serde_json::{Value, json};
 
-use crate::agents::{AgentTarget, ask, other_version};
 use crate::client::{CallError, call};
+use crate::felix::FelixTarget;
+use crate::reach::{Agent, Kind};
 use crate::table::{or_dash, plain, table};
 use crate::{Format, Report};
-
-const AGENT: &str = "the node agent (felix)";
 
 /// Can the agent serve an ADD now?
 pub(crate) fn status(socket: &Path, format: Format) -> Result<Report, CallError> {
     let request = Request { call: Some(Call::Status(Status {})) };
-    let reply: Reply = call(AGENT, socket, &request)?;
+    let agent = Agent::at(Kind::Felix, socket);
+    let reply: Reply = call(&agent, &request)?;
     match reply.outcome {
         Some(Outcome::Done(_)) => Ok(report(format, None)),
         Some(Outcome::Failed(failed)) => Ok(report(format, Some(&failed.message))),
-        _ => Err(CallError::Refused { agent: AGENT, reason: "the answer is of another version".to_owned() }),
+        _ => Err(CallError::other_version(&agent)),
     }
 }
 
@@ -38,19 +38,18 @@ fn report(format: Format, reason: Option<&str>) -> Report {
 }
 
 /// The settings of every agent; what is ignored is no failure, but said.
-pub(crate) fn config(target: &AgentTarget, format: Format) -> Result<Report, CallError> {
-    let mut nodes = Vec::new();
-    for socket in target.sockets()? {
-        match ask(&socket, api::request::Call::Configuration(api::request::Configuration {}))? {
-            api::response::Answer::Configuration(configuration) => nodes.push(configuration),
-            _ => return Err(other_version()),
-        }
-    }
+pub(crate) fn config(target: &FelixTarget, format: Format) -> Result<Report, CallError> {
+    let question = api::request::Call::Configuration(api::request::Configuration {});
+    let answers = target.ask_each(&question, |answer| match answer {
+        api::response::Answer::Configuration(told) => Some((told.node.clone(), told)),
+        _ => None,
+    })?;
+    let nodes = &answers.given;
     let text = match format {
         Format::Json => format!("{:#}\n", Value::Array(nodes.iter().map(config_json).collect())),
         Format::Table => nodes.iter().map(config_text).collect::<Vec<_>>().join("\n"),
     };
-    Ok(Report::new(text, true))
+    Ok(Report::new(text, answers.is_complete))
 }
 
 fn config_text(node: &api::Configuration) -> String {

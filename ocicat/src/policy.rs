@@ -8,8 +8,8 @@ mod whatif;
 
 use clap::Subcommand;
 
-use crate::agents::AgentTarget;
 use crate::client::CallError;
+use crate::felix::FelixTarget;
 use crate::{OutputOptions, Report};
 
 #[derive(Subcommand)]
@@ -19,7 +19,7 @@ pub(crate) enum PolicyCommand {
     /// Which policies each node has in its kernel, and at which generation
     Status {
         #[command(flatten)]
-        target: AgentTarget,
+        target: FelixTarget,
         #[command(flatten)]
         output: OutputOptions,
     },

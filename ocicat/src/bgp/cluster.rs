@@ -2,10 +2,10 @@
 //! its choice of a cluster count, and how it looks.
 
 use std::collections::BTreeMap;
-use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
+use crate::kubectl::Kubectl;
 use crate::table::{or_dash, plain, table};
 
 /// A node's speaker as its `CalicoNodeStatus` has it.
@@ -28,15 +28,11 @@ struct PeerStatus {
 }
 
 /// All nodes of the cluster that `kubectl` talks to, in order of name; none when it talks to none.
-pub(super) fn node_statuses() -> Vec<NodeStatus> {
+pub(super) fn node_statuses(kubectl: &Kubectl) -> Vec<NodeStatus> {
     let kinds = "nodes,caliconodestatuses.projectcalico.org";
-    let output = Command::new("kubectl")
-        .args(["--request-timeout=5s", "get", kinds, "-o", "json"])
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .output();
-    let Some(output) = output.ok().filter(|output| output.status.success()) else { return Vec::new() };
-    serde_json::from_slice(&output.stdout).map_or_else(|_| Vec::new(), |list| read(&list))
+    let said = kubectl.read(&["--request-timeout=5s", "get", kinds, "-o", "json"]);
+    let list = said.ok().and_then(|said| serde_json::from_str(&said).ok());
+    list.map_or_else(Vec::new, |list: Value| read(&list))
 }
 
 /// Reads a list of Nodes and statuses. Of several statuses of a node the newest with sessions counts.

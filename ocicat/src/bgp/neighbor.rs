@@ -9,13 +9,14 @@ use super::summary::{is_established, peer_json};
 use crate::table::{duration, or_dash, plain, table};
 
 /// For people.
-pub(super) fn neighbor_text(peer: &Peer) -> String {
+pub(super) fn neighbor_text(node: &str, peer: &Peer) -> String {
     let detail = peer.detail.clone().unwrap_or_default();
     let mut out = String::new();
     let mut say = |name: &str, value: String| {
         // A String takes whatever is written.
         let _ = writeln!(out, "{name:<15} {value}");
     };
+    say("node", or_dash(node));
     say("peer", format!("{}  {}", peer.address, plain(&peer.description)));
     say("state", format!("{} for {}", peer.state, duration(peer.seconds)));
     if !is_established(peer) {
@@ -179,6 +180,7 @@ mod tests {
     #[test]
     fn a_neighbor_tells_what_was_negotiated_what_runs_and_what_was() {
         let expected = "\
+node            n1
 peer            192.0.2.254  BGPPeer tor
 state           Established for 1m15s
 ended before    the peer restarted
@@ -205,7 +207,7 @@ HISTORY    WHAT
 1m16s ago  the peer restarted
 ";
 
-        assert_eq!(neighbor_text(&peer()), expected);
+        assert_eq!(neighbor_text("n1", &peer()), expected);
     }
 
     #[test]

@@ -1,34 +1,49 @@
 //! Routes as a table and as JSON.
 
+use std::collections::BTreeMap;
+
 use proto::speaker::Route;
 use serde_json::{Value, json};
 
 use crate::table::{or_dash, plain, table};
 
-/// For people.
-pub(super) fn routes_table(routes: &[Route]) -> String {
-    let rows: Vec<_> = routes.iter().map(route_row).collect();
-    table(&["", "PREFIX", "NEXT HOP", "FROM", "LOCAL PREF", "MED", "AS PATH", "WHY"], &rows)
+/// For people: nodes with their routes.
+pub(super) fn routes_table(nodes: &[(String, Vec<Route>)]) -> String {
+    let rows = nodes.iter().flat_map(|(node, routes)| routes.iter().map(|route| route_row(node, route)));
+    let header = ["NODE", "", "PREFIX", "NEXT HOP", "FROM", "LOCAL PREF", "MED", "AS PATH", "WHY"];
+    table(&header, &rows.collect::<Vec<_>>())
 }
 
 /// Only the best path of each prefix, with what made it so and how many others there are.
-pub(super) fn best_table(routes: &[Route]) -> String {
-    let rows = routes.iter().filter(|route| route.best).map(|best| {
-        let others = routes.iter().filter(|r| r.prefix == best.prefix && !r.best);
-        let (unused, beaten): (Vec<&Route>, Vec<&Route>) = others.partition(|r| !r.rejected.is_empty());
+pub(super) fn best_table(nodes: &[(String, Vec<Route>)]) -> String {
+    let rows = nodes.iter().flat_map(|(node, routes)| best_rows(node, routes));
+    let header = ["NODE", "PREFIX", "NEXT HOP", "FROM", "BEST FOR", "BEATEN", "NOT USED"];
+    table(&header, &rows.collect::<Vec<_>>())
+}
+
+fn best_rows(node: &str, routes: &[Route]) -> Vec<Vec<String>> {
+    // How many paths of a prefix were beaten, and how many are not used.
+    let mut others: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+    for route in routes.iter().filter(|route| !route.best) {
+        let (beaten, unused) = others.entry(&route.prefix).or_default();
+        *(if route.rejected.is_empty() { beaten } else { unused }) += 1;
+    }
+    let row = |best: &Route| {
+        let (beaten, unused) = others.get(best.prefix.as_str()).copied().unwrap_or_default();
         vec![
+            or_dash(node),
             best.prefix.clone(),
             or_dash(&best.next_hop),
             best.source.clone(),
             or_dash(&best.reason),
-            beaten.len().to_string(),
-            unused.len().to_string(),
+            beaten.to_string(),
+            unused.to_string(),
         ]
-    });
-    table(&["PREFIX", "NEXT HOP", "FROM", "BEST FOR", "BEATEN", "NOT USED"], &rows.collect::<Vec<_>>())
+    };
+    routes.iter().filter(|route| route.best).map(row).collect()
 }
 
-fn route_row(route: &Route) -> Vec<String> {
+fn route_row(node: &str, route: &Route) -> Vec<String> {
     let mark = match (route.best, route.stale) {
         (true, true) => "*s",
         (true, false) => "*",
@@ -42,6 +57,7 @@ fn route_row(route: &Route) -> Vec<String> {
         format!("not used: {}", plain(&route.rejected))
     };
     vec![
+        or_dash(node),
         mark.to_owned(),
         route.prefix.clone(),
         or_dash(&route.next_hop),
@@ -90,12 +106,12 @@ mod tests {
             },
         ];
         let expected = "\
-\x20  PREFIX        NEXT HOP   FROM       LOCAL PREF  MED  AS PATH  WHY
-*  10.0.0.0/26   -          local      -           -    -        -
-s  10.0.0.64/26  192.0.2.2  192.0.2.2  100         -    -        not used: next hop unreachable
+NODE     PREFIX        NEXT HOP   FROM       LOCAL PREF  MED  AS PATH  WHY
+n1    *  10.0.0.0/26   -          local      -           -    -        -
+n1    s  10.0.0.64/26  192.0.2.2  192.0.2.2  100         -    -        not used: next hop unreachable
 ";
 
-        assert_eq!(routes_table(&routes), expected);
+        assert_eq!(routes_table(&[("n1".into(), routes.to_vec())]), expected);
     }
 
     #[test]
@@ -111,10 +127,12 @@ s  10.0.0.64/26  192.0.2.2  192.0.2.2  100         -    -        not used: next 
         let routes =
             [path("192.0.2.1", true, ""), path("192.0.2.2", false, ""), path("192.0.2.3", false, "loop")];
         let expected = "\
-PREFIX       NEXT HOP  FROM       BEST FOR           BEATEN  NOT USED
-10.0.0.0/26  -         192.0.2.1  higher LOCAL_PREF  1       1
+NODE  PREFIX       NEXT HOP  FROM       BEST FOR           BEATEN  NOT USED
+n1    10.0.0.0/26  -         192.0.2.1  higher LOCAL_PREF  1       1
+-     10.0.0.0/26  -         192.0.2.1  higher LOCAL_PREF  1       1
 ";
 
-        assert_eq!(best_table(&routes), expected);
+        let reflector = (String::new(), routes.to_vec());
+        assert_eq!(best_table(&[("n1".into(), routes.to_vec()), reflector]), expected);
     }
 }

@@ -1,29 +1,24 @@
 //! Which speakers are asked.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 
-use super::AGENT;
 use crate::client::CallError;
-use crate::sockets::{LABS, find};
+use crate::kubectl::Kubectl;
+use crate::reach::{Agent, Kind, Reach};
 
-/// Where a node's speaker and a route reflector listen unless told otherwise.
-const PLACES: [&str; 2] = ["/var/run/calico/bird-lite.sock", "/run/route-reflector.sock"];
-const SOCKET: &str = "bird-lite.sock";
-
-/// Who is asked: every speaker of this machine unless one is named; a summary tells of other nodes of the cluster, too.
+/// Who is asked: the speaker of every node unless one is named.
 #[derive(Args, Debug)]
 pub(crate) struct Target {
     /// Unix socket of the one speaker to ask
-    #[arg(long, env = "OCICAT_BGP_SOCKET", value_name = "PATH")]
+    #[arg(long, env = "OCICAT_BGP_SOCKET", value_name = "PATH", conflicts_with = "node")]
     socket: Option<PathBuf>,
     /// Only the speaker of this node
-    #[arg(long, value_name = "NAME", conflicts_with = "socket")]
+    #[arg(long, value_name = "NAME")]
     node: Option<String>,
-    /// Only speakers of this machine: the cluster is not asked
-    #[arg(long)]
-    local: bool,
+    #[command(flatten)]
+    reach: Reach,
 }
 
 impl Target {
@@ -34,7 +29,12 @@ impl Target {
 
     /// The cluster is not to be asked.
     pub(crate) fn is_local(&self) -> bool {
-        self.local
+        self.reach.is_local()
+    }
+
+    /// `kubectl` for the cluster that is meant.
+    pub(crate) fn kubectl(&self) -> Kubectl {
+        self.reach.kubectl()
     }
 
     /// Name of the node that is asked about.
@@ -42,17 +42,20 @@ impl Target {
         self.node.as_deref()
     }
 
-    /// The sockets to ask, in order of their paths.
-    pub(crate) fn sockets(&self) -> Result<Vec<PathBuf>, CallError> {
+    /// The speakers to ask; of some the node is not known before they are asked.
+    pub(crate) fn agents(&self) -> Result<Vec<Agent>, CallError> {
         if let Some(socket) = &self.socket {
-            return Ok(vec![socket.clone()]);
+            return Ok(vec![Agent::at(Kind::BirdLite, socket)]);
         }
-        let found = find(PLACES.iter().map(Path::new), Path::new(LABS), SOCKET);
-        if found.is_empty() {
-            let tried = PLACES.iter().map(|p| (*p).to_owned());
-            let tried = tried.chain([format!("{LABS}/*/*/{SOCKET}")]).collect();
-            return Err(CallError::Nowhere { agent: AGENT, tried });
+        let mut agents = self.reach.places().agents(Kind::BirdLite)?;
+        if let Some(node) = self.node() {
+            let count = agents.len();
+            agents.retain(|agent| agent.node.as_ref().is_none_or(|own| own == node));
+            if agents.is_empty() {
+                let reason = format!("none of the {count} speakers that can be asked is that of node {node}");
+                return Err(CallError::Question { reason });
+            }
         }
-        Ok(found)
+        Ok(agents)
     }
 }

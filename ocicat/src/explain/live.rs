@@ -1,24 +1,21 @@
 //! What the nodes' own agents say: rules, connections and routes of felix, and who taught a route of the speaker.
 
-use std::path::{Path, PathBuf};
-
 use felix_evaluate::Packet;
 use model::NodeName;
+use proto::felix::Explained;
 use proto::felix::request::{self, Call};
 use proto::felix::response::Answer;
-use proto::felix::{Explained, SOCKET};
 use proto::speaker::{self, response};
 
 use super::NodeView;
-use crate::agents::{PLACE, ask};
 use crate::client::call_many;
+use crate::felix::ask;
+use crate::reach::{Agent, Kind, Reach};
 
-const SPEAKER_SOCKET: &str = "bird-lite.sock";
-
-/// Where the agents of nodes can be reached from here.
+/// Agents that can be asked from here.
 pub(crate) struct Live {
-    /// A lab's: the sockets of node `n` are in `n/`.
-    lab: Option<PathBuf>,
+    felix: Result<Vec<Agent>, String>,
+    speakers: Vec<Agent>,
 }
 
 /// Who taught a route.
@@ -33,27 +30,37 @@ pub(crate) struct LearnedFrom {
 }
 
 impl Live {
-    /// `lab` is the directory of a lab's state, when the cluster is one.
-    pub(crate) fn new(lab: Option<PathBuf>) -> Self {
-        Self { lab }
-    }
-
-    fn directory(&self, node: &NodeName) -> PathBuf {
-        self.lab.as_ref().map_or_else(|| PathBuf::from(PLACE), |lab| lab.join(node.as_str()))
+    pub(crate) fn new(reach: &Reach) -> Self {
+        let places = reach.places();
+        let felix = places.agents(Kind::Felix).map_err(|error| error.to_string());
+        Self { felix, speakers: places.agents(Kind::BirdLite).unwrap_or_default() }
     }
 
     /// Asks one node what it makes of a packet.
     pub(crate) fn ask(&self, node: &NodeName, packet: &Packet) -> NodeView {
-        let directory = self.directory(node);
-        let told = explained(&directory.join(SOCKET), node, packet);
+        let told = match &self.felix {
+            Err(reason) => Err(reason.clone()),
+            Ok(agents) => match of_node(agents, node) {
+                Some(agent) => explained(agent, node, packet),
+                None => Err("its agent cannot be reached from here".to_owned()),
+            },
+        };
         let prefix = told.as_ref().ok().and_then(|told| told.route.as_ref());
         let prefix = prefix.filter(|route| route.protocol == "bird").map(|route| route.prefix.clone());
-        let learned_from = prefix.and_then(|prefix| learned_from(&directory.join(SPEAKER_SOCKET), &prefix));
+        let learned_from = prefix
+            .zip(of_node(&self.speakers, node))
+            .and_then(|(prefix, agent)| learned_from(agent, &prefix));
         NodeView { node: node.clone(), told, learned_from }
     }
 }
 
-fn explained(socket: &Path, node: &NodeName, packet: &Packet) -> Result<Explained, String> {
+/// The agent of a node, else this machine's, of which it is not known whose it is.
+fn of_node<'a>(agents: &'a [Agent], node: &NodeName) -> Option<&'a Agent> {
+    let named = agents.iter().find(|agent| agent.node.as_deref() == Some(node.as_str()));
+    named.or_else(|| agents.first().filter(|agent| agent.node.is_none()))
+}
+
+fn explained(agent: &Agent, node: &NodeName, packet: &Packet) -> Result<Explained, String> {
     let (icmp_type, icmp_code) = packet.icmp.unwrap_or_default();
     let question = request::Explain {
         source: packet.from.address.to_string(),
@@ -64,7 +71,7 @@ fn explained(socket: &Path, node: &NodeName, packet: &Packet) -> Result<Explaine
         icmp_type: icmp_type.into(),
         icmp_code: icmp_code.into(),
     };
-    match ask(socket, Call::Explain(question)) {
+    match ask(agent, Call::Explain(question)) {
         // On a node of a cluster there is one agent, which need not be the one that is meant.
         Ok(Answer::Explained(told)) if told.node != node.as_str() => {
             Err(format!("its agent cannot be reached from node {}", told.node))
@@ -76,11 +83,11 @@ fn explained(socket: &Path, node: &NodeName, packet: &Packet) -> Result<Explaine
 }
 
 /// `None` when the speaker says nothing about the prefix.
-fn learned_from(socket: &Path, prefix: &str) -> Option<LearnedFrom> {
+fn learned_from(agent: &Agent, prefix: &str) -> Option<LearnedFrom> {
     let wanted = speaker::request::Routes { prefix: prefix.to_owned(), ..Default::default() };
     let request = speaker::Request { call: Some(speaker::request::Call::Routes(wanted)) };
     let mut best = None;
-    let asked = call_many("the BGP speaker", socket, &request, |answer: speaker::Response| {
+    let asked = call_many(agent, &request, |answer: speaker::Response| {
         let Some(response::Answer::Routes(page)) = answer.answer else { return false };
         best = best.take().or(page.routes.into_iter().find(|route| route.best));
         page.more

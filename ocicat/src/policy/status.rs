@@ -5,26 +5,24 @@ use proto::felix::response::Answer;
 use proto::felix::{PolicyStatus, ProgrammedPolicy};
 use serde_json::{Value, json};
 
-use crate::agents::{AgentTarget, ask, other_version};
 use crate::client::CallError;
+use crate::felix::FelixTarget;
 use crate::table::{or_dash, plain, table};
 use crate::{Format, Report};
 
 /// All is well when every policy that a node needs is in its kernel.
-pub(crate) fn run(target: &AgentTarget, format: Format) -> Result<Report, CallError> {
-    let mut nodes = Vec::new();
-    for socket in target.sockets()? {
-        match ask(&socket, Call::PolicyStatus(request::PolicyStatus {}))? {
-            Answer::PolicyStatus(status) => nodes.push(status),
-            _ => return Err(other_version()),
-        }
-    }
+pub(crate) fn run(target: &FelixTarget, format: Format) -> Result<Report, CallError> {
+    let answers = target.ask_each(&Call::PolicyStatus(request::PolicyStatus {}), |answer| match answer {
+        Answer::PolicyStatus(status) => Some((status.node.clone(), status)),
+        _ => None,
+    })?;
+    let nodes = answers.given;
     let is_well = nodes.iter().flat_map(|node| &node.policies).all(|policy| policy.programmed);
     let text = match format {
         Format::Json => format!("{:#}\n", Value::Array(nodes.iter().map(node_json).collect())),
         Format::Table => status_table(&nodes),
     };
-    Ok(Report::new(text, is_well))
+    Ok(Report::new(text, is_well && answers.is_complete))
 }
 
 fn status_table(nodes: &[PolicyStatus]) -> String {

@@ -1,0 +1,64 @@
+//! `kubectl`, so that its credentials and its choice of a cluster count. Owns starting it and what it says of pods.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+/// The label of the pods that hold a node's agents, and what is asked of them.
+const PODS: [&str; 5] = [
+    "get",
+    "pods",
+    "--selector=k8s-app=calico-node",
+    "--request-timeout=5s",
+    "--output=jsonpath={range .items[*]}{.spec.nodeName}{\"\\t\"}{.metadata.name}{\"\\n\"}{end}",
+];
+
+/// `kubectl` for one cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Kubectl {
+    /// `None` leaves the choice to it.
+    kubeconfig: Option<PathBuf>,
+}
+
+impl Kubectl {
+    pub(crate) fn new(kubeconfig: Option<PathBuf>) -> Self {
+        Self { kubeconfig }
+    }
+
+    /// One that is not started yet; the command's own words are to follow.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new("kubectl");
+        if let Some(kubeconfig) = &self.kubeconfig {
+            command.arg("--kubeconfig").arg(kubeconfig);
+        }
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// What it prints.
+    ///
+    /// # Errors
+    /// In words: it is not here, or the last thing that it complained of.
+    pub(crate) fn read(&self, arguments: &[&str]) -> Result<String, String> {
+        let output = self.command().args(arguments).output();
+        let output = output.map_err(|error| format!("kubectl cannot be started: {error}"))?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            return Err(format!("kubectl: {}", last_line(&said).unwrap_or("it failed")));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Nodes with the names of the pods in which their agents run, in order of node.
+    pub(crate) fn agent_pods(&self, namespace: &str) -> Result<Vec<(String, String)>, String> {
+        let said = self.read(&[&["--namespace", namespace][..], &PODS].concat())?;
+        let mut pods: Vec<_> = said.lines().filter_map(|line| line.split_once('\t')).collect();
+        pods.retain(|(node, _)| !node.is_empty());
+        pods.sort_unstable();
+        Ok(pods.into_iter().map(|(node, pod)| (node.to_owned(), pod.to_owned())).collect())
+    }
+}
+
+/// The last line that says anything.
+pub(crate) fn last_line(text: &str) -> Option<&str> {
+    text.lines().rev().map(str::trim).find(|line| !line.is_empty())
+}
