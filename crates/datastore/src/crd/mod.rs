@@ -7,6 +7,7 @@
 mod bgp;
 mod bgp_filter;
 mod bgp_peer;
+mod cluster_information;
 mod felix;
 mod host_endpoint;
 mod int_or_string;
@@ -36,6 +37,7 @@ pub use bgp_filter::{
     BGPFilterRuleV6, BGPFilterSpec,
 };
 pub use bgp_peer::{AddPath, BGPPeer, BGPPeerSpec, Bfd, NextHopMode, ReversePeering, Role, SourceAddress};
+pub use cluster_information::{ClusterInformation, ClusterInformationSpec};
 pub use felix::{ChainInsertMode, EndpointToHostAction, FelixConfiguration, FelixConfigurationSpec};
 pub use host_endpoint::{HostEndpoint, HostEndpointPort, HostEndpointSpec};
 pub use int_or_string::{AsNumberValue, PortValue, ProtocolValue};
@@ -80,6 +82,7 @@ pub fn definitions() -> Vec<Value> {
         BGPPeer::crd(),
         BlockAffinity::crd(),
         CalicoNodeStatus::crd(),
+        ClusterInformation::crd(),
         FelixConfiguration::crd(),
         GlobalNetworkPolicy::crd(),
         GlobalNetworkSet::crd(),
@@ -106,7 +109,7 @@ pub fn definitions() -> Vec<Value> {
 }
 
 /// Rules about the name, which the spec cannot express.
-const NAME_RULES: [(&str, &str, &str); 6] = [
+const NAME_RULES: [(&str, &str, &str); 7] = [
     (
         "BGPConfiguration",
         "self.metadata.name == 'default' || self.metadata.name.startsWith('node.')",
@@ -117,6 +120,7 @@ const NAME_RULES: [(&str, &str, &str); 6] = [
         "self.metadata.name == 'default' || !(has(self.spec.nodeToNodeMeshEnabled) || has(self.spec.asNumber))",
         "asNumber and nodeToNodeMeshEnabled are for the configuration named default only",
     ),
+    ("ClusterInformation", "self.metadata.name == 'default'", "the name must be default"),
     ("IPAMConfiguration", "self.metadata.name == 'default'", "the name must be default"),
     ("Tier", "!self.metadata.name.contains('.')", "the name of a tier has no dot"),
     ("Tier", "size(self.metadata.name) <= 63", "the name of a tier has at most 63 characters"),
