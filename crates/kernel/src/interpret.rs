@@ -297,6 +297,10 @@ impl<'a, R: Ruleset> Walk<'a, R> {
                     }
                 }
                 RuleAction::Return => return None,
+                RuleAction::SetMarkAndReturn { value, mask } => {
+                    self.set_mark(*value, *mask);
+                    return None;
+                }
                 action => self.act(action),
             };
             if decided.is_some() {
@@ -325,7 +329,7 @@ impl<'a, R: Ruleset> Walk<'a, R> {
                 self.source_nat = Some(SourceNat::Masquerade);
                 return Some(Verdict::Accept);
             }
-            RuleAction::SetMark { value, mask } => self.packet.mark = self.packet.mark & !mask | value,
+            RuleAction::SetMark { value, mask } => self.set_mark(*value, *mask),
             RuleAction::NoTrack => self.packet.state = ConntrackState::Untracked,
             RuleAction::Log { prefix } => {
                 self.logged.push(Logged { group: None, prefix: prefix.clone() });
@@ -336,11 +340,16 @@ impl<'a, R: Ruleset> Walk<'a, R> {
             RuleAction::SetDscp(value) => self.dscp = Some(*value),
             RuleAction::None
             | RuleAction::Return
+            | RuleAction::SetMarkAndReturn { .. }
             | RuleAction::Jump(_)
             | RuleAction::Goto(_)
             | RuleAction::InterfaceMap { .. } => {}
         }
         None
+    }
+
+    fn set_mark(&mut self, value: u32, mask: u32) {
+        self.packet.mark = self.packet.mark & !mask | value;
     }
 
     fn interface(&self, side: InterfaceSide) -> Option<&str> {

@@ -139,7 +139,9 @@ impl fmt::Display for Spelled<'_, RuleAction> {
             RuleAction::Jump(chain) => write!(f, "--jump {chain}"),
             RuleAction::Goto(chain) => write!(f, "--goto {chain}"),
             RuleAction::Accept => f.write_str("--jump ACCEPT"),
-            RuleAction::Drop | RuleAction::InterfaceMap { .. } => f.write_str("--jump DROP"),
+            RuleAction::Drop | RuleAction::InterfaceMap { .. } | RuleAction::SetMarkAndReturn { .. } => {
+                f.write_str("--jump DROP")
+            }
             RuleAction::Reject(RejectWith::PortUnreachable) => f.write_str("--jump REJECT"),
             RuleAction::Reject(RejectWith::TcpReset) => f.write_str("--jump REJECT --reject-with tcp-reset"),
             RuleAction::Return => f.write_str("--jump RETURN"),

@@ -224,6 +224,11 @@ pub enum RuleAction {
         value: u32,
         mask: u32,
     },
+    /// `SetMark` and `Return` in one. Only rendered for nftables: for iptables it is spelled as a drop.
+    SetMarkAndReturn {
+        value: u32,
+        mask: u32,
+    },
     /// Conntrack shall not see it (table raw).
     NoTrack,
     /// To the kernel's log, level notice; at most 29 bytes of prefix.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use felix_calc::{ActiveEndpoint, ActivePolicy, ActiveTier, EndpointPolicies, PodLimits};
+use felix_calc::{ActiveEndpoint, ActivePolicy, ActiveTier, EndpointPolicies, PodLimits, PodOptions};
 use kernel::{Chain, ChainName, ConntrackState, Match, PacketRule, PacketSide, RejectWith, RuleAction};
 use model::{Direction, PolicyKey, PortRange, Protocol};
 
@@ -86,6 +86,12 @@ pub(crate) fn render_pod<'a>(
 /// Is everything that the pod sends or receives dropped?
 pub(crate) fn is_closed(settings: &RuleSettings, endpoint: &ActiveEndpoint) -> bool {
     matches!(endpoint.policies, EndpointPolicies::Closed(_)) || refusal(settings, endpoint).is_some()
+}
+
+/// Does the pod's chain count packets, whatever they belong to?
+pub(crate) fn limits_packets(endpoint: &ActiveEndpoint) -> bool {
+    let PodOptions { ingress, egress, .. } = &endpoint.options;
+    ingress.packets.is_some() || egress.packets.is_some()
 }
 
 /// Why what a pod asks for closes it. Who may send from any address could be anybody.

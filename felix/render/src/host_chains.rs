@@ -1,14 +1,14 @@
 //! The chains of host endpoints, everything that they alone refer to, and the dispatch to them
 //! (`spec/felix.md` §1.7, §1.8, §7.3).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use felix_calc::{ActiveHostEndpoint, ActivePolicy, ActiveProfile, ActiveTier, PodLimits};
 use kernel::{
     Chain, ChainName, InterfaceMatch, InterfaceSide, IptablesTable, Match, PacketRule, PacketSide, RuleAction,
 };
-use model::{Cidr, Direction, FailsafePort, Family, PolicyKey, PortRange};
+use model::{Cidr, Direction, FailsafePort, Family, HostInterface, PolicyKey, PortRange};
 
 use crate::dispatch::Dispatch;
 use crate::endpoint_chains::{EndpointChain, Way, endpoint_chain};
@@ -81,12 +81,35 @@ impl Branch {
         !matches!(self.way, Way::Untracked | Way::PreDnat) || !self.tiers(active).is_empty()
     }
 
+    /// The host endpoints of single interfaces that it leads to.
+    fn of_interfaces<'a>(
+        &self,
+        governed: &'a Governed,
+    ) -> impl Iterator<Item = (&'a HostInterface, &'a Arc<ActiveHostEndpoint>)> {
+        governed.interfaces.iter().filter(|(_, active)| self.concerns(active))
+    }
+
+    /// The host endpoint that it leads all others to. What is not tracked cannot be policed on every interface
+    /// at once.
+    fn of_all<'a>(&self, governed: &'a Governed) -> Option<&'a Arc<ActiveHostEndpoint>> {
+        let all = governed.all.as_ref().filter(|_| self.way != Way::Untracked);
+        all.filter(|active| self.concerns(active))
+    }
+
     fn side(&self) -> InterfaceSide {
         match self.direction {
             Direction::Ingress => InterfaceSide::In,
             Direction::Egress => InterfaceSide::Out,
         }
     }
+}
+
+/// The dispatches that lead somewhere.
+pub(crate) fn used_roots(governed: &Governed) -> BTreeSet<(IptablesTable, &'static str)> {
+    let is_used = |branch: &&Branch| {
+        branch.of_interfaces(governed).next().is_some() || branch.of_all(governed).is_some()
+    };
+    BRANCHES.iter().filter(is_used).map(|branch| (branch.table, branch.root)).collect()
 }
 
 impl HostChains<'_> {
@@ -106,20 +129,21 @@ impl HostChains<'_> {
     fn branch(&self, branch: &Branch, rendered: &mut Rendered) {
         let context = Context::new(self.settings, self.family, branch.table);
         let mut targets = BTreeMap::new();
-        let concerned = self.governed.interfaces.iter().filter(|(_, active)| branch.concerns(active));
-        for (interface, active) in concerned {
+        for (interface, active) in branch.of_interfaces(self.governed) {
             targets.insert(interface.as_str(), self.endpoint(&context, branch, interface, active, rendered));
         }
         let mut otherwise = Vec::new();
-        // What is not tracked cannot be policed on every interface at once.
-        let all = self.governed.all.as_ref().filter(|_| branch.way != Way::Untracked);
-        if let Some(active) = all.filter(|active| branch.concerns(active)) {
+        if let Some(active) = branch.of_all(self.governed) {
             let chain = self.endpoint(&context, branch, ANY_INTERFACE, active, rendered);
             otherwise.extend(self.skip_pods(branch));
             otherwise.push(PacketRule::new(RuleAction::Goto(chain)));
         }
         let dispatch =
             Dispatch { root: branch.root, side: branch.side(), targets: &targets, otherwise: &otherwise };
+        if context.is_nftables() && targets.is_empty() && otherwise.is_empty() {
+            // Nothing leads to it either.
+            return;
+        }
         let chains = dispatch.render(context.is_nftables());
         rendered.put(branch.table, chains);
     }

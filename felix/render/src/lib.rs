@@ -17,6 +17,7 @@
 //! let output = renderer.flush(); // Output { ip_sets, chains, hooks, routes, neighbours, sysctls, tunnel }
 //! ```
 
+mod base_chains;
 mod dispatch;
 mod drops;
 mod endpoint_chains;

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use kernel::{Chain, InterfaceMatch, Match, PacketRule, PacketSide, RuleAction};
+use kernel::{Chain, HookName, InterfaceMatch, Match, PacketRule, PacketSide, RuleAction};
 use model::{Cidr, Family, PortRange, Protocol};
 
 use crate::names::{ALL_HOSTS, MASQUERADE_POOLS, NETWORK_POOLS, in_set, local, protocol};
@@ -32,9 +32,37 @@ pub(crate) struct NatInput {
 
 /// Every chain of the table.
 pub(crate) fn nat(input: &NatInput, family: Family) -> Vec<Chain> {
-    let to_dnat = || vec![PacketRule::jump("cali-fip-dnat")];
-    let mut postrouting = vec![PacketRule::jump("cali-fip-snat"), PacketRule::jump("cali-nat-outgoing")];
+    let to_dnat = || vec![PacketRule::jump(DNAT)];
+    let mut postrouting = vec![PacketRule::jump(SNAT), PacketRule::jump(OUTGOING)];
     postrouting.extend(input.tunnels.iter().flat_map(|tunnel| input.of_tunnel(tunnel)));
+    let mut chains = vec![
+        chain("cali-PREROUTING", to_dnat()),
+        chain("cali-OUTPUT", to_dnat()),
+        chain("cali-POSTROUTING", postrouting),
+    ];
+    chains.extend(behind(input, family));
+    chains
+}
+
+/// The rules of nftables' base chains: without jumps to chains in which nothing is.
+pub(crate) fn base(input: &NatInput, family: Family) -> Vec<(HookName, Vec<PacketRule>)> {
+    let [outgoing, dnat, snat] = behind(input, family);
+    let to = |chain: &Chain| {
+        let jump = PacketRule::new(RuleAction::Jump(chain.name.clone()));
+        (!chain.rules.is_empty()).then_some(jump)
+    };
+    let mut postrouting: Vec<_> = to(&snat).into_iter().chain(to(&outgoing)).collect();
+    postrouting.extend(input.tunnels.iter().flat_map(|tunnel| input.of_tunnel(tunnel)));
+    let to_dnat = || to(&dnat).into_iter().collect();
+    vec![("PREROUTING", to_dnat()), ("OUTPUT", to_dnat()), ("POSTROUTING", postrouting)]
+}
+
+const OUTGOING: &str = "cali-nat-outgoing";
+const DNAT: &str = "cali-fip-dnat";
+const SNAT: &str = "cali-fip-snat";
+
+/// The chains that translate; what comes by in the kernel leads to them.
+pub(crate) fn behind(input: &NatInput, family: Family) -> [Chain; 3] {
     let floating = || input.floating.iter().filter(|(external, _)| Family::of(*external) == family);
     let dnat = |(external, internal): &(IpAddr, IpAddr)| {
         PacketRule::new(RuleAction::Dnat(*internal)).when(host(PacketSide::Destination, *external))
@@ -45,13 +73,10 @@ pub(crate) fn nat(input: &NatInput, family: Family) -> Vec<Chain> {
             .when(host(PacketSide::Destination, *internal))
             .when(host(PacketSide::Source, *internal))
     };
-    vec![
-        chain("cali-PREROUTING", to_dnat()),
-        chain("cali-OUTPUT", to_dnat()),
-        chain("cali-POSTROUTING", postrouting),
-        chain("cali-nat-outgoing", if input.masquerade { input.outgoing(family) } else { Vec::new() }),
-        chain("cali-fip-dnat", floating().map(dnat).collect()),
-        chain("cali-fip-snat", floating().map(snat).collect()),
+    [
+        chain(OUTGOING, if input.masquerade { input.outgoing(family) } else { Vec::new() }),
+        chain(DNAT, floating().map(dnat).collect()),
+        chain(SNAT, floating().map(snat).collect()),
     ]
 }
 

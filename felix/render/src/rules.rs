@@ -34,13 +34,9 @@ pub(crate) fn render_rule(
     if matcher.blocks.count > 0 {
         condition.push(mark_set(marks.scratch0));
     }
-    let verdict = |mark: u32, condition: Vec<Match>| {
-        let returns = PacketRule::new(RuleAction::Return).when(mark_set(mark));
-        [PacketRule::new(set_mark(mark)).when_all(condition), returns]
-    };
     match rule.action {
-        Action::Allow => rules.extend(verdict(marks.accept, condition)),
-        Action::Pass => rules.extend(verdict(marks.pass, condition)),
+        Action::Allow => rules.extend(decided(context, marks.accept, condition)),
+        Action::Pass => rules.extend(decided(context, marks.pass, condition)),
         Action::Deny => rules.extend(context.denied((place.direction, &place.drop_reason()), condition)),
         Action::Log => {
             condition.extend(context.settings.log_limit.map(Match::Limit));
@@ -53,6 +49,17 @@ pub(crate) fn render_rule(
         rendered.comments.extend(annotations.map(|(key, value)| format!("{key}={value}").into()));
     }
     rules
+}
+
+/// Marks what is decided, and returns. With nftables one rule does both, which halves what the kernel walks over when
+/// it checks a changed table, and what it tests a packet by.
+fn decided(context: &Context<'_>, mark: u32, condition: Vec<Match>) -> Vec<PacketRule> {
+    if context.is_nftables() {
+        let both = RuleAction::SetMarkAndReturn { value: mark, mask: mark };
+        return vec![PacketRule::new(both).when_all(condition)];
+    }
+    let returns = PacketRule::new(RuleAction::Return).when(mark_set(mark));
+    vec![PacketRule::new(set_mark(mark)).when_all(condition), returns]
 }
 
 /// A rule in which only what concerns one family is left.

@@ -1,7 +1,7 @@
 //! Chains and hooks that do not depend on single pods or policies: raw, mangle and filter (`spec/felix.md` §1.5
 //! to §1.7, §1.11). For nat see [`crate::nat_chains`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use kernel::{
 };
 use model::{Cidr, EndpointToHostAction, Family, PortRange, Protocol, ServiceLoopPrevention};
 
+use crate::base_chains::{render_base, render_behind};
 use crate::drops::DropReason;
 use crate::marks::{clear_mark, mark_clear, mark_set, set_mark};
 use crate::names::{
@@ -19,7 +20,7 @@ use crate::names::{
     TO_WORKLOAD_DISPATCH, conntrack, in_set, local, protocol, via,
 };
 use crate::nat_chains::{NatInput, nat};
-use crate::settings::{Context, RuleSettings};
+use crate::settings::{Context, RuleDataplane, RuleSettings};
 
 /// What the static chains depend on, for one family.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,14 +40,21 @@ pub(crate) struct StaticInput {
     pub(crate) dscp: BTreeMap<IpAddr, u8>,
     /// Interfaces of pods that are closed, with what they send and receive; only told for nftables.
     pub(crate) closed: [BTreeMap<Arc<str>, ChainName>; 2],
+    /// Does some pod's chain count packets, also those of connections that are there?
+    pub(crate) limits_packets: bool,
+    /// The dispatches to host endpoints that lead somewhere.
+    pub(crate) host_roots: BTreeSet<(IptablesTable, &'static str)>,
     pub(crate) nat: NatInput,
 }
 
-const HOST_ENDPOINT_ACCEPTED: &str = "Host endpoint policy accepted packet.";
+pub(crate) const HOST_ENDPOINT_ACCEPTED: &str = "Host endpoint policy accepted packet.";
 
 /// Every static chain of one table.
 pub(crate) fn render_static(input: &StaticInput, table: IptablesTable) -> Vec<Chain> {
-    let statics = Static { input, context: Context::new(&input.settings, input.family, table) };
+    let statics = Static::new(input, table);
+    if statics.context.is_nftables() {
+        return render_behind(input, table);
+    }
     match table {
         IptablesTable::Raw => statics.raw(),
         IptablesTable::Mangle => statics.mangle(),
@@ -57,6 +65,9 @@ pub(crate) fn render_static(input: &StaticInput, table: IptablesTable) -> Vec<Ch
 
 /// What stands in the kernel's own chains.
 pub(crate) fn render_hooks(input: &StaticInput, table: IptablesTable) -> Vec<(HookName, Hook)> {
+    if input.settings.dataplane == RuleDataplane::Nftables {
+        return render_base(input, table);
+    }
     let jump = |chain: HookName| vec![PacketRule::jump(&format!("cali-{chain}"))];
     let insert = |chain: HookName| (chain, Hook { inserts: jump(chain), appends: Vec::new() });
     match table {
@@ -69,7 +80,7 @@ pub(crate) fn render_hooks(input: &StaticInput, table: IptablesTable) -> Vec<(Ho
             ("POSTROUTING", Hook { inserts: Vec::new(), appends: jump("POSTROUTING") }),
         ],
         IptablesTable::Filter => {
-            let statics = Static { input, context: Context::new(&input.settings, input.family, table) };
+            let statics = Static::new(input, table);
             let appends = vec![
                 statics.accepted().comment("Policy explicitly accepted packet."),
                 PacketRule::new(set_mark(input.settings.marks.accept)),
@@ -79,12 +90,17 @@ pub(crate) fn render_hooks(input: &StaticInput, table: IptablesTable) -> Vec<(Ho
     }
 }
 
-struct Static<'a> {
-    input: &'a StaticInput,
-    context: Context<'a>,
+/// Makes the rules of one table.
+pub(crate) struct Static<'a> {
+    pub(crate) input: &'a StaticInput,
+    pub(crate) context: Context<'a>,
 }
 
-impl Static<'_> {
+impl<'a> Static<'a> {
+    pub(crate) fn new(input: &'a StaticInput, table: IptablesTable) -> Self {
+        Self { input, context: Context::new(&input.settings, input.family, table) }
+    }
+
     fn raw(&self) -> Vec<Chain> {
         let marks = self.context.marks();
         let from_pod = || mark_set(marks.scratch0);
@@ -107,61 +123,77 @@ impl Static<'_> {
         let mut output = vec![PacketRule::new(clear_mark(marks.all())), PacketRule::jump(TO_HOST_ENDPOINT)];
         output.extend(self.untracked_vxlan());
         output.push(self.accepted());
+        chains.extend([
+            chain("cali-PREROUTING", prerouting),
+            chain("cali-OUTPUT", output),
+            chain("cali-rpf-skip", self.allowed_sources()),
+        ]);
+        chains
+    }
+
+    /// What pods may send from beside their own addresses.
+    pub(crate) fn allowed_sources(&self) -> Vec<PacketRule> {
         let allowed = self.input.allowed_sources.iter().map(|(interface, net)| {
             PacketRule::new(RuleAction::Accept)
                 .when(via(InterfaceSide::In, InterfaceMatch::named(interface)))
                 .when(Match::Net { side: PacketSide::Source, net: *net, negated: false })
         });
-        chains.extend([
-            chain("cali-PREROUTING", prerouting),
-            chain("cali-OUTPUT", output),
-            chain("cali-rpf-skip", allowed.collect()),
-        ]);
-        chains
+        allowed.collect()
     }
 
     /// Each packet of the tunnel is a packet of its own to connection tracking, and none needs it.
-    fn untracked_vxlan(&self) -> Option<PacketRule> {
+    pub(crate) fn untracked_vxlan(&self) -> Option<PacketRule> {
         let port = Match::Port { side: PacketSide::Destination, port: self.input.settings.vxlan_port };
         let rule = PacketRule::new(RuleAction::NoTrack).when(protocol(Protocol::UDP)).when(port);
         self.input.vxlan.then_some(rule)
     }
 
     fn mangle(&self) -> Vec<Chain> {
-        let accept = self.context.marks().accept;
-        let prerouting = vec![
+        let mut postrouting: Vec<_> = self.to_egress_dscp().into_iter().collect();
+        postrouting.extend(self.mangle_postrouting());
+        let mut chains = Vec::new();
+        chains.extend((!self.input.dscp.is_empty()).then(|| self.egress_dscp()));
+        let prerouting = self.mangle_prerouting();
+        chains.extend([chain("cali-PREROUTING", prerouting), chain("cali-POSTROUTING", postrouting)]);
+        chains
+    }
+
+    pub(crate) fn mangle_prerouting(&self) -> Vec<PacketRule> {
+        vec![
             PacketRule::new(self.context.allow()).when(conntrack(&ESTABLISHED)),
             self.accepted(),
             PacketRule::jump(FROM_HOST_ENDPOINT),
             self.accepted().comment(HOST_ENDPOINT_ACCEPTED),
-        ];
-        let mut postrouting = Vec::new();
-        let mut chains = Vec::new();
-        if !self.input.dscp.is_empty() {
-            let leaves = PacketRule::jump("cali-egress-dscp")
-                .comment("set dscp for traffic leaving cluster.")
-                .when(self.in_set(DSCP_SOURCES, PacketSide::Source))
-                .when(in_set(self.input.family, NETWORK_POOLS, PacketSide::Destination, true))
-                .when(in_set(self.input.family, THIS_HOST, PacketSide::Destination, true));
-            postrouting.push(leaves);
-            let mark = |(address, value): (&IpAddr, &u8)| {
-                let net = Cidr::host(*address);
-                PacketRule::new(RuleAction::SetDscp(*value)).when(Match::Net {
-                    side: PacketSide::Source,
-                    net,
-                    negated: false,
-                })
-            };
-            chains.push(chain("cali-egress-dscp", self.input.dscp.iter().map(mark).collect()));
-        }
-        postrouting.extend([
+        ]
+    }
+
+    pub(crate) fn mangle_postrouting(&self) -> Vec<PacketRule> {
+        let accept = self.context.marks().accept;
+        vec![
             PacketRule::new(RuleAction::Return).when(mark_set(accept)),
             PacketRule::new(clear_mark(self.context.marks().all())),
             PacketRule::jump(TO_HOST_ENDPOINT).when(conntrack(&[ConntrackState::Dnat])),
             PacketRule::new(RuleAction::Return).comment(HOST_ENDPOINT_ACCEPTED).when(mark_set(accept)),
-        ]);
-        chains.extend([chain("cali-PREROUTING", prerouting), chain("cali-POSTROUTING", postrouting)]);
-        chains
+        ]
+    }
+
+    /// Packets that leave the cluster get their mark, where a pod asks for it.
+    pub(crate) fn to_egress_dscp(&self) -> Option<PacketRule> {
+        let leaves = PacketRule::jump("cali-egress-dscp")
+            .comment("set dscp for traffic leaving cluster.")
+            .when(self.in_set(DSCP_SOURCES, PacketSide::Source))
+            .when(in_set(self.input.family, NETWORK_POOLS, PacketSide::Destination, true))
+            .when(in_set(self.input.family, THIS_HOST, PacketSide::Destination, true));
+        (!self.input.dscp.is_empty()).then_some(leaves)
+    }
+
+    pub(crate) fn egress_dscp(&self) -> Chain {
+        let mark = |(address, value): (&IpAddr, &u8)| {
+            let net = Cidr::host(*address);
+            let from = Match::Net { side: PacketSide::Source, net, negated: false };
+            PacketRule::new(RuleAction::SetDscp(*value)).when(from)
+        };
+        chain("cali-egress-dscp", self.input.dscp.iter().map(mark).collect())
     }
 
     fn filter(&self) -> Vec<Chain> {
@@ -177,9 +209,6 @@ impl Static<'_> {
     fn forward(&self) -> Vec<PacketRule> {
         let marks = self.context.marks();
         let mut rules = vec![PacketRule::new(clear_mark(marks.all() & !marks.accept))];
-        if self.context.is_nftables() {
-            rules.extend(self.established_first());
-        }
         rules.push(PacketRule::jump(FROM_HOST_ENDPOINT_FORWARD).when(mark_clear(marks.accept)));
         for prefix in &*self.input.settings.prefixes {
             let through = |side| via(side, InterfaceMatch::prefixed(prefix));
@@ -191,24 +220,15 @@ impl Static<'_> {
         rules
     }
 
-    /// Every endpoint's chain lets packets of connections pass that are there, but those of closed endpoints: so
-    /// most packets need no dispatch.
-    fn established_first(&self) -> Vec<PacketRule> {
-        let sides = [InterfaceSide::In, InterfaceSide::Out].into_iter().zip(&self.input.closed);
-        let closed = sides.filter(|(_, chains)| !chains.is_empty());
-        let closed = closed.map(|(side, chains)| {
-            PacketRule::new(RuleAction::InterfaceMap { side, chains: Arc::new(chains.clone()) })
-        });
-        let mut rules: Vec<_> = closed.collect();
-        if self.context.allow() != RuleAction::Accept {
-            let accept = set_mark(self.context.marks().accept);
-            rules.push(PacketRule::new(accept).when(conntrack(&ESTABLISHED)));
-        }
-        rules.push(PacketRule::new(self.context.allow()).when(conntrack(&ESTABLISHED)));
+    fn filter_input(&self) -> Vec<PacketRule> {
+        let mut rules = self.tunnels_in();
+        rules.extend(self.pods_to_host());
+        rules.extend(self.host_input());
         rules
     }
 
-    fn filter_input(&self) -> Vec<PacketRule> {
+    /// Packets of tunnels, which only nodes may send here.
+    pub(crate) fn tunnels_in(&self) -> Vec<PacketRule> {
         let mut rules = Vec::new();
         if self.input.ipip {
             let from_hosts = PacketRule::new(self.context.allow())
@@ -236,18 +256,25 @@ impl Static<'_> {
                 .when(local(PacketSide::Destination));
             rules.extend([from_hosts, others]);
         }
+        rules
+    }
+
+    pub(crate) fn pods_to_host(&self) -> Vec<PacketRule> {
         let to_host = || PacketRule::new(RuleAction::Goto(ChainName::fixed("cali-wl-to-host")));
-        rules.extend(self.of_pods(InterfaceSide::In, to_host));
-        rules.extend([
+        self.of_pods(InterfaceSide::In, to_host)
+    }
+
+    /// What a host endpoint lets in.
+    pub(crate) fn host_input(&self) -> [PacketRule; 4] {
+        [
             self.accepted(),
             PacketRule::new(clear_mark(self.context.marks().all())),
             PacketRule::jump(FROM_HOST_ENDPOINT),
             self.accepted().comment(HOST_ENDPOINT_ACCEPTED),
-        ]);
-        rules
+        ]
     }
 
-    fn filter_output(&self) -> Vec<PacketRule> {
+    pub(crate) fn filter_output(&self) -> Vec<PacketRule> {
         let mut rules = vec![self.accepted()];
         // The node to its own pods: always, for the kubelet's probes.
         rules.extend(self.of_pods(InterfaceSide::Out, || PacketRule::new(RuleAction::Return)));
@@ -276,7 +303,7 @@ impl Static<'_> {
         rules
     }
 
-    fn pod_to_host(&self) -> Vec<PacketRule> {
+    pub(crate) fn pod_to_host(&self) -> Vec<PacketRule> {
         let mut rules = Vec::new();
         if self.input.family == Family::V6 {
             // Without neighbour discovery and multicast listeners nothing works, whatever policy says. Router
@@ -299,7 +326,7 @@ impl Static<'_> {
     }
 
     /// What kube-proxy did not translate would go out again to where it came from.
-    fn unused_services(&self) -> Vec<PacketRule> {
+    pub(crate) fn unused_services(&self) -> Vec<PacketRule> {
         let action = match self.input.loop_prevention {
             ServiceLoopPrevention::Drop => RuleAction::Drop,
             ServiceLoopPrevention::Reject => RuleAction::Reject(RejectWith::PortUnreachable),
@@ -314,7 +341,7 @@ impl Static<'_> {
     }
 
     /// One rule for each beginning that names of pod interfaces have.
-    fn of_pods(&self, side: InterfaceSide, rule: impl Fn() -> PacketRule) -> Vec<PacketRule> {
+    pub(crate) fn of_pods(&self, side: InterfaceSide, rule: impl Fn() -> PacketRule) -> Vec<PacketRule> {
         let prefixes = self.input.settings.prefixes.iter();
         prefixes.map(|prefix| rule().when(via(side, InterfaceMatch::prefixed(prefix)))).collect()
     }
@@ -337,7 +364,7 @@ impl Static<'_> {
     }
 
     /// What policy allowed, in this table or in one before.
-    fn accepted(&self) -> PacketRule {
+    pub(crate) fn accepted(&self) -> PacketRule {
         PacketRule::new(self.context.allow()).when(mark_set(self.context.marks().accept))
     }
 }

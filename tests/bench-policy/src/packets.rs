@@ -18,6 +18,15 @@ const PODS: usize = 500;
 const PROBED: [usize; 2] = [250, 251];
 const WINDOW: Duration = Duration::from_millis(200);
 
+/// The least that any policy that knows connections costs.
+const FLOOR: &str = "table ip floor {
+    chain forward {
+        type filter hook forward priority 0; policy accept;
+        ct state established,related accept
+    }
+}
+";
+
 /// A node of its own with a flow through it.
 struct World {
     name: &'static str,
@@ -39,6 +48,10 @@ pub fn measure(rounds: usize, report: &mut Report) -> anyhow::Result<()> {
         World::new("iptables-legacy", |node| ours(node, Way::Iptables(Backend::Legacy)))?,
         World::new("iptables-nft", |node| ours(node, Way::Iptables(Backend::Nft)))?,
         World::new("nftables", |node| ours(node, Way::Nftables))?,
+        World::new("floor: conntrack and one rule", |node| {
+            run(node, "nft", &["-f", "-"], FLOOR)?;
+            Ok(None)
+        })?,
     ];
     for _ in 0..rounds {
         for world in &mut worlds {

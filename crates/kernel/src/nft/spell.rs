@@ -400,11 +400,10 @@ impl RuleSpeller {
             RuleAction::Return => Expression::Verdict(NftVerdict::Return),
             RuleAction::Reject(RejectWith::PortUnreachable) => Expression::Reject(Reject::PortUnreachable),
             RuleAction::Reject(RejectWith::TcpReset) => Expression::Reject(Reject::TcpReset),
-            RuleAction::SetMark { value, mask } => {
-                self.push(Expression::Meta { key: MetaKey::Mark, to: W });
-                let (mask, xor) = (Data::host(!mask), Data::host(*value));
-                self.push(Expression::Bitwise { from: W, to: W, mask, xor });
-                Expression::SetMark { from: W }
+            RuleAction::SetMark { value, mask } => return self.set_mark(*value, *mask),
+            RuleAction::SetMarkAndReturn { value, mask } => {
+                self.set_mark(*value, *mask);
+                Expression::Verdict(NftVerdict::Return)
             }
             RuleAction::NoTrack => Expression::NoTrack,
             RuleAction::Log { prefix } => Expression::Log { prefix: harmless(prefix, MAX_PREFIX).into() },
@@ -430,6 +429,13 @@ impl RuleSpeller {
             RuleAction::SetDscp(value) => self.dscp(*value),
         };
         self.push(expression);
+    }
+
+    fn set_mark(&mut self, value: u32, mask: u32) {
+        self.push(Expression::Meta { key: MetaKey::Mark, to: W });
+        let (mask, xor) = (Data::host(!mask), Data::host(value));
+        self.push(Expression::Bitwise { from: W, to: W, mask, xor });
+        self.push(Expression::SetMark { from: W });
     }
 
     fn immediate(&mut self, to: Word, value: Data) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use felix_calc::ActiveHostEndpoint;
 
 use super::{ChainKey, Renderer};
-use crate::host_chains::HostChains;
+use crate::host_chains::{HostChains, used_roots};
 use crate::host_links::govern;
 use crate::pod_state::is_interface_name;
 
@@ -24,10 +24,12 @@ impl Renderer {
 
     pub(super) fn render_host_endpoints(&mut self) {
         let rules = self.rules.clone();
+        let before = used_roots(&self.governed);
         self.governed = govern(&self.host_endpoints, &self.host_links, |name| {
             // What cannot stand in a rule cannot be governed either.
             rules.is_pod_interface(name) || !is_interface_name(name)
         });
+        self.static_dirty |= used_roots(&self.governed) != before;
         let (mut wanted, mut groups) = (BTreeSet::new(), Vec::new());
         for family in self.families() {
             let chains = HostChains {

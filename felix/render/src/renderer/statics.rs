@@ -8,6 +8,8 @@ use model::{Cidr, Family, NatOutgoingExclusions};
 
 use super::Renderer;
 use crate::TunnelDevice;
+use crate::endpoint_chains::limits_packets;
+use crate::host_chains::used_roots;
 use crate::names::{
     ALL_HOSTS, ALL_VXLAN, DSCP_SOURCES, MASQUERADE_POOLS, NETWORK_POOLS, THIS_HOST, set_name,
 };
@@ -63,6 +65,8 @@ impl Renderer {
             allowed_sources: self.allowed_sources(family),
             dscp: self.dscp(family),
             closed: self.closed_interfaces(),
+            limits_packets: self.endpoints.values().any(|endpoint| limits_packets(endpoint)),
+            host_roots: used_roots(&self.governed),
             nat: self.nat_input(family),
         }
     }

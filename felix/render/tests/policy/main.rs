@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "clippy exempts only the test functions themselves")]
 
+mod base_chains;
 mod calico;
 mod cases;
 mod cluster;
