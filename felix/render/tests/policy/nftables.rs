@@ -2,22 +2,19 @@
 //! every packet is walked over these, too.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 use felix_render::{IpSetChange, Output, RenderSettings, Renderer};
-use kernel::Hook;
 use kernel::fake::{FakeKernel, FakeNft};
 use kernel::interpret::{Outcome, Packet, SourceNat, walk};
 use kernel::nft::{Nftables, machine};
-use model::Family;
 
 use crate::dataplane::Dataplane;
 
 /// A renderer for nftables, and what became of its rules: as they are meant, and as they are spelled.
 pub struct Node {
     pub renderer: Renderer,
-    dataplane: Dataplane,
+    pub dataplane: Dataplane,
     kernel: FakeKernel,
     tables: RefCell<Nftables<FakeNft>>,
     start: Instant,
@@ -53,13 +50,6 @@ impl Node {
         assert!(applied.failed.is_empty(), "{:?}", applied.failed);
         assert_eq!(tables.pending(), 0);
         self.dataplane.apply(output);
-    }
-
-    /// The rules of the base chains of IPv4, by table and hook, in iptables' words.
-    pub fn base_chains(&self) -> BTreeMap<String, Vec<String>> {
-        let hooks = self.dataplane.hooks.iter().filter(|((family, ..), _)| *family == Family::V4);
-        let text = |hook: &Hook| hook.inserts.iter().chain(&hook.appends).map(kernel::rule_text).collect();
-        hooks.map(|((_, table, name), hook)| (format!("{} {name}", table.name()), text(hook))).collect()
     }
 
     /// Walks a packet over the rules as they are meant and as they are spelled; both must say the same.
