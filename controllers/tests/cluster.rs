@@ -13,7 +13,7 @@ use controllers::metrics::Metrics;
 use controllers::webhook::Endpoint;
 use controllers::{host_endpoints, leader, policy_status, webhook};
 use datastore::Datastore;
-use datastore::crd::NodePolicyEntry;
+use datastore::crd::{NodePolicyEntry, NodePolicyStatusSpec};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
@@ -275,8 +275,9 @@ fn a_policy_says_when_every_node_that_needs_it_has_it() {
     let uid = get(".metadata.uid");
     let report = |node: &str, generation: i64, error: Option<&str>| {
         let entry = NodePolicyEntry { generation, uid: uid.clone(), error: error.map(str::to_owned) };
-        let entries = BTreeMap::from([("gnp/x".to_owned(), entry)]);
-        cluster.runtime.block_on(cluster.datastore.write_node_policies(&node.into(), &entries)).unwrap();
+        let policies = BTreeMap::from([("gnp/x".to_owned(), entry)]);
+        let spec = NodePolicyStatusSpec { policies, ..NodePolicyStatusSpec::default() };
+        cluster.runtime.block_on(cluster.datastore.write_node_policies(&node.into(), &spec)).unwrap();
     };
     let condition = || get(".status.conditions[0].reason");
 

@@ -1,8 +1,8 @@
 //! The real kernel behind the dataplane's ports.
 
 use anyhow::{Context as _, Result};
-use felix_dataplane::{Drivers, Ports};
-use kernel::{PROTO_BIRD, PROTO_FELIX};
+use felix_dataplane::{Drivers, Ownership, Ports};
+use kernel::{PROTO_BIRD, PROTO_BOOT, PROTO_FELIX};
 use kernel_linux::{
     Backend, IpSetDriver, IptablesTools, NeighbourDriver, NftablesDriver, RouteDriver, RouteOwner,
     SysctlDriver, TunnelDriver,
@@ -21,15 +21,15 @@ impl Ports for Linux {
     type Tunnels = TunnelDriver;
     type Nftables = NftablesDriver;
 
-    fn set_interface_prefix(routes: &mut RouteDriver, neighbours: &mut NeighbourDriver, prefix: &str) {
-        routes.set_owners(route_owners(prefix));
-        neighbours.set_prefixes(vec![prefix.to_owned()]);
+    fn set_ownership(routes: &mut RouteDriver, neighbours: &mut NeighbourDriver, ownership: &Ownership) {
+        routes.set_owners(route_owners(ownership));
+        neighbours.set_prefixes(vec![ownership.prefix.clone()]);
     }
 }
 
 /// Opens everything. `ipv6` says whether the kernel has it; without working ip6tables there is no IPv6 for pods,
 /// rather than IPv6 without policy.
-pub fn open(backend: Backend, interface_prefix: &str, ipv6: bool) -> Result<Drivers<Linux>> {
+pub fn open(backend: Backend, ownership: &Ownership, ipv6: bool) -> Result<Drivers<Linux>> {
     let ip6tables = ipv6.then(|| IptablesTools::new(backend, Family::V6)).and_then(|tools| {
         tools.inspect_err(|error| tracing::warn!(%error, "pods get no IPv6: ip6tables does not work")).ok()
     });
@@ -45,15 +45,19 @@ pub fn open(backend: Backend, interface_prefix: &str, ipv6: bool) -> Result<Driv
         )?,
         ip6tables,
         nftables,
-        routes: RouteDriver::new(route_owners(interface_prefix))?,
-        neighbours: NeighbourDriver::new(vec![interface_prefix.to_owned()])?,
+        routes: RouteDriver::new(route_owners(ownership))?,
+        neighbours: NeighbourDriver::new(vec![ownership.prefix.clone()])?,
         sysctls: SysctlDriver::new(),
         tunnels: TunnelDriver::new("tunl0")?,
     })
 }
 
 /// Which routes are ours.
-fn route_owners(interface_prefix: &str) -> Vec<RouteOwner> {
-    let interfaces = RouteOwner::Interface { prefix: interface_prefix.to_owned(), except: vec![PROTO_BIRD] };
+fn route_owners(ownership: &Ownership) -> Vec<RouteOwner> {
+    let prefix = ownership.prefix.clone();
+    let interfaces = match ownership.takes_all {
+        true => RouteOwner::Interface { prefix, except: vec![PROTO_BIRD] },
+        false => RouteOwner::InterfaceProtocols { prefix, protocols: vec![PROTO_BOOT, ownership.protocol] },
+    };
     vec![RouteOwner::Protocol(PROTO_FELIX), interfaces]
 }

@@ -17,6 +17,7 @@ pub struct Journal {
     endpoints: BTreeSet<String>,
     policies: BTreeSet<String>,
     notes: Vec<SettingNote>,
+    problems: Vec<String>,
 }
 
 impl Journal {
@@ -27,6 +28,7 @@ impl Journal {
             endpoints: BTreeSet::new(),
             policies: BTreeSet::new(),
             notes: Vec::new(),
+            problems: Vec::new(),
         }
     }
 
@@ -68,6 +70,18 @@ impl Journal {
             self.metrics.ignored_settings.get_or_create(&Reason::new(reason)).set(count as i64);
         }
         self.notes = notes.to_vec();
+    }
+
+    /// What is not in force as somebody wants it, apart from settings.
+    pub fn problems(&mut self, problems: &[String]) {
+        if self.problems == problems {
+            return;
+        }
+        for problem in problems.iter().filter(|problem| !self.problems.contains(problem)).take(MAX_LINES) {
+            tracing::warn!(problem, "not in force as wanted");
+        }
+        self.metrics.problems.set(problems.len() as i64);
+        self.problems = problems.to_vec();
     }
 
     /// What the datastore told so long ago is in the kernel now.

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
-use felix_dataplane::Drivers;
+use felix_dataplane::{Drivers, Ownership};
 use kernel_linux::Backend;
 
 use crate::checks::Features;
@@ -16,11 +16,11 @@ pub const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// One try to open everything that the dataplane writes to.
-pub fn open(features: Features, interface_prefix: &str) -> Result<(Backend, Drivers<Linux>)> {
+pub fn open(features: Features, ownership: &Ownership) -> Result<(Backend, Drivers<Linux>)> {
     let backend = Backend::detect().context(
         "no iptables works; install the package iptables, and on the node load the module nf_tables (or ip_tables)",
     )?;
-    let drivers = drivers::open(backend, interface_prefix, features.ipv6)?;
+    let drivers = drivers::open(backend, ownership, features.ipv6)?;
     tracing::info!(%backend, ipip = features.ipip, ipv6 = features.ipv6, "kernel");
     Ok((backend, drivers))
 }

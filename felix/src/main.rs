@@ -12,6 +12,7 @@ mod backend;
 mod checks;
 mod cluster;
 mod command;
+mod config_file;
 mod connections;
 mod del_queue;
 #[cfg_attr(not(test), expect(dead_code, reason = "the reserve that writes it is not wired yet"))]
@@ -31,6 +32,7 @@ mod metrics;
 mod mtu;
 mod node_address;
 mod operator;
+mod pod_options;
 mod pods;
 mod policy_status;
 mod rule_mode;
@@ -56,9 +58,15 @@ fn main() -> Result<()> {
         health: arguments.health_listen.is_some(),
         metrics: arguments.metrics_listen.is_some(),
     };
-    let (settings, ignored) = Settings::new(arguments, environment(), &host_name);
+    let path = arguments.config_file.clone();
+    let file = config_file::read(&path);
+    let text = file.as_deref().unwrap_or_default();
+    let (settings, ignored) = Settings::new(arguments, environment(), text, &host_name);
     let log_level = logging::start(settings.log_format, settings.overrides.log_severity())?;
-    ignored.iter().for_each(|setting| tracing::warn!(%setting, "environment"));
+    if let Err(error) = file {
+        tracing::error!(path = %path.display(), %error, "the configuration file cannot be read, it counts as empty");
+    }
+    ignored.iter().for_each(|setting| tracing::warn!(%setting, "environment and configuration file"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(steps::run(settings, fixed, log_level))
 }

@@ -24,6 +24,8 @@ pub struct Metrics {
     pub pending: Family<Kind, Level>,
     /// Settings that are not in force as they were given, by reason.
     pub ignored_settings: Family<Reason, Level>,
+    /// What is not in force as somebody wants it, apart from settings.
+    pub problems: Level,
     /// From the datastore's word to the kernel's, seconds.
     pub programming_latency: Histogram,
     /// Until nobody else held the lock of iptables, seconds.
@@ -109,6 +111,7 @@ impl Metrics {
             apply_failures: Counter::default(),
             pending: Family::default(),
             ignored_settings: Family::default(),
+            problems: Level::default(),
             programming_latency: Histogram::new(exponential_buckets(0.001, 2.0, 15)),
             lock_wait: Histogram::new(exponential_buckets(0.000_1, 4.0, 9)),
             restore_time: Histogram::new(exponential_buckets(0.001, 2.0, 13)),
@@ -156,6 +159,11 @@ impl Metrics {
             "felix_settings_ignored",
             "Settings that are not in force as they were given, by reason",
             self.ignored_settings.clone(),
+        );
+        r.register(
+            "felix_problems",
+            "What is not in force as wanted, see NodePolicyStatus",
+            self.problems.clone(),
         );
         r.register(
             "felix_policy_programming_latency_seconds",

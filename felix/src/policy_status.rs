@@ -18,6 +18,8 @@ pub const PACE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Of an error so many bytes are told.
 const MAX_ERROR: usize = 1024;
+/// So many problems are told.
+const MAX_PROBLEMS: usize = 64;
 
 /// One policy on this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +34,32 @@ pub struct Programmed {
 /// By policy ID, as `gnp/deny-all`; those that the node needs.
 pub type Policies = BTreeMap<String, Programmed>;
 
+/// What a node tells of its policies.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    pub policies: Policies,
+    /// Which host endpoint governs an interface; `*` for all that have none of their own.
+    pub host_endpoints: BTreeMap<String, Arc<str>>,
+    /// What is not in force as somebody wants it; at most [`MAX_PROBLEMS`].
+    pub problems: Vec<String>,
+}
+
+/// What is told beside the policies, as it is at one moment.
+#[derive(Debug, Default)]
+pub struct Surroundings<'a> {
+    /// By interface.
+    pub host_endpoints: BTreeMap<&'a str, &'a Arc<str>>,
+    pub problems: Vec<String>,
+}
+
+impl Surroundings<'_> {
+    fn are_told(&self, told: &Told) -> bool {
+        let endpoints = told.host_endpoints.iter().map(|(interface, name)| (interface.as_str(), name));
+        let problems = self.problems.iter().take(MAX_PROBLEMS);
+        problems.eq(&told.problems) && endpoints.eq(self.host_endpoints.iter().map(|(of, name)| (*of, *name)))
+    }
+}
+
 /// What the dataplane's thread keeps.
 pub struct PolicyStatus {
     /// Generation and UID of every policy of the cluster.
@@ -39,13 +67,13 @@ pub struct PolicyStatus {
     needed: BTreeSet<PolicyKey>,
     /// Needed, and changed since they were last known to be in the kernel.
     open: BTreeSet<PolicyKey>,
-    told: watch::Sender<Arc<Policies>>,
+    told: watch::Sender<Arc<Told>>,
     /// Something was told: also that nothing is needed, since an earlier run may have told else.
     has_told: bool,
 }
 
 impl PolicyStatus {
-    pub fn new() -> (Self, watch::Receiver<Arc<Policies>>) {
+    pub fn new() -> (Self, watch::Receiver<Arc<Told>>) {
         let (told, reports) = watch::channel(Arc::default());
         let (versions, needed, open) = Default::default();
         (Self { versions, needed, open, told, has_told: false }, reports)
@@ -82,16 +110,21 @@ impl PolicyStatus {
     }
 
     /// What was told last.
-    pub fn now(&self) -> Arc<Policies> {
+    pub fn now(&self) -> Arc<Told> {
         self.told.borrow().clone()
     }
 
     /// An apply is done; `missing` says why a policy is not in the kernel.
-    pub fn applied(&mut self, mut missing: impl FnMut(&PolicyKey) -> Option<String>) {
-        if self.open.is_empty() && self.has_told {
+    pub fn applied(
+        &mut self,
+        around: Surroundings<'_>,
+        mut missing: impl FnMut(&PolicyKey) -> Option<String>,
+    ) {
+        let has_told = self.has_told && around.are_told(&self.told.borrow());
+        if self.open.is_empty() && has_told {
             return;
         }
-        let mut policies = (**self.told.borrow()).clone();
+        let mut policies = self.told.borrow().policies.clone();
         for key in std::mem::take(&mut self.open) {
             let id = key.to_string();
             let Some((generation, uid)) = self.versions.get(&key).filter(|_| self.needed.contains(&key))
@@ -111,8 +144,12 @@ impl PolicyStatus {
             };
             policies.insert(id, entry);
         }
-        if !std::mem::replace(&mut self.has_told, true) || policies != **self.told.borrow() {
-            self.told.send_replace(Arc::new(policies));
+        self.has_told = true;
+        if !has_told || policies != self.told.borrow().policies {
+            let host_endpoints = around.host_endpoints.into_iter();
+            let host_endpoints = host_endpoints.map(|(of, name)| (of.to_owned(), name.clone())).collect();
+            let problems = around.problems.into_iter().take(MAX_PROBLEMS).collect();
+            self.told.send_replace(Arc::new(Told { policies, host_endpoints, problems }));
         }
     }
 }
@@ -121,8 +158,8 @@ impl PolicyStatus {
 pub async fn report<E: Display, F: Future<Output = Result<(), E>>>(
     node: &NodeName,
     pace: Duration,
-    mut reports: watch::Receiver<Arc<Policies>>,
-    mut write: impl FnMut(Arc<Policies>) -> F,
+    mut reports: watch::Receiver<Arc<Told>>,
+    mut write: impl FnMut(Arc<Told>) -> F,
 ) {
     let mut hasher = DefaultHasher::new();
     node.hash(&mut hasher);
@@ -132,8 +169,8 @@ pub async fn report<E: Display, F: Future<Output = Result<(), E>>>(
     while reports.changed().await.is_ok() {
         loop {
             tokio::time::sleep(pause + jitter).await;
-            let policies = reports.borrow_and_update().clone();
-            match write(policies).await {
+            let told = reports.borrow_and_update().clone();
+            match write(told).await {
                 Ok(()) => {
                     pause = pace;
                     break;
@@ -186,38 +223,58 @@ mod tests {
     fn a_policy_counts_when_its_generation_is_in_the_kernel() {
         let (mut status, reports) = PolicyStatus::new();
         status.update(&policy(1));
-        status.applied(|_| None);
-        assert!(reports.borrow().is_empty(), "the node does not need it");
+        status.applied(Surroundings::default(), |_| None);
+        assert!(reports.borrow().policies.is_empty(), "the node does not need it");
 
         needed(&mut status);
-        status.applied(|_| None);
-        assert_eq!(reports.borrow()["gnp/deny"].generation, 1);
+        status.applied(Surroundings::default(), |_| None);
+        assert_eq!(reports.borrow().policies["gnp/deny"].generation, 1);
 
         status.update(&policy(2));
-        status.applied(|_| Some("no room".to_owned()));
-        let entry = reports.borrow()["gnp/deny"].clone();
+        status.applied(Surroundings::default(), |_| Some("no room".to_owned()));
+        let entry = reports.borrow().policies["gnp/deny"].clone();
         assert_eq!((entry.generation, entry.error.as_deref()), (1, Some("no room")));
 
-        status.applied(|_| None);
-        let entry = reports.borrow()["gnp/deny"].clone();
+        status.applied(Surroundings::default(), |_| None);
+        let entry = reports.borrow().policies["gnp/deny"].clone();
         assert_eq!((entry.generation, entry.error), (2, None));
 
         status.note(key(), false);
-        status.applied(|_| None);
-        assert!(reports.borrow().is_empty());
+        status.applied(Surroundings::default(), |_| None);
+        assert!(reports.borrow().policies.is_empty());
+    }
+
+    #[test]
+    fn host_endpoints_and_problems_are_told_when_they_change() {
+        let (mut status, mut reports) = PolicyStatus::new();
+        let name: Arc<str> = "n1-auto-hep".into();
+        let around = || Surroundings {
+            host_endpoints: BTreeMap::from([("*", &name)]),
+            problems: vec!["no".to_owned(); MAX_PROBLEMS + 1],
+        };
+
+        status.applied(around(), |_| None);
+        let told = reports.borrow_and_update().clone();
+        assert_eq!((&*told.host_endpoints["*"], told.problems.len()), ("n1-auto-hep", MAX_PROBLEMS));
+
+        status.applied(around(), |_| None);
+        assert!(!reports.has_changed().unwrap(), "nothing is new");
+        status.applied(Surroundings::default(), |_| None);
+        assert_eq!(**reports.borrow(), Told::default());
     }
 
     #[tokio::test]
     async fn a_report_that_fails_is_written_later_in_its_last_form() {
-        let (told, reports) = watch::channel(Arc::new(Policies::new()));
+        let (told, reports) = watch::channel(Arc::default());
+        let tell = |policies| Arc::new(Told { policies, ..Told::default() });
         let entry = |generation| Programmed { generation, uid: "u".into(), error: None };
-        told.send_replace(Arc::new(Policies::from([("gnp/a".to_owned(), entry(1))])));
-        told.send_replace(Arc::new(Policies::from([("gnp/a".to_owned(), entry(2))])));
+        told.send_replace(tell(Policies::from([("gnp/a".to_owned(), entry(1))])));
+        told.send_replace(tell(Policies::from([("gnp/a".to_owned(), entry(2))])));
         drop(told);
         let mut written = Vec::new();
 
-        report(&NodeName::from("n1"), Duration::from_millis(1), reports, |policies: Arc<Policies>| {
-            written.push(policies["gnp/a"].generation);
+        report(&NodeName::from("n1"), Duration::from_millis(1), reports, |told: Arc<Told>| {
+            written.push(told.policies["gnp/a"].generation);
             std::future::ready(if written.len() == 1 { Err("conflict") } else { Ok(()) })
         })
         .await;

@@ -1,7 +1,8 @@
-//! What the agent is told when it starts: command line, then environment (`FELIX_*` and calico-node's own).
+//! What the agent is told when it starts: command line, then environment (`FELIX_*` and calico-node's own), then its
+//! configuration file.
 //!
 //! Owns names, defaults and precedence. Never reads the datastore: what can change while the agent runs is
-//! [`model::FelixConfiguration`], over which [`Overrides`] from the environment win.
+//! [`model::FelixConfiguration`], over which [`Overrides`] from file and environment win.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -14,6 +15,7 @@ use model::{
 use proto::node::DEL_QUEUE;
 
 use crate::autodetect::Method;
+use crate::config_file;
 
 /// The command line.
 #[derive(Clone, Debug, clap::Parser)]
@@ -44,6 +46,9 @@ pub struct Arguments {
     /// trace, debug, info, warning or error [env: FELIX_LOGSEVERITYSCREEN; default: the cluster's, else info].
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<LogSeverity>,
+    /// File of settings, between the cluster's and the environment's in precedence; it need not exist.
+    #[arg(long, value_name = "FILE", default_value = config_file::PLACE)]
+    pub config_file: PathBuf,
     /// How log lines look.
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,
@@ -85,9 +90,11 @@ pub enum AddressSetting {
     None,
 }
 
-/// Settings from the environment that win over every `FelixConfiguration`.
+/// Settings from the configuration file and the environment that win over every `FelixConfiguration`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Overrides {
+    /// Of the configuration file, by Calico's names.
+    file: BTreeMap<String, String>,
     /// `FELIX_*`, in capitals.
     variables: BTreeMap<String, String>,
     /// From the command line, which wins over the environment.
@@ -104,19 +111,28 @@ pub struct IgnoredSetting {
 }
 
 impl Settings {
-    /// Joins command line and environment; what cannot be understood is named in the second part.
+    /// Joins command line, environment and the text of the configuration file; what cannot be understood is named in
+    /// the second part.
     pub fn new(
         arguments: Arguments,
         environment: impl IntoIterator<Item = (String, String)>,
+        file: &str,
         host_name: &str,
     ) -> (Self, Vec<IgnoredSetting>) {
         let mut env = Environment::new(environment);
+        let (file, not_understood) = config_file::parse(file);
+        env.ignored.extend(not_understood);
+        let of_file = |name: &str| {
+            let found = file.iter().find(|(key, value)| key.eq_ignore_ascii_case(name) && !value.is_empty());
+            found.map(|(_, value)| value.clone())
+        };
         let node = arguments
             .node_name
             .or_else(|| env.text("NODENAME"))
             .or_else(|| env.text("FELIX_FELIXHOSTNAME"))
+            .or_else(|| of_file("FelixHostname"))
             .unwrap_or_else(|| host_name.to_lowercase());
-        let overrides = Overrides { variables: env.felix(), log_severity: arguments.log_level };
+        let overrides = Overrides { file, variables: env.felix(), log_severity: arguments.log_level };
         let configuration = overrides.apply(FelixConfiguration::default());
         env.ignored.extend(configuration.notes.iter().map(IgnoredSetting::from));
         let address = |listener: Listener| SocketAddr::new(listener.host, listener.port);
@@ -157,6 +173,9 @@ impl Overrides {
     /// The configuration in force, given what the cluster says. What is not in force as it was given, here or
     /// there, stands in its notes.
     pub fn apply(&self, mut cluster: FelixConfiguration) -> FelixConfiguration {
+        for (name, value) in &self.file {
+            cluster.set_parameter(name, value, &SettingSource::File);
+        }
         for (name, value) in &self.variables {
             cluster.set_parameter(name, value, &SettingSource::Environment);
         }
@@ -168,6 +187,11 @@ impl Overrides {
         }
         cluster.log_severity = self.log_severity.or(cluster.log_severity);
         cluster
+    }
+
+    /// The same without the configuration file.
+    pub fn of_environment(&self) -> Self {
+        Self { file: BTreeMap::new(), ..self.clone() }
     }
 
     fn invalid_pattern(&self, pattern: String, error: &regex::Error) -> SettingNote {
@@ -262,7 +286,7 @@ mod tests {
     use std::time::Duration;
 
     use clap::Parser;
-    use model::EndpointToHostAction;
+    use model::{ChainInsertMode, EndpointToHostAction};
 
     use super::*;
 
@@ -308,6 +332,31 @@ mod tests {
     }
 
     #[test]
+    fn the_file_stands_between_the_cluster_and_the_environment() {
+        let file = "[global]\nFelixHostname = c\nMTU = 1400\nchaininsertmode = append\nGuess = 1\nWireguardMTU = 9\n";
+        let env = [("FELIX_MTU".to_owned(), "1300".to_owned())];
+        let (settings, ignored) = Settings::new(Arguments::parse_from(["felix"]), env, file, "host");
+        let cluster = FelixConfiguration {
+            mtu: Some(1200),
+            chain_insert_mode: ChainInsertMode::Insert,
+            ..FelixConfiguration::default()
+        };
+
+        let configuration = settings.overrides.apply(cluster);
+
+        assert_eq!(settings.node.as_str(), "c");
+        assert_eq!(configuration.mtu, Some(1300));
+        assert_eq!(configuration.chain_insert_mode, ChainInsertMode::Append);
+        let notes: Vec<String> = configuration.notes.iter().map(ToString::to_string).collect();
+        assert_eq!(notes[0], "Guess=\"1\" of the configuration file is not known");
+        assert!(
+            notes[1].starts_with("WireguardMTU=\"9\" of the configuration file is not acted upon"),
+            "{notes:?}"
+        );
+        assert_eq!(ignored.len(), 2);
+    }
+
+    #[test]
     fn nonsense_is_named_and_its_default_stays() {
         let env = [
             ("FELIX_HEALTHPORT", "70000"),
@@ -350,6 +399,6 @@ mod tests {
     fn settings(arguments: &[&str], env: &[(&str, &str)]) -> (Settings, Vec<IgnoredSetting>) {
         let arguments = Arguments::parse_from([&["felix"], arguments].concat());
         let env = env.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
-        Settings::new(arguments, env, "Host")
+        Settings::new(arguments, env, "", "Host")
     }
 }

@@ -7,9 +7,9 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use datastore::crd::NodePolicyEntry;
+use datastore::crd::{NodePolicyEntry, NodePolicyStatusSpec};
 use datastore::{Datastore, Interest};
-use felix_dataplane::{Dataplane as KernelDataplane, Drivers};
+use felix_dataplane::{Dataplane as KernelDataplane, Drivers, Ownership};
 use felix_render::{RenderSettings, Renderer};
 use kernel::Link;
 use kernel_linux::events::Events;
@@ -41,7 +41,7 @@ use crate::metrics::Metrics;
 use crate::node_address::NodeAddresses;
 use crate::operator::Operator;
 use crate::pods::KnownPods;
-use crate::policy_status::{self, Policies, PolicyStatus, Programmed};
+use crate::policy_status::{self, PolicyStatus, Programmed, Told};
 use crate::rule_mode::{self, RuleMode};
 use crate::server;
 use crate::service::{NodeService, PodSettings};
@@ -144,8 +144,8 @@ pub async fn run(settings: Settings, fixed: FixedAddresses, log_level: LogLevel)
 }
 
 async fn open_kernel(settings: &Settings, features: Features, health: &Health) -> (Backend, Drivers<Linux>) {
-    let prefix = settings.overrides.apply(FelixConfiguration::default()).interface_prefix;
-    let open = move || kernel_doors::open(features, &prefix);
+    let ownership = Ownership::from(&settings.overrides.apply(FelixConfiguration::default()));
+    let open = move || kernel_doors::open(features, &ownership);
     kernel_doors::wait(health, kernel_doors::FIRST_PAUSE, open).await
 }
 
@@ -219,7 +219,7 @@ fn service(
 struct Subscriptions {
     links: watch::Receiver<Arc<Vec<Link>>>,
     configuration: watch::Receiver<Arc<FelixConfiguration>>,
-    policies: watch::Receiver<Arc<Policies>>,
+    policies: watch::Receiver<Arc<Told>>,
 }
 
 fn start_worker(
@@ -360,16 +360,21 @@ async fn forward(
 }
 
 /// Tells the cluster which policies this node has in its kernel.
-async fn report_policies(node: NodeName, reports: watch::Receiver<Arc<Policies>>, datastore: Datastore) {
-    let write = |policies: Arc<Policies>| {
+async fn report_policies(node: NodeName, reports: watch::Receiver<Arc<Told>>, datastore: Datastore) {
+    let write = |told: Arc<Told>| {
         let entry = |programmed: &Programmed| NodePolicyEntry {
             generation: programmed.generation,
             uid: programmed.uid.to_string(),
             error: programmed.error.clone(),
         };
-        let entries = policies.iter().map(|(id, programmed)| (id.clone(), entry(programmed))).collect();
+        let endpoints = told.host_endpoints.iter();
+        let spec = NodePolicyStatusSpec {
+            policies: told.policies.iter().map(|(id, of)| (id.clone(), entry(of))).collect(),
+            host_endpoints: endpoints.map(|(of, name)| (of.clone(), name.to_string())).collect(),
+            problems: told.problems.clone(),
+        };
         let (datastore, node) = (datastore.clone(), node.clone());
-        async move { datastore.write_node_policies(&node, &entries).await }
+        async move { datastore.write_node_policies(&node, &spec).await }
     };
     policy_status::report(&node, policy_status::PACE, reports, write).await;
 }

@@ -9,14 +9,13 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use felix_calc::{Calc, Change, ClosedReason, EndpointPolicies};
-use felix_dataplane::{Dataplane, EndpointState, Ports, Refresh, Touched};
+use felix_dataplane::{Dataplane, EndpointState, Ownership, Ports, Refresh, Touched};
 use felix_render::{Renderer, RuleDataplane, policy_chains};
-use kernel::{Link, LinkEvent, PROTO_BOOT, PROTO_FELIX};
+use kernel::Link;
 use model::{
     FelixConfiguration, HostInterface, LocalEndpoint, NodeName, SettingNote, SettingReason, SettingSource,
     Update,
 };
-use regex::Regex;
 use tokio::sync::{oneshot, watch};
 
 use crate::backend::Backends;
@@ -24,8 +23,8 @@ use crate::command::Command;
 use crate::connections::Connections;
 use crate::health::{Component, Health};
 use crate::journal::Journal;
-use crate::mtu::{pod_mtu, uplink_mtu};
-use crate::policy_status::PolicyStatus;
+use crate::pod_options::PodOptions;
+use crate::policy_status::{PolicyStatus, Surroundings};
 use crate::rule_mode::RuleMode;
 use crate::service::PodSettings;
 use crate::settings::Overrides;
@@ -33,9 +32,6 @@ use crate::strict::Strict;
 
 /// How long to wait for more news from the datastore before writing what came so far.
 const COALESCE: Duration = Duration::from_millis(3);
-/// How long to wait for more events before looking at the kernel: one change makes several.
-const SETTLE: Duration = Duration::from_millis(30);
-const TUNNEL: &str = "tunl0";
 
 /// Everything that the thread starts with.
 pub struct Parts<P: Ports> {
@@ -76,6 +72,7 @@ pub struct Worker<P: Ports> {
     connections: Connections,
     backends: Backends<P::Iptables>,
     policies: PolicyStatus,
+    pod_options: PodOptions,
     /// When the oldest news came that is not in the kernel yet.
     arrived: Option<Instant>,
     strict: Strict,
@@ -113,6 +110,7 @@ impl<P: Ports> Worker<P> {
             backends: parts.backends,
             strict: parts.strict,
             policies: parts.policies,
+            pod_options: PodOptions::default(),
             arrived: None,
             touched: BTreeSet::new(),
             rule_mode: parts.rule_mode,
@@ -240,6 +238,7 @@ impl<P: Ports> Worker<P> {
         let mut configuration = self.overrides.apply(cluster.unwrap_or_default());
         let now = Instant::now();
         self.keep_prefix(&mut configuration);
+        self.dataplane.set_ownership(&Ownership::from(&configuration));
         self.dataplane.set_max_set_size(configuration.max_ipset_size);
         self.journal.settings(&configuration.notes);
         if configuration.policy_conntrack_strict && !self.configuration.policy_conntrack_strict {
@@ -263,7 +262,6 @@ impl<P: Ports> Worker<P> {
     /// Once pods have interfaces, another prefix would leave these without policy: it waits for the next start.
     fn keep_prefix(&mut self, configuration: &mut FelixConfiguration) {
         if !self.in_sync {
-            self.dataplane.set_interface_prefix(&configuration.interface_prefix);
             return;
         }
         let present = &self.configuration.interface_prefix;
@@ -300,87 +298,6 @@ impl<P: Ports> Worker<P> {
         }
     }
 
-    fn event(&mut self, event: LinkEvent, now: Instant) {
-        let soon = now + SETTLE;
-        match event {
-            LinkEvent::Link { name, .. } if self.is_pod_link(&name) => {
-                self.dataplane.link_changed(&name);
-                self.look_soon(soon);
-            }
-            LinkEvent::LinkGone { name, .. } if self.is_pod_link(&name) => self.dataplane.link_gone(&name),
-            LinkEvent::Link { name, .. } | LinkEvent::LinkGone { name, .. } => {
-                if name == TUNNEL {
-                    self.dataplane.resync_tunnel(soon);
-                }
-                self.look_soon(soon);
-            }
-            LinkEvent::Address { index } => {
-                if !self.pod_link_indexes.contains(&index) {
-                    self.look_soon(soon);
-                    self.dataplane.resync_tunnel(soon);
-                }
-            }
-            LinkEvent::Route { protocol: PROTO_BOOT | PROTO_FELIX } => self.dataplane.resync_routes(soon),
-            LinkEvent::Route { .. } => {}
-            LinkEvent::Neighbour { index } => {
-                if self.pod_link_indexes.contains(&index) {
-                    self.dataplane.resync_neighbours(soon);
-                }
-            }
-            LinkEvent::Overrun => {
-                self.dataplane.resync(now);
-                self.look_soon(now);
-            }
-        }
-    }
-
-    fn is_pod_link(&self, name: &str) -> bool {
-        name.starts_with(&self.configuration.interface_prefix)
-    }
-
-    fn look_soon(&mut self, at: Instant) {
-        self.links_at = Some(self.links_at.map_or(at, |other| other.min(at)));
-    }
-
-    /// Reads the links if that is due: the node's own addresses, the MTU of its uplinks.
-    fn look_at_links(&mut self, now: Instant) {
-        if self.links_at.is_none_or(|at| at > now) {
-            return;
-        }
-        match (self.read_links)() {
-            Ok(links) => {
-                let refresh = self.configuration.interface_refresh_interval;
-                self.links_at = (!refresh.is_zero()).then(|| now + refresh);
-                let excluded = &self.configuration.interface_exclude;
-                let links = links.into_iter().filter(|link| !is_excluded(&link.name, excluded));
-                let (pods, host): (Vec<_>, Vec<_>) = links.partition(|link| self.is_pod_link(&link.name));
-                self.pod_link_indexes = pods.iter().map(|link| link.index).collect();
-                if *self.host_links != host {
-                    self.host_links = Arc::new(host);
-                    self.renderer.set_host_addresses(host_addresses(&self.host_links));
-                    self.renderer.set_host_links(addresses_by_link(&self.host_links));
-                    self.published.links.send_replace(self.host_links.clone());
-                    self.publish_pod_settings();
-                }
-            }
-            Err(error) => {
-                tracing::warn!(%error, "cannot read the links");
-                self.links_at = Some(now + Duration::from_secs(1));
-            }
-        }
-    }
-
-    fn publish_pod_settings(&mut self) {
-        let mtu = (!self.host_links.is_empty()).then(|| {
-            let pattern = self.configuration.mtu_iface_pattern.as_deref();
-            let uplink = uplink_mtu(&self.host_links, pattern, &self.node_addresses);
-            self.dataplane.set_tunnel_mtu(pod_mtu(&self.configuration, uplink, true));
-            pod_mtu(&self.configuration, uplink, self.uses_ipip)
-        });
-        let interface_prefix = self.configuration.interface_prefix.clone();
-        (self.published.pod_settings)(PodSettings { interface_prefix, mtu });
-    }
-
     fn apply(&mut self) {
         for change in self.calc.flush() {
             self.note(&change);
@@ -401,7 +318,12 @@ impl<P: Ports> Worker<P> {
             self.strict.changed(touched.iter().flat_map(|pod| self.connections.addresses_of(pod)));
         }
         let dataplane = &self.dataplane;
-        self.policies.applied(|key| {
+        let surroundings = Surroundings {
+            host_endpoints: self.renderer.governed_interfaces(),
+            problems: self.renderer.problems().into_iter().chain(self.pod_options.problems()).collect(),
+        };
+        self.journal.problems(&surroundings.problems);
+        self.policies.applied(surroundings, |key| {
             let mut chains = policy_chains(key).into_iter();
             chains.find_map(|chain| dataplane.missing_chain(&chain))
         });
@@ -435,6 +357,7 @@ impl<P: Ports> Worker<P> {
             _ => {}
         }
         self.policies.change(change);
+        self.pod_options.change(change);
         self.journal.change(change);
     }
 
@@ -502,26 +425,7 @@ fn receive(commands: &Receiver<Command>, deadline: Option<Instant>) -> Option<Ve
     Some(batch)
 }
 
-/// For host endpoints: which link has which addresses.
-fn addresses_by_link(links: &[Link]) -> BTreeMap<HostInterface, BTreeSet<IpAddr>> {
-    let addresses = |link: &Link| link.addresses.iter().map(|(address, _)| *address).collect();
-    links.iter().map(|link| (link.name.clone(), addresses(link))).collect()
-}
-
-/// Addresses on the node's own links; link-local ones of IPv6 mean nothing without their link.
-fn host_addresses(links: &[Link]) -> BTreeSet<IpAddr> {
-    let addresses = links.iter().flat_map(|link| link.addresses.iter().map(|(address, _)| *address));
-    addresses.filter(|address| !matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())).collect()
-}
-
-/// Is a link one that the agent does not look at? Names, or regular expressions between slashes.
-fn is_excluded(name: &str, patterns: &[String]) -> bool {
-    patterns.iter().any(|pattern| match pattern.strip_prefix('/').and_then(|rest| rest.strip_suffix('/')) {
-        Some(pattern) => Regex::new(pattern).is_ok_and(|pattern| pattern.is_match(name)),
-        None => pattern == name,
-    })
-}
-
+mod links;
 pub mod look;
 #[cfg(test)]
 mod tests;

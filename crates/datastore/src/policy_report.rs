@@ -1,8 +1,6 @@
 //! What a node tells of the policies that it has in its kernel. Owns how that is written; what it says is the
 //! caller's.
 
-use std::collections::BTreeMap;
-
 use kube::Api;
 use kube::api::{Patch, PatchParams};
 use model::NodeName;
@@ -10,7 +8,7 @@ use serde_json::json;
 
 use crate::Result;
 use crate::client::Datastore;
-use crate::crd::{NodePolicyEntry, NodePolicyStatus};
+use crate::crd::{NodePolicyStatus, NodePolicyStatusSpec};
 
 /// In whose name the object's fields are.
 const MANAGER: &str = "felix";
@@ -20,17 +18,13 @@ impl Datastore {
     ///
     /// # Errors
     /// When the API server cannot be reached or refuses.
-    pub async fn write_node_policies(
-        &self,
-        node: &NodeName,
-        policies: &BTreeMap<String, NodePolicyEntry>,
-    ) -> Result<()> {
+    pub async fn write_node_policies(&self, node: &NodeName, spec: &NodePolicyStatusSpec) -> Result<()> {
         let api: Api<NodePolicyStatus> = Api::all(self.client());
         let object = json!({
             "apiVersion": "projectcalico.org/v3",
             "kind": "NodePolicyStatus",
             "metadata": { "name": node.as_str() },
-            "spec": { "policies": policies },
+            "spec": spec,
         });
         let what = || format!("NodePolicyStatus {node}");
         let parameters = PatchParams::apply(MANAGER).force();

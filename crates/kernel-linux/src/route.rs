@@ -27,6 +27,8 @@ pub enum RouteOwner {
     Protocol(u8),
     /// It leaves through a link whose name begins with `prefix`, and its protocol is none of `except`.
     Interface { prefix: String, except: Vec<u8> },
+    /// It leaves through a link whose name begins with `prefix`, and its protocol is one of `protocols`.
+    InterfaceProtocols { prefix: String, protocols: Vec<u8> },
 }
 
 impl RouteOwner {
@@ -34,12 +36,18 @@ impl RouteOwner {
         match self {
             RouteOwner::Protocol(protocol) => route.protocol == *protocol,
             RouteOwner::Interface { prefix, except } => {
-                let RouteKind::Unicast(hops) = &route.kind else { return false };
-                let through = |hop: &NextHop| hop.interface.as_ref().is_some_and(|i| i.starts_with(prefix));
-                hops.iter().any(through) && !except.contains(&route.protocol)
+                leaves_through(route, prefix) && !except.contains(&route.protocol)
+            }
+            RouteOwner::InterfaceProtocols { prefix, protocols } => {
+                leaves_through(route, prefix) && protocols.contains(&route.protocol)
             }
         }
     }
+}
+
+fn leaves_through(route: &Route, prefix: &str) -> bool {
+    let RouteKind::Unicast(hops) = &route.kind else { return false };
+    hops.iter().any(|hop| hop.interface.as_ref().is_some_and(|i| i.starts_with(prefix)))
 }
 
 /// Writes routes of the main table, both families.

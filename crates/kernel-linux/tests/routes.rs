@@ -272,6 +272,26 @@ fn the_kernel_says_how_it_would_reach_an_address() {
     });
 }
 
+/// `spec/felix.md` §12, 24: who does not want others' routes removed keeps them.
+#[test]
+fn routes_of_others_to_pods_are_ours_or_not() {
+    in_new_netns(|| {
+        add_link("cali1");
+        run("ip", &["route", "add", "10.65.0.9", "dev", "cali1", "proto", "static"]);
+        run("ip", &["route", "add", "10.65.0.2", "dev", "cali1", "proto", "boot"]);
+        let prefix = "cali".to_owned();
+        let all = RouteOwner::Interface { prefix: prefix.clone(), except: vec![PROTO_BIRD] };
+        let own = RouteOwner::InterfaceProtocols { prefix, protocols: vec![PROTO_BOOT] };
+        let mut driver = RouteDriver::new(vec![all]).unwrap();
+        assert_eq!(driver.list().unwrap().len(), 2);
+
+        driver.set_owners(vec![own]);
+
+        let found: Vec<_> = driver.list().unwrap().into_keys().collect();
+        assert_eq!(found, [key("10.65.0.2/32", 0)]);
+    });
+}
+
 #[test]
 fn all_routes_are_listed_for_those_who_resolve_next_hops() {
     in_new_netns(|| {

@@ -42,8 +42,8 @@ pub use endpoint::{EndpointPort, HostInterface, LocalEndpoint, Pod, host_interfa
 pub use felix_configuration::{
     AllowAction, ChainInsertMode, DenyAction, DropLog, EndpointToHostAction, FailsafePort,
     FelixConfiguration, IptablesBackend, Listener, LogSeverity, NatOutgoingExclusions, NftablesMode,
-    NftablesSettings, RateLimit, RateUnit, ServiceLoopPrevention, SettingNote, SettingReason, SettingSource,
-    parse_duration,
+    NftablesSettings, PodRoutes, RateLimit, RateUnit, ServiceLoopPrevention, SettingNote, SettingReason,
+    SettingSource, parse_duration,
 };
 pub use host_endpoint::{HostEndpoint, HostEndpointInterface};
 pub use kube_controllers::{AutoHostEndpoints, HostEndpointTemplate, KubeControllersConfiguration};

@@ -17,7 +17,7 @@ use crate::ip_sets::SetStage;
 use crate::leftovers::Leftovers;
 use crate::local::{LocalFact, of_neighbour, of_route};
 use crate::nft_stage::NftStage;
-use crate::ports::{Drivers, Ports};
+use crate::ports::{Drivers, Ownership, Ports};
 use crate::stage::Stage;
 use crate::status::{Kind, Report, Status};
 
@@ -287,11 +287,11 @@ impl<P: Ports> Dataplane<P> {
         self.tunnels.resync_at(at);
     }
 
-    /// Names of pods' interfaces begin so. To be said before the first apply.
-    pub fn set_interface_prefix(&mut self, prefix: &str) {
+    /// Which routes and neighbours are ours. To be said before the first apply, with the prefix that stays.
+    pub fn set_ownership(&mut self, ownership: &Ownership) {
         let routes = self.routes.table.driver_mut().inner_mut();
         let neighbours = self.neighbours.table.driver_mut().inner_mut();
-        P::set_interface_prefix(routes, neighbours, prefix);
+        P::set_ownership(routes, neighbours, ownership);
     }
 
     /// IP sets made from now on hold at most so many members.

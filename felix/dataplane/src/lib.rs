@@ -30,7 +30,7 @@ mod touched;
 pub use audit::{Audit, Difference, KindAudit};
 pub use dataplane::{Dataplane, Refresh};
 pub use endpoint::EndpointState;
-pub use ports::{Drivers, Ports};
+pub use ports::{Drivers, Ownership, Ports};
 pub use rules::WantedRules;
 pub use status::{Failed, Kind, Report, Status};
 pub use touched::Touched;

@@ -2,6 +2,7 @@
 
 use kernel::nft::NftDriver;
 use kernel::{Driver, IpSetPort, IptablesDriver, Neighbour, NeighbourKey, Route, RouteKey, Tunnel};
+use model::FelixConfiguration;
 
 /// The types of the drivers.
 pub trait Ports {
@@ -18,9 +19,30 @@ pub trait Ports {
     /// By name of the link. Deleting one means taking its address away.
     type Tunnels: Driver<Key = String, Value = Tunnel>;
 
-    /// Names of pods' interfaces begin so from now on.
-    fn set_interface_prefix(routes: &mut Self::Routes, neighbours: &mut Self::Neighbours, prefix: &str) {
-        let _ = (routes, neighbours, prefix);
+    /// From now on these routes and neighbours are ours.
+    fn set_ownership(routes: &mut Self::Routes, neighbours: &mut Self::Neighbours, ownership: &Ownership) {
+        let _ = (routes, neighbours, ownership);
+    }
+}
+
+/// By what routes to pods, and neighbours, are known as ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ownership {
+    /// Names of pods' interfaces begin so.
+    pub prefix: String,
+    /// Protocol of our routes to pods.
+    pub protocol: u8,
+    /// Routes of other protocols to interfaces of pods are ours to sweep, too.
+    pub takes_all: bool,
+}
+
+impl From<&FelixConfiguration> for Ownership {
+    fn from(configuration: &FelixConfiguration) -> Self {
+        Self {
+            prefix: configuration.interface_prefix.clone(),
+            protocol: configuration.route_protocol,
+            takes_all: configuration.remove_external_routes,
+        }
     }
 }
 

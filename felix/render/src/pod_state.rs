@@ -4,17 +4,27 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use felix_calc::ActiveEndpoint;
-use kernel::{NextHop, PROTO_BOOT, Route, RouteKey, RouteKind};
-use model::{Cidr, Family};
+use kernel::{NextHop, Route, RouteKey, RouteKind};
+use model::{Cidr, Family, FelixConfiguration, PodRoutes};
 
 use crate::Sysctl;
 
+/// How the configuration wants the route to an address.
+pub(crate) fn route_form(configuration: &FelixConfiguration, address: IpAddr) -> PodRoutes {
+    if address.is_ipv4() { configuration.ipv4_routes } else { configuration.ipv6_routes }
+}
+
 /// The route to one address of a local pod.
-pub(crate) fn route(address: IpAddr, interface: &str, metric: u32) -> (RouteKey, Route) {
+pub(crate) fn route(
+    configuration: &FelixConfiguration,
+    address: IpAddr,
+    interface: &str,
+) -> (RouteKey, Route) {
+    let PodRoutes { priority, source } = route_form(configuration, address);
     let next_hop = NextHop { gateway: None, interface: Some(interface.to_owned()), onlink: false };
-    let route =
-        Route { kind: RouteKind::Unicast(vec![next_hop]), protocol: PROTO_BOOT, source: None, mtu: None };
-    (RouteKey::new(Cidr::host(address), metric), route)
+    let kind = RouteKind::Unicast(vec![next_hop]);
+    let route = Route { kind, protocol: configuration.route_protocol, source, mtu: None };
+    (RouteKey::new(Cidr::host(address), priority), route)
 }
 
 /// What the host's side of a pod's interface needs so that the node answers for the pod's gateway.

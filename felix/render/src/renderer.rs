@@ -174,9 +174,23 @@ impl Renderer {
         self.drop_names.explain(prefix)
     }
 
-    /// What of the configuration is not in force because it cannot be.
+    /// What is not in force as somebody wants it, because it cannot be.
     pub fn problems(&self) -> Vec<String> {
-        self.bad_mark_mask.iter().map(ToString::to_string).collect()
+        let mut problems: Vec<String> = self.bad_mark_mask.iter().map(ToString::to_string).collect();
+        for active in self.governed.all.iter() {
+            let tiers = active.untracked.iter();
+            let policies: BTreeSet<_> =
+                tiers.flat_map(|tier| tier.ingress.iter().chain(&tier.egress)).collect();
+            let untracked = |policy| {
+                format!(
+                    "{policy} (doNotTrack) is not in force for host endpoint {}: without connection tracking there \
+                     is no policy for all interfaces at once; give the interface a host endpoint of its own",
+                    active.endpoint.name
+                )
+            };
+            problems.extend(policies.into_iter().map(untracked));
+        }
+        problems
     }
 
     /// Renders for another dataplane from now on, and tells every chain and hook anew at the next flush.
@@ -265,8 +279,10 @@ impl Renderer {
             }
         };
         let new = &self.configuration;
-        let everything_but_rules =
-            |configuration: &FelixConfiguration| (configuration.ipv6, configuration.route_priority);
+        let everything_but_rules = |configuration: &FelixConfiguration| {
+            let FelixConfiguration { ipv6, ipv4_routes, ipv6_routes, route_protocol, .. } = configuration;
+            (*ipv6, *ipv4_routes, *ipv6_routes, *route_protocol)
+        };
         let is_rare = everything_but_rules(&old) != everything_but_rules(new);
         if is_rare {
             // Rare, and few know of these: everything anew.

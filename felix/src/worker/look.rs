@@ -13,7 +13,8 @@ use kernel::{DROP_GROUP, rule_text};
 use model::{Direction, FailsafePort, FelixConfiguration};
 use proto::felix as api;
 
-use super::{Worker, host_addresses};
+use super::Worker;
+use super::links::host_addresses;
 use crate::drop_log::{Reason, TierOf};
 
 /// One question; it sees the thread's state between two turns.
@@ -168,8 +169,8 @@ impl<P: Ports> Look for Worker<P> {
     }
 
     fn policies(&self) -> Vec<api::ProgrammedPolicy> {
-        let policies = self.policies.now();
-        let told = policies.iter().map(|(policy, programmed)| api::ProgrammedPolicy {
+        let told = self.policies.now();
+        let told = told.policies.iter().map(|(policy, programmed)| api::ProgrammedPolicy {
             policy: policy.clone(),
             generation: programmed.generation,
             programmed: programmed.error.is_none(),
@@ -180,25 +181,29 @@ impl<P: Ports> Look for Worker<P> {
 
     fn settings(&self) -> Vec<api::Setting> {
         let built_in = FelixConfiguration::default();
-        let own = self.overrides.apply(FelixConfiguration::default());
+        let own = self.overrides.of_environment().apply(FelixConfiguration::default());
+        let with_file = self.overrides.apply(FelixConfiguration::default());
         let notes = self.configuration.notes.iter().map(|note| api::Setting {
             name: note.name.clone(),
             value: note.value.clone(),
             source: note.source.to_string(),
             ignored: note.reason.to_string(),
         });
-        let now = fields(&self.configuration).into_iter().zip(fields(&own)).zip(fields(&built_in));
-        let in_force = now.map(|(((name, value), (_, of_environment)), (_, of_default))| api::Setting {
-            name,
-            source: match () {
-                () if value == of_default => "default",
-                () if value == of_environment => "environment",
-                () => "FelixConfiguration",
-            }
-            .to_owned(),
-            value,
-            ignored: String::new(),
-        });
+        let files = fields(&own).into_iter().zip(fields(&with_file));
+        let now = fields(&self.configuration).into_iter().zip(files).zip(fields(&built_in));
+        let in_force =
+            now.map(|(((name, value), ((_, of_environment), (_, of_file))), (_, of_default))| api::Setting {
+                name,
+                source: match () {
+                    () if value == of_default => "default",
+                    () if value == of_environment => "environment",
+                    () if value == of_file => "configuration file",
+                    () => "FelixConfiguration",
+                }
+                .to_owned(),
+                value,
+                ignored: String::new(),
+            });
         in_force.chain(notes).collect()
     }
 }
@@ -216,7 +221,7 @@ fn fields(configuration: &FelixConfiguration) -> Vec<(String, String)> {
         iptables_backend mark_mask filter_allow_action filter_deny_action mangle_allow_action nftables
         iptables_refresh_interval iptables_post_write_check_interval
         ipsets_refresh_interval route_refresh_interval interface_refresh_interval max_ipset_size mtu
-        mtu_iface_pattern ipv6 ip_forwarding route_priority
+        mtu_iface_pattern ipv6 ip_forwarding ipv4_routes ipv6_routes route_protocol remove_external_routes
         log_severity log_prefix
         log_rate_limit drop_log failsafe_inbound failsafe_outbound nat_port_range nat_outgoing_address
         nat_outgoing_interface_filter nat_outgoing_exclusions service_loop_prevention

@@ -40,7 +40,7 @@ fn a_changed_configuration_is_in_force_at_once() {
 #[test]
 fn the_environment_stays_above_a_changed_configuration() {
     let environment = [("FELIX_CHAININSERTMODE".to_owned(), "append".to_owned())];
-    let (settings, _) = Settings::new(Arguments::parse_from(["felix"]), environment, "n1");
+    let (settings, _) = Settings::new(Arguments::parse_from(["felix"]), environment, "", "n1");
     let mut node = Node::new(settings.overrides);
     node.update(Update::InSync);
 

@@ -69,7 +69,7 @@ pub struct FelixConfigurationSpec {
     /// Metric of the routes to local pods; 1024 unless given.
     #[schemars(range(min = 1, max = 2147483646))]
     pub ipv4_normal_route_priority: Option<i32>,
-    /// Kept, not acted upon yet.
+    /// Metric of the routes to local pods; 1024 unless given.
     #[schemars(range(min = 1, max = 2147483646))]
     pub ipv6_normal_route_priority: Option<i32>,
     /// Info unless given.

@@ -23,6 +23,14 @@ pub struct NodePolicyStatusSpec {
     #[serde(default)]
     #[schemars(extend("x-kubernetes-map-type" = "atomic"))]
     pub policies: BTreeMap<String, NodePolicyEntry>,
+    /// Which host endpoint governs an interface of the node; * for all that have none of their own.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("x-kubernetes-map-type" = "atomic"))]
+    pub host_endpoints: BTreeMap<String, String>,
+    /// What is not in force as somebody wants it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub problems: Vec<String>,
 }
 
 /// One policy on one node.

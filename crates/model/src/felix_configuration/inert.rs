@@ -116,12 +116,7 @@ const TABLE: &[(&str, &[Entry])] = &[
         ("IgnoreLooseRPF", "", &["false"]),
         ("RequireMTUFile", "requireMTUFile", &["false"]),
     ]),
-    ("routes to pods have one form and one priority (ipv4NormalRoutePriority), bird-lite programs those between nodes, and there is no live migration", &[
-        ("IPv6NormalRoutePriority", "ipv6NormalRoutePriority", &["1024"]),
-        ("DeviceRouteProtocol", "deviceRouteProtocol", &[]),
-        ("DeviceRouteSourceAddress", "deviceRouteSourceAddress", &["none"]),
-        ("DeviceRouteSourceAddressIPv6", "deviceRouteSourceAddressIPv6", &["none"]),
-        ("RemoveExternalRoutes", "removeExternalRoutes", &[]),
+    ("the agent programs routes to its own pods alone, bird-lite those between nodes, and there is no live migration", &[
         ("IPv4ElevatedRoutePriority", "ipv4ElevatedRoutePriority", &[]),
         ("IPv6ElevatedRoutePriority", "ipv6ElevatedRoutePriority", &[]),
         ("LiveMigrationRouteConvergenceTime", "liveMigrationRouteConvergenceTime", &[]),

@@ -55,8 +55,13 @@ pub struct FelixConfiguration {
     pub ipv6: bool,
     /// Global forwarding sysctls are the agent's to set.
     pub ip_forwarding: bool,
-    /// Priority (metric) of the routes to local pods.
-    pub route_priority: u32,
+    /// How routes to local pods look.
+    pub ipv4_routes: PodRoutes,
+    pub ipv6_routes: PodRoutes,
+    /// Protocol of the routes to local pods, as `ip route` has it.
+    pub route_protocol: u8,
+    /// Routes that somebody else makes to interfaces of pods are removed, but those of speakers.
+    pub remove_external_routes: bool,
     /// `None` leaves it to the agent's command line.
     pub log_severity: Option<LogSeverity>,
     /// Prefix of what a Log rule writes; `%t` tier, `%k` kind, `%n` name, `%p` policy.
@@ -91,6 +96,21 @@ pub struct FelixConfiguration {
     pub metrics: Listener,
     /// Settings that are not in force as they were given.
     pub notes: Vec<SettingNote>,
+}
+
+/// How the routes of one family to local pods look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PodRoutes {
+    /// Metric.
+    pub priority: u32,
+    /// Preferred source address of what the node sends to pods; `None`: the kernel's choice.
+    pub source: Option<IpAddr>,
+}
+
+impl Default for PodRoutes {
+    fn default() -> Self {
+        Self { priority: 1024, source: None }
+    }
 }
 
 /// What `NftablesMarkMask` and the like say.
@@ -150,9 +170,13 @@ impl FelixConfiguration {
                 return;
             }
             Some(Parameter::Inert { why, .. }) => SettingReason::NotActedUpon(why),
-            Some(Parameter::OfProcess) if *source == SettingSource::Environment => return,
+            Some(Parameter::OfProcess)
+                if matches!(source, SettingSource::Environment | SettingSource::File) =>
+            {
+                return;
+            }
             Some(Parameter::OfProcess) => {
-                SettingReason::Invalid("the environment alone says this".to_owned())
+                SettingReason::Invalid("the environment or the configuration file says this".to_owned())
             }
         };
         let (name, value) = (name.to_owned(), value.to_owned());
@@ -204,7 +228,10 @@ impl Default for FelixConfiguration {
             mtu_iface_pattern: None,
             ipv6: true,
             ip_forwarding: true,
-            route_priority: 1024,
+            ipv4_routes: PodRoutes::default(),
+            ipv6_routes: PodRoutes::default(),
+            route_protocol: 3,
+            remove_external_routes: true,
             log_severity: None,
             log_prefix: "calico-packet".to_owned(),
             log_rate_limit: None,
@@ -278,6 +305,8 @@ pub enum SettingSource {
     Selector(Arc<str>),
     /// FelixConfiguration `node.<name>`, by its name.
     Node(Arc<str>),
+    /// The agent's configuration file.
+    File,
     /// `FELIX_*`.
     Environment,
 }
@@ -289,6 +318,7 @@ impl fmt::Display for SettingSource {
             SettingSource::Selector(name) | SettingSource::Node(name) => {
                 write!(f, "FelixConfiguration {name}")
             }
+            SettingSource::File => f.write_str("the configuration file"),
             SettingSource::Environment => f.write_str("the environment"),
         }
     }

@@ -1,13 +1,15 @@
 //! The settings that something acts upon, by Calico's name and by field of the object.
 
 use super::values::{
-    address, boolean, choice, cidrs, duration, failsafe_ports, host, interface_name, interface_patterns,
-    interface_prefix, is_none, log_prefix, mark_mask, mtu, number, port_range, rate, switch,
+    address, address_of, boolean, choice, cidrs, duration, failsafe_ports, host, interface_name,
+    interface_patterns, interface_prefix, is_none, log_prefix, mark_mask, mtu, number, port_range, rate,
+    route_protocol, switch,
 };
 use super::{
     AllowAction, ChainInsertMode, DenyAction, EndpointToHostAction, FelixConfiguration, IptablesBackend,
     NatOutgoingExclusions, NftablesMode, Parameter, RateLimit, ServiceLoopPrevention, inert,
 };
+use crate::Family;
 
 /// Puts one value where it belongs.
 type Set = fn(&mut FelixConfiguration, &str) -> Result<(), String>;
@@ -72,7 +74,12 @@ const TABLE: &[(&str, &str, Set)] = &[
     ("MTUIfacePattern", "mtuIfacePattern", |c, t| Ok(c.mtu_iface_pattern = (!is_none(t)).then(|| t.to_owned()))),
     ("Ipv6Support", "ipv6Support", |c, t| Ok(c.ipv6 = boolean(t)?)),
     ("IPForwarding", "ipForwarding", |c, t| Ok(c.ip_forwarding = switch(t)?)),
-    ("IPv4NormalRoutePriority", "ipv4NormalRoutePriority", |c, t| Ok(c.route_priority = number(t, 1, i32::MAX as u64)?)),
+    ("IPv4NormalRoutePriority", "ipv4NormalRoutePriority", |c, t| Ok(c.ipv4_routes.priority = number(t, 1, i32::MAX as u64)?)),
+    ("IPv6NormalRoutePriority", "ipv6NormalRoutePriority", |c, t| Ok(c.ipv6_routes.priority = number(t, 1, i32::MAX as u64)?)),
+    ("DeviceRouteSourceAddress", "deviceRouteSourceAddress", |c, t| Ok(c.ipv4_routes.source = address_of(t, Family::V4)?)),
+    ("DeviceRouteSourceAddressIPv6", "deviceRouteSourceAddressIPv6", |c, t| Ok(c.ipv6_routes.source = address_of(t, Family::V6)?)),
+    ("DeviceRouteProtocol", "deviceRouteProtocol", |c, t| Ok(c.route_protocol = route_protocol(t)?)),
+    ("RemoveExternalRoutes", "removeExternalRoutes", |c, t| Ok(c.remove_external_routes = boolean(t)?)),
     ("LogSeverityScreen", "logSeverityScreen", |c, t| Ok(c.log_severity = Some(t.parse()?))),
     ("LogPrefix", "logPrefix", |c, t| Ok(c.log_prefix = log_prefix(t)?)),
     ("LogActionRateLimit", "logActionRateLimit", |c, t| {
@@ -165,11 +172,18 @@ mod tests {
             ("HealthHost", "localhost"),
             ("PrometheusMetricsEnabled", "true"),
             ("NftablesMarkMask", "0x00ffff00"),
+            ("DeviceRouteSourceAddress", "192.0.2.1"),
+            ("DeviceRouteProtocol", "48"),
+            ("RemoveExternalRoutes", "false"),
+            ("IPv6NormalRoutePriority", "7"),
         ]);
 
         assert_eq!(found.notes, []);
         assert_eq!((found.mark_mask, found.iptables_backend), (0xff00_ff00, IptablesBackend::Nft));
         assert_eq!(found.filter_deny_action, DenyAction::Reject);
+        assert_eq!(found.ipv4_routes.source, "192.0.2.1".parse().ok());
+        assert_eq!((found.route_protocol, found.ipv6_routes.priority), (48, 7));
+        assert!(!found.remove_external_routes);
         assert_eq!(found.iptables_refresh_interval.as_millis(), 1500);
         let failsafe = |protocol, port, net: Option<&str>| FailsafePort {
             protocol,
@@ -199,6 +213,8 @@ mod tests {
             ("IptablesMarkMask", "0"),
             ("IptablesMarkMask", "0x7"),
             ("NATPortRange", "9:8"),
+            ("DeviceRouteProtocol", "12"),
+            ("DeviceRouteSourceAddress", "fd00::1"),
             ("FailsafeInboundHostPorts", "icmp:3"),
             ("ChainInsertMode", "sideways"),
             ("VXLANPort", "70000"),

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::{FailsafePort, RateLimit};
-use crate::{Cidr, PortMatch, PortRange, Protocol};
+use crate::{Cidr, Family, PortMatch, PortRange, Protocol};
 
 pub(super) fn is_none(text: &str) -> bool {
     text.eq_ignore_ascii_case("none")
@@ -151,6 +151,22 @@ fn failsafe_port(text: &str) -> Result<FailsafePort, String> {
         return Err(format!("{protocol} has no ports"));
     }
     Ok(FailsafePort { protocol, port: number(port, 0, 65535)?, net })
+}
+
+/// An address of one family.
+pub(super) fn address_of(text: &str, family: Family) -> Result<Option<IpAddr>, String> {
+    match address(text)? {
+        Some(address) if Family::of(address) != family => Err(format!("{text:?} is not an {family} address")),
+        address => Ok(address),
+    }
+}
+
+/// A number by which routes are told apart; those of the kernel and of the speaker are theirs.
+pub(super) fn route_protocol(text: &str) -> Result<u8, String> {
+    match number(text, 3, 255)? {
+        12 => Err("12 (bird) marks the routes of the speaker".to_owned()),
+        protocol => Ok(protocol),
+    }
 }
 
 pub(super) fn address(text: &str) -> Result<Option<IpAddr>, String> {

@@ -13,7 +13,7 @@ use crate::dispatch::Dispatch;
 use crate::drops::DropReason;
 use crate::endpoint_chains::{Way, endpoint_chain, is_closed, render_pod};
 use crate::names::{FROM_WORKLOAD_DISPATCH, TO_WORKLOAD_DISPATCH};
-use crate::pod_state::{addresses, is_interface_name, route, sysctls};
+use crate::pod_state::{addresses, is_interface_name, route, route_form, sysctls};
 use crate::settings::{Context, RuleDataplane};
 
 /// Root, interface and policy of the dispatches to pods.
@@ -92,16 +92,16 @@ impl Renderer {
     /// Where two interfaces claim one address, the last by name has it: any rule will do that depends on
     /// present state only.
     pub(super) fn render_route(&mut self, address: IpAddr) {
-        let metric = self.configuration.route_priority;
         let winner = self.claims.get(&address).and_then(BTreeSet::last);
         match winner {
             Some(interface) if self.ipv6() || address.is_ipv4() => {
-                let (key, route) = route(address, interface, metric);
+                let (key, route) = route(&self.configuration, address, interface);
                 self.routes.put(key, route);
             }
             Some(_) => {}
             None => {
                 self.claims.remove(&address);
+                let metric = route_form(&self.configuration, address).priority;
                 self.routes.remove(&RouteKey::new(Cidr::host(address), metric));
             }
         }

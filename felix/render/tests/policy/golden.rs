@@ -7,8 +7,8 @@ use felix_calc::{Change, Pools};
 use felix_render::{IpSetChange, RenderSettings, Renderer, TunnelDevice};
 use kernel::{IpSetName, IptablesTable, chain_hashes};
 use model::{
-    Action, DropLog, EndpointToHostAction, EntityRule, Family, FelixConfiguration, Policy, PolicyKey,
-    PolicyKind, PortMatch, Protocol, Rule, Selector,
+    Action, DropLog, EndpointToHostAction, EntityRule, Family, FelixConfiguration, PodRoutes, Policy,
+    PolicyKey, PolicyKind, PortMatch, Protocol, Rule, Selector,
 };
 
 use crate::dataplane::Dataplane;
@@ -216,6 +216,23 @@ fn a_pod_without_policy_has_its_namespaces_profile() {
     let sysctls: Vec<_> =
         node.dataplane.sysctls["cali68caf03a5f4"].iter().map(|s| format!("{}={}", s.path, s.value)).collect();
     assert_eq!(sysctls[2], "net/ipv4/conf/cali68caf03a5f4/proxy_arp=1");
+}
+
+/// `spec/felix.md` §12, 48 and 49.
+#[test]
+fn routes_to_pods_look_as_the_configuration_says() {
+    let mut node = quiet_node();
+    let web = node::pod("default", "web", "10.65.0.2", &[]);
+    node.add_local(node::local(&web.key, &web.addresses));
+    let source: std::net::IpAddr = "192.0.2.1".parse().unwrap();
+    let ipv4_routes = PodRoutes { priority: 50, source: Some(source) };
+
+    node.configure(FelixConfiguration { ipv4_routes, route_protocol: 48, ..quiet() });
+
+    let routes: Vec<_> = node.dataplane.routes.iter().collect();
+    assert_eq!(routes.len(), 1, "{routes:?}");
+    let (key, route) = routes[0];
+    assert_eq!((key.metric, route.protocol, route.source), (50, 48, Some(source)));
 }
 
 #[test]

@@ -328,6 +328,26 @@ fn packets_meet_the_policies_on_their_way() {
 }
 
 #[test]
+fn untracked_policy_is_not_for_all_interfaces_and_that_is_said() {
+    let mut host = Host::new();
+    let endpoint = ActiveHostEndpoint {
+        untracked: tier(&["raw"], true),
+        ..host_endpoint("n1-auto-hep", HostEndpointInterface::All)
+    };
+
+    host.apply([change(policy("raw", Action::Deny)), told(endpoint.clone())]);
+
+    assert_eq!(walk(&host.dataplane, &input(Protocol::TCP, 1)).verdict, Verdict::Drop, "closed all the same");
+    assert_eq!(host.text(IptablesTable::Raw, "cali-from-host-endpoint"), "");
+    let problems = host.renderer.problems();
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(problems[0].starts_with("gnp/raw (doNotTrack) is not in force for host endpoint n1-auto-hep"));
+
+    host.apply([told(ActiveHostEndpoint { untracked: Vec::new(), ..endpoint })]);
+    assert!(host.renderer.problems().is_empty());
+}
+
+#[test]
 fn a_host_endpoint_follows_its_address() {
     let mut host = Host::new();
     let mut endpoint = host_endpoint("a", named("eth0"));
