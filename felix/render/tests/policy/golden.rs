@@ -227,7 +227,8 @@ fn routes_to_pods_look_as_the_configuration_says() {
     let source: std::net::IpAddr = "192.0.2.1".parse().unwrap();
     let ipv4_routes = PodRoutes { priority: 50, source: Some(source) };
 
-    node.configure(FelixConfiguration { ipv4_routes, route_protocol: 48, ..quiet() });
+    let looks = FelixConfiguration { ipv4_routes, route_protocol: 48, ..quiet() };
+    node.apply([model::Update::FelixConfiguration(Some(Box::new(looks)))]);
 
     let routes: Vec<_> = node.dataplane.routes.iter().collect();
     assert_eq!(routes.len(), 1, "{routes:?}");
