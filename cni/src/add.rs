@@ -12,7 +12,7 @@ use kernel_linux::{Netns, Rtnl};
 use proto::node::request::{Attachment, EndpointUp};
 
 use crate::agent::AgentError;
-use crate::config::IpamKind;
+use crate::config::{IpamKind, MTU_FILE};
 use crate::delegate;
 use crate::error::{CniError, code};
 use crate::invocation::Verb;
@@ -96,7 +96,7 @@ fn plan(context: &Context, made: &mut Made) -> Result<Plan, CniError> {
         IpamKind::Calico => {}
         IpamKind::Delegate(plugin) => {
             made.delegated = true;
-            let result = delegate::add(plugin, &context.call.path, &context.conf.raw)?;
+            let result = delegate::add(plugin, &context.call.path, &delegate::conf(context)?)?;
             given = result.addresses(plugin)?;
             dns = result.dns;
         }
@@ -113,7 +113,7 @@ fn plan(context: &Context, made: &mut Made) -> Result<Plan, CniError> {
     }
     let mac = context.call.args.mac.or(context.conf.mac);
     let mac = mac.or_else(|| allocated.mac.as_slice().try_into().ok());
-    let mtu = context.conf.mtu.unwrap_or(if allocated.mtu == 0 { 1500 } else { allocated.mtu });
+    let mtu = mtu(context, allocated.mtu)?;
     if mtu < 1280 && given.iter().any(IpAddr::is_ipv6) {
         return Err(CniError::config(format!("mtu {mtu} is too small for IPv6: use 1280 or more")));
     }
@@ -125,6 +125,25 @@ fn plan(context: &Context, made: &mut Made) -> Result<Plan, CniError> {
         mtu,
         dns: context.conf.dns.clone().or(dns),
     })
+}
+
+/// The configuration's, else the file's where one must be there, else the agent's.
+fn mtu(context: &Context, agents: u32) -> Result<u32, CniError> {
+    if let Some(mtu) = context.conf.mtu {
+        return Ok(mtu);
+    }
+    if !context.conf.require_mtu_file {
+        return Ok(if agents == 0 { 1500 } else { agents });
+    }
+    let failed = |why: String| {
+        let text = format!(
+            "require_mtu_file: {MTU_FILE} holds no MTU yet: is the calico-node pod of this node running?"
+        );
+        CniError::new(code::TRY_AGAIN, text).details(why)
+    };
+    let text = fs::read_to_string(MTU_FILE).map_err(|error| failed(error.to_string()))?;
+    let number = text.trim().parse().ok().filter(|mtu| (68..=65535).contains(mtu));
+    number.ok_or_else(|| failed(format!("it says {:?}", text.chars().take(20).collect::<String>())))
 }
 
 /// Name and MAC of the pod's side, when an earlier ADD of this container has made the veth already: a network
@@ -239,7 +258,8 @@ fn undo(context: &Context, netns: &Netns, made: &Made) {
     }
     if made.delegated
         && let IpamKind::Delegate(plugin) = &context.conf.ipam.kind
-        && let Err(error) = delegate::call(plugin, &context.call.path, &context.conf.raw, Verb::Del)
+        && let Err(error) =
+            delegate::call(plugin, &context.call.path, &delegate::conf_of_anywhere(context), Verb::Del)
     {
         context.log.warn(format_args!("undo: {error}"));
     }

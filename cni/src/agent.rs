@@ -1,14 +1,18 @@
 //! The node agent, asked over its unix socket: one framed request and one framed reply a connection.
 
+use std::fs;
 use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, sockopt};
 
-use proto::node::reply::{Allocated, Failed, Outcome};
-use proto::node::request::{Allocate, Attachment, Call, EndpointCheck, EndpointDown, EndpointUp, Status};
+use proto::node::reply::{Allocated, CollectedEndpoint, Failed, Outcome};
+use proto::node::request::{
+    Allocate, Attachment, Call, Collect, EndpointCheck, EndpointDown, EndpointUp, NodeSubnets, Status,
+};
 use proto::node::{Failure, Reply, Request};
 use proto::{FrameError, read_frame, write_frame};
 
@@ -24,6 +28,8 @@ pub struct Agent {
 pub enum AgentError {
     /// Nobody listens.
     Unreachable { socket: PathBuf, error: io::Error },
+    /// Somebody else may be listening: the agent's socket is root's, and nobody else may write to it.
+    Foreign { socket: PathBuf, why: String },
     /// Somebody took the connection, but no whole reply came: whether the call was done is unknown.
     NoReply { socket: PathBuf, error: FrameError },
     /// The agent answered that it could not.
@@ -72,6 +78,27 @@ impl Agent {
         self.done(Call::Status(Status {}), STATUS_TIMEOUT)
     }
 
+    /// Lets go all attachments of a network but `valid` ones; returns what was there.
+    pub fn collect(
+        &self,
+        network: &str,
+        valid: Vec<Attachment>,
+    ) -> Result<Vec<CollectedEndpoint>, AgentError> {
+        let call = Collect { network: network.to_owned(), valid };
+        match self.call(Call::Collect(call), DOWN_TIMEOUT)? {
+            Outcome::Collected(collected) => Ok(collected.endpoints),
+            _ => Err(AgentError::Unexpected { socket: self.socket.clone() }),
+        }
+    }
+
+    /// The subnets that the cluster gave this node.
+    pub fn node_subnets(&self) -> Result<Vec<String>, AgentError> {
+        match self.call(Call::NodeSubnets(NodeSubnets {}), ALLOCATE_TIMEOUT)? {
+            Outcome::NodeSubnets(reply) => Ok(reply.subnets),
+            _ => Err(AgentError::Unexpected { socket: self.socket.clone() }),
+        }
+    }
+
     /// A call whose good answer says nothing more.
     fn done(&self, call: Call, timeout: Duration) -> Result<(), AgentError> {
         self.call(call, timeout).map(drop)
@@ -79,6 +106,7 @@ impl Agent {
 
     fn call(&self, call: Call, timeout: Duration) -> Result<Outcome, AgentError> {
         let unreachable = |error| AgentError::Unreachable { socket: self.socket.clone(), error };
+        self.check_owner().map_err(|why| AgentError::Foreign { socket: self.socket.clone(), why })?;
         let mut stream = self.connect(timeout).map_err(unreachable)?;
         let no_reply = |error| AgentError::NoReply { socket: self.socket.clone(), error };
         write_frame(&mut stream, &Request { call: Some(call) }).map_err(|error| no_reply(error.into()))?;
@@ -87,6 +115,22 @@ impl Agent {
             Some(Outcome::Failed(failed)) => Err(AgentError::Failed(failed)),
             Some(outcome) => Ok(outcome),
             None => Err(AgentError::Unexpected { socket: self.socket.clone() }),
+        }
+    }
+
+    /// What the agent is told and what it answers must not come from somebody who got hold of the path.
+    fn check_owner(&self) -> Result<(), String> {
+        // One that is not there is found out by connecting.
+        let Ok(found) = fs::symlink_metadata(&self.socket) else { return Ok(()) };
+        let (owner, mode) = (found.uid(), found.mode() & 0o7777);
+        if !found.file_type().is_socket() {
+            Err("it is no socket".to_owned())
+        } else if owner != 0 {
+            Err(format!("it belongs to user {owner}, not to root"))
+        } else if mode & 0o022 != 0 {
+            Err(format!("others than root may write to it (mode {mode:o})"))
+        } else {
+            Ok(())
         }
     }
 
@@ -118,6 +162,10 @@ impl AgentError {
                 ),
             )
             .details(error.to_string()),
+            Self::Foreign { socket, why } => CniError::config(format!(
+                "{what}: felix_socket {} is not the node agent's: {why}",
+                socket.display()
+            )),
             Self::NoReply { socket, error } => {
                 let why = if error.is_timeout() { "in time".to_owned() } else { format!("({error})") };
                 CniError::new(

@@ -14,6 +14,9 @@ use crate::version::CniVersion;
 /// Where the node agent listens unless `felix_socket` says otherwise.
 pub const DEFAULT_SOCKET: &str = "/var/run/calico/felix.sock";
 
+/// Where Calico's agent writes the MTU of pods.
+pub const MTU_FILE: &str = "/var/lib/calico/mtu";
+
 /// What the plugins need of the configuration. Keys that are not known are ignored.
 #[derive(Clone, Debug)]
 pub struct NetConf {
@@ -26,6 +29,10 @@ pub struct NetConf {
     pub ipam: Ipam,
     /// `container_settings.allow_ip_forwarding`: the container may forward packets between its interfaces.
     pub allow_ip_forwarding: bool,
+    /// `feature_control`: what annotations of pods may ask for.
+    pub features: FeatureControl,
+    /// `require_mtu_file`: the MTU is what [`MTU_FILE`] says, unless `mtu` is given.
+    pub require_mtu_file: bool,
     /// `policy_setup_timeout_seconds`; 0 leaves the time to the agent.
     pub policy_setup_timeout_seconds: u32,
     /// MAC for the container's side: `runtimeConfig.mac`, else `args.cni.mac`.
@@ -39,6 +46,15 @@ pub struct NetConf {
     pub previous: Option<Success>,
     /// All of stdin, for a delegated plugin.
     pub raw: Map<String, Value>,
+}
+
+/// `feature_control`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FeatureControl {
+    /// `cni.projectcalico.org/ipAddrsNoIpam`.
+    pub ip_addrs_no_ipam: bool,
+    /// `cni.projectcalico.org/floatingIPs`.
+    pub floating_ips: bool,
 }
 
 /// `ipam`.
@@ -112,6 +128,8 @@ impl NetConf {
                 .object("container_settings")?
                 .bool("allow_ip_forwarding")?
                 .unwrap_or_default(),
+            features: features(&keys.object("feature_control")?)?,
+            require_mtu_file: keys.bool("require_mtu_file")?.unwrap_or_default(),
             policy_setup_timeout_seconds: timeout(keys)?,
             mac,
             addresses,
@@ -138,15 +156,6 @@ impl Ipam {
                 )));
             }
         };
-        let subnet = keys.string("subnet")?.unwrap_or_default();
-        if subnet.starts_with("usePodCidr") {
-            return Err(CniError::new(
-                code::UNSUPPORTED_FIELD,
-                format!(
-                    "ipam.subnet {subnet:?} is not supported: write the subnet, or use ipam.type \"calico-ipam\""
-                ),
-            ));
-        }
         let ipam = Self {
             kind,
             ipv4: keys.bool("assign_ipv4")?.unwrap_or(true),
@@ -214,6 +223,13 @@ fn mtu(keys: &Keys) -> Result<Option<u32>, CniError> {
             Err(CniError::config(format!("mtu {mtu} is not between 68 and 65535; 0 lets the agent choose")))
         }
     }
+}
+
+fn features(keys: &Keys) -> Result<FeatureControl, CniError> {
+    Ok(FeatureControl {
+        ip_addrs_no_ipam: keys.bool("ip_addrs_no_ipam")?.unwrap_or_default(),
+        floating_ips: keys.bool("floating_ips")?.unwrap_or_default(),
+    })
 }
 
 fn timeout(keys: &Keys) -> Result<u32, CniError> {
@@ -319,7 +335,8 @@ mod tests {
             (json!({"felix_socket": format!("/{}", "x".repeat(120))}), 7, "felix_socket"),
             (json!({"ipam": []}), 7, "ipam: expected an object"),
             (json!({"ipam": {"type": "../../bin/sh"}}), 7, "ipam.type"),
-            (json!({"ipam": {"type": "host-local", "subnet": "usePodCidr"}}), 2, "ipam.subnet"),
+            (json!({"feature_control": {"floating_ips": "on"}}), 7, "feature_control.floating_ips"),
+            (json!({"require_mtu_file": 1}), 7, "require_mtu_file"),
             (json!({"ipam": {"type": "calico-ipam", "assign_ipv4": "yes"}}), 7, "ipam.assign_ipv4"),
             (json!({"ipam": {"type": "calico-ipam", "assign_ipv4": false}}), 7, "assign_ipv6"),
             (json!({"ipam": {"ipv4_pools": "a"}}), 7, "ipam.ipv4_pools"),

@@ -36,10 +36,10 @@ pub(crate) fn verb(context: &Context) -> Result<Answer, CniError> {
 
 /// What to ask the agent for. With another IPAM plugin it is only the names: no address of either family.
 pub(crate) fn request(context: &Context) -> Allocate {
-    let NetConf { ipam, .. } = &context.conf;
+    let NetConf { ipam, features, .. } = &context.conf;
     let attachment = Some(context.attachment());
     if matches!(ipam.kind, IpamKind::Delegate(_)) {
-        return Allocate { attachment, ..Allocate::default() };
+        return Allocate { attachment, delegated: true, ..Allocate::default() };
     }
     let asked = &context.call.args.addresses;
     let asked = if asked.is_empty() { &context.conf.addresses } else { asked };
@@ -50,6 +50,9 @@ pub(crate) fn request(context: &Context) -> Allocate {
         addresses: asked.iter().map(IpAddr::to_string).collect(),
         ipv4_pools: ipam.ipv4_pools.clone(),
         ipv6_pools: ipam.ipv6_pools.clone(),
+        may_bypass_ipam: features.ip_addrs_no_ipam,
+        may_float: features.floating_ips,
+        delegated: false,
     }
 }
 

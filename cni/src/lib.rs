@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod config;
 pub mod error;
+mod gc;
 pub mod install;
 pub mod invocation;
 pub mod queue;

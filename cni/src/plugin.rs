@@ -15,7 +15,7 @@ use crate::invocation::{Invocation, Verb};
 use crate::log::Log;
 use crate::result::Success;
 use crate::version::CniVersion;
-use crate::{add, check, del, delegate, install, ipam};
+use crate::{add, check, del, delegate, gc, install, ipam};
 
 /// Everything that one verb is told.
 pub(crate) struct Context {
@@ -111,7 +111,7 @@ fn calico_verb(context: &Context) -> Result<Answer, CniError> {
         Verb::Del => del::del(context).map(|()| Answer::Nothing),
         Verb::Check => check::check(context).map(|()| Answer::Nothing),
         Verb::Status => context.status().map(|()| Answer::Nothing),
-        Verb::Gc => context.collect_garbage().map(|()| Answer::Nothing),
+        Verb::Gc => gc::gc(context).map(|()| Answer::Nothing),
         Verb::Version => Ok(Answer::Nothing),
     }
 }
@@ -176,16 +176,17 @@ impl Context {
         self.delegate()
     }
 
-    /// GC: the agent knows which containers are gone; a link does not tell its network, so nothing is guessed.
-    fn collect_garbage(&self) -> Result<(), CniError> {
-        self.delegate()
-    }
-
     /// Hands the verb on to the delegated IPAM plugin, if there is one.
     pub(crate) fn delegate(&self) -> Result<(), CniError> {
         match &self.conf.ipam.kind {
             IpamKind::Delegate(plugin) => {
-                delegate::call(plugin, &self.call.path, &self.conf.raw, self.call.verb)
+                let verb = self.call.verb;
+                let conf = if verb == Verb::Check {
+                    delegate::conf(self)?
+                } else {
+                    delegate::conf_of_anywhere(self)
+                };
+                delegate::call(plugin, &self.call.path, &conf, verb)
             }
             IpamKind::Calico | IpamKind::Unset => Ok(()),
         }

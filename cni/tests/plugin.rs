@@ -5,6 +5,7 @@ mod common;
 
 use std::fs;
 use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use common::{Container, Node, run};
@@ -433,12 +434,96 @@ fn status_and_garbage_collection_answer_in_version_1_1_only() {
     };
 
     ask(&node, "STATUS", "1.1.0").unwrap();
-    ask(&node, "GC", "1.1.0").unwrap();
+    let forgetful = ask(&node, "GC", "1.1.0");
+    assert!(forgetful.code() == 7 && forgetful.message().contains("cni.dev/valid-attachments"));
     assert_eq!(ask(&node, "STATUS", "1.0.0").code(), 1);
     assert_eq!(ask(&node, "GC", "0.4.0").code(), 1);
     node.stop_felix();
     let answer = ask(&node, "STATUS", "1.1.0");
     assert!(answer.code() == 50 && answer.message().contains("felix.sock"), "{}", answer.message());
+}
+
+#[test]
+fn garbage_collection_lets_go_what_the_runtime_has_no_more() {
+    let node = Node::new();
+    let mut runtime = node.runtime();
+    runtime.conf["cniVersion"] = json!("1.1.0");
+    let (stays, goes) = (Container::new("stays"), Container::new("goes"));
+    runtime.add(&goes).unwrap();
+    runtime.args = runtime.args.replace("NAME=web", "NAME=db");
+    let result = runtime.add(&stays).unwrap();
+    let mut conf = runtime.conf.clone();
+    conf["cni.dev/valid-attachments"] = json!([{"containerID": "stays", "ifname": "eth0"}]);
+
+    for _ in 0..2 {
+        runtime.call("GC", "", "", &conf).unwrap();
+    }
+
+    assert_eq!(node.pod_links(), [host_side(&result)]);
+    assert_eq!(node.felix().addresses.keys().collect::<Vec<_>>(), ["stays"]);
+    runtime.check(&stays, &result).unwrap();
+}
+
+#[test]
+fn a_socket_that_is_not_the_agents_is_not_talked_to() {
+    let node = Node::new();
+    let (pod, runtime) = (Container::new("c1"), node.runtime());
+    let refused = |what: &str| {
+        let answer = runtime.add(&pod);
+        assert!(answer.code() == 7 && answer.message().contains(what), "{}", answer.message());
+    };
+    let socket = node.socket();
+    let mode = |mode| fs::set_permissions(&socket, fs::Permissions::from_mode(mode)).unwrap();
+
+    mode(0o666);
+    refused("mode 666");
+    mode(0o600);
+    std::os::unix::fs::chown(&socket, Some(1000), None).unwrap();
+    refused("user 1000");
+    std::os::unix::fs::chown(&socket, Some(0), None).unwrap();
+    assert!(node.felix().calls.is_empty());
+    runtime.add(&pod).unwrap();
+}
+
+#[test]
+fn a_full_disk_fails_the_del_that_would_be_forgotten() {
+    let mut node = Node::new();
+    let pod = Container::new("c1");
+    let result = node.runtime().add(&pod).unwrap();
+    node.stop_felix();
+    // Where a file stands no directory can be made, whoever asks.
+    fs::write(node.directory.join("cni-del"), "").unwrap();
+    let mut conf = node.runtime().conf;
+    conf["prevResult"] = result;
+
+    let answer = node.runtime().call("DEL", &pod.id, &pod.path, &conf);
+
+    assert!(answer.code() == 5 && answer.message().contains("cni-del"), "{}", answer.message());
+    assert_eq!(node.pod_links(), [""; 0], "it is out of service all the same");
+    fs::remove_file(node.directory.join("cni-del")).unwrap();
+    node.runtime().call("DEL", &pod.id, &pod.path, &conf).unwrap();
+    assert!(node.directory.join("cni-del/c1").exists());
+}
+
+#[test]
+fn host_local_takes_the_nodes_own_subnet() {
+    let mut node = Node::new();
+    let pod = Container::new("c1");
+    let mut runtime = node.runtime();
+    let leases = node.directory.join("leases");
+    runtime.conf["ipam"] = json!({"type": "host-local", "subnet": "usePodCidr", "dataDir": leases});
+
+    let result = runtime.add(&pod).unwrap();
+
+    let address = result["ips"][0]["address"].as_str().unwrap().to_owned();
+    assert!(address.starts_with("10.99.0."), "{address}");
+    runtime.check(&pod, &result).unwrap();
+    let conf = runtime.conf.clone();
+    drop(runtime);
+    node.stop_felix();
+    node.runtime().call("DEL", &pod.id, &pod.path, &conf).unwrap();
+    let held = fs::read_dir(leases.join("k8s-pod-network")).unwrap().filter(is_lease).count();
+    assert_eq!(held, 0, "also while the agent is away");
 }
 
 #[test]

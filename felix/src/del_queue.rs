@@ -52,12 +52,24 @@ impl DelQueue {
 
     /// All that wait, oldest name first. What is no request is set aside, and its path returned.
     pub fn list(&self) -> io::Result<(Vec<Waiting>, Vec<PathBuf>)> {
+        self.list_if(|_| true)
+    }
+
+    /// Those of one container; the files of others are not opened.
+    pub fn of_container(&self, container_id: &str) -> io::Result<Vec<Waiting>> {
+        let is_theirs = |name: &str| {
+            name.strip_prefix(container_id).is_some_and(|rest| rest.is_empty() || rest.starts_with('@'))
+        };
+        self.list_if(is_theirs).map(|(waiting, _)| waiting)
+    }
+
+    fn list_if(&self, is_wanted: impl Fn(&str) -> bool) -> io::Result<(Vec<Waiting>, Vec<PathBuf>)> {
         let mut waiting = Vec::new();
         let mut set_aside = Vec::new();
         for entry in fs::read_dir(&self.directory)? {
             let entry = entry?;
             let Ok(name) = entry.file_name().into_string() else { continue };
-            if name.starts_with('.') {
+            if name.starts_with('.') || !is_wanted(&name) {
                 continue;
             }
             match read(&entry.path()) {
@@ -115,6 +127,21 @@ mod tests {
         assert_eq!(waiting.len(), 1);
         assert_eq!(waiting[0].call, down("c1"));
         assert!(queue.list().unwrap().0.is_empty());
+    }
+
+    #[test]
+    fn a_container_finds_its_own_and_no_others() {
+        let scratch = Scratch::new("del-own");
+        let queue = DelQueue::open(scratch.path()).unwrap();
+        let mut second = down("c1");
+        second.attachment.as_mut().unwrap().interface = "net1".to_owned();
+        for call in [&down("c1"), &second, &down("c10")] {
+            queue.put(call).unwrap();
+        }
+
+        let names: Vec<_> = queue.of_container("c1").unwrap().into_iter().map(|w| w.name).collect();
+
+        assert_eq!(names, ["c1", "c1@net1"]);
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod cluster;
 mod command;
 mod config_file;
 mod connections;
+mod container_locks;
 mod del_queue;
 #[cfg_attr(not(test), expect(dead_code, reason = "the reserve that writes it is not wired yet"))]
 mod draw_journal;

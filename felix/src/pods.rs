@@ -1,11 +1,13 @@
-//! Finds the Pod that an ADD is about: what has been watched, else one request to the API server.
+//! Finds the Pod that an ADD is about: what has been watched, else one request to the API server. And this node's
+//! own subnets, which never change once they are there.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
 use datastore::Datastore;
-use model::{Labels, Pod, PodKey};
+use model::{Labels, NodeName, Pod, PodKey};
+use tokio::sync::OnceCell;
 use tokio::time::sleep;
 
 use crate::cluster::Cluster;
@@ -14,21 +16,36 @@ use crate::service::Pods;
 /// How long ADD waits for the watch before it asks: the kubelet often knows a Pod a moment earlier.
 const WATCH_PATIENCE: Duration = Duration::from_millis(100);
 
-/// Reads one Pod from the API server.
+/// Reads from the API server.
 pub trait FetchPod: Send + Sync + 'static {
     fn fetch(&self, pod: &PodKey) -> impl Future<Output = Result<Option<Pod>>> + Send;
+
+    /// `spec.podCIDRs` of a Node.
+    fn subnets(&self, node: &NodeName) -> impl Future<Output = Result<Vec<String>>> + Send;
 }
 
 impl FetchPod for Datastore {
     async fn fetch(&self, pod: &PodKey) -> Result<Option<Pod>> {
         Ok(self.pod(pod).await?)
     }
+
+    async fn subnets(&self, node: &NodeName) -> Result<Vec<String>> {
+        Ok(self.pod_cidrs(node).await?)
+    }
 }
 
 /// See the module's description.
 pub struct KnownPods<F> {
-    pub cluster: Arc<Cluster>,
-    pub fetch: F,
+    cluster: Arc<Cluster>,
+    fetch: F,
+    node: NodeName,
+    subnets: OnceCell<Vec<String>>,
+}
+
+impl<F> KnownPods<F> {
+    pub fn new(cluster: Arc<Cluster>, fetch: F, node: NodeName) -> Self {
+        Self { cluster, fetch, node, subnets: OnceCell::new() }
+    }
 }
 
 impl<F: FetchPod> Pods for KnownPods<F> {
@@ -45,13 +62,26 @@ impl<F: FetchPod> Pods for KnownPods<F> {
             answer = ask => answer,
         }
     }
+
+    async fn node_subnets(&self) -> Result<Vec<String>> {
+        let ask = || async {
+            let subnets = self.fetch.subnets(&self.node).await.map_err(Some)?;
+            // The cluster may give them a moment after the node has come: none is not remembered.
+            if subnets.is_empty() { Err(None) } else { Ok(subnets) }
+        };
+        match self.subnets.get_or_try_init(ask).await {
+            Ok(subnets) => Ok(subnets.clone()),
+            Err(None) => Ok(Vec::new()),
+            Err(Some(error)) => Err(error),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use model::{NodeName, Update};
+    use model::Update;
 
     use super::*;
 
@@ -82,6 +112,17 @@ mod tests {
         assert_eq!(pods.annotations(&key(), "u2").await.unwrap(), None);
     }
 
+    #[tokio::test]
+    async fn the_nodes_subnets_are_asked_for_until_they_are_there() {
+        let pods = known(None);
+
+        assert!(pods.node_subnets().await.unwrap().is_empty());
+        for _ in 0..2 {
+            assert_eq!(pods.node_subnets().await.unwrap(), ["10.244.1.0/24"]);
+        }
+        assert_eq!(pods.fetch.asked.load(Ordering::Relaxed), 2);
+    }
+
     struct Server {
         pod: Option<Pod>,
         asked: AtomicUsize,
@@ -92,11 +133,16 @@ mod tests {
             self.asked.fetch_add(1, Ordering::Relaxed);
             Ok(self.pod.clone())
         }
+
+        async fn subnets(&self, _: &NodeName) -> Result<Vec<String>> {
+            let asked = self.asked.fetch_add(1, Ordering::Relaxed);
+            Ok(if asked == 0 { Vec::new() } else { vec!["10.244.1.0/24".to_owned()] })
+        }
     }
 
     fn known(pod: Option<Pod>) -> KnownPods<Server> {
         let cluster = Arc::new(Cluster::new(NodeName::from("n1")));
-        KnownPods { cluster, fetch: Server { pod, asked: AtomicUsize::new(0) } }
+        KnownPods::new(cluster, Server { pod, asked: AtomicUsize::new(0) }, NodeName::from("n1"))
     }
 
     fn key() -> PodKey {

@@ -10,15 +10,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use model::{Labels, PodKey, host_interface_name};
 use parking_lot::{Mutex, RwLock};
-use proto::node::reply::{Allocated, Done, Failed, Outcome};
-use proto::node::request::{Allocate, Attachment, Call, EndpointCheck, EndpointDown, EndpointUp};
+use proto::node::reply::{Allocated, Collected, CollectedEndpoint, Done, Failed, NodeSubnets, Outcome};
+use proto::node::request::{Allocate, Attachment, Call, Collect, EndpointCheck, EndpointDown, EndpointUp};
 use proto::node::{Failure, Reply, Request};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use crate::addresses::{AddressError, AddressRequest, Addresses};
-use crate::annotations::PodRequests;
+use crate::annotations::{FeatureControl, PodRequests};
 use crate::command::{Command, Dataplane};
+use crate::container_locks::ContainerLocks;
 use crate::del_queue::{DelQueue, Waiting};
 use crate::endpoint_store::{EndpointStore, StoredEndpoint, check_container_id, handle, pod_key};
 use crate::metrics::{Call as CallLabels, Metrics};
@@ -32,10 +33,13 @@ const INSPECT_PATIENCE: Duration = Duration::from_secs(2);
 /// CHECK reads the kernel's tables back first.
 const CHECK_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Reads the annotations of a Pod of this node.
+/// What the cluster says about this node's pods.
 pub trait Pods: Send + Sync + 'static {
-    /// From what has been watched, else from the API server; `None` when there is no such Pod.
+    /// A Pod's annotations, from what has been watched, else from the API server; `None` when there is no such Pod.
     fn annotations(&self, pod: &PodKey, uid: &str) -> impl Future<Output = Result<Option<Labels>>> + Send;
+
+    /// The subnets that the cluster gave this node (`spec.podCIDRs`); none where it gives nodes none.
+    fn node_subnets(&self) -> impl Future<Output = Result<Vec<String>>> + Send;
 }
 
 /// What the service takes from the live configuration.
@@ -60,7 +64,7 @@ pub struct NodeService<A, P> {
     /// Why the agent cannot serve ADD; `None` when it can.
     pub not_ready: Box<dyn Fn() -> Option<String> + Send + Sync>,
     /// A release and a new allocation of one container must not overlap.
-    pub release_lock: tokio::sync::Mutex<()>,
+    pub locks: ContainerLocks,
 }
 
 /// A call that failed, as the plugin is told.
@@ -75,6 +79,8 @@ impl<A: Addresses, P: Pods> NodeService<A, P> {
             Some(Call::EndpointDown(call)) => ("EndpointDown", self.endpoint_down(&call)),
             Some(Call::EndpointCheck(call)) => ("EndpointCheck", self.endpoint_check(&call).await),
             Some(Call::Status(_)) => ("Status", self.status()),
+            Some(Call::Collect(call)) => ("Collect", self.collect(&call)),
+            Some(Call::NodeSubnets(_)) => ("NodeSubnets", self.node_subnets().await),
             None => ("Unknown", Err(invalid("the request is of no kind that this agent knows; update it"))),
         };
         let (label, outcome) = match outcome {
@@ -94,10 +100,46 @@ impl<A: Addresses, P: Pods> NodeService<A, P> {
         let pod = pod_key(&attachment.namespace, &attachment.pod, &attachment.container_id);
         let PodSettings { interface_prefix, mtu } = self.settings.read().clone();
         let mtu = mtu.ok_or_else(|| retry("the MTU is not known yet: the agent is starting"))?;
-        let requests = self.pod_requests(&pod, &attachment).await?;
+        let allowed = FeatureControl { no_ipam: call.may_bypass_ipam, floating: call.may_float };
+        let requests = self.pod_requests(&pod, &attachment, allowed).await?;
+        let mac = requests.mac;
+        let mut addresses = if call.delegated {
+            requests.without_ipam().map_err(|error| invalid(format!("Pod {pod}: {error}")))?;
+            Vec::new()
+        } else if requests.unmanaged.is_empty() {
+            self.assign(&pod, &attachment, call, requests).await?
+        } else {
+            self.nobody_has(&requests.unmanaged, &attachment.container_id)?;
+            requests.unmanaged
+        };
+        addresses.sort();
+        Ok(Outcome::Allocated(Allocated {
+            addresses: addresses.iter().map(IpAddr::to_string).collect(),
+            mtu,
+            host_interface: host_interface_name(&interface_prefix, &pod),
+            mac: mac.map(Vec::from).unwrap_or_default(),
+        }))
+    }
+
+    /// Addresses out of the cluster's pools.
+    async fn assign(
+        &self,
+        pod: &PodKey,
+        attachment: &Attachment,
+        call: Allocate,
+        requests: PodRequests,
+    ) -> Result<Vec<IpAddr>, Refusal> {
         let mut exact = parse_addresses(&call.addresses)?;
         if exact.is_empty() {
-            exact = requests.addresses;
+            exact.clone_from(&requests.addresses);
+        }
+        let (ipv4, ipv6) = requests.families.unwrap_or((call.ipv4, call.ipv6));
+        let gets =
+            |is_v4: bool| exact.iter().any(|a| a.is_ipv4() == is_v4) || if is_v4 { ipv4 } else { ipv6 };
+        if let Some(address) = requests.floating.iter().find(|address| !gets(address.is_ipv4())) {
+            return Err(invalid(format!(
+                "Pod {pod}: it gets no address of the family of floating IP {address}"
+            )));
         }
         let request = AddressRequest {
             handle: handle(&attachment.network, &attachment.container_id),
@@ -105,28 +147,39 @@ impl<A: Addresses, P: Pods> NodeService<A, P> {
             pod: attachment.pod.clone(),
             uid: attachment.uid.clone(),
             interface: attachment.interface.clone(),
-            ipv4: call.ipv4,
-            ipv6: call.ipv6,
+            ipv4,
+            ipv6,
             exact,
             ipv4_pools: first_given(requests.ipv4_pools, call.ipv4_pools),
             ipv6_pools: first_given(requests.ipv6_pools, call.ipv6_pools),
         };
-        let _exclusive = self.release_lock.lock().await;
-        self.finish_earlier_del(&attachment).await?;
-        let mut addresses = self.addresses.allocate(request).await.map_err(|error| match error {
+        let _exclusive = self.locks.lock(&attachment.container_id).await;
+        self.finish_earlier_del(attachment).await?;
+        self.addresses.allocate(request).await.map_err(|error| match error {
             AddressError::Invalid(message) => invalid(message),
             AddressError::Unavailable(message) => retry(message),
-        })?;
-        addresses.sort();
-        Ok(Outcome::Allocated(Allocated {
-            addresses: addresses.iter().map(IpAddr::to_string).collect(),
-            mtu,
-            host_interface: host_interface_name(&interface_prefix, &pod),
-            mac: requests.mac.map(Vec::from).unwrap_or_default(),
-        }))
+        })
     }
 
-    async fn pod_requests(&self, pod: &PodKey, attachment: &Attachment) -> Result<PodRequests, Refusal> {
+    /// IPAM does not watch over these; at least no other pod of this node may have them.
+    fn nobody_has(&self, addresses: &[IpAddr], container_id: &str) -> Result<(), Refusal> {
+        let store = self.store.lock();
+        let others = store.iter().filter(|endpoint| endpoint.container_id != container_id);
+        let mut taken = others.flat_map(|other| other.addresses.iter().map(move |address| (address, other)));
+        match taken.find(|(address, _)| addresses.contains(address)) {
+            Some((address, other)) => {
+                Err(invalid(format!("address {address} is in use by {}", other.pod_key())))
+            }
+            None => Ok(()),
+        }
+    }
+
+    async fn pod_requests(
+        &self,
+        pod: &PodKey,
+        attachment: &Attachment,
+        allowed: FeatureControl,
+    ) -> Result<PodRequests, Refusal> {
         if attachment.namespace.is_empty() {
             return Ok(PodRequests::default());
         }
@@ -134,15 +187,14 @@ impl<A: Addresses, P: Pods> NodeService<A, P> {
         let annotations = annotations.map_err(|error| retry(format!("cannot read Pod {pod}: {error:#}")))?;
         let annotations = annotations
             .ok_or_else(|| retry(format!("the API server has no Pod {pod} with UID {:?}", attachment.uid)))?;
-        PodRequests::parse(&annotations).map_err(|error| invalid(format!("Pod {pod}: {error}")))
+        PodRequests::parse(&annotations, &Labels::new(), allowed)
+            .map_err(|error| invalid(format!("Pod {pod}: {error}")))
     }
 
     /// An earlier DEL of the same container whose addresses are still held must not release the new ones.
     async fn finish_earlier_del(&self, attachment: &Attachment) -> Result<(), Refusal> {
-        let (waiting, _) =
-            self.queue.list().map_err(|error| retry(format!("read the DEL queue: {error}")))?;
-        let is_same = |w: &&Waiting| container_id(&w.call) == Some(&attachment.container_id);
-        for waiting in waiting.iter().filter(is_same) {
+        let waiting = self.queue.of_container(&attachment.container_id);
+        for waiting in &waiting.map_err(|error| retry(format!("read the DEL queue: {error}")))? {
             self.release_one(waiting)
                 .await
                 .map_err(|error| retry(format!("finish the container's earlier DEL: {error:#}")))?;
@@ -209,16 +261,37 @@ impl<A: Addresses, P: Pods> NodeService<A, P> {
 
     /// Deletes an endpoint for which no DEL will come any more.
     pub fn take_down(&self, endpoint: &StoredEndpoint) {
-        let attachment = Attachment {
-            container_id: endpoint.container_id.clone(),
-            interface: endpoint.interface.clone(),
-            network: endpoint.network.clone(),
-            ..Attachment::default()
-        };
-        let call = EndpointDown { attachment: Some(attachment), addresses_only: false };
-        if let Err(Refusal(_, message)) = self.endpoint_down(&call) {
+        if let Err(Refusal(_, message)) = self.endpoint_down(&down_of(endpoint)) {
             tracing::warn!(message, container = endpoint.container_id, "stale endpoint stays");
         }
+    }
+
+    /// GC: lets all endpoints of a network go but those that the runtime still has.
+    fn collect(&self, call: &Collect) -> Result<Outcome, Refusal> {
+        let is_valid = |endpoint: &StoredEndpoint| {
+            let is_same = |valid: &Attachment| {
+                valid.container_id == endpoint.container_id && !is_other_interface(endpoint, valid)
+            };
+            call.valid.iter().any(is_same)
+        };
+        let store = self.store.lock();
+        let gone = store.iter().filter(|endpoint| endpoint.network == call.network && !is_valid(endpoint));
+        let gone: Vec<StoredEndpoint> = gone.cloned().collect();
+        drop(store);
+        let mut endpoints = Vec::new();
+        for endpoint in gone {
+            self.endpoint_down(&down_of(&endpoint))?;
+            let StoredEndpoint { container_id, host_interface, .. } = endpoint;
+            endpoints.push(CollectedEndpoint { container_id, host_interface });
+        }
+        Ok(Outcome::Collected(Collected { endpoints }))
+    }
+
+    async fn node_subnets(&self) -> Result<Outcome, Refusal> {
+        let subnets = self.pods.node_subnets().await;
+        let subnets =
+            subnets.map_err(|error| retry(format!("cannot read this node's podCIDRs: {error:#}")))?;
+        Ok(Outcome::NodeSubnets(NodeSubnets { subnets }))
     }
 
     /// Takes the endpoint of a DEL out of service, unless its interface belongs to a newer sandbox.
@@ -253,7 +326,7 @@ impl<A: Addresses, P: Pods> NodeService<A, P> {
         }
         let mut left = 0;
         for waiting in waiting {
-            let _exclusive = self.release_lock.lock().await;
+            let _exclusive = self.locks.lock(container_id(&waiting.call)).await;
             if let Err(error) = self.release_one(&waiting).await {
                 tracing::warn!(container = waiting.name, error = %format!("{error:#}"), "DEL stays queued");
                 left += 1;
@@ -330,12 +403,23 @@ fn interface_name(name: String) -> Result<String, Refusal> {
     }
 }
 
+/// What a DEL would have said.
+fn down_of(endpoint: &StoredEndpoint) -> EndpointDown {
+    let attachment = Attachment {
+        container_id: endpoint.container_id.clone(),
+        interface: endpoint.interface.clone(),
+        network: endpoint.network.clone(),
+        ..Attachment::default()
+    };
+    EndpointDown { attachment: Some(attachment), addresses_only: false }
+}
+
 fn is_other_interface(endpoint: &StoredEndpoint, attachment: &Attachment) -> bool {
     !attachment.interface.is_empty() && attachment.interface != endpoint.interface
 }
 
-fn container_id(call: &EndpointDown) -> Option<&String> {
-    call.attachment.as_ref().map(|attachment| &attachment.container_id)
+fn container_id(call: &EndpointDown) -> &str {
+    call.attachment.as_ref().map_or("", |attachment| &attachment.container_id)
 }
 
 fn first_given(first: Vec<String>, second: Vec<String>) -> Vec<String> {

@@ -26,6 +26,7 @@ use crate::checks::{self, Features};
 use crate::cluster::{Cluster, OwnNode};
 use crate::command::{Command, Dataplane};
 use crate::connections::Connections;
+use crate::container_locks::ContainerLocks;
 use crate::del_queue::DelQueue;
 use crate::drivers::Linux;
 use crate::drop_log::{DropLog, Names};
@@ -96,7 +97,7 @@ pub async fn run(settings: Settings, fixed: FixedAddresses, log_level: LogLevel)
     let addresses = Arc::new(ClusterAddresses::new(&datastore, settings.node.clone()));
 
     let (dataplane, commands) = Dataplane::channel();
-    let pods = KnownPods { cluster: cluster.clone(), fetch: datastore.clone() };
+    let pods = KnownPods::new(cluster.clone(), datastore.clone(), settings.node.clone());
     let service = Arc::new(service(&settings, store, &dataplane, pods, &addresses, &metrics, &health)?);
     let published =
         start_worker(&settings, features, (backend, drivers), &service, commands, &health, &metrics)?;
@@ -211,7 +212,7 @@ fn service(
         settings: RwLock::new(PodSettings { interface_prefix: configuration.interface_prefix, mtu: None }),
         metrics: metrics.clone(),
         not_ready: Box::new(move || health.reason_against(&[Component::Datastore, Component::Dataplane])),
-        release_lock: tokio::sync::Mutex::new(()),
+        locks: ContainerLocks::default(),
     })
 }
 

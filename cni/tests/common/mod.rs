@@ -16,7 +16,7 @@ use std::thread::JoinHandle;
 use kernel::{Driver, Neighbour, NeighbourKey, NextHop, PROTO_BOOT, Route, RouteKey, RouteKind};
 use kernel_linux::{NeighbourDriver, Netns, RouteDriver, Rtnl, sysctl};
 use model::{Cidr, PodKey, host_interface_name};
-use proto::node::reply::{Allocated, Done, Failed, Outcome};
+use proto::node::reply::{Allocated, Collected, CollectedEndpoint, Done, Failed, NodeSubnets, Outcome};
 use proto::node::request::{Allocate, Attachment, Call, EndpointUp};
 use proto::node::{Failure, Reply, Request};
 use proto::{read_frame, write_frame};
@@ -322,6 +322,19 @@ impl State {
                 failed(Failure::Permanent, "the endpoint is unknown")
             }
             Call::Status(_) => Some(Outcome::Done(Done {})),
+            Call::NodeSubnets(_) => {
+                Some(Outcome::NodeSubnets(NodeSubnets { subnets: vec!["10.99.0.0/24".to_owned()] }))
+            }
+            Call::Collect(call) => {
+                let is_valid = |id: &String| call.valid.iter().any(|valid| valid.container_id == *id);
+                let gone: Vec<_> = self.endpoints.keys().filter(|id| !is_valid(id)).cloned().collect();
+                let take = |id: String| {
+                    self.addresses.remove(&id);
+                    let host_interface = self.endpoints.remove(&id).unwrap_or_default();
+                    CollectedEndpoint { container_id: id, host_interface }
+                };
+                Some(Outcome::Collected(Collected { endpoints: gone.into_iter().map(take).collect() }))
+            }
         }
     }
 

@@ -46,6 +46,14 @@ impl Datastore {
         }))
     }
 
+    /// `spec.podCIDRs` of a Node; empty where there is no such Node or it has none.
+    pub async fn pod_cidrs(&self, name: &NodeName) -> Result<Vec<String>> {
+        let api: Api<k8s_openapi::api::core::v1::Node> = Api::all(self.client());
+        let found = self.get(&api, name.as_str(), || format!("node {name}")).await?;
+        let spec = found.and_then(|node| node.spec).unwrap_or_default();
+        Ok(spec.pod_cidrs.unwrap_or_else(|| spec.pod_cidr.into_iter().collect()))
+    }
+
     /// Sets annotations of a Node; `None` takes one away. Others stay as they are.
     pub async fn annotate_node(
         &self,

@@ -2,7 +2,7 @@
 //!
 //! One request and one reply a connection. ADD is two calls: [`request::Allocate`] gives addresses, the plugin
 //! makes the interfaces, then [`request::EndpointUp`] returns when route and policy are in the kernel.
-//! DEL is one: [`request::EndpointDown`], which also releases the addresses.
+//! DEL is one: [`request::EndpointDown`], which also releases the addresses. GC is one, too: [`request::Collect`].
 
 /// Name of the directory beside `felix.sock` in which the plugin leaves what it could not tell the agent:
 /// one file a container, named after it, that holds one framed [`Request`] with an
@@ -13,7 +13,7 @@ pub const DEL_QUEUE: &str = "cni-del";
 /// One call.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Request {
-    #[prost(oneof = "request::Call", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "request::Call", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub call: Option<request::Call>,
 }
 
@@ -30,6 +30,10 @@ pub mod request {
         EndpointCheck(EndpointCheck),
         #[prost(message, tag = "5")]
         Status(Status),
+        #[prost(message, tag = "6")]
+        Collect(Collect),
+        #[prost(message, tag = "7")]
+        NodeSubnets(NodeSubnets),
     }
 
     /// Which pod, and which of its interfaces.
@@ -70,6 +74,15 @@ pub mod request {
         pub ipv4_pools: Vec<String>,
         #[prost(string, repeated, tag = "6")]
         pub ipv6_pools: Vec<String>,
+        /// `feature_control.ip_addrs_no_ipam`: the pod may name addresses that IPAM knows nothing of.
+        #[prost(bool, tag = "7")]
+        pub may_bypass_ipam: bool,
+        /// `feature_control.floating_ips`: the pod may have floating addresses.
+        #[prost(bool, tag = "8")]
+        pub may_float: bool,
+        /// Another plugin gives the addresses: only names, MTU and MAC are wanted.
+        #[prost(bool, tag = "9")]
+        pub delegated: bool,
     }
 
     /// The interfaces exist: program them and tell when that is done.
@@ -112,12 +125,27 @@ pub mod request {
     /// Can the agent serve ADD now?
     #[derive(Clone, PartialEq, prost::Message)]
     pub struct Status {}
+
+    /// Every attachment of the network that is not named here is gone (the verb GC): forget it and release its
+    /// addresses, as [`EndpointDown`] does for one.
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct Collect {
+        #[prost(string, tag = "1")]
+        pub network: String,
+        /// Those that live on; only container ID and interface count.
+        #[prost(message, repeated, tag = "2")]
+        pub valid: Vec<Attachment>,
+    }
+
+    /// Which subnets the cluster gave this node (`spec.podCIDRs`), for `host-local` with `usePodCidr`.
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct NodeSubnets {}
 }
 
 /// The answer to a [`Request`].
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Reply {
-    #[prost(oneof = "reply::Outcome", tags = "1, 2, 3")]
+    #[prost(oneof = "reply::Outcome", tags = "1, 2, 3, 4, 5")]
     pub outcome: Option<reply::Outcome>,
 }
 
@@ -130,6 +158,10 @@ pub mod reply {
         Allocated(Allocated),
         #[prost(message, tag = "3")]
         Failed(Failed),
+        #[prost(message, tag = "4")]
+        Collected(Collected),
+        #[prost(message, tag = "5")]
+        NodeSubnets(NodeSubnets),
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
@@ -149,6 +181,29 @@ pub mod reply {
         /// MAC of the pod's side from the pod's annotation `cni.projectcalico.org/hwAddr`; empty for any.
         #[prost(bytes = "vec", tag = "4")]
         pub mac: Vec<u8>,
+    }
+
+    /// What [`Collect`](super::request::Collect) has let go; their links are the plugin's to take away.
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct Collected {
+        #[prost(message, repeated, tag = "1")]
+        pub endpoints: Vec<CollectedEndpoint>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct CollectedEndpoint {
+        #[prost(string, tag = "1")]
+        pub container_id: String,
+        /// Name of the veth on the node's side.
+        #[prost(string, tag = "2")]
+        pub host_interface: String,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct NodeSubnets {
+        /// At most one a family, as `10.244.1.0/24`; empty where the cluster gives nodes none.
+        #[prost(string, repeated, tag = "1")]
+        pub subnets: Vec<String>,
     }
 
     #[derive(Clone, PartialEq, prost::Message)]

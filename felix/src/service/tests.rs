@@ -101,6 +101,90 @@ async fn wrong_annotations_and_requests_are_refused_by_name() {
 }
 
 #[tokio::test]
+async fn garbage_of_a_network_goes_and_nothing_else() {
+    let agent = Agent::start("gc", Programs::AtOnce).await;
+    for (id, network, interface) in
+        [("c1", NETWORK, "cali1"), ("c2", NETWORK, "cali2"), ("c3", "other", "cali3")]
+    {
+        let attachment = Attachment { network: network.to_owned(), ..container(id) };
+        let allocate = Allocate { attachment: Some(attachment.clone()), ..allocate(id) };
+        agent.call(Call::Allocate(allocate)).await;
+        let up = EndpointUp {
+            attachment: Some(attachment),
+            host_interface: interface.to_owned(),
+            ..endpoint_up(id)
+        };
+        assert_eq!(agent.call(Call::EndpointUp(up)).await, Outcome::Done(Done {}));
+    }
+    let valid = |interface: &str| Attachment { interface: interface.to_owned(), ..container("c1") };
+    let collect = Collect { network: NETWORK.to_owned(), valid: vec![valid("net7"), valid("eth0")] };
+
+    let outcome = agent.call(Call::Collect(collect.clone())).await;
+
+    let gone = CollectedEndpoint { container_id: "c2".to_owned(), host_interface: "cali2".to_owned() };
+    assert_eq!(outcome, Outcome::Collected(Collected { endpoints: vec![gone] }));
+    assert_eq!(agent.service.drain().await, 0);
+    let held: Vec<_> = agent.service.addresses.0.lock().held.keys().cloned().collect();
+    assert_eq!(held, ["k8s-pod-network.c1", "other.c3"]);
+    assert_eq!(agent.call(Call::Collect(collect)).await, Outcome::Collected(Collected::default()));
+}
+
+#[tokio::test]
+async fn a_pod_may_bring_its_own_address_where_that_is_allowed() {
+    let agent = Agent::start("own", Programs::AtOnce).await;
+    let annotation = ("cni.projectcalico.org/ipAddrsNoIpam".to_owned(), "[\"192.0.2.9\"]".to_owned());
+    *agent.service.pods.0.lock() = Some(Labels::from([annotation]));
+    let allowed = |id: &str| Allocate { may_bypass_ipam: true, ..allocate(id) };
+
+    assert_eq!(failed(agent.call(Call::Allocate(allocate("c1"))).await).0, Failure::Invalid);
+    let Outcome::Allocated(allocated) = agent.call(Call::Allocate(allowed("c1"))).await else { panic!() };
+    assert_eq!(allocated.addresses, ["192.0.2.9"]);
+    let up = EndpointUp { addresses: allocated.addresses, ..endpoint_up("c1") };
+    agent.call(Call::EndpointUp(up)).await;
+
+    assert!(agent.service.addresses.0.lock().held.is_empty(), "IPAM was not asked");
+    let (_, message) = failed(agent.call(Call::Allocate(allowed("c2"))).await);
+    assert!(message.contains("in use by default/web"), "{message}");
+}
+
+#[tokio::test]
+async fn five_hundred_pods_at_once_are_all_served() {
+    let agent = Arc::new(Agent::start("many", Programs::AtOnce).await);
+    let mut calls = tokio::task::JoinSet::new();
+    for number in 0..500 {
+        let agent = agent.clone();
+        calls.spawn(async move {
+            let id = format!("c{number}");
+            let Outcome::Allocated(_) = agent.call(Call::Allocate(allocate(&id))).await else { panic!() };
+            let up = EndpointUp { host_interface: format!("cali{number}"), ..endpoint_up(&id) };
+            agent.call(Call::EndpointUp(up)).await
+        });
+    }
+
+    let outcomes = calls.join_all().await;
+
+    assert!(outcomes.iter().all(|outcome| *outcome == Outcome::Done(Done {})));
+    assert_eq!(agent.service.store.lock().iter().count(), 500);
+}
+
+#[tokio::test]
+async fn a_full_disk_keeps_the_pod_out_and_nothing_half_done() {
+    let agent = Agent::start("disk", Programs::AtOnce).await;
+    // What cannot be made over a file cannot be written either, and root may write everywhere else.
+    let endpoints = agent.scratch.path().join("endpoints");
+    std::fs::remove_dir(&endpoints).unwrap();
+    std::fs::write(&endpoints, "").unwrap();
+
+    let (failure, message) = failed(agent.call(Call::EndpointUp(endpoint_up("c1"))).await);
+
+    assert_eq!(failure, Failure::Retry);
+    assert!(message.contains("store the endpoint"), "{message}");
+    assert_eq!(agent.service.store.lock().iter().count(), 0);
+}
+
+const NETWORK: &str = "k8s-pod-network";
+
+#[tokio::test]
 async fn the_socket_is_roots_alone_and_survives_nonsense() {
     let agent = Agent::start("nonsense", Programs::AtOnce).await;
     let mode = std::fs::metadata(agent.socket()).unwrap().permissions().mode();
@@ -163,6 +247,10 @@ impl Pods for OnePod {
     async fn annotations(&self, _: &PodKey, _: &str) -> Result<Option<Labels>> {
         Ok(self.0.lock().clone())
     }
+
+    async fn node_subnets(&self) -> Result<Vec<String>> {
+        Ok(vec!["10.244.1.0/24".to_owned()])
+    }
 }
 
 struct Agent {
@@ -191,7 +279,7 @@ impl Agent {
             settings: RwLock::new(settings),
             metrics: Arc::new(Metrics::new("n1")),
             not_ready: Box::new(|| None),
-            release_lock: tokio::sync::Mutex::new(()),
+            locks: ContainerLocks::default(),
         });
         let listener = server::bind(&scratch.path().join("felix.sock")).unwrap();
         let answering = service.clone();

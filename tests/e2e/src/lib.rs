@@ -8,6 +8,7 @@
 mod cluster;
 mod matrix;
 mod ping;
+pub mod runtime;
 mod wait;
 
 pub use cluster::{Cluster, Options, programs};

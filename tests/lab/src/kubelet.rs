@@ -23,6 +23,9 @@ use crate::status::PodStatus;
 /// How many pods are wired or unwired at the same time.
 const PARALLEL: usize = 8;
 
+/// Annotation of pods; `none` keeps the lab's kubelet from running them.
+const KUBELET: &str = "lab/kubelet";
+
 /// What a pod needs to know of its node.
 #[derive(Debug)]
 pub struct HostNode {
@@ -154,6 +157,9 @@ impl Kubelet {
 
     fn apply(self: &Arc<Self>, pod: Pod) {
         self.scheduler.observe(&pod);
+        if is_anothers(&pod) {
+            return;
+        }
         let Some(node) = pod.spec.as_ref().and_then(|s| s.node_name.clone()) else { return };
         let Some(host) = self.host(&node) else { return };
         let key = key_of(&pod);
@@ -188,6 +194,12 @@ impl Kubelet {
         }
         finished
     }
+}
+
+/// Is the pod run by a real container runtime on the node's network?
+fn is_anothers(pod: &Pod) -> bool {
+    let annotation = pod.metadata.annotations.as_ref().and_then(|all| all.get(KUBELET));
+    annotation.is_some_and(|value| value == "none")
 }
 
 fn new_view(key: &str, node: &str, host: &HostNode, host_network: bool) -> PodStatus {

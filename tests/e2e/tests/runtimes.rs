@@ -1,0 +1,161 @@
+//! Real container runtimes as clients of the installed CNI plugin, with the real agent and its IPAM.
+
+use std::path::Path;
+
+use e2e::runtime::{Containerd, IMAGE, PodSpec, Podman};
+use e2e::{Cluster, Options, within};
+use serde_json::Value;
+
+#[test]
+fn containerd_connects_and_disconnects_pods_as_the_kubelet_asks() {
+    if is_missing("containerd", "containerd") || is_missing("runc", "runc") {
+        return;
+    }
+    let cluster = one_node("ctd");
+    let mut containerd = Containerd::start(&cluster, "n1");
+    let spec = PodSpec { ports: vec![(80, 8080)], ..foreign_pod(&cluster, "web") };
+
+    let sandbox = containerd.cri.run_pod_sandbox(&spec.config()).unwrap();
+    let addresses = containerd.cri.addresses(&sandbox).unwrap();
+    let container = containerd
+        .cri
+        .run_container(&sandbox, &spec.config(), IMAGE, &["httpd", "-f", "-p", "80", "-h", "/www"])
+        .unwrap();
+    let [address] = addresses.as_slice() else { panic!("one address: {addresses:?}") };
+    assert_eq!(holders(&cluster), [format!("k8s-pod-network.{sandbox}")]);
+    let (status, inside) = containerd.cri.exec(&container, &["ip", "addr", "show", "eth0"]).unwrap();
+    assert!(status == 0 && inside.contains(&format!("inet {address}/32")), "{inside}");
+    // The pod itself, and the node's port by way of the chained plugin.
+    for url in [format!("http://{address}/"), "http://172.20.0.11:8080/".to_owned()] {
+        let page =
+            || containerd.on_node("busybox", &["timeout", "5", "busybox", "wget", "-q", "-O", "-", &url]);
+        assert_eq!(page(), "hello\n", "{url}");
+    }
+
+    // A containerd that is killed disturbs no pod, and knows it again.
+    let ping = cluster.ping("n1", address);
+    containerd.kill_and_restart();
+    assert_eq!(containerd.cri.addresses(&sandbox).unwrap(), addresses);
+    assert_eq!(ping.stop().lost(), 0);
+
+    // A new sandbox of the same pod comes before the old one is removed, as after a sandbox has died.
+    containerd.cri.stop_pod_sandbox(&sandbox).unwrap();
+    let second = PodSpec { attempt: 1, ..spec.clone() };
+    let second = containerd.cri.run_pod_sandbox(&second.config()).unwrap();
+    containerd.cri.stop_pod_sandbox(&sandbox).unwrap();
+    containerd.cri.remove_pod_sandbox(&sandbox).unwrap();
+    containerd.cri.remove_pod_sandbox(&sandbox).unwrap();
+    let address = containerd.cri.addresses(&second).unwrap().remove(0);
+    containerd.on_node("ping", &["-c", "1", "-W", "2", &address]);
+    within(
+        10,
+        "only the new sandbox holds an address",
+        || holders(&cluster),
+        |held| *held == [format!("k8s-pod-network.{second}")],
+    );
+    containerd.cri.stop_pod_sandbox(&second).unwrap();
+    containerd.cri.remove_pod_sandbox(&second).unwrap();
+    nothing_left(&cluster);
+}
+
+#[test]
+fn containerd_is_told_why_and_nothing_stays_while_the_agent_is_away() {
+    if is_missing("containerd", "containerd") || is_missing("runc", "runc") {
+        return;
+    }
+    let cluster = one_node("ctf");
+    let mut containerd = Containerd::start(&cluster, "n1");
+    let spec = foreign_pod(&cluster, "web");
+    let old = foreign_pod(&cluster, "old");
+    let stays = containerd.cri.run_pod_sandbox(&old.config()).unwrap();
+
+    cluster.lab_ok(&["stop", "n1", "felix"]);
+    let refused = containerd.cri.run_pod_sandbox(&spec.config()).unwrap_err();
+    assert!(refused.contains("is the calico-node pod of this node running?"), "{refused}");
+    containerd.cri.stop_pod_sandbox(&stays).unwrap();
+    containerd.cri.remove_pod_sandbox(&stays).unwrap();
+    let links = cluster.exec("n1", &["ip", "-o", "link", "show", "up"]);
+    assert!(!links.contains("cali"), "{links}");
+
+    cluster.lab_ok(&["start", "n1", "felix"]);
+    cluster.well_again("n1");
+    nothing_left(&cluster);
+    let sandbox = containerd.cri.run_pod_sandbox(&spec.config()).unwrap();
+    assert_eq!(holders(&cluster), [format!("k8s-pod-network.{sandbox}")]);
+}
+
+#[test]
+fn podman_connects_containers_without_a_cluster_in_mind() {
+    if is_missing("podman", "podman") {
+        return;
+    }
+    let cluster = one_node("pod");
+    let podman = Podman::new(&cluster, "n1");
+
+    podman.run("one", &[]);
+    podman.run("two", &["--ip", "10.65.0.200", "--mac-address", "02:00:5e:00:53:01"]);
+    let one = podman.address("one");
+    assert_eq!(podman.address("two"), "10.65.0.200");
+    let inside = podman.ok(&["exec", "two", "ip", "addr", "show", "eth0"]);
+    assert!(inside.contains("02:00:5e:00:53:01") && inside.contains("10.65.0.200/32"), "{inside}");
+    for address in [one.as_str(), "10.65.0.200"] {
+        podman.on_node("ping", &["-c", "1", "-W", "2", address]);
+    }
+    assert_eq!(holders(&cluster).len(), 2);
+
+    podman.ok(&["stop", "--time", "0", "one"]);
+    podman.ok(&["rm", "one"]);
+    podman.ok(&["rm", "--force", "--time", "0", "two"]);
+    nothing_left(&cluster);
+}
+
+fn one_node(test: &str) -> Cluster {
+    Cluster::up(test, &Options { nodes: 1, subnets: 1, tor: "none", ..Options::default() })
+}
+
+/// A pod of node n1 that the lab's kubelet leaves to somebody else.
+fn foreign_pod(cluster: &Cluster, name: &str) -> PodSpec {
+    cluster.apply(&format!(
+        "apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, annotations: {{lab/kubelet: none}}}}
+spec: {{nodeName: n1, containers: [{{name: main, image: lab/busybox}}]}}
+"
+    ));
+    let uid = cluster.kubectl_ok(&["get", "pod", name, "-o", "jsonpath={.metadata.uid}"]);
+    PodSpec { namespace: "default".to_owned(), name: name.to_owned(), uid, ..PodSpec::default() }
+}
+
+/// Who holds addresses of pods, by the handles in the cluster's blocks.
+fn holders(cluster: &Cluster) -> Vec<String> {
+    let blocks = cluster.kubectl_ok(&["get", "ipamblocks", "-o", "json"]);
+    let blocks: Value = serde_json::from_str(&blocks).unwrap();
+    let mut held = Vec::new();
+    for block in blocks["items"].as_array().into_iter().flatten() {
+        let attributes = block["spec"]["attributes"].as_array().cloned().unwrap_or_default();
+        for index in block["spec"]["allocations"].as_array().into_iter().flatten() {
+            let owner = index.as_u64().and_then(|index| attributes.get(index as usize));
+            held.extend(owner.and_then(|owner| owner["handle_id"].as_str()).map(str::to_owned));
+        }
+    }
+    held.retain(|handle| handle.starts_with("k8s-pod-network."));
+    held.sort();
+    held
+}
+
+#[track_caller]
+fn nothing_left(cluster: &Cluster) {
+    within(10, "no address is held", || holders(cluster), Vec::is_empty);
+    let links = || cluster.exec("n1", &["ip", "-o", "link"]);
+    within(10, "no link of a pod is left", links, |links| !links.contains("cali"));
+}
+
+/// Skips a test visibly where its runtime is not installed; `make setup` installs it.
+fn is_missing(program: &str, package: &str) -> bool {
+    let directories = ["/usr/bin", "/usr/sbin", "/usr/local/bin"];
+    let is_there = directories.iter().any(|directory| Path::new(directory).join(program).exists());
+    if !is_there {
+        eprintln!("SKIPPED: no {program}; install the Debian package {package} (make setup)");
+    }
+    !is_there
+}
