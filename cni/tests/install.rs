@@ -1,11 +1,15 @@
 //! `calico install` with the real binary, into directories of the test's own.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
+use common::{Felix, Node, new_netns};
 use serde_json::Value;
 
 /// A directory that goes away with the value.
@@ -39,6 +43,40 @@ impl Drop for Root {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
+}
+
+#[test]
+fn the_configuration_waits_for_the_agent_and_outlives_the_container() {
+    let root = Root::new("ready");
+    succeed(&root.install(&["--binaries-only"], &[]));
+    let path = root.path("net.d/10-calico.conflist");
+    assert!(!path.exists() && root.path("bin/calico").exists());
+
+    let node = Node { netns: new_netns(), directory: root.path("agent"), felix: None };
+    fs::create_dir(&node.directory).unwrap();
+    let socket = node.socket();
+    let mut waiting = Command::new(env!("CARGO_BIN_EXE_calico"))
+        .args(["install", "--when-ready", "--stay", "--felix-socket"])
+        .arg(&socket)
+        .args(["--bin-dir".as_ref(), root.path("bin").as_os_str()])
+        .args(["--net-dir".as_ref(), root.path("net.d").as_os_str()])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It says what it waits for.
+    let mut said = BufReader::new(waiting.stdout.take().unwrap()).lines();
+    let reason = said.next().unwrap().unwrap();
+    assert!(reason.contains("does not listen"), "{reason}");
+    assert!(!path.exists());
+
+    let felix = Felix::start(&node.netns, &socket);
+    assert!(said.any(|line| line.unwrap().starts_with("wrote ")));
+    assert!(path.exists());
+    // SAFETY: a plain system call; the process is ours and not waited for yet.
+    assert_eq!(unsafe { libc::kill(waiting.id() as libc::pid_t, libc::SIGTERM) }, 0);
+    assert!(waiting.wait().unwrap().success());
+    assert!(path.exists());
+    drop(felix);
 }
 
 #[test]

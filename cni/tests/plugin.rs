@@ -6,6 +6,7 @@ mod common;
 use std::fs;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use common::{Container, Node, run};
@@ -425,6 +426,28 @@ fn in_a_chain_the_results_are_joined() {
 }
 
 #[test]
+fn the_standard_bandwidth_plugin_finds_the_nodes_side() {
+    let node = Node::new();
+    let (pod, runtime) = (Container::new("c1"), node.runtime());
+    let result = runtime.add(&pod).unwrap();
+    let mut bandwidth = node.runtime();
+    bandwidth.binary = "/usr/lib/cni/bandwidth".into();
+    bandwidth.conf = json!({
+        "cniVersion": "1.0.0", "name": "k8s-pod-network", "type": "bandwidth",
+        "runtimeConfig": {"bandwidth": {"ingressRate": 8_000_000, "ingressBurst": 800_000}},
+        "prevResult": result,
+    });
+
+    let chained = bandwidth.add(&pod).unwrap();
+
+    assert_eq!(chained["ips"], result["ips"]);
+    let shown = node.inside(|| run("tc", &["qdisc", "show", "dev", &host_side(&result)]));
+    assert!(shown.contains("tbf") && shown.contains("8Mbit"), "{shown}");
+    bandwidth.del(&pod).unwrap();
+    runtime.check(&pod, &result).unwrap();
+}
+
+#[test]
 fn status_and_garbage_collection_answer_in_version_1_1_only() {
     let mut node = Node::new();
     let ask = |node: &Node, verb: &str, version: &str| {
@@ -483,6 +506,23 @@ fn a_socket_that_is_not_the_agents_is_not_talked_to() {
     std::os::unix::fs::chown(&socket, Some(0), None).unwrap();
     assert!(node.felix().calls.is_empty());
     runtime.add(&pod).unwrap();
+}
+
+#[test]
+fn an_agent_that_hangs_is_given_up() {
+    let mut node = Node::new();
+    node.stop_felix();
+    let _silent = UnixListener::bind(node.socket()).unwrap();
+    let mut conf = node.runtime().conf;
+    conf["cniVersion"] = json!("1.1.0");
+
+    let answer = node.runtime().call("STATUS", "", "", &conf);
+
+    assert!(
+        answer.code() == 50 && answer.message().contains("did not answer in time"),
+        "{}",
+        answer.message()
+    );
 }
 
 #[test]

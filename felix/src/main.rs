@@ -36,6 +36,7 @@ mod operator;
 mod pod_options;
 mod pods;
 mod policy_status;
+mod reaper;
 mod rule_mode;
 #[cfg(test)]
 mod scratch;

@@ -1,14 +1,15 @@
 //! Finds the Pod that an ADD is about: what has been watched, else one request to the API server. And this node's
 //! own subnets, which never change once they are there.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use datastore::Datastore;
 use model::{Labels, NodeName, Pod, PodKey};
-use tokio::sync::OnceCell;
-use tokio::time::sleep;
+use tokio::sync::{OnceCell, watch};
+use tokio::time::{sleep, timeout};
 
 use crate::cluster::Cluster;
 use crate::service::Pods;
@@ -38,13 +39,20 @@ impl FetchPod for Datastore {
 pub struct KnownPods<F> {
     cluster: Arc<Cluster>,
     fetch: F,
+    namespaces: watch::Receiver<Option<BTreeMap<String, Labels>>>,
     node: NodeName,
     subnets: OnceCell<Vec<String>>,
 }
 
 impl<F> KnownPods<F> {
-    pub fn new(cluster: Arc<Cluster>, fetch: F, node: NodeName) -> Self {
-        Self { cluster, fetch, node, subnets: OnceCell::new() }
+    /// `namespaces` holds the annotations of all namespaces; `None` until they have been listed.
+    pub fn new(
+        cluster: Arc<Cluster>,
+        fetch: F,
+        namespaces: watch::Receiver<Option<BTreeMap<String, Labels>>>,
+        node: NodeName,
+    ) -> Self {
+        Self { cluster, fetch, namespaces, node, subnets: OnceCell::new() }
     }
 }
 
@@ -61,6 +69,20 @@ impl<F: FetchPod> Pods for KnownPods<F> {
             annotations = self.cluster.wait_for_pod(pod, uid) => Ok(Some(annotations)),
             answer = ask => answer,
         }
+    }
+
+    async fn namespace_annotations(&self, namespace: &str) -> Result<Labels> {
+        let mut namespaces = self.namespaces.clone();
+        let found = |all: &Option<BTreeMap<String, Labels>>| all.as_ref()?.get(namespace).cloned();
+        // Mostly it is there, and this does not wait.
+        let known = timeout(WATCH_PATIENCE, namespaces.wait_for(|all| found(all).is_some()));
+        if let Ok(Ok(all)) = known.await {
+            return Ok(found(&all).unwrap_or_default());
+        }
+        if self.namespaces.borrow().is_none() {
+            bail!("namespaces have not been listed yet");
+        }
+        Ok(Labels::new())
     }
 
     async fn node_subnets(&self) -> Result<Vec<String>> {
@@ -113,6 +135,16 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn annotations_of_namespaces_are_those_watched() {
+        let mut pods = known(None);
+
+        assert_eq!(pods.namespace_annotations("prod").await.unwrap()["pools"], "far");
+        assert_eq!(pods.namespace_annotations("other").await.unwrap(), Labels::new());
+        pods.namespaces = watch::channel(None).1;
+        assert!(pods.namespace_annotations("prod").await.is_err(), "not listed is not none");
+    }
+
+    #[tokio::test]
     async fn the_nodes_subnets_are_asked_for_until_they_are_there() {
         let pods = known(None);
 
@@ -142,7 +174,9 @@ mod tests {
 
     fn known(pod: Option<Pod>) -> KnownPods<Server> {
         let cluster = Arc::new(Cluster::new(NodeName::from("n1")));
-        KnownPods::new(cluster, Server { pod, asked: AtomicUsize::new(0) }, NodeName::from("n1"))
+        let prod = Labels::from([("pools".to_owned(), "far".to_owned())]);
+        let (_, namespaces) = watch::channel(Some(BTreeMap::from([("prod".to_owned(), prod)])));
+        KnownPods::new(cluster, Server { pod, asked: AtomicUsize::new(0) }, namespaces, NodeName::from("n1"))
     }
 
     fn key() -> PodKey {

@@ -38,6 +38,9 @@ pub trait Pods: Send + Sync + 'static {
     /// A Pod's annotations, from what has been watched, else from the API server; `None` when there is no such Pod.
     fn annotations(&self, pod: &PodKey, uid: &str) -> impl Future<Output = Result<Option<Labels>>> + Send;
 
+    /// The annotations of a namespace; none when there is no such namespace.
+    fn namespace_annotations(&self, namespace: &str) -> impl Future<Output = Result<Labels>> + Send;
+
     /// The subnets that the cluster gave this node (`spec.podCIDRs`); none where it gives nodes none.
     fn node_subnets(&self) -> impl Future<Output = Result<Vec<String>>> + Send;
 }
@@ -96,7 +99,7 @@ impl<A: Addresses, P: Pods> NodeService<A, P> {
     }
 
     async fn allocate(&self, call: Allocate) -> Result<Outcome, Refusal> {
-        let attachment = attachment(call.attachment)?;
+        let attachment = attachment(call.attachment.clone())?;
         let pod = pod_key(&attachment.namespace, &attachment.pod, &attachment.container_id);
         let PodSettings { interface_prefix, mtu } = self.settings.read().clone();
         let mtu = mtu.ok_or_else(|| retry("the MTU is not known yet: the agent is starting"))?;
@@ -187,7 +190,10 @@ impl<A: Addresses, P: Pods> NodeService<A, P> {
         let annotations = annotations.map_err(|error| retry(format!("cannot read Pod {pod}: {error:#}")))?;
         let annotations = annotations
             .ok_or_else(|| retry(format!("the API server has no Pod {pod} with UID {:?}", attachment.uid)))?;
-        PodRequests::parse(&annotations, &Labels::new(), allowed)
+        let namespace = self.pods.namespace_annotations(&pod.namespace).await;
+        let namespace =
+            namespace.map_err(|error| retry(format!("namespace {}: {error:#}", pod.namespace)))?;
+        PodRequests::parse(&annotations, &namespace, allowed)
             .map_err(|error| invalid(format!("Pod {pod}: {error}")))
     }
 

@@ -43,6 +43,7 @@ use crate::node_address::NodeAddresses;
 use crate::operator::Operator;
 use crate::pods::KnownPods;
 use crate::policy_status::{self, PolicyStatus, Programmed, Told};
+use crate::reaper;
 use crate::rule_mode::{self, RuleMode};
 use crate::server;
 use crate::service::{NodeService, PodSettings};
@@ -97,7 +98,8 @@ pub async fn run(settings: Settings, fixed: FixedAddresses, log_level: LogLevel)
     let addresses = Arc::new(ClusterAddresses::new(&datastore, settings.node.clone()));
 
     let (dataplane, commands) = Dataplane::channel();
-    let pods = KnownPods::new(cluster.clone(), datastore.clone(), settings.node.clone());
+    let namespaces = datastore.watch_namespace_annotations();
+    let pods = KnownPods::new(cluster.clone(), datastore.clone(), namespaces, settings.node.clone());
     let service = Arc::new(service(&settings, store, &dataplane, pods, &addresses, &metrics, &health)?);
     let published =
         start_worker(&settings, features, (backend, drivers), &service, commands, &health, &metrics)?;
@@ -403,10 +405,12 @@ async fn release_addresses(service: Arc<Service>, cluster: Arc<Cluster>) {
         return;
     }
     drop_stale(&service, &cluster);
+    let retired = Arc::new(Notify::new());
+    tokio::spawn(reaper::run(retired.clone(), QUEUE_CHECK));
     let mut pause = RELEASE_RETRY;
     loop {
         let left = service.drain().await;
-        let _ = tokio::task::spawn_blocking(reap_links).await;
+        retired.notify_one();
         pause = if left > 0 { (pause * 2).min(QUEUE_CHECK) } else { RELEASE_RETRY };
         let wait = if left > 0 { pause } else { QUEUE_CHECK };
         tokio::select! {
@@ -426,13 +430,6 @@ fn drop_stale(service: &Service, cluster: &Cluster) {
             tracing::info!(pod = %endpoint.pod_key(), "pod and interface are gone; endpoint dropped");
             service.take_down(&endpoint);
         }
-    }
-}
-
-/// Deletes the links that DELs took out of service, in the background: each costs milliseconds.
-fn reap_links() {
-    if let Err(error) = Rtnl::open().and_then(|mut rtnl| rtnl.reap_retired()) {
-        tracing::warn!(%error, "cannot delete the links of deleted pods");
     }
 }
 

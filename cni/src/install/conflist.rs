@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 use super::options::Options;
 use crate::config::NetConf;
 
-/// The configuration for a runtime of today; 1.0.0 is what containerd 1.6 and podman 4 take.
-pub(super) fn default(options: &Options, with_portmap: bool) -> String {
+/// The configuration for a runtime of today; 1.0.0 is what containerd 1.6 and podman 4 take. What somebody has chained
+/// with our plugin in the list that is there stays in its place.
+pub(super) fn default(options: &Options, with_portmap: bool, present: Option<&[u8]>) -> String {
     let calico = json!({
         "type": "calico",
         "felix_socket": options.felix_socket,
@@ -18,8 +19,14 @@ pub(super) fn default(options: &Options, with_portmap: bool) -> String {
         "ipam": { "type": "calico-ipam" },
         "policy": { "type": "k8s" },
     });
-    let mut plugins = vec![calico];
-    if with_portmap {
+    let present: Value = present.and_then(|text| serde_json::from_slice(text).ok()).unwrap_or_default();
+    let mut plugins = present["plugins"].as_array().cloned().unwrap_or_default();
+    if let Some(ours) = plugins.iter_mut().find(|plugin| plugin["type"] == "calico") {
+        *ours = calico;
+    } else {
+        plugins = vec![calico];
+    }
+    if with_portmap && plugins.len() == 1 {
         plugins.push(json!({ "type": "portmap", "snat": true, "capabilities": { "portMappings": true } }));
     }
     let list = json!({ "name": "k8s-pod-network", "cniVersion": "1.0.0", "plugins": plugins });
@@ -94,11 +101,31 @@ mod tests {
     #[test]
     fn the_default_is_good_and_has_portmap_where_that_exists() {
         for with_portmap in [false, true] {
-            let text = default(&options(None), with_portmap);
+            let text = default(&options(None), with_portmap, None);
 
             check(&text).unwrap();
             assert_eq!(text.contains("portmap"), with_portmap);
             assert!(text.contains("\"mtu\": 1400"));
+        }
+    }
+
+    #[test]
+    fn what_others_have_chained_stays_in_its_place() {
+        let present = br#"{"name":"k8s-pod-network","cniVersion":"0.3.1","plugins":[
+            {"type":"first"},{"type":"calico","mtu":9000},{"type":"bandwidth","capabilities":{"bandwidth":true}}]}"#;
+
+        let list: Value = serde_json::from_str(&default(&options(None), true, Some(present))).unwrap();
+
+        let types: Vec<_> = list["plugins"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|plugin| plugin["type"].as_str().unwrap())
+            .collect();
+        assert_eq!(types, ["first", "calico", "bandwidth"]);
+        assert_eq!((&list["plugins"][1]["mtu"], &list["cniVersion"]), (&json!(1400), &json!("1.0.0")));
+        for nonsense in [&b"{"[..], b"[]", br#"{"plugins":[{"type":"flannel"}]}"#] {
+            assert_eq!(default(&options(None), true, Some(nonsense)), default(&options(None), true, None));
         }
     }
 

@@ -12,8 +12,11 @@ use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use options::Options;
+
+use crate::agent::Agent;
 
 /// Runs `calico install` with the arguments behind these words.
 pub(crate) fn run(arguments: &[OsString]) -> ExitCode {
@@ -38,28 +41,72 @@ pub(crate) fn run(arguments: &[OsString]) -> ExitCode {
     }
 }
 
-/// Copies the plugins, then writes the configuration.
+/// Copies the plugins, then writes the configuration, as far as either is asked for.
 fn install(options: &Options) -> Result<(), String> {
     // A template that is no good must be found before anything is changed.
     let template = conflist::template(options)?;
-    let directories = install_binaries(options)?;
-    let has = |name: &str| directories.iter().any(|directory| directory.join(name).exists());
+    if !options.when_ready {
+        install_binaries(options)?;
+    }
+    if !options.binaries_only {
+        if options.when_ready {
+            wait_for_agent(options);
+        }
+        configure(options, template)?;
+    }
+    if options.stay {
+        wait_for_end();
+    }
+    Ok(())
+}
+
+fn configure(options: &Options, template: Option<String>) -> Result<(), String> {
+    let has = |name: &str| options.bin_dirs.iter().any(|directory| directory.join(name).exists());
     if !has("loopback") {
         say(
             "no loopback plugin in the binary directories: containerd and CRI-O need it (Debian: containernetworking-plugins)",
         );
     }
+    let path = options.net_dir.join(&options.conf_name);
     let text = match template {
         Some(text) => text,
-        None => conflist::default(options, has("portmap")),
+        None => conflist::default(options, has("portmap"), fs::read(&path).ok().as_deref()),
     };
-    let path = options.net_dir.join(&options.conf_name);
     replace(&path, text.as_bytes(), 0o600)?;
     say(&format!("wrote {}", path.display()));
     if let Some(old) = options.old_conf_name.as_ref().filter(|old| **old != options.conf_name) {
         remove(&options.net_dir.join(old))?;
     }
     Ok(())
+}
+
+/// A runtime calls the node ready as soon as the configuration is there: by then pods must get addresses.
+fn wait_for_agent(options: &Options) {
+    let agent = Agent::new(Path::new(&options.felix_socket));
+    let mut last = String::new();
+    while let Err(error) = agent.status() {
+        let reason = error.into_cni("waiting").to_string();
+        if reason != last {
+            say(&reason);
+            last = reason;
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+}
+
+/// The first process of a container dies of no signal that it does not wait for.
+fn wait_for_end() {
+    // SAFETY: all-zero is a valid set, and the calls write into what is ours.
+    unsafe {
+        let mut signals: libc::sigset_t = std::mem::zeroed();
+        let mut received = 0;
+        libc::sigemptyset(&raw mut signals);
+        for signal in [libc::SIGTERM, libc::SIGINT] {
+            libc::sigaddset(&raw mut signals, signal);
+        }
+        libc::sigprocmask(libc::SIG_BLOCK, &raw const signals, std::ptr::null_mut());
+        libc::sigwait(&raw const signals, &raw mut received);
+    }
 }
 
 /// Takes away the configuration, then the two plugins; others' plugins stay.
@@ -73,25 +120,25 @@ fn uninstall(options: &Options) -> Result<(), String> {
     Ok(())
 }
 
-/// Installs into every directory that can be written; one is enough. Returns those that could.
-fn install_binaries(options: &Options) -> Result<Vec<&Path>, String> {
+/// Installs into every directory that can be written; one is enough.
+fn install_binaries(options: &Options) -> Result<(), String> {
     let binaries = binaries(options)?;
-    let mut done = Vec::new();
+    let mut is_done = false;
     let mut problems = Vec::new();
     for directory in &options.bin_dirs {
         let outcome = binaries.iter().try_for_each(|source| install_binary(options, source, directory));
         match outcome {
-            Ok(()) => done.push(directory.as_path()),
+            Ok(()) => is_done = true,
             Err(problem) => {
                 say(&problem);
                 problems.push(problem);
             }
         }
     }
-    if done.is_empty() {
-        return Err(format!("no binary directory could be written: {}", problems.join("; ")));
+    if is_done {
+        return Ok(());
     }
-    Ok(done)
+    Err(format!("no binary directory could be written: {}", problems.join("; ")))
 }
 
 /// Our two, and those beside them that a cluster needs, as far as they are there.
@@ -171,5 +218,7 @@ fn say(text: &str) {
 const OWN: [&str; 2] = ["calico", "calico-ipam"];
 /// Others' plugins that an image may bring along.
 const COMPANIONS: [&str; 5] = ["loopback", "portmap", "host-local", "bandwidth", "tuning"];
+/// How often an agent that is not ready is asked again.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// No SUID: a runtime runs plugins as root anyway.
 const BINARY_MODE: u32 = 0o755;

@@ -27,6 +27,12 @@ pub(super) struct Options {
     pub(super) update: bool,
     pub(super) skip: Vec<String>,
     pub(super) uninstall: bool,
+    /// Plugins, and no configuration.
+    pub(super) binaries_only: bool,
+    /// The configuration alone, as soon as the agent can serve ADD.
+    pub(super) when_ready: bool,
+    /// Then wait for SIGTERM, as a container that is to be running does.
+    pub(super) stay: bool,
 }
 
 impl Options {
@@ -61,12 +67,18 @@ impl Options {
                 "--log-level" => options.log_level = value()?,
                 "--log-file" => options.log_file = value()?,
                 "--uninstall" => options.uninstall = true,
+                "--binaries-only" => options.binaries_only = true,
+                "--when-ready" => options.when_ready = true,
+                "--stay" => options.stay = true,
                 "-h" | "--help" => return Ok(None),
                 _ => return Err(format!("unknown option {text:?}")),
             }
         }
         if !bin_dirs.is_empty() {
             options.bin_dirs = bin_dirs;
+        }
+        if options.binaries_only && options.when_ready {
+            return Err("--binaries-only and --when-ready exclude each other".to_owned());
         }
         let names = [Some(&options.conf_name), options.old_conf_name.as_ref()];
         if let Some(name) = names.into_iter().flatten().find(|name| name.is_empty() || name.contains('/')) {
@@ -100,6 +112,9 @@ impl Options {
             update: or("UPDATE_CNI_BINARIES", "true") != "false",
             skip: or("SKIP_CNI_BINARIES", "").split(',').map(|name| name.trim().to_owned()).collect(),
             uninstall: false,
+            binaries_only: false,
+            when_ready: false,
+            stay: false,
         })
     }
 }
@@ -128,6 +143,9 @@ Installs the CNI plugins and the network configuration; replaces files as a whol
   --mtu BYTES         MTU of pods; 0 lets the node agent choose (CNI_MTU, else 0)
   --log-level LEVEL   error, warn, info or debug (LOG_LEVEL, else info)
   --log-file PATH     (LOG_FILE_PATH, else /var/log/calico/cni/cni.log)
+  --binaries-only     installs the plugins and no configuration
+  --when-ready        installs the configuration alone, as soon as the node agent can serve pods
+  --stay              then waits for SIGTERM; the configuration stays
   --uninstall         removes the configuration and the plugins calico and calico-ipam
   -h, --help          prints this
 
@@ -168,6 +186,7 @@ mod tests {
             (vec!["--mtu"], "--mtu"),
             (vec!["--conf-name", "../x"], "../x"),
             (vec!["--frobnicate"], "--frobnicate"),
+            (vec!["--when-ready", "--binaries-only"], "exclude each other"),
         ] {
             assert!(parse(&arguments, &[]).unwrap_err().contains(named), "{arguments:?}");
         }

@@ -73,6 +73,13 @@ impl Datastore {
         })
     }
 
+    /// Follows Calico's annotations of all namespaces; `None` until they have been listed.
+    pub fn watch_namespace_annotations(
+        &self,
+    ) -> tokio::sync::watch::Receiver<Option<watch::namespaces::NamespaceAnnotations>> {
+        watch::namespaces::spawn(self.client())
+    }
+
     /// Watches Secrets of one namespace: those whose names `wanted` holds, one by one, and no other. What one
     /// says that was let go a moment ago may still come.
     pub fn watch_secrets(

@@ -248,6 +248,10 @@ impl Pods for OnePod {
         Ok(self.0.lock().clone())
     }
 
+    async fn namespace_annotations(&self, _: &str) -> Result<Labels> {
+        Ok(Labels::new())
+    }
+
     async fn node_subnets(&self) -> Result<Vec<String>> {
         Ok(vec!["10.244.1.0/24".to_owned()])
     }

@@ -78,7 +78,6 @@ fn containerd_is_told_why_and_nothing_stays_while_the_agent_is_away() {
     assert!(!links.contains("cali"), "{links}");
 
     cluster.lab_ok(&["start", "n1", "felix"]);
-    cluster.well_again("n1");
     nothing_left(&cluster);
     let sandbox = containerd.cri.run_pod_sandbox(&spec.config()).unwrap();
     assert_eq!(holders(&cluster), [format!("k8s-pod-network.{sandbox}")]);

@@ -2,6 +2,7 @@
 
 mod follow;
 mod kinds;
+pub(crate) mod namespaces;
 pub(crate) mod secrets;
 pub(crate) mod tracker;
 

@@ -111,7 +111,8 @@ max_conf_num = 1
             "containerd finds the network",
             || containerd.cri.conditions(),
             |held| held.as_ref().is_ok_and(|held| held.iter().any(|name| name == "NetworkReady")),
-        );
+        )
+        .unwrap();
         containerd
     }
 
