@@ -18,8 +18,9 @@ build: setup ## builds every program
 
 cni-static: ## links the CNI plugins statically, as they are installed on nodes
 	@for bin in calico calico-ipam; do \
-	  $(CARGO) rustc --release -p cni --bin $$bin -j$(JOBS) -- -C target-feature=+crt-static -C relocation-model=static || exit 1; \
+	  $(CARGO) rustc --profile plugin -p cni --bin $$bin -j$(JOBS) -- -C target-feature=+crt-static -C relocation-model=static || exit 1; \
 	done
+	@mkdir -p $(TARGET_DIR)/release && cp --remove-destination $(TARGET_DIR)/plugin/calico $(TARGET_DIR)/plugin/calico-ipam $(TARGET_DIR)/release/
 
 demo: build ## plays the demo: a cluster on this machine, told as a story
 	@$(BIN)/demo

@@ -1,5 +1,6 @@
 //! Measures the CNI plugin with the real agent, its IPAM and its policy, beside Debian's `ptp` and `bridge` with
 //! `host-local`, all on one lab node in one run. `make bench-cni`; docs/benchmarks.md keeps method and figures.
+//! An argument names the plugin's binary; otherwise it is that of this build.
 
 mod node;
 mod packets;
@@ -7,8 +8,9 @@ mod plugin;
 mod report;
 
 use std::error::Error;
+use std::time::Duration;
 
-use e2e::{Cluster, Options};
+use e2e::{Cluster, Options, within};
 use serde_json::Value;
 
 use node::Node;
@@ -33,7 +35,10 @@ fn main() -> Outcome<()> {
         Candidate::bridge(&node.scratch),
     ];
     report::binary(&subjects[0].binary)?;
-    in_turn(&node, &subjects, &pods)?;
+    enforce_by(&cluster, "Disabled")?;
+    in_turn(&node, &subjects[..2], &pods, "policy in iptables")?;
+    enforce_by(&cluster, "Enabled")?;
+    in_turn(&node, &subjects, &pods, "policy in nftables")?;
     burst(&node, &subjects[..2], &pods)?;
     crowd(&node, &subjects[0], &pods)?;
     packets::first(&node, &subjects[0], &pods[..FIRST_PACKETS], "with a default route")?;
@@ -67,8 +72,20 @@ spec:
     Ok(items.iter().map(|pod| (text(&pod["metadata"]["name"]), text(&pod["metadata"]["uid"]))).collect())
 }
 
+/// Says where policy is enforced, and waits until it is.
+fn enforce_by(cluster: &Cluster, mode: &str) -> Outcome<()> {
+    cluster.apply(&format!(
+        "apiVersion: projectcalico.org/v3\nkind: FelixConfiguration\nmetadata: {{name: default}}\nspec: {{nftablesMode: {mode}}}\n"
+    ));
+    let is_there = || cluster.exec("n1", &["nft", "list", "tables"]).contains("calico") == (mode == "Enabled");
+    within(20, "policy moves", is_there, |done| *done);
+    // The place that was left is emptied a moment later.
+    std::thread::sleep(Duration::from_secs(2));
+    Ok(())
+}
+
 /// One pod after the other; the plugins take turns and change who comes first.
-fn in_turn(node: &Node, subjects: &[Candidate], pods: &[(String, String)]) -> Outcome<()> {
+fn in_turn(node: &Node, subjects: &[Candidate], pods: &[(String, String)], how: &str) -> Outcome<()> {
     let mut adds: Vec<_> = subjects.iter().map(|_| report::Samples::default()).collect();
     let mut dels: Vec<_> = subjects.iter().map(|_| report::Samples::default()).collect();
     for turn in 0..PODS * ROUNDS {
@@ -80,7 +97,7 @@ fn in_turn(node: &Node, subjects: &[Candidate], pods: &[(String, String)]) -> Ou
         }
     }
     let names: Vec<_> = subjects.iter().map(|subject| subject.name).collect();
-    report::in_turn(&names, &adds, &dels);
+    report::in_turn(how, &names, &adds, &dels);
     Ok(())
 }
 

@@ -44,7 +44,7 @@ impl Candidate {
     pub fn calico(socket: &Path) -> Self {
         Self {
             name: "calico",
-            binary: programs().join("calico"),
+            binary: std::env::args().nth(1).map_or_else(|| programs().join("calico"), PathBuf::from),
             conf: json!({
                 "cniVersion": "1.0.0", "name": "k8s-pod-network", "type": "calico", "felix_socket": socket,
                 "log_level": "error", "ipam": {"type": "calico-ipam"}, "policy": {"type": "k8s"},
