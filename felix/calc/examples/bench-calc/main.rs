@@ -18,7 +18,7 @@ fn main() {
         pods: arguments.first().copied().unwrap_or(100_000),
         policies: arguments.get(1).copied().unwrap_or(5_000),
         namespaces: 500,
-        local_pods: 110,
+        local_pods: 500,
         hosts: 1000,
     };
     let Size { pods, policies, namespaces, hosts, .. } = size;
