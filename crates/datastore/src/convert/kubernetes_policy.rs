@@ -15,6 +15,7 @@ use model::{
 
 use super::label_selector::{self, own_namespace, pods_of};
 use super::policy::{staged_action, uid};
+use super::product::{Resolved, product};
 use super::{Problems, net};
 use crate::crd;
 use crate::objects::NetworkPolicyObject;
