@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use datastore::crd::{NodePolicyEntry, NodePolicyStatusSpec};
 use datastore::{Datastore, Interest};
-use felix_dataplane::{Dataplane as KernelDataplane, Drivers, Ownership};
+use felix_dataplane::{Dataplane as KernelDataplane, Ownership};
 use felix_render::{RenderSettings, Renderer};
-use kernel::Link;
+use kernel::{Link, Optional};
 use kernel_linux::events::Events;
 use kernel_linux::{Backend, Conntrack, IptablesTools, Rtnl, RuleEvents};
 use model::{Family, FelixConfiguration, NodeName, Update};
@@ -27,14 +27,14 @@ use crate::cluster::{Cluster, OwnNode};
 use crate::command::{Command, Dataplane};
 use crate::connections::Connections;
 use crate::del_queue::DelQueue;
-use crate::drivers::Linux;
+use crate::drivers::{Linux, Opened};
 use crate::drop_log::{DropLog, Names};
 use crate::endpoint_store::EndpointStore;
 use crate::health::{Component, Health};
 use crate::http::{Response, Status};
 use crate::ipam::ClusterAddresses;
 use crate::journal::Journal;
-use crate::kernel_doors;
+use crate::kernel_doors::{self, Doors};
 use crate::listeners::{self, Server};
 use crate::logging::LogLevel;
 use crate::metrics::Metrics;
@@ -81,7 +81,7 @@ pub async fn run(settings: Settings, fixed: FixedAddresses, log_level: LogLevel)
     let [health_server, metrics_server] = serve_health(&settings, fixed, &health, &metrics).await?;
 
     let features = checks::features();
-    let (backend, drivers) = tokio::select! {
+    let doors = tokio::select! {
         opened = open_kernel(&settings, features, &health) => opened,
         _ = terminated.recv() => return Ok(()),
         _ = interrupted.recv() => return Ok(()),
@@ -98,8 +98,7 @@ pub async fn run(settings: Settings, fixed: FixedAddresses, log_level: LogLevel)
     let (dataplane, commands) = Dataplane::channel();
     let pods = KnownPods { cluster: cluster.clone(), fetch: datastore.clone() };
     let service = Arc::new(service(&settings, store, &dataplane, pods, &addresses, &metrics, &health)?);
-    let published =
-        start_worker(&settings, features, (backend, drivers), &service, commands, &health, &metrics)?;
+    let published = start_worker(&settings, features, doors, &service, commands, &health, &metrics)?;
     watch_kernel(&dataplane)?;
     watch_rules(&dataplane);
     tokio::spawn(listeners::follow(health_server, metrics_server, published.configuration.clone()));
@@ -143,7 +142,7 @@ pub async fn run(settings: Settings, fixed: FixedAddresses, log_level: LogLevel)
     Ok(())
 }
 
-async fn open_kernel(settings: &Settings, features: Features, health: &Health) -> (Backend, Drivers<Linux>) {
+async fn open_kernel(settings: &Settings, features: Features, health: &Health) -> Doors {
     let ownership = Ownership::from(&settings.overrides.apply(FelixConfiguration::default()));
     let open = move || kernel_doors::open(features, &ownership);
     kernel_doors::wait(health, kernel_doors::FIRST_PAUSE, open).await
@@ -225,7 +224,7 @@ struct Subscriptions {
 fn start_worker(
     settings: &Settings,
     features: Features,
-    (backend, drivers): (Backend, Drivers<Linux>),
+    Doors { backend, opened: Opened { drivers, has_iptables } }: Doors,
     service: &Arc<Service>,
     commands: Receiver<Command>,
     health: &Health,
@@ -260,9 +259,10 @@ fn start_worker(
         .collect();
     let mut kernel = KernelDataplane::new(drivers, Instant::now());
     for family in Family::ALL {
-        let leftovers = IptablesTools::of_leftovers(backend.other(), family);
-        leftovers.into_iter().for_each(|tools| kernel.sweep_iptables(family, tools));
+        let leftovers = backend.and_then(|backend| IptablesTools::of_leftovers(backend.other(), family));
+        leftovers.into_iter().for_each(|tools| kernel.sweep_iptables(family, Optional::present(tools)));
     }
+    let open_tools = Box::new(|backend, family| IptablesTools::new(backend, family).map(Optional::present));
     let (policies, reports) = PolicyStatus::new();
     let (strict, checker) = Strict::new();
     let judge = service.dataplane.clone();
@@ -275,8 +275,8 @@ fn start_worker(
         dataplane: kernel,
         strict,
         policies,
-        rule_mode: RuleMode::new(rule_mode::kube_proxy_uses_nftables().unwrap_or(false)),
-        backends: Backends::new(backend, families, Box::new(IptablesTools::new)),
+        rule_mode: RuleMode::new(rule_mode::kube_proxy_uses_nftables().unwrap_or(false), has_iptables),
+        backends: Backends::new(backend.unwrap_or(Backend::Nft), families, open_tools),
         overrides: settings.overrides.clone(),
         endpoints: service.store.lock().iter().map(|endpoint| endpoint.local()).collect(),
         links: Box::new(move || rtnl.links()),

@@ -39,7 +39,7 @@ impl Agent {
             Way::Nftables => (Backend::Nft, RuleDataplane::Nftables),
         };
         let text = |error: anyhow::Error| io::Error::other(format!("{error:#}"));
-        let drivers = netns.run(|| drivers::open(backend, "cali", false).map_err(text))?;
+        let drivers = netns.run(|| drivers::open(Some(backend), "cali", false).map_err(text))?.drivers;
         let mut dataplane = Dataplane::new(drivers, Instant::now());
         ensure!(dataplane.use_nftables(way == Way::Nftables, Instant::now()), "the kernel takes no nftables");
         let mut calc = Calc::new(NODE.into());
