@@ -156,7 +156,7 @@ fn differences(cluster: &Cluster, step: &Step) -> Vec<String> {
                     let expected = &step.expected[&format!("{port}/{proto}")];
                     let look =
                         || [(); 2].map(|()| cluster.matrix(*port, &proto.to_lowercase()).table(&step.order));
-                    let seen = until(std::time::Duration::from_secs(30), look, |twice| {
+                    let seen = until(std::time::Duration::from_secs(120), look, |twice| {
                         twice.iter().all(|table| equal(table, expected))
                     });
                     seen.err()
