@@ -128,7 +128,7 @@ impl<'a> Ipvs<'a> {
         let mut chains = vec![
             chain(FORWARD_CHECK, self.forward_check()),
             chain(FORWARD_MARKED, self.forward_marked()),
-            chain(FROM_MARK, self.from_mark(&marks)),
+            chain(FROM_MARK, self.dispatch_by_mark(&marks)),
         ];
         chains.extend(self.set_mark(&marks));
         chains
@@ -172,7 +172,7 @@ impl<'a> Ipvs<'a> {
         chains
     }
 
-    fn from_mark(&self, marks: &BTreeMap<&str, u32>) -> Vec<PacketRule> {
+    fn dispatch_by_mark(&self, marks: &BTreeMap<&str, u32>) -> Vec<PacketRule> {
         let policed = marks.iter().map(|(interface, value)| {
             let goto = RuleAction::Goto(self.input.endpoints[*interface].clone());
             PacketRule::new(goto).when(Match::Mark { value: *value, mask: self.marks.mask, negated: false })
