@@ -35,6 +35,7 @@ mod operator;
 mod pod_options;
 mod pods;
 mod policy_status;
+mod reclaim;
 mod rule_mode;
 #[cfg(test)]
 mod scratch;

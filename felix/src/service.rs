@@ -22,6 +22,7 @@ use crate::command::{Command, Dataplane};
 use crate::del_queue::{DelQueue, Waiting};
 use crate::endpoint_store::{EndpointStore, StoredEndpoint, check_container_id, handle, pod_key};
 use crate::metrics::{Call as CallLabels, Metrics};
+use crate::reclaim::Adds;
 use felix_dataplane::EndpointState;
 
 /// How long ADD waits for the kernel when the plugin names no time, and at most.
@@ -59,6 +60,8 @@ pub struct NodeService<A, P> {
     pub metrics: Arc<Metrics>,
     /// Why the agent cannot serve ADD; `None` when it can.
     pub not_ready: Box<dyn Fn() -> Option<String> + Send + Sync>,
+    /// ADDs whose pod is not there yet.
+    pub adds: Adds,
     /// A release and a new allocation of one container must not overlap.
     pub release_lock: tokio::sync::Mutex<()>,
 }
@@ -113,6 +116,7 @@ impl<A: Addresses, P: Pods> NodeService<A, P> {
         };
         let _exclusive = self.release_lock.lock().await;
         self.finish_earlier_del(&attachment).await?;
+        self.adds.begin(&request.handle, Instant::now());
         let mut addresses = self.addresses.allocate(request).await.map_err(|error| match error {
             AddressError::Invalid(message) => invalid(message),
             AddressError::Unavailable(message) => retry(message),
@@ -165,8 +169,13 @@ impl<A: Addresses, P: Pods> NodeService<A, P> {
             uid: attachment.uid,
         };
         let local = endpoint.local();
+        let handle = handle(&endpoint.network, &endpoint.container_id);
+        if self.adds.were_taken_back(&handle) {
+            return Err(retry("this ADD took so long that its addresses were taken back"));
+        }
         let stored = self.store.lock().put(endpoint);
         stored.map_err(|error| retry(format!("store the endpoint: {error}")))?;
+        self.adds.end(&handle);
         let programmed = self.dataplane.endpoint_up(local.clone());
         let wait = match call.timeout_ms {
             0 => DEFAULT_WAIT,
@@ -202,6 +211,7 @@ impl<A: Addresses, P: Pods> NodeService<A, P> {
             return Ok(Outcome::Done(Done {}));
         }
         self.queue.put(call).map_err(|error| retry(format!("queue the DEL: {error}")))?;
+        self.adds.end(&handle(&attachment.network, &attachment.container_id));
         self.forget(call).map_err(|error| retry(format!("forget the endpoint: {error:#}")))?;
         self.queued.notify_one();
         Ok(Outcome::Done(Done {}))

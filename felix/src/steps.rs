@@ -42,6 +42,7 @@ use crate::node_address::NodeAddresses;
 use crate::operator::Operator;
 use crate::pods::KnownPods;
 use crate::policy_status::{self, PolicyStatus, Programmed, Told};
+use crate::reclaim::{self, Adds, NodeGround, Reclaimer, Watched};
 use crate::rule_mode::{self, RuleMode};
 use crate::server;
 use crate::service::{NodeService, PodSettings};
@@ -106,13 +107,18 @@ pub async fn run(settings: Settings, fixed: FixedAddresses, log_level: LogLevel)
     follow_configuration(published.configuration, log_level);
     tokio::spawn(report_policies(settings.node.clone(), published.policies, datastore.clone()));
 
+    let reclaimer = reclaimer(&settings, &service, &datastore, &addresses, &metrics);
     let book = Arc::new(AddressBook::default());
     let _operator = serve_operator(&settings, &dataplane, &service, &book, &metrics)?;
     tokio::spawn({
         let (cluster, dataplane, addresses) = (cluster.clone(), dataplane.clone(), addresses.clone());
+        let (watched, asked) = (reclaimer.watched.clone(), reclaimer.asked.clone());
         let also = move |update: &Update| {
             addresses.observe(update);
             book.observe(update);
+            if reclaim::observe(&watched, update) {
+                asked.notify_one();
+            }
         };
         async move { cluster.follow(updates, &dataplane, also).await }
     });
@@ -130,6 +136,7 @@ pub async fn run(settings: Settings, fixed: FixedAddresses, log_level: LogLevel)
     );
     let node = settings.node.clone();
     tokio::spawn(TunnelAddress { node, own: cluster.own(), addresses, annotate, is_released: false }.run());
+    tokio::spawn(reclaimer.run(cluster.own()));
     tokio::spawn(release_addresses(service.clone(), cluster));
     serve_plugin(&settings, service, &health)?;
 
@@ -210,8 +217,27 @@ fn service(
         settings: RwLock::new(PodSettings { interface_prefix: configuration.interface_prefix, mtu: None }),
         metrics: metrics.clone(),
         not_ready: Box::new(move || health.reason_against(&[Component::Datastore, Component::Dataplane])),
+        adds: Adds::default(),
         release_lock: tokio::sync::Mutex::new(()),
     })
+}
+
+/// Takes back what nobody on this node uses.
+fn reclaimer(
+    settings: &Settings,
+    service: &Arc<Service>,
+    datastore: &Datastore,
+    addresses: &Arc<ClusterAddresses>,
+    metrics: &Arc<Metrics>,
+) -> Reclaimer<NodeGround<Arc<ClusterAddresses>, KnownPods<Datastore>>> {
+    let ground = NodeGround {
+        service: service.clone(),
+        datastore: datastore.clone(),
+        ipam: addresses.client(),
+        endpoint_files: EndpointStore::directory(&settings.state_dir),
+    };
+    let watched = Arc::new(Mutex::new(Watched::new(settings.node.clone())));
+    Reclaimer::new(ground, watched, metrics.clone(), settings.leak_grace)
 }
 
 /// What the dataplane's thread publishes.

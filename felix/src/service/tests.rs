@@ -191,6 +191,7 @@ impl Agent {
             settings: RwLock::new(settings),
             metrics: Arc::new(Metrics::new("n1")),
             not_ready: Box::new(|| None),
+            adds: Adds::default(),
             release_lock: tokio::sync::Mutex::new(()),
         });
         let listener = server::bind(&scratch.path().join("felix.sock")).unwrap();
