@@ -5,7 +5,7 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 BIN := $(TARGET_DIR)/debug
 JOBS ?= 2
 
-.PHONY: help setup build cni-static demo test check fmt bench bench-bgp bench-cni bench-codec bench-speaker bench-calc bench-policy deny
+.PHONY: help setup build test-vm cni-static demo test check fmt bench bench-bgp bench-cni bench-codec bench-speaker bench-calc bench-policy deny
 
 help: ## lists the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -27,6 +27,9 @@ demo: build ## plays the demo: a cluster on this machine, told as a story
 
 test: setup ## every check and test
 	@JOBS=$(JOBS) scripts/test
+
+test-vm: build ## plays every case of NetworkPolicy on a stock kernel (an hour or more); ENGINE=qemu for nftables (hours)
+	$(CARGO) test -p e2e --test network_policy -j$(JOBS) -- --ignored --nocapture on_a_stock_kernel_with_$(if $(filter qemu,$(ENGINE)),nftables,iptables)
 
 check: ## format, lints
 	$(CARGO) fmt --all --check

@@ -8,6 +8,7 @@
 pub mod aggregate;
 pub mod credentials;
 pub mod host_endpoints;
+pub mod ipam;
 pub mod leader;
 pub mod metrics;
 pub mod policy_status;

@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
 use controllers::metrics::Metrics;
 use controllers::webhook::Endpoint;
-use controllers::{host_endpoints, leader, policy_status, web, webhook};
+use controllers::{host_endpoints, ipam, leader, policy_status, web, webhook};
 use datastore::Datastore;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -41,6 +42,13 @@ struct Arguments {
     /// Who this is in the election of the one that writes; host and process unless given
     #[arg(long, env = "POD_NAME")]
     identity: Option<String>,
+    /// Seconds after which handles and blocks that nobody owns are deleted, 0 for never
+    #[arg(long, env = "OCICAT_LEAK_GRACE", default_value_t = 300)]
+    leak_grace: u64,
+    /// Seconds that a node which no Node object stands for has to say that it lives before all that it holds is
+    /// freed, 0 for ever
+    #[arg(long, env = "OCICAT_NODE_GRACE", default_value_t = 120)]
+    node_grace: u64,
     /// error, warn, info, debug or trace
     #[arg(long, default_value = "info")]
     log_level: LevelFilter,
@@ -81,7 +89,12 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         identity: arguments.identity.unwrap_or_else(identity),
     };
     tokio::spawn(policy_status::run(datastore.clone(), leads.clone(), metrics.clone()));
-    tokio::spawn(host_endpoints::run(datastore, leads, metrics.clone()));
+    tokio::spawn(host_endpoints::run(datastore.clone(), leads.clone(), metrics.clone()));
+    let patience = ipam::Patience {
+        node: Duration::from_secs(arguments.node_grace),
+        leak: Duration::from_secs(arguments.leak_grace),
+    };
+    tokio::spawn(ipam::run(datastore, leads, metrics.clone(), patience));
     tokio::select! {
         () = election.run(&leading, &metrics) => {}
         _ = terminated.recv() => {}

@@ -16,6 +16,16 @@ pub struct Review {
     pub outcome: &'static str,
 }
 
+/// Labels of figures about one pool.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Pool {
+    /// Name; empty for blocks that no pool covers.
+    pub ippool: String,
+}
+
+/// A figure about each pool.
+pub type PoolLevel = Family<Pool, Gauge<i64, AtomicI64>>;
+
 /// See the module. Cheap to share.
 #[derive(Debug)]
 pub struct Metrics {
@@ -31,6 +41,23 @@ pub struct Metrics {
     pub unprogrammed: Gauge<i64, AtomicI64>,
     /// Automatic host endpoints written and deleted.
     pub host_endpoint_writes: Counter<u64, AtomicU64>,
+    /// Addresses that there are.
+    pub ipam_size: PoolLevel,
+    /// Addresses given out.
+    pub ipam_in_use: PoolLevel,
+    /// Addresses that nodes keep ready for their next pods.
+    pub ipam_reserved: PoolLevel,
+    /// Addresses that rest after their release.
+    pub ipam_resting: PoolLevel,
+    /// Addresses in use by another node than their block's owner.
+    pub ipam_borrowed: PoolLevel,
+    pub ipam_blocks: PoolLevel,
+    /// Handles and blocks that nobody seems to own.
+    pub ipam_candidates: Gauge<i64, AtomicI64>,
+    /// Nodes that hold addresses, have no Node object, and were asked whether they live.
+    pub ipam_gone: Gauge<i64, AtomicI64>,
+    /// Addresses of nodes that are gone which were freed.
+    pub ipam_reclaimed: Counter<u64, AtomicU64>,
     registry: Registry,
 }
 
@@ -43,6 +70,15 @@ impl Default for Metrics {
             status_failures: Counter::default(),
             unprogrammed: Gauge::default(),
             host_endpoint_writes: Counter::default(),
+            ipam_size: PoolLevel::default(),
+            ipam_in_use: PoolLevel::default(),
+            ipam_reserved: PoolLevel::default(),
+            ipam_resting: PoolLevel::default(),
+            ipam_borrowed: PoolLevel::default(),
+            ipam_blocks: PoolLevel::default(),
+            ipam_candidates: Gauge::default(),
+            ipam_gone: Gauge::default(),
+            ipam_reclaimed: Counter::default(),
             registry: Registry::with_prefix("ocicat_controllers"),
         };
         let registry = &mut metrics.registry;
@@ -60,11 +96,41 @@ impl Default for Metrics {
             "Automatic host endpoints written and deleted",
             metrics.host_endpoint_writes.clone(),
         );
+        metrics.register_ipam();
         metrics
     }
 }
 
 impl Metrics {
+    fn register_ipam(&mut self) {
+        let registry = self.registry.sub_registry_with_prefix("ipam");
+        for (name, help, family) in [
+            ("ippool_size", "Addresses of a pool", &self.ipam_size),
+            ("allocations_in_use", "Addresses given out", &self.ipam_in_use),
+            ("allocations_reserved", "Addresses that nodes keep ready", &self.ipam_reserved),
+            ("allocations_resting", "Addresses that rest after their release", &self.ipam_resting),
+            ("allocations_borrowed", "Addresses from another node's block", &self.ipam_borrowed),
+            ("blocks", "Blocks", &self.ipam_blocks),
+        ] {
+            registry.register(name, help, family.clone());
+        }
+        registry.register(
+            "gc_candidates",
+            "Handles and blocks that nobody seems to own",
+            self.ipam_candidates.clone(),
+        );
+        registry.register(
+            "gone_nodes",
+            "Nodes that hold addresses and have no Node object, asked whether they live",
+            self.ipam_gone.clone(),
+        );
+        registry.register(
+            "gc_reclamations",
+            "Addresses of nodes that are gone which were freed",
+            self.ipam_reclaimed.clone(),
+        );
+    }
+
     /// All figures in the text format of Prometheus.
     pub fn scrape(&self) -> String {
         let mut text = String::new();

@@ -1,4 +1,4 @@
-//! One lock a container: what is done for one waits for nothing of another.
+//! One lock a container, by the handle that holds its addresses: what is done for one waits for nothing of another.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
@@ -12,15 +12,15 @@ pub struct ContainerLocks(Mutex<BTreeMap<String, Weak<tokio::sync::Mutex<()>>>>)
 
 impl ContainerLocks {
     /// Waits for the container's lock.
-    pub async fn lock(&self, container_id: &str) -> OwnedMutexGuard<()> {
+    pub async fn lock(&self, handle: &str) -> OwnedMutexGuard<()> {
         let own = {
             let mut locks = self.0.lock();
             locks.retain(|_, lock| lock.strong_count() > 0);
-            match locks.get(container_id).and_then(Weak::upgrade) {
+            match locks.get(handle).and_then(Weak::upgrade) {
                 Some(lock) => lock,
                 None => {
                     let lock = Arc::default();
-                    locks.insert(container_id.to_owned(), Arc::downgrade(&lock));
+                    locks.insert(handle.to_owned(), Arc::downgrade(&lock));
                     lock
                 }
             }

@@ -1,8 +1,8 @@
 //! The real kernel behind the dataplane's ports.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use felix_dataplane::{Drivers, Ownership, Ports};
-use kernel::{PROTO_BIRD, PROTO_BOOT, PROTO_FELIX};
+use kernel::{Optional, PROTO_BIRD, PROTO_BOOT, PROTO_FELIX};
 use kernel_linux::{
     Backend, IpSetDriver, IptablesTools, NeighbourDriver, NftablesDriver, RouteDriver, RouteOwner,
     SysctlDriver, TunnelDriver,
@@ -13,8 +13,8 @@ use model::Family;
 pub struct Linux;
 
 impl Ports for Linux {
-    type IpSets = IpSetDriver;
-    type Iptables = IptablesTools;
+    type IpSets = Optional<IpSetDriver>;
+    type Iptables = Optional<IptablesTools>;
     type Routes = RouteDriver;
     type Neighbours = NeighbourDriver;
     type Sysctls = SysctlDriver;
@@ -27,30 +27,59 @@ impl Ports for Linux {
     }
 }
 
+/// Everything, and whether policy could go through iptables and IP sets.
+pub struct Opened {
+    pub drivers: Drivers<Linux>,
+    pub has_iptables: bool,
+}
+
 /// Opens everything. `ipv6` says whether the kernel has it; without working ip6tables there is no IPv6 for pods,
 /// rather than IPv6 without policy.
-pub fn open(backend: Backend, ownership: &Ownership, ipv6: bool) -> Result<Drivers<Linux>> {
-    let ip6tables = ipv6.then(|| IptablesTools::new(backend, Family::V6)).and_then(|tools| {
-        tools.inspect_err(|error| tracing::warn!(%error, "pods get no IPv6: ip6tables does not work")).ok()
-    });
-    let nftables = NftablesDriver::open(ip6tables.is_some())
+///
+/// Policy needs one way into the kernel: where nf_tables takes tables of ours, iptables and IP sets may be missing.
+/// `backend` is `None` where no iptables was found; should programs come later, those of the nft backend are used.
+pub fn open(backend: Option<Backend>, ownership: &Ownership, ipv6: bool) -> Result<Opened> {
+    let tools = move |family| move || IptablesTools::new(backend.unwrap_or(Backend::Nft), family);
+    let (iptables, no_iptables) = Optional::new(tools(Family::V4));
+    let (ip_sets, no_ip_sets) = Optional::new(IpSetDriver::open);
+    let ip6tables = ipv6.then(|| Optional::new(tools(Family::V6)));
+    let has_ipv6 = match &ip6tables {
+        Some((_, Some(error))) if no_iptables.is_none() => {
+            tracing::warn!(%error, "pods get no IPv6: ip6tables does not work");
+            false
+        }
+        tried => tried.is_some(),
+    };
+    let nftables = NftablesDriver::open(has_ipv6)
         .inspect_err(|error| tracing::info!(%error, "policy cannot go through nftables on this node"))
         .ok();
-    Ok(Drivers {
-        ip_sets: IpSetDriver::open().context(
-            "IP sets do not work; on the node load the module ip_set, and give the agent CAP_NET_ADMIN",
-        )?,
-        iptables: IptablesTools::new(backend, Family::V4).context(
-            "iptables does not work; install the package iptables, and on the node load its modules",
-        )?,
-        ip6tables,
+    let mut has_iptables = true;
+    for (error, name, advice) in [(no_iptables, "iptables", NO_IPTABLES), (no_ip_sets, "IP sets", NO_IP_SETS)]
+    {
+        let Some(error) = error else { continue };
+        if nftables.is_none() {
+            bail!("{advice}: {error}");
+        }
+        tracing::info!(%error, "{name} do not work on this node: policy goes through nftables");
+        has_iptables = false;
+    }
+    let drivers = Drivers {
+        ip_sets,
+        iptables,
+        ip6tables: ip6tables.filter(|_| has_ipv6).map(|(driver, _)| driver),
         nftables,
-        routes: RouteDriver::new(route_owners(ownership))?,
-        neighbours: NeighbourDriver::new(vec![ownership.prefix.clone()])?,
+        routes: RouteDriver::new(route_owners(ownership)).context("routes")?,
+        neighbours: NeighbourDriver::new(vec![ownership.prefix.clone()]).context("neighbours")?,
         sysctls: SysctlDriver::new(),
-        tunnels: TunnelDriver::new("tunl0")?,
-    })
+        tunnels: TunnelDriver::new("tunl0").context("tunl0")?,
+    };
+    Ok(Opened { drivers, has_iptables })
 }
+
+const NO_IP_SETS: &str =
+    "IP sets do not work; on the node load the module ip_set, and give the agent CAP_NET_ADMIN";
+const NO_IPTABLES: &str =
+    "iptables does not work; install the package iptables, and on the node load its modules";
 
 /// Which routes are ours.
 fn route_owners(ownership: &Ownership) -> Vec<RouteOwner> {

@@ -97,9 +97,14 @@ pub fn check_container_id(attachment: &Attachment) -> Result<(), InvalidContaine
 }
 
 impl EndpointStore {
+    /// Where the files are.
+    pub fn directory(state_dir: &Path) -> PathBuf {
+        state_dir.join("endpoints")
+    }
+
     /// Reads what an earlier run left; files that make no sense are named and skipped.
     pub fn open(state_dir: &Path) -> io::Result<(Self, Vec<UnreadableFile>)> {
-        let directory = state_dir.join("endpoints");
+        let directory = Self::directory(state_dir);
         fs::create_dir_all(&directory)?;
         let mut endpoints = BTreeMap::new();
         let mut unreadable = Vec::new();

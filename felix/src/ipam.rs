@@ -49,6 +49,11 @@ impl ClusterAddresses {
         given.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
     }
 
+    /// For what is not about one pod.
+    pub fn client(&self) -> IpamClient {
+        self.ipam.clone()
+    }
+
     /// Notes what the datastore says.
     pub fn observe(&self, update: &Update) {
         self.ipam.observe(update, &self.node);

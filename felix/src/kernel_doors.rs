@@ -4,25 +4,32 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
-use felix_dataplane::{Drivers, Ownership};
+use felix_dataplane::Ownership;
 use kernel_linux::Backend;
 
 use crate::checks::Features;
-use crate::drivers::{self, Linux};
+use crate::drivers::{self, Opened};
 use crate::health::{Component, Health};
 
 /// First pause after a try that failed; it doubles with each further one.
 pub const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
+/// What the dataplane writes to, and the backend of iptables that others use; `None` where there is no iptables.
+pub struct Doors {
+    pub backend: Option<Backend>,
+    pub opened: Opened,
+}
+
 /// One try to open everything that the dataplane writes to.
-pub fn open(features: Features, ownership: &Ownership) -> Result<(Backend, Drivers<Linux>)> {
-    let backend = Backend::detect().context(
-        "no iptables works; install the package iptables, and on the node load the module nf_tables (or ip_tables)",
-    )?;
-    let drivers = drivers::open(backend, ownership, features.ipv6)?;
-    tracing::info!(%backend, ipip = features.ipip, ipv6 = features.ipv6, "kernel");
-    Ok((backend, drivers))
+pub fn open(features: Features, ownership: &Ownership) -> Result<Doors> {
+    let (backend, opened) = match Backend::detect() {
+        Ok(backend) => (Some(backend), drivers::open(Some(backend), ownership, features.ipv6)?),
+        Err(reason) => (None, drivers::open(None, ownership, features.ipv6).context(reason)?),
+    };
+    let shown = backend.map_or_else(|| "none".to_owned(), |backend| backend.to_string());
+    tracing::info!(backend = shown, ipip = features.ipip, ipv6 = features.ipv6, "kernel");
+    Ok(Doors { backend, opened })
 }
 
 /// Tries until it works; readiness and the log tell why it does not yet, the log only when the reason changes.

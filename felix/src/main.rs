@@ -37,6 +37,7 @@ mod pod_options;
 mod pods;
 mod policy_status;
 mod reaper;
+mod reclaim;
 mod rule_mode;
 #[cfg(test)]
 mod scratch;

@@ -49,6 +49,10 @@ pub struct Metrics {
     pub time_to_policy: Histogram,
     /// DELs whose addresses are still to be released.
     pub releases_pending: Level,
+    /// Handles whose addresses nobody on this node seems to use.
+    pub ipam_suspects: Level,
+    /// Addresses that nobody on this node used and that were taken back.
+    pub ipam_reclaimed: Counter,
     /// MTU of pods, bytes.
     pub mtu: Level,
     /// Packets that rules dropped and logged, by policy and direction.
@@ -126,6 +130,8 @@ impl Metrics {
             cni_calls: Family::default(),
             time_to_policy: Histogram::new(exponential_buckets(0.001, 2.0, 15)),
             releases_pending: Level::default(),
+            ipam_suspects: Level::default(),
+            ipam_reclaimed: Counter::default(),
             mtu: Level::default(),
             denied: Family::default(),
             denied_lost: Counter::default(),
@@ -206,6 +212,16 @@ impl Metrics {
             "felix_releases_pending",
             "Deleted containers whose addresses are still to be released",
             self.releases_pending.clone(),
+        );
+        r.register(
+            "felix_ipam_suspects",
+            "Containers and pods of this node that hold addresses which nobody seems to use",
+            self.ipam_suspects.clone(),
+        );
+        r.register(
+            "felix_ipam_reclaimed_addresses",
+            "Addresses taken back because nobody on this node used them",
+            self.ipam_reclaimed.clone(),
         );
         r.register("felix_pod_mtu_bytes", "MTU of pods", self.mtu.clone());
         r.register(

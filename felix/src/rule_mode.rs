@@ -17,12 +17,14 @@ pub struct RuleMode {
     kube_proxy: bool,
     /// How often in a row its table was not there.
     missed: u32,
+    /// Did iptables and IP sets work at the start?
+    has_iptables: bool,
 }
 
 impl RuleMode {
-    /// `kube_proxy`: was a table of kube-proxy found?
-    pub fn new(kube_proxy: bool) -> Self {
-        Self { setting: NftablesMode::default(), kube_proxy, missed: 0 }
+    /// `kube_proxy`: was a table of kube-proxy found? Without iptables, `Auto` has one choice.
+    pub fn new(kube_proxy: bool, has_iptables: bool) -> Self {
+        Self { setting: NftablesMode::default(), kube_proxy, missed: 0, has_iptables }
     }
 
     pub fn set(&mut self, setting: NftablesMode) {
@@ -41,7 +43,7 @@ impl RuleMode {
         match self.setting {
             NftablesMode::Enabled => true,
             NftablesMode::Disabled => false,
-            NftablesMode::Auto => self.kube_proxy,
+            NftablesMode::Auto => self.kube_proxy || !self.has_iptables,
         }
     }
 }
@@ -62,7 +64,7 @@ mod tests {
 
     #[test]
     fn auto_follows_kube_proxy_but_not_its_restarts() {
-        let mut mode = RuleMode::new(false);
+        let mut mode = RuleMode::new(false, true);
         assert!(!mode.wants_nftables());
 
         mode.look(true);
@@ -77,7 +79,7 @@ mod tests {
 
     #[test]
     fn a_setting_forces() {
-        let mut mode = RuleMode::new(true);
+        let mut mode = RuleMode::new(true, true);
 
         mode.set(NftablesMode::Disabled);
         assert!(!mode.wants_nftables());
@@ -85,5 +87,15 @@ mod tests {
         mode.look(false);
         mode.set(NftablesMode::Enabled);
         assert!(mode.wants_nftables());
+    }
+    #[test]
+    fn without_iptables_auto_has_one_choice() {
+        let mut mode = RuleMode::new(false, false);
+        mode.look(false);
+        mode.look(false);
+        assert!(mode.wants_nftables());
+
+        mode.set(NftablesMode::Disabled);
+        assert!(!mode.wants_nftables());
     }
 }

@@ -23,6 +23,7 @@ use crate::container_locks::ContainerLocks;
 use crate::del_queue::{DelQueue, Waiting};
 use crate::endpoint_store::{EndpointStore, StoredEndpoint, check_container_id, handle, pod_key};
 use crate::metrics::{Call as CallLabels, Metrics};
+use crate::reclaim::Adds;
 use felix_dataplane::EndpointState;
 
 /// How long ADD waits for the kernel when the plugin names no time, and at most.
@@ -66,6 +67,8 @@ pub struct NodeService<A, P> {
     pub metrics: Arc<Metrics>,
     /// Why the agent cannot serve ADD; `None` when it can.
     pub not_ready: Box<dyn Fn() -> Option<String> + Send + Sync>,
+    /// ADDs whose pod is not there yet.
+    pub adds: Adds,
     /// A release and a new allocation of one container must not overlap.
     pub locks: ContainerLocks,
 }
@@ -156,8 +159,9 @@ impl<A: Addresses, P: Pods> NodeService<A, P> {
             ipv4_pools: first_given(requests.ipv4_pools, call.ipv4_pools),
             ipv6_pools: first_given(requests.ipv6_pools, call.ipv6_pools),
         };
-        let _exclusive = self.locks.lock(&attachment.container_id).await;
+        let _exclusive = self.locks.lock(&request.handle).await;
         self.finish_earlier_del(attachment).await?;
+        self.adds.begin(&request.handle, Instant::now());
         self.addresses.allocate(request).await.map_err(|error| match error {
             AddressError::Invalid(message) => invalid(message),
             AddressError::Unavailable(message) => retry(message),
@@ -223,8 +227,13 @@ impl<A: Addresses, P: Pods> NodeService<A, P> {
             uid: attachment.uid,
         };
         let local = endpoint.local();
+        let handle = handle(&endpoint.network, &endpoint.container_id);
+        if self.adds.were_taken_back(&handle) {
+            return Err(retry("this ADD took so long that its addresses were taken back"));
+        }
         let stored = self.store.lock().put(endpoint);
         stored.map_err(|error| retry(format!("store the endpoint: {error}")))?;
+        self.adds.end(&handle);
         let programmed = self.dataplane.endpoint_up(local.clone());
         let wait = match call.timeout_ms {
             0 => DEFAULT_WAIT,
@@ -260,6 +269,7 @@ impl<A: Addresses, P: Pods> NodeService<A, P> {
             return Ok(Outcome::Done(Done {}));
         }
         self.queue.put(call).map_err(|error| retry(format!("queue the DEL: {error}")))?;
+        self.adds.end(&handle(&attachment.network, &attachment.container_id));
         self.forget(call).map_err(|error| retry(format!("forget the endpoint: {error:#}")))?;
         self.queued.notify_one();
         Ok(Outcome::Done(Done {}))
@@ -332,7 +342,7 @@ impl<A: Addresses, P: Pods> NodeService<A, P> {
         }
         let mut left = 0;
         for waiting in waiting {
-            let _exclusive = self.locks.lock(container_id(&waiting.call)).await;
+            let _exclusive = self.locks.lock(&handle_of(&waiting.call)).await;
             if let Err(error) = self.release_one(&waiting).await {
                 tracing::warn!(container = waiting.name, error = %format!("{error:#}"), "DEL stays queued");
                 left += 1;
@@ -424,8 +434,8 @@ fn is_other_interface(endpoint: &StoredEndpoint, attachment: &Attachment) -> boo
     !attachment.interface.is_empty() && attachment.interface != endpoint.interface
 }
 
-fn container_id(call: &EndpointDown) -> &str {
-    call.attachment.as_ref().map_or("", |attachment| &attachment.container_id)
+fn handle_of(call: &EndpointDown) -> String {
+    call.attachment.as_ref().map_or_else(String::new, |one| handle(&one.network, &one.container_id))
 }
 
 fn first_given(first: Vec<String>, second: Vec<String>) -> Vec<String> {

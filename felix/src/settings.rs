@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use model::{
     Family, FelixConfiguration, Listener, LogSeverity, NodeName, SettingNote, SettingReason, SettingSource,
@@ -49,6 +50,10 @@ pub struct Arguments {
     /// File of settings, between the cluster's and the environment's in precedence; it need not exist.
     #[arg(long, value_name = "FILE", default_value = config_file::PLACE)]
     pub config_file: PathBuf,
+    /// Seconds after which addresses that nobody on this node uses are taken back, 0 for never [env:
+    /// OCICAT_LEAK_GRACE; default: 300].
+    #[arg(long, value_name = "SECONDS")]
+    pub leak_grace: Option<u64>,
     /// How log lines look.
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,
@@ -70,6 +75,8 @@ pub struct Settings {
     pub state_dir: PathBuf,
     pub health_listen: SocketAddr,
     pub metrics_listen: Option<SocketAddr>,
+    /// How long addresses must be unused before they are taken back; zero for ever.
+    pub leak_grace: Duration,
     pub log_format: LogFormat,
     pub ipv4: AddressSetting,
     pub ipv6: AddressSetting,
@@ -144,6 +151,7 @@ impl Settings {
             state_dir: arguments.state_dir,
             health_listen: arguments.health_listen.unwrap_or(address(configuration.health)),
             metrics_listen: arguments.metrics_listen.or(metrics),
+            leak_grace: env.leak_grace(arguments.leak_grace),
             log_format: arguments.log_format,
             ipv4: address_setting(&mut env, Family::V4),
             ipv6: address_setting(&mut env, Family::V6),
@@ -205,6 +213,9 @@ impl Overrides {
     }
 }
 
+/// Seconds, longer than any ADD takes.
+const LEAK_GRACE: u64 = 300;
+
 /// The environment, and what of it made no sense.
 struct Environment {
     values: BTreeMap<String, String>,
@@ -229,6 +240,11 @@ impl Environment {
 
     fn text(&self, key: &str) -> Option<String> {
         self.values.get(key).cloned()
+    }
+
+    fn leak_grace(&mut self, argument: Option<u64>) -> Duration {
+        let seconds = argument.or_else(|| self.parse("OCICAT_LEAK_GRACE")).unwrap_or(LEAK_GRACE);
+        Duration::from_secs(seconds)
     }
 
     fn parse<T: FromStr<Err: std::fmt::Display>>(&mut self, key: &str) -> Option<T> {

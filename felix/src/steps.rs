@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use datastore::crd::{NodePolicyEntry, NodePolicyStatusSpec};
 use datastore::{Datastore, Interest};
-use felix_dataplane::{Dataplane as KernelDataplane, Drivers, Ownership};
+use felix_dataplane::{Dataplane as KernelDataplane, Ownership};
 use felix_render::{RenderSettings, Renderer};
-use kernel::Link;
+use kernel::{Link, Optional};
 use kernel_linux::events::Events;
 use kernel_linux::{Backend, Conntrack, IptablesTools, Rtnl, RuleEvents};
 use model::{Family, FelixConfiguration, NodeName, Update};
@@ -28,14 +28,14 @@ use crate::command::{Command, Dataplane};
 use crate::connections::Connections;
 use crate::container_locks::ContainerLocks;
 use crate::del_queue::DelQueue;
-use crate::drivers::Linux;
+use crate::drivers::{Linux, Opened};
 use crate::drop_log::{DropLog, Names};
 use crate::endpoint_store::EndpointStore;
 use crate::health::{Component, Health};
 use crate::http::{Response, Status};
 use crate::ipam::ClusterAddresses;
 use crate::journal::Journal;
-use crate::kernel_doors;
+use crate::kernel_doors::{self, Doors};
 use crate::listeners::{self, Server};
 use crate::logging::LogLevel;
 use crate::metrics::Metrics;
@@ -44,6 +44,7 @@ use crate::operator::Operator;
 use crate::pods::KnownPods;
 use crate::policy_status::{self, PolicyStatus, Programmed, Told};
 use crate::reaper;
+use crate::reclaim::{self, Adds, NodeGround, Reclaimer, Watched};
 use crate::rule_mode::{self, RuleMode};
 use crate::server;
 use crate::service::{NodeService, PodSettings};
@@ -83,7 +84,7 @@ pub async fn run(settings: Settings, fixed: FixedAddresses, log_level: LogLevel)
     let [health_server, metrics_server] = serve_health(&settings, fixed, &health, &metrics).await?;
 
     let features = checks::features();
-    let (backend, drivers) = tokio::select! {
+    let doors = tokio::select! {
         opened = open_kernel(&settings, features, &health) => opened,
         _ = terminated.recv() => return Ok(()),
         _ = interrupted.recv() => return Ok(()),
@@ -101,8 +102,7 @@ pub async fn run(settings: Settings, fixed: FixedAddresses, log_level: LogLevel)
     let namespaces = datastore.watch_namespace_annotations();
     let pods = KnownPods::new(cluster.clone(), datastore.clone(), namespaces, settings.node.clone());
     let service = Arc::new(service(&settings, store, &dataplane, pods, &addresses, &metrics, &health)?);
-    let published =
-        start_worker(&settings, features, (backend, drivers), &service, commands, &health, &metrics)?;
+    let published = start_worker(&settings, features, doors, &service, commands, &health, &metrics)?;
     watch_kernel(&dataplane)?;
     watch_rules(&dataplane);
     tokio::spawn(listeners::follow(health_server, metrics_server, published.configuration.clone()));
@@ -110,13 +110,18 @@ pub async fn run(settings: Settings, fixed: FixedAddresses, log_level: LogLevel)
     follow_configuration(published.configuration, log_level);
     tokio::spawn(report_policies(settings.node.clone(), published.policies, datastore.clone()));
 
+    let reclaimer = reclaimer(&settings, &service, &datastore, &addresses, &metrics);
     let book = Arc::new(AddressBook::default());
     let _operator = serve_operator(&settings, &dataplane, &service, &book, &metrics)?;
     tokio::spawn({
         let (cluster, dataplane, addresses) = (cluster.clone(), dataplane.clone(), addresses.clone());
+        let (watched, asked) = (reclaimer.watched.clone(), reclaimer.asked.clone());
         let also = move |update: &Update| {
             addresses.observe(update);
             book.observe(update);
+            if reclaim::observe(&watched, update) {
+                asked.notify_one();
+            }
         };
         async move { cluster.follow(updates, &dataplane, also).await }
     });
@@ -134,6 +139,7 @@ pub async fn run(settings: Settings, fixed: FixedAddresses, log_level: LogLevel)
     );
     let node = settings.node.clone();
     tokio::spawn(TunnelAddress { node, own: cluster.own(), addresses, annotate, is_released: false }.run());
+    tokio::spawn(reclaimer.run(cluster.own()));
     tokio::spawn(release_addresses(service.clone(), cluster));
     serve_plugin(&settings, service, &health)?;
 
@@ -146,7 +152,7 @@ pub async fn run(settings: Settings, fixed: FixedAddresses, log_level: LogLevel)
     Ok(())
 }
 
-async fn open_kernel(settings: &Settings, features: Features, health: &Health) -> (Backend, Drivers<Linux>) {
+async fn open_kernel(settings: &Settings, features: Features, health: &Health) -> Doors {
     let ownership = Ownership::from(&settings.overrides.apply(FelixConfiguration::default()));
     let open = move || kernel_doors::open(features, &ownership);
     kernel_doors::wait(health, kernel_doors::FIRST_PAUSE, open).await
@@ -214,8 +220,27 @@ fn service(
         settings: RwLock::new(PodSettings { interface_prefix: configuration.interface_prefix, mtu: None }),
         metrics: metrics.clone(),
         not_ready: Box::new(move || health.reason_against(&[Component::Datastore, Component::Dataplane])),
+        adds: Adds::default(),
         locks: ContainerLocks::default(),
     })
+}
+
+/// Takes back what nobody on this node uses.
+fn reclaimer(
+    settings: &Settings,
+    service: &Arc<Service>,
+    datastore: &Datastore,
+    addresses: &Arc<ClusterAddresses>,
+    metrics: &Arc<Metrics>,
+) -> Reclaimer<NodeGround<Arc<ClusterAddresses>, KnownPods<Datastore>>> {
+    let ground = NodeGround {
+        service: service.clone(),
+        datastore: datastore.clone(),
+        ipam: addresses.client(),
+        endpoint_files: EndpointStore::directory(&settings.state_dir),
+    };
+    let watched = Arc::new(Mutex::new(Watched::new(settings.node.clone())));
+    Reclaimer::new(ground, watched, metrics.clone(), settings.leak_grace)
 }
 
 /// What the dataplane's thread publishes.
@@ -228,7 +253,7 @@ struct Subscriptions {
 fn start_worker(
     settings: &Settings,
     features: Features,
-    (backend, drivers): (Backend, Drivers<Linux>),
+    Doors { backend, opened: Opened { drivers, has_iptables } }: Doors,
     service: &Arc<Service>,
     commands: Receiver<Command>,
     health: &Health,
@@ -263,9 +288,10 @@ fn start_worker(
         .collect();
     let mut kernel = KernelDataplane::new(drivers, Instant::now());
     for family in Family::ALL {
-        let leftovers = IptablesTools::of_leftovers(backend.other(), family);
-        leftovers.into_iter().for_each(|tools| kernel.sweep_iptables(family, tools));
+        let leftovers = backend.and_then(|backend| IptablesTools::of_leftovers(backend.other(), family));
+        leftovers.into_iter().for_each(|tools| kernel.sweep_iptables(family, Optional::present(tools)));
     }
+    let open_tools = Box::new(|backend, family| IptablesTools::new(backend, family).map(Optional::present));
     let (policies, reports) = PolicyStatus::new();
     let (strict, checker) = Strict::new();
     let judge = service.dataplane.clone();
@@ -278,8 +304,8 @@ fn start_worker(
         dataplane: kernel,
         strict,
         policies,
-        rule_mode: RuleMode::new(rule_mode::kube_proxy_uses_nftables().unwrap_or(false)),
-        backends: Backends::new(backend, families, Box::new(IptablesTools::new)),
+        rule_mode: RuleMode::new(rule_mode::kube_proxy_uses_nftables().unwrap_or(false), has_iptables),
+        backends: Backends::new(backend.unwrap_or(Backend::Nft), families, open_tools),
         overrides: settings.overrides.clone(),
         endpoints: service.store.lock().iter().map(|endpoint| endpoint.local()).collect(),
         links: Box::new(move || rtnl.links()),

@@ -217,6 +217,7 @@ impl<P: Ports> Worker<P> {
             Update::FelixConfiguration(cluster) => self.configure(cluster.map(|boxed| *boxed)),
             Update::InSync => {
                 self.in_sync = true;
+                self.change_mode(Instant::now());
                 self.calc.apply(Update::InSync);
                 self.health.set_ready(Component::Datastore);
                 self.journal.in_sync();

@@ -14,7 +14,7 @@ use crate::client::CallError;
 use crate::reach::LABS;
 
 /// How long the API server may take to tell everything.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Which cluster is meant.
 #[derive(Args, Clone, Debug, Default)]

@@ -10,6 +10,7 @@ mod cluster;
 mod drops;
 mod explain;
 mod felix;
+mod ipam;
 mod kubectl;
 mod node;
 mod policy;
@@ -43,6 +44,9 @@ enum Command {
     /// BGP speakers (bird-lite, route reflectors): all of the cluster, or one
     #[command(subcommand)]
     Bgp(bgp::BgpCommand),
+    /// Addresses: who has which, whether that is all right, and what to do about it
+    #[command(subcommand)]
+    Ipam(ipam::IpamCommand),
     /// The node agent (felix)
     #[command(subcommand)]
     Node(NodeCommand),
@@ -121,6 +125,7 @@ fn main() -> ExitCode {
         Command::Bgp(command) => bgp::run(command),
         Command::Node(NodeCommand::Status(options)) => node::status(&options.socket, options.output.output),
         Command::Node(NodeCommand::Config { target, output }) => node::config(&target, output.output),
+        Command::Ipam(command) => ipam::run(&command),
         Command::Drops(options) => drops::run(&options),
         Command::Explain(options) => explain::run(&options),
         Command::Policy(command) => policy::run(&command),

@@ -1,6 +1,7 @@
 //! What is wrong with an object that somebody wants to write, by the same functions that convert it later.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use model::Tier;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -33,9 +34,34 @@ pub fn check(object: &Value) -> Vec<Problem> {
         return problems.0;
     };
     let kind = object["kind"].as_str().unwrap_or_default();
+    let tier = object["spec"]["tier"].as_str().filter(|tier| !tier.is_empty()).unwrap_or(Tier::DEFAULT);
+    check_name(kind, meta.name.as_deref().unwrap_or_default(), tier, &mut problems);
     check_spec(kind, &meta, &object["spec"], &mut problems);
     problems.0
 }
+
+/// What names of policies may look like (`spec/control.md` §1.4): a dot stands behind the name of a tier, as names of
+/// policies had it once, and then it is the policy's own.
+fn check_name(kind: &str, name: &str, tier: &str, problems: &mut Problems) {
+    let is_namespaced = match kind {
+        "NetworkPolicy" | "StagedNetworkPolicy" => true,
+        "GlobalNetworkPolicy" | "StagedGlobalNetworkPolicy" => false,
+        _ => return,
+    };
+    // Those of Kubernetes and of OpenStack, as Calico's own tools show them.
+    if is_namespaced && OF_OTHERS.iter().any(|prefix| name.len() > prefix.len() && name.starts_with(prefix)) {
+        return;
+    }
+    let Some((prefix, rest)) = name.split_once('.') else { return };
+    if rest.contains('.') {
+        problems.add("metadata.name", "has more than one dot: it is a name, or a tier, a dot and a name");
+    } else if prefix != tier {
+        let reason = format!("begins with {prefix}. as if it were in tier {prefix}, but its tier is {tier}");
+        problems.add("metadata.name", reason);
+    }
+}
+
+const OF_OTHERS: [&str; 2] = ["knp.default.", "ossg.default."];
 
 fn check_spec(kind: &str, meta: &ObjectMeta, spec: &Value, problems: &mut Problems) {
     let name = meta.name.as_deref().unwrap_or_default();
@@ -114,6 +140,35 @@ mod tests {
         assert_eq!(problems.len(), 1);
         assert!(problems[0].starts_with("spec.ingress[0].source.selector: "), "{problems:?}");
         assert!(problems[0].contains("at position 8"), "{problems:?}");
+    }
+
+    #[test]
+    fn a_dot_in_the_name_of_a_policy_stands_behind_its_tier() {
+        let said = |kind: &str, name: &str, tier: Option<&str>| {
+            let spec = tier.map_or(json!({}), |tier| json!({"tier": tier}));
+            let meta = json!({"name": name, "namespace": "dev"});
+            let problems = check(&json!({"kind": kind, "metadata": meta, "spec": spec}));
+            problems.iter().map(|problem| problem.field.clone()).collect::<Vec<_>>()
+        };
+
+        for (kind, name, tier) in [
+            ("GlobalNetworkPolicy", "web", Some("security")),
+            ("GlobalNetworkPolicy", "security.web", Some("security")),
+            ("StagedGlobalNetworkPolicy", "default.web", None),
+            ("NetworkPolicy", "default.web", Some("default")),
+            ("NetworkPolicy", "knp.default.a.b.c", None),
+            ("GlobalNetworkSet", "a.b.c", None),
+        ] {
+            assert_eq!(said(kind, name, tier), [""; 0], "{kind} {name}");
+        }
+        for (kind, name, tier) in [
+            ("GlobalNetworkPolicy", "security.web", None),
+            ("GlobalNetworkPolicy", "knp.default.web", None),
+            ("NetworkPolicy", "a.b.c", Some("a")),
+            ("StagedNetworkPolicy", "default.web", Some("security")),
+        ] {
+            assert_eq!(said(kind, name, tier), ["metadata.name"], "{kind} {name}");
+        }
     }
 
     #[test]

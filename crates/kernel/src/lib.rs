@@ -18,6 +18,7 @@ mod iptables_text;
 mod link;
 mod neighbour;
 pub mod nft;
+mod optional;
 mod packet;
 mod packet_rule;
 mod pauses;
@@ -36,6 +37,7 @@ pub use iptables_tables::{Iptables, IptablesApplied, IptablesDriver, RestoreSect
 pub use iptables_text::rule_text;
 pub use link::{Link, LinkEvent};
 pub use neighbour::{Neighbour, NeighbourKey};
+pub use optional::Optional;
 pub use packet::{LoggedPacket, PacketHead, Transport};
 pub use packet_rule::{
     ConntrackState, DROP_GROUP, InterfaceMatch, InterfaceSide, Match, PacketRule, PacketSide, RejectWith,

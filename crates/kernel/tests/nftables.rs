@@ -43,6 +43,25 @@ fn one_transaction_brings_all_and_one_takes_all() {
 }
 
 #[test]
+fn a_lost_answer_costs_a_look() {
+    let mut node = Node::new();
+    node.want_everything();
+    node.kernel.state().lost_answers = 1;
+
+    let applied = node.apply();
+
+    assert_eq!((applied.failed.len(), node.tables.pending()), (0, 0));
+    let writes = node.kernel.state().writes;
+    assert_eq!(node.apply().changes, 0);
+    assert_eq!(node.kernel.state().writes, writes, "what was done is not done twice");
+
+    // Later ones, too, and also where the kernel does nothing and says nothing.
+    node.kernel.state().lost_answers = 1;
+    node.want_chain("cali-fw-b", vec![PacketRule::new(RuleAction::Drop)]);
+    assert_eq!((node.apply().failed.len(), node.tables.pending()), (0, 0));
+}
+
+#[test]
 fn a_pod_more_is_an_entry_more() {
     let mut node = Node::new();
     node.want_everything();

@@ -4,13 +4,19 @@
 //! present state only, never on the way there. Only what local endpoints are subject to becomes active.
 //! Never renders a rule, never touches the kernel, knows no clock.
 //!
-//! ```no_run
-//! # let (update, endpoint): (model::Update, model::LocalEndpoint) = unimplemented!();
-//! let mut calc = felix_calc::Calc::new(model::NodeName::from("node-1"));
-//! calc.apply(update);
-//! calc.set_local_endpoint(endpoint.interface.clone(), Some(endpoint));
-//! calc.apply(model::Update::InSync);
-//! for change in calc.flush() { /* Renderer::apply(change) */ }
+//! ```
+//! use felix_calc::{Calc, Change};
+//! use model::{Policy, PolicyKey, PolicyKind, Selector, Update};
+//!
+//! let mut calc = Calc::new("node-1".into());
+//! let key = PolicyKey::new(PolicyKind::GlobalNetworkPolicy, None, "deny-all");
+//! let policy = Policy { needed_everywhere: true, ..Policy::new(key.clone(), Selector::all()) };
+//! calc.apply(Update::Policy(key.clone(), Some(Box::new(policy))));
+//! calc.apply(Update::InSync);
+//!
+//! let changes = calc.flush();
+//! assert!(changes.iter().any(|change| matches!(change, Change::Policy(of, Some(_)) if *of == key)));
+//! assert!(calc.flush().is_empty(), "nothing differs since");
 //! ```
 
 mod calc;

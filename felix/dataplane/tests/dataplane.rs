@@ -3,6 +3,9 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use felix_calc::Calc;
@@ -12,7 +15,9 @@ use kernel::fake::{
     Entry, FakeIpSets, FakeIptables, FakeKernel, FakeNeighbours, FakeNft, FakeRoutes, FakeSysctls,
     FakeTunnels,
 };
-use kernel::{IpSetName, IptablesTable, NextHop, PROTO_BOOT, Route, RouteKey, RouteKind, RuleEvent};
+use kernel::{
+    IpSetName, IptablesTable, NextHop, Optional, PROTO_BOOT, Route, RouteKey, RouteKind, RuleEvent,
+};
 use model::{
     Action, Cidr, Family, Labels, LocalEndpoint, NodeName, Pod, PodKey, Policy, PolicyKey, PolicyKind, Rule,
     Selector, Update,
@@ -398,7 +403,7 @@ fn rules_move_to_another_backend_and_the_old_one_is_swept_after() {
         .unwrap()
         .push(FOREIGN.into());
 
-    node.dataplane.replace_iptables(Family::V4, other.iptables(Family::V4), node.now);
+    node.dataplane.replace_iptables(Family::V4, Optional::present(other.iptables(Family::V4)), node.now);
     node.apply();
     assert_eq!(node.filter_chains(), old, "nothing else would hold the policy");
 
@@ -510,14 +515,44 @@ fn with_nftables_what_somebody_else_took_away_comes_back_when_it_is_told() {
     assert_eq!(node.kernel.state().nft, whole);
 }
 
+#[test]
+fn nftables_needs_neither_iptables_nor_ip_sets() {
+    let installed = Arc::new(AtomicBool::new(false));
+    let mut node = Node::with_tools(FakeKernel::new(), &installed);
+    node.add_pod("web", WEB, "10.65.0.1");
+    node.add_pod("db", DB, "10.65.0.2");
+    node.deny_to("web", "db");
+    node.use_nftables(true);
+    node.sync();
+
+    node.settle();
+
+    assert_eq!(node.dataplane.endpoint(WEB), EndpointState::Programmed);
+    assert_eq!(node.dataplane.status().failing, []);
+    assert!(node.dataplane.audit().is_clean(), "{:?}", node.dataplane.audit());
+
+    // What is asked for in vain is said, and done as soon as it can be; until then policy stays where it is.
+    node.use_nftables(false);
+    node.apply();
+    let missing = node.missing(WEB);
+    assert!(missing.iter().any(|what| what.contains("it is not installed")), "{missing:?}");
+    assert!(node.kernel.state().nft.contains_key(&Family::V4));
+
+    installed.store(true, Ordering::Relaxed);
+    node.settle();
+    assert_eq!(node.dataplane.endpoint(WEB), EndpointState::Programmed);
+    assert!(node.kernel.state().nft.is_empty());
+    assert!(!node.kernel.state().ip_sets.is_empty());
+}
+
 const FILTER: (Family, IptablesTable) = (Family::V4, IptablesTable::Filter);
 const FOREIGN: &str = "-s 192.0.2.7 -j DROP";
 
 struct Fake;
 
 impl Ports for Fake {
-    type IpSets = FakeIpSets;
-    type Iptables = FakeIptables;
+    type IpSets = Optional<FakeIpSets>;
+    type Iptables = Optional<FakeIptables>;
     type Routes = FakeRoutes;
     type Neighbours = FakeNeighbours;
     type Sysctls = FakeSysctls;
@@ -540,11 +575,31 @@ impl Node {
     }
 
     fn over(kernel: FakeKernel) -> Self {
+        Self::with_tools(kernel, &Arc::new(AtomicBool::new(true)))
+    }
+
+    /// iptables and IP sets are on the node while `installed` says so.
+    fn with_tools(kernel: FakeKernel, installed: &Arc<AtomicBool>) -> Self {
         let now = Instant::now();
+        let checked = || {
+            let installed = installed.clone();
+            move || match installed.load(Ordering::Relaxed) {
+                true => Ok(()),
+                false => Err(io::Error::other("it is not installed")),
+            }
+        };
+        let iptables = |family| {
+            let (kernel, check) = (kernel.clone(), checked());
+            Optional::new(move || check().map(|()| kernel.iptables(family))).0
+        };
+        let ip_sets = {
+            let (kernel, check) = (kernel.clone(), checked());
+            Optional::new(move || check().map(|()| kernel.ip_sets())).0
+        };
         let drivers = Drivers {
-            ip_sets: kernel.ip_sets(),
-            iptables: kernel.iptables(Family::V4),
-            ip6tables: Some(kernel.iptables(Family::V6)),
+            ip_sets,
+            iptables: iptables(Family::V4),
+            ip6tables: Some(iptables(Family::V6)),
             nftables: Some(kernel.nft()),
             routes: kernel.routes(),
             neighbours: kernel.neighbours(),

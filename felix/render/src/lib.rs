@@ -25,6 +25,7 @@ mod group_uses;
 mod groups;
 mod host_chains;
 mod host_links;
+mod ipvs_chains;
 mod marks;
 mod names;
 mod nat_chains;

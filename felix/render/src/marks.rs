@@ -49,6 +49,11 @@ impl Marks {
     pub(crate) fn all(self) -> u32 {
         self.accept | self.pass | self.scratch0 | self.scratch1
     }
+
+    /// Every bit that policy uses.
+    pub(crate) fn all_and_drop(self) -> u32 {
+        self.all() | self.drop
+    }
 }
 
 /// The bit is set.

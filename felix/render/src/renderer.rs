@@ -23,6 +23,7 @@ use model::{Cidr, Direction, Family, FelixConfiguration, HostInterface, PolicyKe
 use crate::drops::{DropNames, DropPlace};
 use crate::group_uses::GroupUses;
 use crate::host_links::{Governed, HostLinks};
+use crate::ipvs_chains::has_room;
 use crate::marks::MarkMaskTooSmall;
 use crate::names::set_name;
 use crate::sets::{family_members, family_set};
@@ -51,6 +52,8 @@ pub struct Renderer {
     drop_names: DropNames,
     hosts: Arc<BTreeSet<IpAddr>>,
     host_addresses: BTreeSet<IpAddr>,
+    /// kube-proxy works in mode IPVS.
+    ipvs: bool,
     pools: Arc<Pools>,
     tunnel_address: Option<Ipv4Addr>,
     services: Arc<[Cidr]>,
@@ -75,6 +78,11 @@ pub struct Renderer {
     tunnel: Option<TunnelDevice>,
 }
 
+const IPVS_WITH_NFTABLES: &str = "kube-proxy works in mode IPVS, and what pods send to Services meets no policy of \
+    theirs: that needs nftablesMode Disabled, or another mode of kube-proxy";
+const IPVS_WITHOUT_MARKS: &str = "kube-proxy works in mode IPVS, and what pods send to Services meets no policy of \
+    theirs: iptablesMarkMask has not two bits left for it";
+
 impl Renderer {
     /// With an empty datastore: the static chains alone, everything closed.
     pub fn new(settings: RenderSettings) -> Self {
@@ -96,6 +104,7 @@ impl Renderer {
             drop_names: DropNames::default(),
             hosts: Arc::default(),
             host_addresses: BTreeSet::new(),
+            ipvs: false,
             pools: Arc::default(),
             tunnel_address: None,
             services: Arc::default(),
@@ -161,6 +170,12 @@ impl Renderer {
         }
     }
 
+    /// Does kube-proxy work in mode IPVS on this node, as the link monitor sees it (`kube-ipvs0` is there)?
+    pub fn set_ipvs(&mut self, ipvs: bool) {
+        self.static_dirty |= self.ipvs != ipvs;
+        self.ipvs = ipvs;
+    }
+
     /// The interfaces that host endpoints govern, as of the last flush; `*` for the one that governs all others.
     pub fn governed_interfaces(&self) -> BTreeMap<&str, &Arc<str>> {
         let named = self.governed.interfaces.iter();
@@ -177,6 +192,11 @@ impl Renderer {
     /// What is not in force as somebody wants it, because it cannot be.
     pub fn problems(&self) -> Vec<String> {
         let mut problems: Vec<String> = self.bad_mark_mask.iter().map(ToString::to_string).collect();
+        if self.ipvs && self.settings.dataplane == RuleDataplane::Nftables {
+            problems.push(IPVS_WITH_NFTABLES.to_owned());
+        } else if self.ipvs && !has_room(self.rules.mark_mask, self.rules.marks.all_and_drop()) {
+            problems.push(IPVS_WITHOUT_MARKS.to_owned());
+        }
         for active in self.governed.all.iter() {
             let tiers = active.untracked.iter();
             let policies: BTreeSet<_> =
@@ -213,13 +233,14 @@ impl Renderer {
     /// What differs since the last flush.
     pub fn flush(&mut self) -> Output {
         let mut output = Output::default();
+        let endpoints_differ = self.dispatch_dirty || self.host_endpoints_dirty;
         if std::mem::take(&mut self.dispatch_dirty) {
             self.render_dispatches();
         }
         if std::mem::take(&mut self.host_endpoints_dirty) {
             self.render_host_endpoints();
         }
-        if std::mem::take(&mut self.static_dirty) {
+        if std::mem::take(&mut self.static_dirty) || (self.ipvs && endpoints_differ) {
             self.render_static();
             self.render_host_sets();
             output.tunnel = self.render_tunnel();

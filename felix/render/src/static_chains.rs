@@ -13,6 +13,7 @@ use model::{Cidr, EndpointToHostAction, Family, PortRange, Protocol, ServiceLoop
 
 use crate::base_chains::{render_base, render_behind};
 use crate::drops::DropReason;
+use crate::ipvs_chains::{Ipvs, IpvsInput};
 use crate::marks::{clear_mark, mark_clear, mark_set, set_mark};
 use crate::names::{
     ALL_HOSTS, ALL_VXLAN, DSCP_SOURCES, ESTABLISHED, FROM_HOST_ENDPOINT, FROM_HOST_ENDPOINT_FORWARD,
@@ -44,6 +45,8 @@ pub(crate) struct StaticInput {
     pub(crate) limits_packets: bool,
     /// The dispatches to host endpoints that lead somewhere.
     pub(crate) host_roots: BTreeSet<(IptablesTable, &'static str)>,
+    /// Told where kube-proxy works in mode IPVS.
+    pub(crate) ipvs: Option<IpvsInput>,
     pub(crate) nat: NatInput,
 }
 
@@ -169,12 +172,14 @@ impl<'a> Static<'a> {
 
     pub(crate) fn mangle_postrouting(&self) -> Vec<PacketRule> {
         let accept = self.context.marks().accept;
-        vec![
-            PacketRule::new(RuleAction::Return).when(mark_set(accept)),
+        let mut rules = vec![PacketRule::new(RuleAction::Return).when(mark_set(accept))];
+        rules.extend(Ipvs::of(self).map(|ipvs| ipvs.on_postrouting()));
+        rules.extend([
             PacketRule::new(clear_mark(self.context.marks().all())),
             PacketRule::jump(TO_HOST_ENDPOINT).when(conntrack(&[ConntrackState::Dnat])),
             PacketRule::new(RuleAction::Return).comment(HOST_ENDPOINT_ACCEPTED).when(mark_set(accept)),
-        ]
+        ]);
+        rules
     }
 
     /// Packets that leave the cluster get their mark, where a pod asks for it.
@@ -197,13 +202,15 @@ impl<'a> Static<'a> {
     }
 
     fn filter(&self) -> Vec<Chain> {
-        vec![
+        let mut chains = vec![
             chain("cali-FORWARD", self.forward()),
             chain("cali-INPUT", self.filter_input()),
             chain("cali-OUTPUT", self.filter_output()),
             chain("cali-wl-to-host", self.pod_to_host()),
             chain("cali-cidr-block", self.unused_services()),
-        ]
+        ];
+        chains.extend(Ipvs::of(self).iter().flat_map(Ipvs::chains));
+        chains
     }
 
     fn forward(&self) -> Vec<PacketRule> {
@@ -222,6 +229,7 @@ impl<'a> Static<'a> {
 
     fn filter_input(&self) -> Vec<PacketRule> {
         let mut rules = self.tunnels_in();
+        rules.extend(Ipvs::of(self).iter().flat_map(Ipvs::on_input));
         rules.extend(self.pods_to_host());
         rules.extend(self.host_input());
         rules
@@ -276,6 +284,7 @@ impl<'a> Static<'a> {
 
     pub(crate) fn filter_output(&self) -> Vec<PacketRule> {
         let mut rules = vec![self.accepted()];
+        rules.extend(Ipvs::of(self).map(|ipvs| ipvs.on_output()));
         // The node to its own pods: always, for the kubelet's probes.
         rules.extend(self.of_pods(InterfaceSide::Out, || PacketRule::new(RuleAction::Return)));
         if self.input.ipip {

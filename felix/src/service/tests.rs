@@ -283,6 +283,7 @@ impl Agent {
             settings: RwLock::new(settings),
             metrics: Arc::new(Metrics::new("n1")),
             not_ready: Box::new(|| None),
+            adds: Adds::default(),
             locks: ContainerLocks::default(),
         });
         let listener = server::bind(&scratch.path().join("felix.sock")).unwrap();

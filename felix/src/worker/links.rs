@@ -18,6 +18,8 @@ use crate::service::PodSettings;
 /// How long to wait for more events before looking at the kernel: one change makes several.
 const SETTLE: Duration = Duration::from_millis(30);
 const TUNNEL: &str = "tunl0";
+/// Has the addresses of Services where kube-proxy works in mode IPVS.
+const IPVS: &str = "kube-ipvs0";
 
 impl<P: Ports> Worker<P> {
     pub(super) fn event(&mut self, event: LinkEvent, now: Instant) {
@@ -74,6 +76,7 @@ impl<P: Ports> Worker<P> {
             Ok(links) => {
                 let refresh = self.configuration.interface_refresh_interval;
                 self.links_at = (!refresh.is_zero()).then(|| now + refresh);
+                self.renderer.set_ipvs(links.iter().any(|link| link.name == IPVS));
                 let excluded = &self.configuration.interface_exclude;
                 let links = links.into_iter().filter(|link| !is_excluded(&link.name, excluded));
                 let (pods, host): (Vec<_>, Vec<_>) = links.partition(|link| self.is_pod_link(&link.name));

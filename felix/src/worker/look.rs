@@ -223,7 +223,7 @@ fn fields(configuration: &FelixConfiguration) -> Vec<(String, String)> {
         ipsets_refresh_interval route_refresh_interval interface_refresh_interval max_ipset_size mtu
         mtu_iface_pattern ipv6 ip_forwarding ipv4_routes ipv6_routes route_protocol remove_external_routes
         log_severity log_prefix
-        log_rate_limit drop_log failsafe_inbound failsafe_outbound nat_port_range nat_outgoing_address
+        log_rate_limit drop_log failsafe_inbound failsafe_outbound nat_port_range node_port_ranges nat_outgoing_address
         nat_outgoing_interface_filter nat_outgoing_exclusions service_loop_prevention
         workload_source_spoofing floating_ips allow_vxlan_from_workloads allow_ipip_from_workloads
         vxlan_port external_nodes disable_conntrack_invalid_check

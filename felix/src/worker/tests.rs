@@ -129,7 +129,7 @@ impl Node {
             backends,
             strict: Strict::new().0,
             policies: PolicyStatus::new().0,
-            rule_mode: RuleMode::new(false),
+            rule_mode: RuleMode::new(false, true),
             health: Health::new(),
             journal: Journal::new(Arc::new(Metrics::new("n1"))),
             published: Published {

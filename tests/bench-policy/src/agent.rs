@@ -7,10 +7,10 @@ use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use felix_calc::Calc;
-use felix_dataplane::{Dataplane, Failed, Kind};
+use felix_dataplane::{Dataplane, Failed, Kind, Ownership};
 use felix_render::{RenderSettings, Renderer, RuleDataplane};
 use kernel_linux::{Backend, Netns};
-use model::{LocalEndpoint, Update};
+use model::{FelixConfiguration, LocalEndpoint, Update};
 
 use crate::cluster::NODE;
 use crate::cost::{Cost, Stopwatch};
@@ -39,8 +39,10 @@ impl Agent {
             Way::Nftables => (Backend::Nft, RuleDataplane::Nftables),
         };
         let text = |error: anyhow::Error| io::Error::other(format!("{error:#}"));
-        let drivers = netns.run(|| drivers::open(backend, "cali", false).map_err(text))?;
-        let mut dataplane = Dataplane::new(drivers, Instant::now());
+        let ownership = Ownership::from(&FelixConfiguration::default());
+        let opened = netns.run(|| drivers::open(Some(backend), &ownership, false).map_err(text))?;
+        ensure!(opened.has_iptables || way == Way::Nftables, "iptables or IP sets do not work");
+        let mut dataplane = Dataplane::new(opened.drivers, Instant::now());
         ensure!(dataplane.use_nftables(way == Way::Nftables, Instant::now()), "the kernel takes no nftables");
         let mut calc = Calc::new(NODE.into());
         calc.apply(Update::InSync);

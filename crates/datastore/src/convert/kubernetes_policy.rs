@@ -15,6 +15,7 @@ use model::{
 
 use super::label_selector::{self, own_namespace, pods_of};
 use super::policy::{staged_action, uid};
+use super::product::{Resolved, product};
 use super::{Problems, net};
 use crate::crd;
 use crate::objects::NetworkPolicyObject;
@@ -114,24 +115,10 @@ impl Converter<'_> {
                 .collect(),
         };
         let ports = match ports.filter(|ports| !ports.is_empty()) {
-            None => BTreeMap::from([(None, Vec::new())]),
+            None => vec![(None, Vec::new())],
             Some(ports) => by_protocol(field, ports, problems),
         };
-        for peer in &peers {
-            for (protocol, ports) in &ports {
-                let mut rule = Rule { protocol: *protocol, ..Rule::any(Action::Allow) };
-                match direction {
-                    Direction::Ingress => {
-                        rule.source = peer.clone();
-                        rule.destination.ports = ports.clone();
-                    }
-                    Direction::Egress => {
-                        rule.destination = EntityRule { ports: ports.clone(), ..peer.clone() };
-                    }
-                }
-                out.push(rule);
-            }
-        }
+        out.extend(product(direction, &Rule::any(Action::Allow), &peers, &ports));
     }
 
     fn peer(&self, peer: &NetworkPolicyPeer) -> Result<EntityRule, String> {
@@ -167,11 +154,7 @@ impl Converter<'_> {
 }
 
 /// Ports by protocol, ranges merged; no ports means all of that protocol.
-fn by_protocol(
-    field: &str,
-    ports: &[NetworkPolicyPort],
-    problems: &mut Problems,
-) -> BTreeMap<Option<Protocol>, Vec<PortMatch>> {
+fn by_protocol(field: &str, ports: &[NetworkPolicyPort], problems: &mut Problems) -> Vec<Resolved> {
     let mut all: BTreeMap<Protocol, Option<Vec<PortMatch>>> = BTreeMap::new();
     for (index, port) in ports.iter().enumerate() {
         let field = format!("{field}.ports[{index}]");

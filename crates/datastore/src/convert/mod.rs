@@ -18,6 +18,7 @@ mod node;
 mod pod;
 mod policy;
 mod pool;
+mod product;
 mod profile;
 mod service;
 

@@ -16,7 +16,7 @@ pub fn network_set(
     let mut labels = labels(meta, problems);
     labels.insert(NAMESPACE.to_owned(), namespace.to_owned());
     let key = NetworkSetKey::new(Some(namespace), meta.name.as_deref()?);
-    Some((key, NetworkSet { labels, nets: nets(spec.nets.as_deref(), problems).into() }))
+    Some((key, NetworkSet { labels, nets: nets(spec.members.nets.as_deref(), problems).into() }))
 }
 
 /// A GlobalNetworkSet; a net that is none is left out.
@@ -27,7 +27,7 @@ pub fn global_network_set(
 ) -> Option<(NetworkSetKey, NetworkSet)> {
     let key = NetworkSetKey::new(None, meta.name.as_deref()?);
     let labels = labels(meta, problems);
-    Some((key, NetworkSet { labels, nets: nets(spec.nets.as_deref(), problems).into() }))
+    Some((key, NetworkSet { labels, nets: nets(spec.members.nets.as_deref(), problems).into() }))
 }
 
 const NAMESPACE: &str = "projectcalico.org/namespace";

@@ -49,7 +49,9 @@ pub use kube_controllers::{
     AutoHostEndpointSettings, ControllersSettings, HostEndpointTemplate, KubeControllersConfiguration,
     KubeControllersConfigurationSpec, NodeControllerSettings,
 };
-pub use network_set::{GlobalNetworkSet, GlobalNetworkSetSpec, NetworkSet, NetworkSetSpec};
+pub use network_set::{
+    GlobalNetworkSet, GlobalNetworkSetSpec, NetworkSet, NetworkSetMembers, NetworkSetSpec,
+};
 pub use node_policy_status::{NodePolicyEntry, NodePolicyStatus, NodePolicyStatusSpec};
 pub use node_status::{
     BirdStatus, CalicoNodeStatus, CalicoNodeStatusSpec, CalicoNodeStatusStatus, LearnedFrom, NodeAgentStatus,

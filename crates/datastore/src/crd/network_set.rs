@@ -20,9 +20,8 @@ use super::text;
     printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 pub struct NetworkSetSpec {
-    /// Prefixes or addresses of either family.
-    #[schemars(length(max = 20_000), inner(regex(pattern = text::NET), length(max = 43)))]
-    pub nets: Option<Vec<String>>,
+    #[serde(flatten)]
+    pub members: NetworkSetMembers,
 }
 
 /// Prefixes that rules select by the labels of this object.
@@ -38,6 +37,13 @@ pub struct NetworkSetSpec {
     printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 pub struct GlobalNetworkSetSpec {
+    #[serde(flatten)]
+    pub members: NetworkSetMembers,
+}
+
+/// What sets of both kinds hold.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct NetworkSetMembers {
     /// Prefixes or addresses of either family.
     #[schemars(length(max = 20_000), inner(regex(pattern = text::NET), length(max = 43)))]
     pub nets: Option<Vec<String>>,

@@ -3,6 +3,7 @@
 //! Decides nothing itself. Requests of one node go one after the other, so that they do not fight among
 //! themselves; what other nodes do meanwhile shows as a conflict, and the step is decided anew.
 
+mod admin;
 mod evidence;
 mod gc;
 mod objects;

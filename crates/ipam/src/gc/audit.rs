@@ -9,6 +9,7 @@ use model::{AffinityState, Block, BlockAffinity, Cidr, Handle, IpPool, NodeName,
 use super::allocation::{Allocation, User, allocations};
 use super::gone::is_question;
 use super::truth::{PodAnswer, Why, is_used_by};
+use crate::names;
 
 /// All that is compared.
 #[derive(Clone, Debug, Default)]
@@ -159,7 +160,8 @@ fn unused(inventory: &Inventory, allocation: &Allocation) -> Option<Why> {
             is_used_by(allocation, answer).err()
         }
         _ if tunnels.is_none() => Some(Why::NodeGone),
-        User::Tunnel(_) => tunnels
+        // Only of this kind the node says which it uses.
+        User::Tunnel(kind) if kind == names::TYPE_IPIP_TUNNEL => tunnels
             .is_some_and(|addresses| !addresses.contains(&allocation.address))
             .then_some(Why::NotTheTunnel),
         _ => None,

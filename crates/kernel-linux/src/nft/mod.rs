@@ -70,7 +70,10 @@ impl NftDriver for NftablesDriver {
     }
 
     fn commit(&mut self, changes: &[NftChange]) -> Result<(), NftRefusal> {
-        let whole = |error: io::Error| NftRefusal { changes: Vec::new(), error: Some(error) };
+        let whole = |error: io::Error| {
+            let is_unknown = errno(&error) == Some(libc::ENOBUFS) || error.kind() == io::ErrorKind::TimedOut;
+            NftRefusal { error: Some(error), is_unknown, ..NftRefusal::default() }
+        };
         if changes.is_empty() {
             return Ok(());
         }
@@ -81,7 +84,7 @@ impl NftDriver for NftablesDriver {
         if errors.is_empty() {
             return Ok(());
         }
-        let mut refusal = NftRefusal { changes: Vec::new(), error: None };
+        let mut refusal = NftRefusal::default();
         for (message, error) in errors {
             match transaction.changes.get(message).copied().flatten() {
                 Some(index) => refusal.changes.push((index, error.into())),

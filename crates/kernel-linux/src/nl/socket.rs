@@ -8,7 +8,7 @@ use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use super::error::Error;
+use super::error::{Error, errno};
 use super::read::{Attributes, Message, messages, u32_at};
 use super::write::{Batch, Writer};
 
@@ -155,17 +155,41 @@ impl Socket {
 
     /// Sends all messages as one transaction of nfnetlink (the first and last are its brackets, which kernels
     /// before 6.10 do not acknowledge) and waits for the answer to the message `index`.
+    ///
+    /// Of a transaction with so many errors that they overflow the socket, the first ones are returned; `ENOBUFS`
+    /// says that no answer came at all, so that nobody knows whether it was done.
     pub(crate) fn transact(&mut self, batch: &mut Batch, index: usize) -> io::Result<BTreeMap<usize, Error>> {
-        self.execute_range(batch, 0..batch.len(), index)
+        let mut errors = BTreeMap::new();
+        match self.exchange(batch, 0..batch.len(), index, &mut errors) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) && !errors.is_empty() => {
+                self.drain();
+                Ok(errors)
+            }
+            result => result.map(|()| errors),
+        }
     }
 
-    /// `acked` is the message whose answer ends the exchange.
     fn execute_range(
         &mut self,
         batch: &mut Batch,
         range: std::ops::Range<usize>,
         acked: usize,
     ) -> io::Result<BTreeMap<usize, Error>> {
+        let mut errors = BTreeMap::new();
+        self.exchange(batch, range, acked, &mut errors).map(|()| errors)
+    }
+
+    /// Sends a range, and gathers the errors; `acked` is the message whose answer ends the exchange.
+    ///
+    /// The kernel answers within the system call that sends: an answer that is not there then has found no room,
+    /// which the kernel does not always tell. That is `ENOBUFS` here.
+    fn exchange(
+        &mut self,
+        batch: &mut Batch,
+        range: std::ops::Range<usize>,
+        acked: usize,
+        errors: &mut BTreeMap<usize, Error>,
+    ) -> io::Result<()> {
         let first = self.sequence;
         for index in range.clone() {
             let at = batch.starts[index];
@@ -180,10 +204,15 @@ impl Socket {
         let bytes = batch.starts[range.start]..batch.range(range.end - 1).end;
         self.send(&batch.data[bytes])?;
 
-        let mut errors = BTreeMap::new();
         let mut done = false;
         while !done {
-            let length = self.receive()?;
+            let length = match self.try_receive() {
+                Ok(Some(length)) => length,
+                Ok(None) => return Err(io::Error::from_raw_os_error(libc::ENOBUFS)),
+                // Said once, before the answers that did find room.
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => continue,
+                Err(error) => return Err(error),
+            };
             for message in messages(&self.buffer[..length]) {
                 let offset = message.sequence.wrapping_sub(first) as usize;
                 if message.kind != libc::NLMSG_ERROR as u16 || offset >= range.len() {
@@ -197,7 +226,7 @@ impl Socket {
                 done |= offset == awaited;
             }
         }
-        Ok(errors)
+        Ok(())
     }
 
     /// Sends one request and gives every message of its answer to `each`.
@@ -222,8 +251,16 @@ impl Socket {
         loop {
             let mut result = T::default();
             let flags = libc::NLM_F_DUMP as u16;
-            let disturbed = self.ask(kind, flags, &body, &mut |message| each(&mut result, message))?;
+            let dumped = self.ask(kind, flags, &body, &mut |message| each(&mut result, message));
             tries += 1;
+            let disturbed = match dumped {
+                // A part found no room, or an earlier dump still runs: that must end before the next may begin.
+                Err(error) if tries < DUMP_TRIES && is_passing(&error) => {
+                    self.drain();
+                    continue;
+                }
+                dumped => dumped?,
+            };
             if !disturbed || tries == DUMP_TRIES {
                 return Ok(result);
             }
@@ -356,6 +393,11 @@ impl AsFd for Socket {
     }
 }
 
+/// Is it gone when what is waiting on the socket has been read?
+fn is_passing(error: &io::Error) -> bool {
+    matches!(errno(error), Some(libc::ENOBUFS | libc::EBUSY))
+}
+
 /// The error in an NLMSG_ERROR message; `None` for an acknowledgement.
 fn error_of(message: &Message<'_>) -> Option<Error> {
     let code = u32_at(message.body, 0)? as i32;
@@ -371,3 +413,94 @@ fn error_of(message: &Message<'_>) -> Option<Error> {
 }
 
 const NLM_F_CAPPED: u16 = 0x100;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In a network namespace of its own that ends with the thread; without root there is none, and nothing to test.
+    fn in_netns(test: impl FnOnce() + Send + 'static) {
+        let run = move || {
+            // SAFETY: plain system call that changes this short-lived thread only.
+            if unsafe { libc::unshare(libc::CLONE_NEWNET) } == 0 {
+                test();
+            }
+        };
+        std::thread::spawn(run).join().expect("the test does not panic");
+    }
+
+    /// With room for one or two answers, as the kernel gives no less.
+    fn narrow(protocol: Protocol) -> Socket {
+        let socket = Socket::open(protocol).expect("netlink");
+        socket.set(libc::SOL_SOCKET, libc::SO_RCVBUF, 1).expect("any size is taken");
+        socket
+    }
+
+    #[test]
+    fn answers_that_find_no_room_are_asked_for_again() {
+        in_netns(|| {
+            let mut socket = narrow(Protocol::Route);
+            let mut batch = Batch::new();
+            for _ in 0..200 {
+                // A route that is not there: every message is answered with an error.
+                batch.push(libc::RTM_DELROUTE, 0, |w| {
+                    w.bytes(&[2, 32, 0, 0, 254, 0, 0, 0, 0, 0, 0, 0]);
+                    w.attribute(libc::RTA_DST, &[192, 0, 2, 1]);
+                });
+            }
+
+            let errors = socket.execute(&mut batch).expect("an exchange");
+
+            assert_eq!(errors.len(), 200);
+            assert!(errors.values().all(|error| error.errno == libc::ESRCH), "{errors:?}");
+        });
+    }
+
+    #[test]
+    fn a_dump_that_was_given_up_is_in_nobodys_way() {
+        in_netns(|| {
+            let mut socket = Socket::open(Protocol::Route).expect("netlink");
+            let mut batch = Batch::new();
+            for number in 0..4_000_u32 {
+                batch.push(libc::RTM_NEWROUTE, libc::NLM_F_CREATE as u16, |w| {
+                    w.bytes(&[2, 32, 0, 0, 254, 4, 0, 6, 0, 0, 0, 0]);
+                    w.attribute(libc::RTA_DST, &(0x0a00_0000 + number).to_be_bytes());
+                });
+            }
+            assert!(socket.execute(&mut batch).expect("an exchange").is_empty());
+            let body = |w: &mut Writer<'_>| w.bytes(&[2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+            let mut dump = Batch::new();
+            dump.push(libc::RTM_GETROUTE, libc::NLM_F_DUMP as u16, body);
+            socket.send(&dump.data).expect("the first part is made, and nobody reads it");
+
+            let count = socket.dump(libc::RTM_GETROUTE, body, |count: &mut usize, _| *count += 1);
+
+            assert!(count.expect("the second dump is whole") >= 4_000);
+        });
+    }
+
+    #[test]
+    fn a_transaction_with_too_many_errors_tells_the_first_ones() {
+        const NFTABLES: u16 = 10;
+        const DEL_CHAIN: u16 = 5;
+        in_netns(|| {
+            let mut socket = narrow(Protocol::Netfilter);
+            let mut batch = Batch::new();
+            let bracket = |w: &mut Writer<'_>| w.bytes(&[0, 0, 0, NFTABLES as u8]);
+            batch.push(libc::NFNL_MSG_BATCH_BEGIN as u16, 0, bracket);
+            for _ in 0..200 {
+                batch.push(NFTABLES << 8 | DEL_CHAIN, 0, |w| {
+                    w.bytes(&[2, 0, 0, 0]);
+                    w.string(1, "nowhere");
+                    w.string(3, "nothing");
+                });
+            }
+            batch.push(libc::NFNL_MSG_BATCH_END as u16, 0, bracket);
+
+            let errors = socket.transact(&mut batch, 200).expect("an exchange");
+
+            assert!((1..200).contains(&errors.len()), "{} errors", errors.len());
+            assert!(errors.values().all(|error| error.errno == libc::ENOENT), "{errors:?}");
+        });
+    }
+}

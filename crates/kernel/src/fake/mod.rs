@@ -53,6 +53,8 @@ pub struct State {
     pub nft: BTreeMap<Family, FakeNftTable>,
     /// What is refused, as by [`FakeKernel::refuse`].
     pub refused: BTreeSet<Entry>,
+    /// So many transactions of nf_tables are done but answered as if that were not known.
+    pub lost_answers: usize,
     /// How many entries (or restores) were written or deleted so far.
     pub writes: usize,
     /// Every `iptables-restore` input so far.

@@ -264,7 +264,7 @@ impl NftDriver for FakeNft {
     fn commit(&mut self, changes: &[NftChange]) -> Result<(), NftRefusal> {
         let mut state = self.0.state();
         let mut tables = state.nft.clone();
-        let mut refusal = NftRefusal { changes: Vec::new(), error: None };
+        let mut refusal = NftRefusal::default();
         for (index, change) in changes.iter().enumerate() {
             let told =
                 !is_harmless(change) && state.refused.contains(&Entry::Nft(subject(change).to_owned()));
@@ -273,13 +273,20 @@ impl NftDriver for FakeNft {
             refusal.changes.extend(result.err().map(|error| (index, error)));
         }
         if state.refused.contains(&Entry::NftCommit) {
-            refusal = NftRefusal { changes: Vec::new(), error: Some(io::Error::other("told to refuse")) };
+            refusal = NftRefusal { error: Some(io::Error::other("told to refuse")), ..NftRefusal::default() };
         }
         if !refusal.changes.is_empty() || refusal.error.is_some() {
             return Err(refusal);
         }
         state.nft = tables;
         state.writes += changes.len();
-        Ok(())
+        match state.lost_answers.checked_sub(1) {
+            Some(rest) => {
+                state.lost_answers = rest;
+                let error = Some(io::Error::other("told to lose the answer"));
+                Err(NftRefusal { error, is_unknown: true, ..NftRefusal::default() })
+            }
+            None => Ok(()),
+        }
     }
 }

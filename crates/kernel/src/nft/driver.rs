@@ -101,13 +101,15 @@ pub struct SavedNftTable {
 /// Our tables, by family; those that are not there are left out.
 pub type SavedNft = BTreeMap<Family, SavedNftTable>;
 
-/// A transaction of which nothing was done.
-#[derive(Debug)]
+/// A transaction of which nothing was done, as far as is known.
+#[derive(Debug, Default)]
 pub struct NftRefusal {
     /// The changes that the kernel named, by index; none where the transaction was refused as a whole.
     pub changes: Vec<(usize, io::Error)>,
     /// Why, where no change is named.
     pub error: Option<io::Error>,
+    /// The kernel's answer is lost: perhaps all was done.
+    pub is_unknown: bool,
 }
 
 impl NftRefusal {

@@ -20,6 +20,9 @@ use crate::iptables_retries::pause;
 /// Transactions that one `apply` tries, each without what the one before was refused for.
 const TRIES: usize = 16;
 
+/// Answers that one `apply` may lose before it waits.
+const LOST_ANSWERS: usize = 3;
+
 /// What one `apply` did.
 #[derive(Debug, Default)]
 pub struct NftApplied {
@@ -257,11 +260,15 @@ impl<D: NftDriver> Nftables<D> {
         for attempt in 0.. {
             let plan = self.plan(&refused, &self.dirty);
             let Err(refusal) = self.commit(&plan, &mut applied) else { break };
-            if !is_fresh {
-                // Perhaps somebody took away what the plan relied on: look, and try once more.
+            if !is_fresh || (refusal.is_unknown && attempt < LOST_ANSWERS) {
+                // Perhaps somebody took away what the plan relied on, or all was done and the answer is lost: look,
+                // and try once more.
                 is_fresh = true;
                 self.resync()?;
                 continue;
+            }
+            if refusal.is_unknown {
+                return Err(refusal.into_error());
             }
             if refusal.changes.is_empty() || attempt == TRIES {
                 let error = refusal.error.unwrap_or_else(|| io::Error::other("refused again and again"));

@@ -107,7 +107,6 @@ const TABLE: &[(&str, &[Entry])] = &[
         ("FeatureDetectOverride", "featureDetectOverride", &[]),
         ("FeatureGates", "featureGates", &[]),
         ("IptablesLockProbeIntervalMillis", "iptablesLockProbeInterval", &[]),
-        ("KubeNodePortRanges", "kubeNodePortRanges", &["30000:32767"]),
         ("IptablesLockFilePath", "iptablesLockFilePath", &["/run/xtables.lock"]),
         ("IptablesLockTimeoutSecs", "iptablesLockTimeout", &[]),
         ("SidecarAccelerationEnabled", "sidecarAccelerationEnabled", &["false"]),

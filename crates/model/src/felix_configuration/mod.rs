@@ -73,6 +73,8 @@ pub struct FelixConfiguration {
     pub failsafe_outbound: Vec<FailsafePort>,
     /// Ports of masqueraded TCP and UDP; `None`: the kernel's choice.
     pub nat_port_range: Option<PortRange>,
+    /// Ports of Services on addresses of nodes, where kube-proxy works in mode IPVS.
+    pub node_port_ranges: Arc<[PortRange]>,
     /// In place of the outgoing interface's address.
     pub nat_outgoing_address: Option<IpAddr>,
     /// Only out of this interface.
@@ -239,6 +241,7 @@ impl Default for FelixConfiguration {
             failsafe_inbound: failsafe(&[(Protocol::UDP, 68), (Protocol::TCP, 22)]),
             failsafe_outbound: failsafe(&[(Protocol::UDP, 53), (Protocol::UDP, 67)]),
             nat_port_range: None,
+            node_port_ranges: [PortRange { first: 30_000, last: 32_767 }].into(),
             nat_outgoing_address: None,
             nat_outgoing_interface_filter: None,
             nat_outgoing_exclusions: NatOutgoingExclusions::default(),

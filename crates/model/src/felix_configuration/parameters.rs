@@ -2,8 +2,8 @@
 
 use super::values::{
     address, address_of, boolean, choice, cidrs, duration, failsafe_ports, host, interface_name,
-    interface_patterns, interface_prefix, is_none, log_prefix, mark_mask, mtu, number, port_range, rate,
-    route_protocol, switch,
+    interface_patterns, interface_prefix, is_none, log_prefix, mark_mask, mtu, number, port_range,
+    port_ranges, rate, route_protocol, switch,
 };
 use super::{
     AllowAction, ChainInsertMode, DenyAction, EndpointToHostAction, FelixConfiguration, IptablesBackend,
@@ -98,6 +98,7 @@ const TABLE: &[(&str, &str, Set)] = &[
         true => None,
         false => Some(port_range(t)?),
     })),
+    ("KubeNodePortRanges", "kubeNodePortRanges", |c, t| Ok(c.node_port_ranges = port_ranges(t, 7)?.into())),
     ("NATOutgoingAddress", "natOutgoingAddress", |c, t| Ok(c.nat_outgoing_address = address(t)?)),
     ("IptablesNATOutgoingInterfaceFilter", "iptablesNATOutgoingInterfaceFilter", |c, t| Ok(c.nat_outgoing_interface_filter = interface_name(t)?)),
     ("NATOutgoingExclusions", "natOutgoingExclusions", |c, t| Ok(c.nat_outgoing_exclusions = choice(t, &[
@@ -175,6 +176,7 @@ mod tests {
             ("DeviceRouteSourceAddress", "192.0.2.1"),
             ("DeviceRouteProtocol", "48"),
             ("RemoveExternalRoutes", "false"),
+            ("KubeNodePortRanges", "30000:30100,8080"),
             ("IPv6NormalRoutePriority", "7"),
         ]);
 
@@ -184,6 +186,7 @@ mod tests {
         assert_eq!(found.ipv4_routes.source, "192.0.2.1".parse().ok());
         assert_eq!((found.route_protocol, found.ipv6_routes.priority), (48, 7));
         assert!(!found.remove_external_routes);
+        assert_eq!(found.node_port_ranges.len(), 2);
         assert_eq!(found.iptables_refresh_interval.as_millis(), 1500);
         let failsafe = |protocol, port, net: Option<&str>| FailsafePort {
             protocol,
@@ -213,6 +216,7 @@ mod tests {
             ("IptablesMarkMask", "0"),
             ("IptablesMarkMask", "0x7"),
             ("NATPortRange", "9:8"),
+            ("KubeNodePortRanges", "1,2,3,4,5,6,7,8"),
             ("DeviceRouteProtocol", "12"),
             ("DeviceRouteSourceAddress", "fd00::1"),
             ("FailsafeInboundHostPorts", "icmp:3"),

@@ -135,6 +135,15 @@ pub(super) fn port_range(text: &str) -> Result<PortRange, String> {
     }
 }
 
+/// At most so many ranges of ports, with commas between.
+pub(super) fn port_ranges(text: &str, most: usize) -> Result<Vec<PortRange>, String> {
+    let ranges: Vec<PortRange> = list(text).into_iter().map(port_range).collect::<Result<_, _>>()?;
+    match ranges.len() > most {
+        true => Err(format!("{} ranges are more than {most}", ranges.len())),
+        false => Ok(ranges),
+    }
+}
+
 /// `tcp:22`, `udp:10.0.0.0/8:68`, or a bare port of TCP.
 pub(super) fn failsafe_ports(text: &str) -> Result<Vec<FailsafePort>, String> {
     list(text).into_iter().map(failsafe_port).collect()

@@ -18,11 +18,13 @@ fn main() {
         pods: arguments.first().copied().unwrap_or(100_000),
         policies: arguments.get(1).copied().unwrap_or(5_000),
         namespaces: 500,
-        local_pods: 110,
+        local_pods: 500,
         hosts: 1000,
     };
-    let Size { pods, policies, namespaces, hosts, .. } = size;
-    println!("pods {pods}, host endpoints {hosts}, policies {policies}, namespaces {namespaces}");
+    let Size { pods, policies, namespaces, hosts, local_pods } = size;
+    println!(
+        "pods {pods}, {local_pods} of them local, host endpoints {hosts}, policies {policies}, namespaces {namespaces}"
+    );
     let mut calc = Calc::new(NodeName::from("node-1"));
     initial_sync(&mut calc, size);
     change_labels(&mut calc, size, "label change of any pod", 20_000, |random| random.below(size.pods));

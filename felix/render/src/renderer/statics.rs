@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use kernel::{InterfaceMatch, IpSetKind, IpSetMember, IptablesTable};
-use model::{Cidr, Family, NatOutgoingExclusions};
+use model::{Cidr, Direction, Family, NatOutgoingExclusions};
 
 use super::Renderer;
 use crate::TunnelDevice;
-use crate::endpoint_chains::limits_packets;
+use crate::endpoint_chains::{Way, endpoint_chain, limits_packets};
 use crate::host_chains::used_roots;
+use crate::ipvs_chains::IpvsInput;
 use crate::names::{
     ALL_HOSTS, ALL_VXLAN, DSCP_SOURCES, MASQUERADE_POOLS, NETWORK_POOLS, THIS_HOST, set_name,
 };
@@ -67,8 +68,24 @@ impl Renderer {
             closed: self.closed_interfaces(),
             limits_packets: self.endpoints.values().any(|endpoint| limits_packets(endpoint)),
             host_roots: used_roots(&self.governed),
+            ipvs: self.ipvs_input(),
             nat: self.nat_input(family),
         }
+    }
+
+    /// Where kube-proxy works in mode IPVS: whose packets it carries on.
+    fn ipvs_input(&self) -> Option<IpvsInput> {
+        if !self.ipvs {
+            return None;
+        }
+        let pods = self.endpoints.keys().map(|name| (name, Way::Pod, Direction::Egress));
+        let hosts = self.governed.interfaces.keys().map(|name| (name, Way::Forward, Direction::Ingress));
+        let chain =
+            |(name, way, direction): (&String, _, _)| (name.clone(), endpoint_chain(way, direction, name));
+        Some(IpvsInput {
+            endpoints: pods.chain(hosts).map(chain).collect(),
+            node_ports: self.configuration.node_port_ranges.clone(),
+        })
     }
 
     fn nat_input(&self, family: Family) -> NatInput {

@@ -72,7 +72,7 @@ fn a_base_chain_is_only_there_when_something_is_decided_in_it() {
     let pools = Pools { masquerade: ["10.65.0.0/16".parse().unwrap()].into(), ..Pools::default() };
     node.nftables.renderer.apply(Change::Pools(pools.into()));
     node.flush();
-    let names = |node: &Node| -> Vec<String> { base_chains(&node).into_keys().collect() };
+    let names = |node: &Node| -> Vec<String> { base_chains(node).into_keys().collect() };
     assert_eq!(names(&node), ["filter FORWARD", "filter INPUT", "nat POSTROUTING", "raw PREROUTING"]);
 }
 

@@ -236,6 +236,70 @@ fn routes_to_pods_look_as_the_configuration_says() {
     assert_eq!((key.metric, route.protocol, route.source), (50, 48, Some(source)));
 }
 
+/// `spec/felix.md` §1.7 and §12, 139.
+#[test]
+fn where_kube_proxy_works_in_mode_ipvs_packets_to_services_are_forwarded_by_their_mark() {
+    let mut node = quiet_node();
+    let web = node::pod("default", "web", "10.65.0.2", &[]);
+    node.add_local(node::local(&web.key, &web.addresses));
+    let before = node.dataplane.clone();
+    node.renderer.set_ipvs(true);
+    node.apply([]);
+    let text = |node: &Node, table, chain| node.dataplane.text(Family::V4, table, chain);
+    let filter = |chain| text(&node, IptablesTable::Filter, chain);
+
+    let input = filter("cali-INPUT");
+    let check = "\
+--jump MARK --set-mark 0/0xffe00000
+--jump cali-forward-check
+-m mark ! --mark 0/0xffe00000 --jump RETURN
+--in-interface cali+ --goto cali-wl-to-host
+";
+    assert!(input.contains(check), "{input}");
+    let output = filter("cali-OUTPUT");
+    let marked = "-m mark ! --mark 0/0xffe00000 --goto cali-forward-endpoint-mark\n";
+    assert_eq!(output.lines().nth(1), Some(marked.trim_end()), "{output}");
+    let expected = "\
+-m conntrack --ctstate RELATED,ESTABLISHED --jump RETURN
+-m comment --comment \"To kubernetes NodePort service\" -p tcp -m multiport --destination-ports 30000:32767 -m set --match-set cali40this-host dst --goto cali-set-endpoint-mark
+-m comment --comment \"To kubernetes NodePort service\" -p udp -m multiport --destination-ports 30000:32767 -m set --match-set cali40this-host dst --goto cali-set-endpoint-mark
+-m comment --comment \"To kubernetes service\" -m set ! --match-set cali40this-host dst --jump cali-set-endpoint-mark
+";
+    assert_eq!(filter("cali-forward-check"), expected);
+    let expected = "\
+--in-interface cali68caf03a5f4 --goto cali-sm-cali68caf03a5f4
+-m comment --comment \"Unknown endpoint\" --in-interface cali+ --jump DROP
+-m comment --comment \"Non-Cali endpoint mark\" --jump MARK --set-mark 0x200000/0xffe00000
+";
+    assert_eq!(filter("cali-set-endpoint-mark"), expected);
+    let set = filter("cali-sm-cali68caf03a5f4");
+    let mark = set.trim_end().strip_prefix("--jump MARK --set-mark ").unwrap().to_owned();
+    let expected = format!(
+        "-m mark --mark {mark} --goto cali-fw-cali68caf03a5f4\n-m comment --comment \"Unknown interface\" --jump DROP\n"
+    );
+    assert_eq!(filter("cali-from-endpoint-mark"), expected);
+    let expected = "\
+-m mark ! --mark 0x200000/0xffe00000 --jump cali-from-endpoint-mark
+--out-interface cali+ --jump cali-to-wl-dispatch
+--jump cali-to-hep-forward
+--jump MARK --set-mark 0/0xffe00000
+-m comment --comment \"Policy explicitly accepted packet.\" -m mark --mark 0x10000/0x10000 --jump ACCEPT
+";
+    assert_eq!(filter("cali-forward-endpoint-mark"), expected);
+    let postrouting = text(&node, IptablesTable::Mangle, "cali-POSTROUTING");
+    assert_eq!(postrouting.lines().nth(1), Some("-m mark ! --mark 0/0xffe00000 --jump RETURN"));
+
+    // A pod more, and one less: the marks follow.
+    let api = node::pod("default", "api", "10.65.0.3", &[]);
+    node.add_local(node::local(&api.key, &api.addresses));
+    let rules = text(&node, IptablesTable::Filter, "cali-from-endpoint-mark");
+    assert_eq!(rules.lines().count(), 3, "{rules}");
+    node.calc.set_local_endpoint(node::local(&api.key, &api.addresses).interface, None);
+    node.renderer.set_ipvs(false);
+    node.apply([]);
+    assert_eq!(node.dataplane, before);
+}
+
 #[test]
 fn a_pod_that_is_not_known_is_closed() {
     let mut node = quiet_node();

@@ -25,13 +25,14 @@ mod topology;
 mod wire;
 mod world;
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use felix_evaluate::{Packet, State, evaluate};
 use kernel_linux::Backend;
-use model::Update;
+use model::{Family, Update};
 
-use agent::Way;
+use agent::{Agent, Way, new_netns};
 use random::Random;
 use topology::Topology;
 
@@ -54,6 +55,30 @@ fn iptables_nft_lets_through_what_the_evaluator_allows() {
 #[test]
 fn nftables_lets_through_what_the_evaluator_allows() {
     run(Way::Nftables);
+}
+
+/// Programs are found by the search path alone, so an empty one is a node on which nothing is installed.
+#[test]
+fn nftables_needs_no_program_at_all() {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "pods_get_policy_without_any_program", "--ignored", "--nocapture"])
+        .env("PATH", "/nonexistent")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"));
+}
+
+#[test]
+#[ignore = "started by the test before it"]
+fn pods_get_policy_without_any_program() {
+    assert!(Backend::detect().is_err());
+    let mut agent = Agent::new(new_netns().unwrap(), Way::Nftables).unwrap();
+    agent.write().unwrap();
+    let chains = agent.netns().run(|| kernel_linux::nft_chains(Family::V4, "calico")).unwrap();
+    assert!(chains > 0);
+
+    assert!(Agent::new(new_netns().unwrap(), Way::Iptables(Backend::Nft)).is_err());
 }
 
 fn run(way: Way) {

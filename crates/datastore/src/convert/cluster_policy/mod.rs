@@ -9,12 +9,13 @@ mod ports;
 mod spec;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use model::{Action, Direction, EntityRule, Policy, PolicyKey, PolicyKind, Rule, Tier};
+use model::{Action, Direction, Policy, PolicyKey, PolicyKind, Rule, Tier};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::Problems;
 use super::policy::uid;
+use super::product::{self, Resolved};
 use spec::{AdminPort, PolicySpec, ProtocolMatch, RuleSpec};
 
 /// A ClusterNetworkPolicy (v1alpha2).
@@ -74,7 +75,7 @@ fn rules(field: &str, direction: Direction, rules: &[Value], problems: &mut Prob
         let field = format!("{field}[{index}]");
         let converted = RuleSpec::deserialize(value)
             .map_err(|error| error.to_string())
-            .and_then(|spec| product(direction, &spec));
+            .and_then(|spec| converted(direction, &spec));
         if let Some(converted) = problems.take(&field, converted) {
             out.extend(converted);
         } else if !matches!(value["action"].as_str(), Some("Accept" | "Allow")) {
@@ -84,8 +85,8 @@ fn rules(field: &str, direction: Direction, rules: &[Value], problems: &mut Prob
     out
 }
 
-/// Every peer with every protocol.
-fn product(direction: Direction, spec: &RuleSpec) -> Result<Vec<Rule>, String> {
+/// One rule as ours.
+fn converted(direction: Direction, spec: &RuleSpec) -> Result<Vec<Rule>, String> {
     let action = match spec.action.as_str() {
         "Accept" | "Allow" => Action::Allow,
         "Deny" => Action::Deny,
@@ -103,28 +104,12 @@ fn product(direction: Direction, spec: &RuleSpec) -> Result<Vec<Rule>, String> {
     let matches = protocols(spec)?;
     let name = spec.name.as_deref().filter(|name| !name.is_empty());
     let annotations: Vec<_> = name.map(|name| ("name".into(), name.into())).into_iter().collect();
-    let mut rules = Vec::with_capacity(peers.len() * matches.len());
-    for peer in &peers {
-        for (protocol, ports) in &matches {
-            let mut rule =
-                Rule { protocol: *protocol, annotations: annotations.clone(), ..Rule::any(action) };
-            match direction {
-                Direction::Ingress => {
-                    rule.source = peer.clone();
-                    rule.destination.ports = ports.clone();
-                }
-                Direction::Egress => {
-                    rule.destination = EntityRule { ports: ports.clone(), ..peer.clone() };
-                }
-            }
-            rules.push(rule);
-        }
-    }
-    Ok(rules)
+    let template = Rule { annotations, ..Rule::any(action) };
+    Ok(product::product(direction, &template, &peers, &matches).collect())
 }
 
 /// Protocols with their ports; no ports means all of that protocol.
-fn protocols(spec: &RuleSpec) -> Result<Vec<ports::Resolved>, String> {
+fn protocols(spec: &RuleSpec) -> Result<Vec<Resolved>, String> {
     match (&spec.protocols, &spec.ports) {
         (None, None) => Ok(vec![(None, Vec::new())]),
         (Some(protocols), None) => protocols.iter().map(ProtocolMatch::resolve).collect(),

@@ -2,10 +2,8 @@
 
 use model::{PortMatch, PortRange, Protocol};
 
+use super::super::product::Resolved;
 use super::spec::{AdminPort, Port, ProtocolMatch, Range};
-
-/// A protocol, and its ports; none means all of them.
-pub(super) type Resolved = (Option<Protocol>, Vec<PortMatch>);
 
 impl ProtocolMatch {
     /// Exactly one protocol, or the name of a port of any.
