@@ -22,7 +22,6 @@ mod drop_log;
 mod drops;
 mod endpoint_store;
 mod health;
-mod http;
 mod ipam;
 mod journal;
 mod kernel_doors;
