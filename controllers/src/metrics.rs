@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicI64, AtomicU64};
 
+use probes::Response;
 use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -131,11 +131,8 @@ impl Metrics {
         );
     }
 
-    /// All figures in the text format of Prometheus.
-    pub fn scrape(&self) -> String {
-        let mut text = String::new();
-        // Writing into a string does not fail.
-        _ = encode(&mut text, &self.registry);
-        text
+    /// `/metrics`
+    pub fn scrape(&self) -> Response {
+        Response::metrics(&self.registry)
     }
 }

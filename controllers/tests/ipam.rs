@@ -217,7 +217,7 @@ fn scenarios_89_and_91_a_node_that_is_gone_leaves_nothing_and_one_that_lives_kee
     eventually("all of n1 is gone", || cluster.left().2 == stays(&["net.n2-0", "net.n3-0"]));
     eventually("its blocks too", || cluster.left().0 == stays(&["n2", "n3"]));
     eventually("and its claims", || cluster.left().1.iter().all(|node| node != "n1"));
-    assert!(metrics.scrape().contains("ocicat_controllers_ipam_gc_reclamations_total 14"));
+    assert!(metrics.scrape().body.contains("ocicat_controllers_ipam_gc_reclamations_total 14"));
 
     // With nothing to do, the cluster is asked for nothing but its handles now and then.
     leading.send_replace(false);
@@ -266,7 +266,7 @@ fn what_nobody_owns_is_deleted_and_a_full_pool_is_warned_of() {
         let list = cluster.server.api().list(&events, &Default::default()).unwrap();
         format!("{:?}", list.objects).contains("PoolNearlyFull")
     });
-    let scrape = metrics.scrape();
+    let scrape = metrics.scrape().body;
     for line in [
         "ocicat_controllers_ipam_ippool_size{ippool=\"small\"} 4",
         "ocicat_controllers_ipam_allocations_in_use{ippool=\"small\"} 4",

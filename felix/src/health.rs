@@ -8,9 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use probes::{Response, Status};
 use serde::Serialize;
-
-use crate::http::{Response, Status};
 
 /// How long one step of the dataplane may take (Calico's watchdog).
 const WATCHDOG: Duration = Duration::from_secs(90);

@@ -7,11 +7,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use model::{FelixConfiguration, Listener};
+use probes::Response;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-
-use crate::http::{self, Response};
 
 type Route = Arc<dyn Fn(&str) -> Response + Send + Sync>;
 
@@ -55,7 +54,7 @@ impl Server {
     async fn serve(&mut self, address: SocketAddr, listener: TcpListener) {
         self.close().await;
         let route = self.route.clone();
-        let task = tokio::spawn(http::serve(listener, move |path: &str| route(path)));
+        let task = tokio::spawn(probes::serve(listener, move |path: &str| route(path)));
         self.present = Some((address, task));
     }
 
@@ -106,7 +105,7 @@ mod tests {
     use tokio::net::TcpStream;
 
     use super::*;
-    use crate::http::Status;
+    use probes::Status;
 
     fn server() -> Server {
         Server::new(false, |_| Response::text(Status::Ok, "here"))

@@ -23,7 +23,6 @@ mod drop_log;
 mod drops;
 mod endpoint_store;
 mod health;
-mod http;
 mod ipam;
 mod journal;
 mod kernel_doors;

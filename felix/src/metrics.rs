@@ -3,15 +3,13 @@
 use std::sync::atomic::AtomicI64;
 
 use parking_lot::Mutex;
+use probes::Response;
 use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
-
-use crate::http::{Response, Status};
 
 /// Every figure; updating one costs an atomic operation.
 pub struct Metrics {
@@ -238,15 +236,7 @@ impl Metrics {
 
     /// `/metrics`
     pub fn scrape(&self) -> Response {
-        let mut body = String::new();
-        match encode(&mut body, &self.registry.lock()) {
-            Ok(()) => Response {
-                status: Status::Ok,
-                content_type: "application/openmetrics-text; version=1.0.0; charset=utf-8",
-                body,
-            },
-            Err(error) => Response::text(Status::ServiceUnavailable, error.to_string()),
-        }
+        Response::metrics(&self.registry.lock())
     }
 }
 

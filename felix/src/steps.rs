@@ -17,6 +17,7 @@ use kernel_linux::{Backend, Conntrack, IptablesTools, Rtnl, RuleEvents};
 use model::{Family, FelixConfiguration, NodeName, Update};
 use operator_socket::ControlSocket;
 use parking_lot::{Mutex, RwLock};
+use probes::{Response, Status};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
@@ -32,7 +33,6 @@ use crate::drivers::{Linux, Opened};
 use crate::drop_log::{DropLog, Names};
 use crate::endpoint_store::EndpointStore;
 use crate::health::{Component, Health};
-use crate::http::{Response, Status};
 use crate::ipam::ClusterAddresses;
 use crate::journal::Journal;
 use crate::kernel_doors::{self, Doors};

@@ -1,10 +1,13 @@
-//! The smallest HTTP/1.1 server that probes and scrapes need: one request and one reply a connection.
+//! The smallest HTTP/1.1 server that probes and scrapes need: one request and one reply a connection. Never knows
+//! what is asked.
 //!
 //! Whatever arrives, it costs at most [`MAX_REQUEST`] bytes and [`PATIENCE`] of one of [`MAX_CONNECTIONS`].
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -25,6 +28,7 @@ pub struct Response {
     pub body: String,
 }
 
+/// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
     Ok,
@@ -47,8 +51,22 @@ impl Status {
 }
 
 impl Response {
+    /// Plain text.
     pub fn text(status: Status, body: impl Into<String>) -> Self {
         Self { status, content_type: "text/plain; charset=utf-8", body: body.into() }
+    }
+
+    /// Every figure of a registry as Prometheus reads them.
+    pub fn metrics(registry: &Registry) -> Self {
+        let mut body = String::new();
+        match encode(&mut body, registry) {
+            Ok(()) => Self {
+                status: Status::Ok,
+                content_type: "application/openmetrics-text; version=1.0.0; charset=utf-8",
+                body,
+            },
+            Err(error) => Self::text(Status::ServiceUnavailable, error.to_string()),
+        }
     }
 
     fn bytes(&self, with_body: bool) -> Vec<u8> {
