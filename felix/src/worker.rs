@@ -29,6 +29,7 @@ use crate::rule_mode::RuleMode;
 use crate::service::PodSettings;
 use crate::settings::Overrides;
 use crate::strict::Strict;
+use crate::worker::strangers::Strangers;
 
 /// How long to wait for more news from the datastore before writing what came so far.
 const COALESCE: Duration = Duration::from_millis(3);
@@ -70,6 +71,7 @@ pub struct Worker<P: Ports> {
     overrides: Overrides,
     read_links: Box<dyn FnMut() -> io::Result<Vec<Link>> + Send>,
     connections: Connections,
+    strangers: Strangers,
     backends: Backends<P::Iptables>,
     policies: PolicyStatus,
     pod_options: PodOptions,
@@ -107,6 +109,7 @@ impl<P: Ports> Worker<P> {
             overrides: parts.overrides,
             read_links: parts.links,
             connections: parts.connections,
+            strangers: Strangers::default(),
             backends: parts.backends,
             strict: parts.strict,
             policies: parts.policies,
@@ -132,6 +135,9 @@ impl<P: Ports> Worker<P> {
         };
         for endpoint in parts.endpoints {
             worker.connections.up(&endpoint);
+            for update in worker.strangers.up(&endpoint, &worker.node) {
+                worker.calc.apply(update);
+            }
             worker.calc.set_local_endpoint(endpoint.interface.clone(), Some(endpoint));
         }
         worker.configure(None);
@@ -177,6 +183,9 @@ impl<P: Ports> Worker<P> {
                 let interface = endpoint.interface.clone();
                 self.dataplane.link_changed(&interface);
                 self.connections.up(&endpoint);
+                for update in self.strangers.up(&endpoint, &self.node) {
+                    self.calc.apply(update);
+                }
                 self.calc.set_local_endpoint(interface.clone(), Some(endpoint));
                 if let Some(programmed) = programmed {
                     self.waiting.entry(interface).or_default().push(programmed);
@@ -185,6 +194,7 @@ impl<P: Ports> Worker<P> {
             Command::EndpointDown(interface) => {
                 self.waiting.remove(&interface);
                 self.connections.down(&interface);
+                self.strangers.down(&interface).into_iter().for_each(|update| self.calc.apply(update));
                 self.calc.set_local_endpoint(interface, None);
             }
             Command::Inspect { interface, reread, reply } => {
@@ -428,5 +438,6 @@ fn receive(commands: &Receiver<Command>, deadline: Option<Instant>) -> Option<Ve
 
 mod links;
 pub mod look;
+mod strangers;
 #[cfg(test)]
 mod tests;

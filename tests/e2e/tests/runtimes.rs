@@ -134,6 +134,8 @@ fn holders(cluster: &Cluster) -> Vec<String> {
         let attributes = block["spec"]["attributes"].as_array().cloned().unwrap_or_default();
         for index in block["spec"]["allocations"].as_array().into_iter().flatten() {
             let owner = index.as_u64().and_then(|index| attributes.get(index as usize));
+            // What rests after its release is nobody's.
+            let owner = owner.filter(|owner| owner["releasedAt"].is_null());
             held.extend(owner.and_then(|owner| owner["handle_id"].as_str()).map(str::to_owned));
         }
     }

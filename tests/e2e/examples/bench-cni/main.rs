@@ -77,7 +77,8 @@ fn enforce_by(cluster: &Cluster, mode: &str) -> Outcome<()> {
     cluster.apply(&format!(
         "apiVersion: projectcalico.org/v3\nkind: FelixConfiguration\nmetadata: {{name: default}}\nspec: {{nftablesMode: {mode}}}\n"
     ));
-    let is_there = || cluster.exec("n1", &["nft", "list", "tables"]).contains("calico") == (mode == "Enabled");
+    let is_there =
+        || cluster.exec("n1", &["nft", "list", "tables"]).contains("calico") == (mode == "Enabled");
     within(20, "policy moves", is_there, |done| *done);
     // The place that was left is emptied a moment later.
     std::thread::sleep(Duration::from_secs(2));

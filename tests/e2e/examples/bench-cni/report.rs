@@ -44,7 +44,10 @@ pub fn binary(path: &Path) -> Outcome<()> {
 
 pub fn in_turn(how: &str, names: &[&str], adds: &[Samples], dels: &[Samples]) {
     println!("\n{how}, milliseconds");
-    println!("                         {:>8} {:>8} {:>8} {:>8} {:>8}", "median", "p99", "fastest", "CPU", "agent");
+    println!(
+        "                         {:>8} {:>8} {:>8} {:>8} {:>8}",
+        "median", "p99", "fastest", "CPU", "agent"
+    );
     for (verb, samples) in [("ADD", adds), ("DEL", dels)] {
         for (name, samples) in names.iter().zip(samples) {
             let [median, late, fastest] = [0.5, 0.99, 0.0].map(|place| samples.wall(place));
