@@ -17,6 +17,9 @@ pub(crate) fn blocks(pool: &IpPool, node: &NodeName, limit: usize) -> impl Itera
     })
 }
 
+/// Blocks looked at in one pool; a pool has more only when it is IPv6, and then it is not full.
+pub(crate) const MOST: usize = 1 << 20;
+
 /// How many blocks a pool has, as far as that can be counted.
 pub(crate) fn count(pool: &IpPool) -> u128 {
     if pool.block_size < pool.cidr.length() {
@@ -58,6 +61,8 @@ mod tests {
             namespace_selector: Selector::all(),
             allowed_uses: vec![AllowedUse::Workload],
             assignment_mode: AssignmentMode::Automatic,
+            deleting: false,
+            created: 0,
         }
     }
 

@@ -5,9 +5,9 @@ use std::time::SystemTime;
 
 use ::ipam::{Key, Object, Snapshot, Version, Write};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{DeleteParams, ListParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Resource, ResourceExt};
-use model::{IpPool, IpamConfiguration, NodeName};
+use model::{Cidr, IpPool, IpamConfiguration, NodeName};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -37,7 +37,7 @@ impl Objects {
         let is_known = |key: &Key| match key {
             Key::Block(cidr) => snapshot.block(*cidr).present().is_some(),
             Key::Affinity(owner, cidr) => owner == node && snapshot.own_affinity(*cidr).is_some(),
-            Key::Handle(_) => false,
+            Key::Handle(id) => snapshot.handle(id).present().is_some(),
         };
         self.metadata.retain(|key, _| is_known(key));
         self.blocks.retain(|key, _| is_known(key));
@@ -88,6 +88,7 @@ impl Objects {
             if object.spec.node != node.as_str() {
                 continue;
             }
+            self.label(&object).await?;
             let Some((affinity, version)) = noted(self.affinity(object)) else { continue };
             let Key::Affinity(_, cidr) = affinity.key() else { continue };
             own.push((affinity.key(), affinity, version));
@@ -96,6 +97,23 @@ impl Objects {
             }
         }
         Ok(own)
+    }
+
+    /// Claims of older writers may lack the labels by which they are found.
+    async fn label(&self, object: &crd::BlockAffinity) -> Result<()> {
+        let Some(affinity) = convert::affinity(&object.spec, &mut Problems::default()) else { return Ok(()) };
+        let labels = convert::affinity_labels(&affinity);
+        if labels.iter().all(|(key, value)| object.labels().get(key) == Some(value)) {
+            return Ok(());
+        }
+        let api: Api<crd::BlockAffinity> = self.api();
+        let name = object.name_any();
+        let patch = serde_json::json!({"metadata": {"labels": labels}});
+        let what = || format!("labels of block affinity {name}");
+        self.datastore
+            .bounded(what, api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)))
+            .await
+            .map(drop)
     }
 
     pub(super) async fn write(&mut self, write: &Write) -> Result<Option<Version>> {
@@ -219,9 +237,9 @@ pub(super) async fn pools(datastore: &Datastore) -> Result<Vec<IpPool>> {
     let mut pools = Vec::new();
     for object in list::<crd::IPPool>(datastore, "IP pools").await? {
         let (name, mut problems) = (object.name_any(), Problems::default());
-        pools.extend(convert::pool(&name, &object.spec, &mut problems));
+        pools.extend(convert::pool(&object.metadata, &object.spec, &mut problems));
         for problem in problems.0 {
-            tracing::warn!(pool = name, field = problem.field, reason = problem.reason, "pool is not used");
+            tracing::warn!(pool = name, field = problem.field, reason = problem.reason, "not understood");
         }
     }
     Ok(pools)
@@ -235,7 +253,20 @@ pub(super) async fn configuration(datastore: &Datastore) -> Result<IpamConfigura
         Err(Error::NotFound { .. }) => None,
         found => found?,
     };
-    Ok(found.map(|object| convert::ipam_configuration(&object.spec)).unwrap_or_default())
+    Ok(found
+        .map(|object| convert::ipam_configuration(&object.spec, &mut Problems::default()))
+        .unwrap_or_default())
+}
+
+/// What IPReservations keep back.
+pub(super) async fn reservations(datastore: &Datastore) -> Result<Vec<Cidr>> {
+    let objects = match list::<crd::IPReservation>(datastore, "IP reservations").await {
+        // A cluster may not have the kind.
+        Err(Error::NotFound { .. }) => Vec::new(),
+        objects => objects?,
+    };
+    let ranges = objects.iter().flat_map(|o| convert::ip_reservation(&o.spec, &mut Problems::default()));
+    Ok(ranges.collect())
 }
 
 async fn list<K>(datastore: &Datastore, what: &str) -> Result<Vec<K>>
