@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use ::ipam::{Key, Object, Snapshot, Version, Write};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, ListParams, PostParams, Preconditions};
 use kube::{Api, Resource, ResourceExt};
 use model::{Cidr, IpPool, IpamConfiguration, NodeName};
 use serde::Serialize;
@@ -88,8 +88,14 @@ impl Objects {
             if object.spec.node != node.as_str() {
                 continue;
             }
-            self.label(&object).await?;
-            let Some((affinity, version)) = noted(self.affinity(object)) else { continue };
+            let labels = object.metadata.labels.clone().unwrap_or_default();
+            let Some((affinity, mut version)) = noted(self.affinity(object)) else { continue };
+            if let Object::Affinity(claim) = &affinity
+                && convert::affinity_labels(claim).iter().any(|(key, value)| labels.get(key) != Some(value))
+            {
+                // Older writers did not set the labels by which a node's claims are found.
+                version = self.put(&affinity, Some(&version)).await?;
+            }
             let Key::Affinity(_, cidr) = affinity.key() else { continue };
             own.push((affinity.key(), affinity, version));
             if let Some((block, version)) = self.get(&Key::Block(cidr)).await? {
@@ -97,23 +103,6 @@ impl Objects {
             }
         }
         Ok(own)
-    }
-
-    /// Claims of older writers may lack the labels by which they are found.
-    async fn label(&self, object: &crd::BlockAffinity) -> Result<()> {
-        let Some(affinity) = convert::affinity(&object.spec, &mut Problems::default()) else { return Ok(()) };
-        let labels = convert::affinity_labels(&affinity);
-        if labels.iter().all(|(key, value)| object.labels().get(key) == Some(value)) {
-            return Ok(());
-        }
-        let api: Api<crd::BlockAffinity> = self.api();
-        let name = object.name_any();
-        let patch = serde_json::json!({"metadata": {"labels": labels}});
-        let what = || format!("labels of block affinity {name}");
-        self.datastore
-            .bounded(what, api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)))
-            .await
-            .map(drop)
     }
 
     pub(super) async fn write(&mut self, write: &Write) -> Result<Option<Version>> {
