@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::IpAddr;
 
-use model::{AffinityState, AllowedUse, Block, Cidr, Handle, IpPool};
+use model::{AffinityState, AllowedUse, Block, BlockAffinity, Cidr, Handle, IpPool};
 
 use crate::affinity::{claim, complete, release_affinity};
 use crate::assign::{block_limit, described};
@@ -86,7 +86,9 @@ impl Upkeep<'_> {
         self.reserve.heed(&self.snapshot.settings);
         self.complete_claims()?;
         let mut blocks: Vec<Cidr> = self.blocks_of_draws()?;
-        blocks.extend(self.snapshot.own_affinities().map(|affinity| affinity.value.cidr));
+        let is_claimed = |a: &BlockAffinity| a.state == AffinityState::Confirmed && !a.deleted;
+        let own = self.snapshot.own_affinities().filter(|affinity| is_claimed(&affinity.value));
+        blocks.extend(own.map(|affinity| affinity.value.cidr));
         blocks.extend(self.reserve.blocks_in_use());
         blocks.extend(self.due_rests());
         blocks.sort();
