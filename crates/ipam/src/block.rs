@@ -65,6 +65,9 @@ pub fn allocate(
 ) -> Block {
     let ordinals: Vec<usize> = to_give(block, settings).take(count).collect();
     let mut block = block.clone();
+    if ordinals.is_empty() {
+        return block;
+    }
     block.unallocated.retain(|free| !ordinals.contains(free));
     give(&mut block, &ordinals, attributes);
     block

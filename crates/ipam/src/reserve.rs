@@ -280,7 +280,7 @@ impl Reserve {
         fresh.sort_by_key(|address| given_at(block, *address));
         seen.ready.extend(fresh);
         let own = block.allocated().filter(|(_, attributes)| {
-            attributes.secondary.get(names::NODE).is_some_and(|node| node == self.node.as_str())
+            attributes.secondary.get(names::NODE).is_none_or(|node| node == self.node.as_str())
         });
         seen.handles = own.filter_map(|(_, attributes)| attributes.handle.clone()).collect();
         let is_own = block.affinity.as_ref() == Some(&self.node);
@@ -295,6 +295,11 @@ impl Reserve {
         let found = self.endpoints.values().filter(|draw| is_held(draw)).cloned();
         let found: Vec<Draw> = found.filter(|draw| !self.draws.contains_key(&draw.handle)).collect();
         self.restore(found);
+    }
+
+    /// Was a later state of this block seen?
+    pub(crate) fn knows_later(&self, block: &Block) -> bool {
+        self.blocks.get(&block.cidr).is_some_and(|seen| seen.sequence_number > block.sequence_number)
     }
 
     /// The block is gone: nothing of it is ready.

@@ -204,8 +204,11 @@ impl Snapshot {
             (Key::Handle(id), Write::Update(..)) if self.new_handles.contains(id) => Some(id.clone()),
             _ => None,
         };
+        // A claim that came to nothing: many claim at once, and the view is older than their claims.
+        let lost_claim = matches!((&key, write), (Key::Affinity(..), Write::Delete(..)));
         self.observed(key, object.zip(version));
         self.new_handles.extend(new_handle);
+        self.has_all &= !lost_claim;
     }
 
     /// What is known of a block. When all were read, one that is not among them is absent.

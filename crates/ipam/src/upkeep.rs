@@ -97,6 +97,10 @@ impl Upkeep<'_> {
             match self.snapshot.block(cidr) {
                 Known::Unknown => return next_read(Key::Block(cidr)),
                 Known::Absent => self.without_block(cidr),
+                // A watch told of a later state: what is decided on the old one may be nothing.
+                Known::Present(block) if !block.is_fresh && self.reserve.knows_later(&block.value) => {
+                    return next_read(Key::Block(cidr));
+                }
                 Known::Present(block) => self.block(block)?,
             }
         }
@@ -278,18 +282,25 @@ impl Upkeep<'_> {
         self.snapshot.blocks().filter(is_own)
     }
 
-    /// Gives up empty blocks of pools that this node is not for any more.
+    /// Gives up empty blocks of pools that this node is not for any more, and claims that somebody did not finish
+    /// to give up.
     fn leave_pools(&self) -> Progress<()> {
         let settings = &self.snapshot.settings;
         if settings.pools.is_empty() {
             return Ok(());
         }
-        for block in self.own_blocks().filter(|block| is_empty(&block.value)) {
-            let cidr = block.value.cidr;
+        for affinity in self.snapshot.own_affinities() {
+            let cidr = affinity.value.cidr;
+            let is_left = affinity.value.state == AffinityState::PendingDeletion;
             let stays = settings
                 .pool_around(cidr)
                 .is_some_and(|pool| !pool.deleting && pool.node_selector.matches(&settings.node_labels));
-            if stays {
+            let may_go = match self.snapshot.block(cidr) {
+                Known::Present(block) => is_empty(&block.value),
+                Known::Absent => true,
+                Known::Unknown => is_left,
+            };
+            if !may_go || (stays && !is_left) {
                 continue;
             }
             match release_affinity(self.snapshot, cidr, true) {

@@ -87,7 +87,7 @@ impl Store {
                 step => self.execute(snapshot, &step),
             }
         }
-        panic!("the upkeep never ends");
+        panic!("the upkeep never ends: {:#?}", &self.writes[self.writes.len() - 4..]);
     }
 
     pub fn read(&mut self, snapshot: &mut Snapshot, key: &Key) {
