@@ -80,6 +80,8 @@ fn pool() -> Update {
         namespace_selector: Selector::all(),
         allowed_uses: vec![model::AllowedUse::Workload],
         assignment_mode: Default::default(),
+        deleting: false,
+        created: 0,
     };
     Update::Pool(pool.name.clone(), Some(pool))
 }

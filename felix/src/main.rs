@@ -16,15 +16,16 @@ mod config_file;
 mod connections;
 mod container_locks;
 mod del_queue;
-#[cfg_attr(not(test), expect(dead_code, reason = "the reserve that writes it is not wired yet"))]
 mod draw_journal;
 mod drivers;
 mod drop_log;
 mod drops;
 mod endpoint_store;
+mod handle_locks;
 mod health;
 mod ipam;
 mod journal;
+mod keep_up;
 mod kernel_doors;
 mod listeners;
 mod logging;

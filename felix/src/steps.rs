@@ -35,6 +35,7 @@ use crate::endpoint_store::EndpointStore;
 use crate::health::{Component, Health};
 use crate::ipam::ClusterAddresses;
 use crate::journal::Journal;
+use crate::keep_up;
 use crate::kernel_doors::{self, Doors};
 use crate::listeners::{self, Server};
 use crate::logging::LogLevel;
@@ -96,7 +97,8 @@ pub async fn run(settings: Settings, fixed: FixedAddresses, log_level: LogLevel)
     let datastore = Datastore::connect(settings.kubeconfig.as_deref()).await?;
     let updates = datastore.watch(Interest::felix(settings.node.clone()));
     let cluster = Arc::new(Cluster::new(settings.node.clone()));
-    let addresses = Arc::new(ClusterAddresses::new(&datastore, settings.node.clone()));
+    let addresses = ClusterAddresses::new(&datastore, settings.node.clone(), &settings.state_dir, &store)?;
+    let addresses = Arc::new(addresses);
 
     let (dataplane, commands) = Dataplane::channel();
     let namespaces = datastore.watch_namespace_annotations();
@@ -125,6 +127,7 @@ pub async fn run(settings: Settings, fixed: FixedAddresses, log_level: LogLevel)
         };
         async move { cluster.follow(updates, &dataplane, also).await }
     });
+    tokio::spawn(keep_up::keep_up(addresses.clone(), cluster.own()));
     let annotate = addresses.clone();
     tokio::spawn(
         NodeAddresses {

@@ -64,6 +64,8 @@ pub(crate) fn pool(prefix: &str) -> IpPool {
         namespace_selector: Selector::all(),
         allowed_uses: vec![AllowedUse::Workload, AllowedUse::Tunnel],
         assignment_mode: AssignmentMode::Automatic,
+        deleting: false,
+        created: 0,
     }
 }
 

@@ -9,13 +9,16 @@ use crate::convert::{self, Problem, Problems};
 use crate::crd;
 
 /// Kinds that [`check`] knows, in plural as the API spells them; all of `projectcalico.org/v3`.
-pub const CHECKED: [&str; 14] = [
+pub const CHECKED: [&str; 17] = [
     "bgpfilters",
     "bgppeers",
     "felixconfigurations",
     "globalnetworkpolicies",
     "globalnetworksets",
     "hostendpoints",
+    "ipamconfigurations",
+    "ippools",
+    "ipreservations",
     "kubecontrollersconfigurations",
     "networkpolicies",
     "networksets",
@@ -97,6 +100,13 @@ fn check_spec(kind: &str, meta: &ObjectMeta, spec: &Value, problems: &mut Proble
         "KubeControllersConfiguration" => with(spec, problems, |spec, problems| {
             drop(convert::kube_controllers_configuration(spec, problems));
         }),
+        "IPPool" => with(spec, problems, |spec, problems| drop(convert::pool(meta, spec, problems))),
+        "IPReservation" => {
+            with(spec, problems, |spec, problems| drop(convert::ip_reservation(spec, problems)));
+        }
+        "IPAMConfiguration" => {
+            with(spec, problems, |spec, problems| drop(convert::ipam_configuration(spec, problems)));
+        }
         "FelixConfiguration" => convert::check_felix_configuration(meta, spec, problems),
         "BGPPeer" => with(spec, problems, |spec: &crd::BGPPeerSpec, problems| {
             drop(convert::bgp_peer(name, spec, problems));

@@ -38,7 +38,7 @@ pub use control::{LeaseState, base64, timestamp};
 pub use document::{Document, InvalidDocument, document};
 pub use error::{Error, Result};
 pub use host_endpoints::AutoHostEndpoint;
-pub use ipam::{AssignError, AssignRequest, IpamClient, IpamError};
+pub use ipam::{AssignError, AssignRequest, Draw, IpamClient, IpamError, Returned, Settled};
 pub use policy_status::NodeReport;
 pub use report::NodeEvent;
 pub use watch::{Followed, Interest, Kind};

@@ -7,7 +7,7 @@ use crate::snapshot::{Known, Object, Read, Snapshot, Step, Stored, Write};
 use crate::{Key, Next, next_write};
 
 /// Claims a block for this node: the first of three writes, `complete` does the others.
-pub(crate) fn claim<T, E>(snapshot: &Snapshot, cidr: Cidr) -> Next<T, E> {
+pub(crate) fn claim<T, E, D>(snapshot: &Snapshot, cidr: Cidr) -> Next<T, E, D> {
     next_write(Write::Create(Object::Affinity(BlockAffinity {
         node: snapshot.node.clone(),
         cidr,
@@ -20,11 +20,11 @@ pub(crate) fn claim<T, E>(snapshot: &Snapshot, cidr: Cidr) -> Next<T, E> {
 ///
 /// A claim is an affinity that is pending, then a block that names the node, then the affinity confirmed.
 /// Whatever was left half done is carried on from where it stands.
-pub(crate) fn complete<'a, E>(
+pub(crate) fn complete<'a, E, D>(
     snapshot: &'a Snapshot,
     affinity: &'a Stored<BlockAffinity>,
     now: u64,
-) -> Next<&'a Stored<Block>, E> {
+) -> Next<&'a Stored<Block>, E, D> {
     let cidr = affinity.value.cidr;
     let drop_claim = || {
         let key = Key::Affinity(affinity.value.node.clone(), cidr);

@@ -4,12 +4,12 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use model::{AffinityState, Block, Cidr, Family, Handle, IpPool};
+use model::{AffinityState, AllocationAttributes, Block, Cidr, Family, Handle, IpPool, IpamConfiguration};
 
 use crate::affinity::{claim, complete, reclaim};
-use crate::block::{allocate, allocate_address, end_rests, held_by, holder, is_empty};
+use crate::block::{allocate, allocate_address, end_rests, hand_over, held_by, holder, is_empty, to_give};
 use crate::candidates;
-use crate::pools::{Reason, Refusal, usable};
+use crate::pools::{Reason, Refusal, closed, usable};
 use crate::snapshot::{Key, Known, Object, Read, Snapshot, Step, Stored, Write};
 use crate::{AssignError, Next, Request, names, next_read, next_write};
 
@@ -26,8 +26,16 @@ pub fn assign(request: &Request, snapshot: &Snapshot, now: u64) -> Step<Vec<IpAd
     }
 }
 
+/// Blocks that one node may have in each family.
+pub(crate) fn block_limit(configuration: &IpamConfiguration) -> usize {
+    match configuration.max_blocks_per_host {
+        0 => DEFAULT_BLOCK_LIMIT,
+        limit => usize::try_from(limit).unwrap_or(usize::MAX),
+    }
+}
+
 /// Blocks of one node unless the configuration says otherwise.
-const DEFAULT_BLOCK_LIMIT: u32 = 20;
+const DEFAULT_BLOCK_LIMIT: usize = 20;
 
 /// An empty block of another node may be taken when it was claimed this long ago.
 const RECLAIM_AFTER: u64 = 60_000_000_000;
@@ -43,7 +51,7 @@ type Progress<T> = Next<T, AssignError>;
 
 impl<'a> Assignment<'a> {
     fn all(&self) -> Progress<Vec<IpAddr>> {
-        if let Some(handle) = self.snapshot.handle().present() {
+        if let Some(handle) = self.snapshot.handle(&self.request.handle).present() {
             self.check_handle(handle)?;
         }
         let held = self.held()?;
@@ -77,7 +85,7 @@ impl<'a> Assignment<'a> {
         if handle.value.deleted {
             return next_write(Write::Delete(Key::Handle(handle.value.id.clone()), handle.version.clone()));
         }
-        if self.snapshot.handle_is_new() {
+        if self.snapshot.handle_is_new(&self.request.handle) {
             return Ok(());
         }
         // An earlier attempt may have got its address: look before giving another.
@@ -110,15 +118,15 @@ impl<'a> Assignment<'a> {
 
     /// Finds a block and takes `count` addresses, or as many as it has.
     fn automatic(&self, family: Family, count: usize) -> Progress<()> {
-        if self.snapshot.pools.is_empty() {
+        if self.snapshot.settings.pools.is_empty() {
             return Err(Box::new(Step::Failed(AssignError::NoPools)));
         }
-        let (pools, mut refusals) = usable(self.request, family, self.snapshot);
+        let (pools, mut refusals) = usable(self.request, family, &self.snapshot.settings);
         for pool in &pools {
             self.use_own_blocks(pool, count)?;
         }
         let reason = self.claim_new_block(&pools, family)?;
-        if !self.snapshot.configuration.strict_affinity && !pools.is_empty() {
+        if !self.snapshot.settings.configuration.strict_affinity && !pools.is_empty() {
             self.borrow(&pools, count)?;
         }
         refusals.splice(
@@ -153,7 +161,7 @@ impl<'a> Assignment<'a> {
     ///
     /// Returns why there is none.
     fn claim_new_block(&self, pools: &[&IpPool], family: Family) -> Progress<Reason> {
-        let configuration = &self.snapshot.configuration;
+        let configuration = &self.snapshot.settings.configuration;
         let full = Reason::Full { strict_affinity: configuration.strict_affinity };
         if pools.is_empty() {
             return Ok(full);
@@ -161,12 +169,9 @@ impl<'a> Assignment<'a> {
         if !configuration.auto_allocate_blocks {
             return Ok(Reason::NoNewBlocks);
         }
-        let limit = match configuration.max_blocks_per_host {
-            0 => DEFAULT_BLOCK_LIMIT,
-            limit => limit,
-        };
+        let limit = block_limit(configuration);
         let own = self.snapshot.own_affinities().filter(|a| a.value.cidr.family() == family).count();
-        if own >= usize::try_from(limit).unwrap_or(usize::MAX) {
+        if own >= limit {
             return Ok(Reason::BlockLimit(limit));
         }
         if !self.snapshot.has_all() {
@@ -192,8 +197,8 @@ impl<'a> Assignment<'a> {
         if existing as u128 >= candidates::count(pool) {
             return Ok(());
         }
-        for cidr in candidates::blocks(pool, &self.snapshot.node, MOST_CANDIDATES) {
-            if self.snapshot.is_taken(cidr) {
+        for cidr in candidates::blocks(pool, &self.snapshot.node, candidates::MOST) {
+            if self.snapshot.is_taken(cidr) || self.snapshot.settings.is_all_reserved(cidr) {
                 continue;
             }
             let mut claims = self.snapshot.claims_of_others(cidr).peekable();
@@ -262,18 +267,15 @@ impl<'a> Assignment<'a> {
     /// Takes one given address.
     fn explicit(&self, address: IpAddr) -> Progress<()> {
         let fail = |error| Err(Box::new(Step::Failed(error)));
-        let Some(pool) = self.snapshot.pools.iter().find(|pool| pool.cidr.contains(address)) else {
+        let Some(pool) = self.snapshot.settings.pool_of(address) else {
             return fail(AssignError::OutsidePools(address));
         };
         let refuse = |reason| {
             let refusal = Refusal { pool: pool.name.clone(), reason };
             fail(AssignError::Refused { address, refusal })
         };
-        if pool.disabled {
-            return refuse(Reason::Disabled);
-        }
-        if !pool.allowed_uses.contains(&self.request.usage) {
-            return refuse(Reason::OtherUse(self.request.usage));
+        if let Some(reason) = closed(&self.snapshot.settings, pool, self.request.usage) {
+            return refuse(reason);
         }
         let Some(cidr) = Cidr::truncated(address, pool.block_size) else {
             return fail(AssignError::OutsidePools(address));
@@ -293,36 +295,47 @@ impl<'a> Assignment<'a> {
             return next_write(Write::Delete(Key::Block(cidr), block.version.clone()));
         }
         let is_own = block.value.affinity.as_ref() == Some(&self.snapshot.node);
-        if self.snapshot.configuration.strict_affinity && !is_own {
+        if self.snapshot.settings.configuration.strict_affinity && !is_own {
             let owner = block.value.affinity.as_ref().map_or("nobody".to_owned(), ToString::to_string);
             return fail(AssignError::OtherNodesBlock { address, owner });
         }
+        let reserve = names::reserve_handle(&self.snapshot.node);
+        let is_ready = |a: &AllocationAttributes| {
+            a.handle.as_deref() == Some(reserve.as_str()) && a.released_at.is_none()
+        };
         match allocate_address(&self.rested(block), address, &self.request.allocation()) {
             Some(after) => self.write(block, after),
+            // The node holds it ready, and withdrew it before it asked: see `Reserve::withdraw`.
+            None if holder(&block.value, address).is_some_and(is_ready) => {
+                self.write(block, hand_over(&block.value, address, &self.request.allocation()))
+            }
             None if !block.is_fresh => next_read(Key::Block(cidr)),
             None => fail(AssignError::InUse { address, holder: described(&block.value, address) }),
         }
     }
 
     fn take(&self, block: &Stored<Block>, count: usize) -> Progress<()> {
-        self.write(block, allocate(&self.rested(block), count, &self.request.allocation()))
+        self.write(
+            block,
+            allocate(&self.rested(block), count, &self.request.allocation(), &self.snapshot.settings),
+        )
     }
 
     /// The block as it is once every rest that is over has ended; the next write makes it so.
     fn rested<'b>(&self, block: &'b Stored<Block>) -> Cow<'b, Block> {
-        let after = end_rests(&block.value, self.now, self.snapshot.configuration.cooldown);
+        let after = end_rests(&block.value, self.now, self.snapshot.settings.configuration.cooldown);
         after.map_or(Cow::Borrowed(&block.value), Cow::Owned)
     }
 
     fn has_room(&self, block: &Stored<Block>) -> bool {
-        !block.value.unallocated.is_empty() || !self.rested(block).unallocated.is_empty()
+        to_give(&self.rested(block), &self.snapshot.settings).next().is_some()
     }
 
     /// The handle first, then the block.
     fn write(&self, before: &Stored<Block>, after: Block) -> Progress<()> {
         let cidr = after.cidr;
         let held = u32::try_from(held_by(&after, &self.request.handle).len()).unwrap_or(u32::MAX);
-        let Some(handle) = self.snapshot.handle().present() else {
+        let Some(handle) = self.snapshot.handle(&self.request.handle).present() else {
             let blocks = BTreeMap::from([(cidr, held)]);
             return next_write(Write::Create(Object::Handle(self.handle(blocks))));
         };
@@ -343,7 +356,7 @@ impl<'a> Assignment<'a> {
                 blocks.insert(block.value.cidr, u32::try_from(held).unwrap_or(u32::MAX));
             }
         }
-        match self.snapshot.handle() {
+        match self.snapshot.handle(&self.request.handle) {
             Known::Present(handle) if handle.value.blocks == blocks => Ok(()),
             Known::Present(handle) => {
                 next_write(Write::Update(Object::Handle(self.handle(blocks)), handle.version.clone()))
@@ -358,11 +371,8 @@ impl<'a> Assignment<'a> {
     }
 }
 
-/// Blocks looked at in one pool; a pool has more only when it is IPv6, and then it is not full.
-const MOST_CANDIDATES: usize = 1 << 20;
-
 /// Who holds an address, for people.
-fn described(block: &Block, address: IpAddr) -> String {
+pub(crate) fn described(block: &Block, address: IpAddr) -> String {
     let Some(attributes) = holder(block, address) else { return "nobody known".to_owned() };
     let get = |key: &str| attributes.secondary.get(key);
     let holder = match (get(names::NAMESPACE), get(names::POD), get(names::TYPE), get(names::NODE)) {

@@ -5,6 +5,8 @@ use std::net::IpAddr;
 
 use model::{AllocationAttributes, Block, Cidr, NodeName};
 
+use crate::Settings;
+
 /// A new, empty block of `owner`.
 ///
 /// `now` in nanoseconds since the epoch starts the sequence numbers, so that a block that is deleted and made
@@ -54,13 +56,30 @@ pub fn rest_from(now: u64, cooldown: u64) -> Option<u64> {
 
 /// The block after its next `count` free addresses were given out; fewer when there are fewer.
 ///
-/// Addresses that were free for the longest time go first.
-pub fn allocate(block: &Block, count: usize, attributes: &AllocationAttributes) -> Block {
+/// Addresses that were free for the longest time go first; those that an IPReservation keeps back stay.
+pub fn allocate(
+    block: &Block,
+    count: usize,
+    attributes: &AllocationAttributes,
+    settings: &Settings,
+) -> Block {
+    let ordinals: Vec<usize> = to_give(block, settings).take(count).collect();
     let mut block = block.clone();
-    let count = count.min(block.unallocated.len());
-    let ordinals: Vec<usize> = block.unallocated.drain(..count).collect();
+    if ordinals.is_empty() {
+        return block;
+    }
+    block.unallocated.retain(|free| !ordinals.contains(free));
     give(&mut block, &ordinals, attributes);
     block
+}
+
+/// Ordinals of free addresses that no IPReservation keeps back, the next one to give first.
+pub(crate) fn to_give<'a>(block: &'a Block, settings: &'a Settings) -> impl Iterator<Item = usize> + 'a {
+    let is_reserved = |ordinal: usize| {
+        !settings.reservations.is_empty()
+            && block.cidr.nth(ordinal as u128).is_none_or(|address| settings.is_reserved(address))
+    };
+    block.unallocated.iter().copied().filter(move |ordinal| !is_reserved(*ordinal))
 }
 
 /// The block after one address was given out; `None` when it is not free.
@@ -71,6 +90,22 @@ pub fn allocate_address(block: &Block, address: IpAddr, attributes: &AllocationA
     block.unallocated.remove(position);
     give(&mut block, &[ordinal], attributes);
     Some(block)
+}
+
+/// The block after an address that is given out was handed over to another owner, or rests.
+pub(crate) fn hand_over(block: &Block, address: IpAddr, attributes: &AllocationAttributes) -> Block {
+    let mut block = block.clone();
+    if let Some(ordinal) = ordinal(&block, address) {
+        give(&mut block, &[ordinal], attributes);
+        compact(&mut block);
+    }
+    block
+}
+
+/// The block's sequence number when this address was given out; 0 when it is not.
+pub(crate) fn given_at(block: &Block, address: IpAddr) -> u64 {
+    let number = ordinal(block, address).and_then(|o| block.sequence_number_for_allocation.get(&o));
+    number.copied().unwrap_or_default()
 }
 
 /// The block after everything that `handle` holds was taken back: resting `from` then on, or else free.
@@ -226,11 +261,11 @@ mod tests {
 
     #[test]
     fn freed_addresses_wait_behind_all_others() {
-        let block = allocate(&block(), 2, &of("x"));
+        let block = allocate(&block(), 2, &of("x"), &Settings::default());
         assert_eq!(held_by(&block, "x"), [ip(0), ip(1)]);
 
         let block = release_handle(&block, "x", None);
-        let block = allocate(&block, 1, &of("y"));
+        let block = allocate(&block, 1, &of("y"), &Settings::default());
 
         assert_eq!(held_by(&block, "y"), [ip(2)]);
         assert_eq!(block.unallocated, [3, 0, 1]);
@@ -240,8 +275,8 @@ mod tests {
 
     #[test]
     fn attributes_are_shared_and_renumbered() {
-        let block = allocate(&block(), 1, &of("x"));
-        let block = allocate(&block, 2, &of("y"));
+        let block = allocate(&block(), 1, &of("x"), &Settings::default());
+        let block = allocate(&block, 2, &of("y"), &Settings::default());
         assert_eq!(block.attributes.len(), 2);
 
         let block = release_handle(&block, "x", None);
@@ -262,7 +297,7 @@ mod tests {
 
     #[test]
     fn only_the_owner_it_was_given_to_releases_an_address() {
-        let block = allocate(&block(), 1, &of("x"));
+        let block = allocate(&block(), 1, &of("x"), &Settings::default());
         let number = block.sequence_number_for_allocation[&0];
 
         assert_eq!(release_address(&block, ip(1), None, None, None), Err(NotReleased::Free));
@@ -279,7 +314,7 @@ mod tests {
 
     #[test]
     fn a_released_address_rests_as_long_as_the_cool_down_says() {
-        let block = allocate(&block(), 2, &of("x"));
+        let block = allocate(&block(), 2, &of("x"), &Settings::default());
         let from = rest_from(10 * SECOND + 1, 60);
         assert_eq!((from, rest_from(10 * SECOND, 0)), (Some(11), None));
 
@@ -295,7 +330,7 @@ mod tests {
         let rested = end_rests(&block, 100 * SECOND, 60).unwrap();
         assert_eq!((rested.unallocated.as_slice(), rested.attributes.len()), (&[2, 3, 1, 0][..], 0));
         // A clock that was hours ahead does not keep an address for hours.
-        let ahead = release_handle(&allocate(&block, 1, &of("y")), "y", Some(99_999));
+        let ahead = release_handle(&allocate(&block, 1, &of("y"), &Settings::default()), "y", Some(99_999));
         assert!(end_rests(&ahead, 100 * SECOND, 60).unwrap().resting().next().is_none());
     }
 }

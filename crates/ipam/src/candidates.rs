@@ -2,20 +2,25 @@
 
 use model::{Cidr, IpPool, NodeName};
 
-/// The blocks of a pool, once around from a place that depends on the node, so that nodes that start together
-/// do not fight for the same one. At most `limit`.
+/// The blocks of a pool, each once, in an order of the node's own, so that nodes that start together do not fight
+/// for the same ones, not even for the next ones. At most `limit`.
 pub(crate) fn blocks(pool: &IpPool, node: &NodeName, limit: usize) -> impl Iterator<Item = Cidr> {
     let (cidr, size) = (pool.cidr, pool.block_size);
     let bits = u32::from(size.saturating_sub(cidr.length())).min(64);
     let total = if size < cidr.length() { 0 } else { 1_u128 << bits };
     let host_bits = u32::from(cidr.family().bits() - size);
-    let first = u128::from(fnv(node.as_str()));
+    let seed = fnv64(node.as_str());
+    // An odd stride meets every one of a power of two.
+    let (first, stride) = (u128::from(mixed(seed)), u128::from(mixed(!seed) | 1));
     (0..total.min(limit as u128)).filter_map(move |step| {
-        let index = (first + step) % total;
+        let index = (first + step * stride) % total;
         let offset = index.checked_shl(host_bits)?;
         Cidr::truncated(cidr.nth(offset)?, size)
     })
 }
+
+/// Blocks looked at in one pool; a pool has more only when it is IPv6, and then it is not full.
+pub(crate) const MOST: usize = 1 << 20;
 
 /// How many blocks a pool has, as far as that can be counted.
 pub(crate) fn count(pool: &IpPool) -> u128 {
@@ -29,6 +34,13 @@ pub(crate) fn count(pool: &IpPool) -> u128 {
 pub fn fnv64(text: &str) -> u64 {
     let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     text.bytes().fold(0xcbf2_9ce4_8422_2325, step)
+}
+
+/// Spreads the low bits, too (the finalizer of `splitmix64`).
+fn mixed(seed: u64) -> u64 {
+    let x = (seed ^ (seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
 }
 
 /// FNV-1, 32 bits.
@@ -58,6 +70,8 @@ mod tests {
             namespace_selector: Selector::all(),
             allowed_uses: vec![AllowedUse::Workload],
             assignment_mode: AssignmentMode::Automatic,
+            deleting: false,
+            created: 0,
         }
     }
 

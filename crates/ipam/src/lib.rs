@@ -16,7 +16,9 @@ mod pools;
 mod release;
 mod request;
 mod reserve;
+mod settings;
 mod snapshot;
+mod upkeep;
 
 pub use affinity::{BlockInUse, release_affinity};
 pub use assign::assign;
@@ -28,16 +30,18 @@ pub use candidates::fnv64;
 pub use pools::{Reason, Refusal};
 pub use release::release;
 pub use request::{AssignError, Request};
-pub use reserve::Draw;
+pub use reserve::{Draw, Reserve, Returned};
+pub use settings::Settings;
 pub use snapshot::{Key, Known, Object, Read, Snapshot, Step, Stored, Version, Write};
+pub use upkeep::{Lost, READY, Settled, upkeep};
 
 /// A result, or the step that has to come before it.
 pub(crate) type Next<T, E, D = Vec<std::net::IpAddr>> = Result<T, Box<Step<D, E>>>;
 
-pub(crate) fn next_write<T, E>(write: Write) -> Next<T, E> {
+pub(crate) fn next_write<T, E, D>(write: Write) -> Next<T, E, D> {
     Err(Box::new(Step::Write(write)))
 }
 
-pub(crate) fn next_read<T, E>(key: Key) -> Next<T, E> {
+pub(crate) fn next_read<T, E, D>(key: Key) -> Next<T, E, D> {
     Err(Box::new(Step::Read(Read::One(key))))
 }

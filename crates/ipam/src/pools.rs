@@ -4,12 +4,16 @@ use std::fmt;
 
 use model::{AllowedUse, AssignmentMode, Family, IpPool};
 
-use crate::{Request, Snapshot};
+use crate::{Request, Settings};
 
 /// Why a pool gave no address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
     Disabled,
+    /// It is being deleted.
+    Deleting,
+    /// It shares addresses with this older pool.
+    Overlaps(String),
     OtherFamily,
     OtherUse(AllowedUse),
     /// Only for who asks for it.
@@ -21,7 +25,7 @@ pub enum Reason {
         strict_affinity: bool,
     },
     /// This node has as many blocks as it may.
-    BlockLimit(u32),
+    BlockLimit(usize),
     /// No further blocks are claimed (`autoAllocateBlocks` is false).
     NoNewBlocks,
     /// A pool that was asked for and is not there.
@@ -32,6 +36,10 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Reason::Disabled => f.write_str("is disabled"),
+            Reason::Deleting => f.write_str("is being deleted"),
+            Reason::Overlaps(other) => {
+                write!(f, "overlaps the older pool {other}: delete one of the two")
+            }
             Reason::OtherFamily => f.write_str("is of the other address family"),
             Reason::OtherUse(wanted) => write!(f, "does not allow use {wanted:?}"),
             Reason::Manual => f.write_str("is used only when asked for by name (assignmentMode Manual)"),
@@ -69,18 +77,18 @@ impl fmt::Display for Refusal {
 pub(crate) fn usable<'a>(
     request: &Request,
     family: Family,
-    snapshot: &'a Snapshot,
+    settings: &'a Settings,
 ) -> (Vec<&'a IpPool>, Vec<Refusal>) {
     let mut usable = Vec::new();
     let mut refused = Vec::new();
     let mut judge =
-        |pool: &'a IpPool, is_asked_for: bool| match judge(request, family, snapshot, pool, is_asked_for) {
+        |pool: &'a IpPool, is_asked_for: bool| match judge(request, family, settings, pool, is_asked_for) {
             None => usable.push(pool),
             Some(reason) => refused.push(Refusal { pool: pool.name.clone(), reason }),
         };
     let asked_for = request.pools(family);
     if asked_for.is_empty() {
-        for pool in &snapshot.pools {
+        for pool in &settings.pools {
             judge(pool, false);
         }
         return (usable, refused);
@@ -88,7 +96,7 @@ pub(crate) fn usable<'a>(
     let mut missing = Vec::new();
     for name in asked_for {
         let is_meant = |pool: &&IpPool| pool.name == *name || pool.cidr.to_string() == *name;
-        match snapshot.pools.iter().find(is_meant) {
+        match settings.pools.iter().find(is_meant) {
             Some(pool) => judge(pool, true),
             None => missing.push(Refusal { pool: name.clone(), reason: Reason::Missing }),
         }
@@ -100,18 +108,15 @@ pub(crate) fn usable<'a>(
 fn judge(
     request: &Request,
     family: Family,
-    snapshot: &Snapshot,
+    settings: &Settings,
     pool: &IpPool,
     is_asked_for: bool,
 ) -> Option<Reason> {
     if pool.cidr.family() != family {
         return Some(Reason::OtherFamily);
     }
-    if pool.disabled {
-        return Some(Reason::Disabled);
-    }
-    if !pool.allowed_uses.contains(&request.usage) {
-        return Some(Reason::OtherUse(request.usage));
+    if let Some(reason) = closed(settings, pool, request.usage) {
+        return Some(reason);
     }
     if is_asked_for {
         return None;
@@ -119,7 +124,7 @@ fn judge(
     if pool.assignment_mode == AssignmentMode::Manual {
         return Some(Reason::Manual);
     }
-    if !pool.node_selector.matches(&snapshot.node_labels) {
+    if !pool.node_selector.matches(&settings.node_labels) {
         return Some(Reason::NodeNotSelected);
     }
     // A tunnel is in no namespace, so a pool for some namespaces only is not for tunnels.
@@ -127,4 +132,18 @@ fn judge(
         return Some(Reason::NamespaceNotSelected);
     }
     None
+}
+
+/// Why a pool gives no address for this use to anybody, however it is asked.
+pub(crate) fn closed(settings: &Settings, pool: &IpPool, usage: AllowedUse) -> Option<Reason> {
+    if pool.disabled {
+        return Some(Reason::Disabled);
+    }
+    if pool.deleting {
+        return Some(Reason::Deleting);
+    }
+    if let Some(older) = settings.overlapped_by(pool) {
+        return Some(Reason::Overlaps(older.name.clone()));
+    }
+    (!pool.allowed_uses.contains(&usage)).then_some(Reason::OtherUse(usage))
 }

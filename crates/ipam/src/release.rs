@@ -8,7 +8,7 @@ use crate::snapshot::{Key, Known, Object, Read, Snapshot, Step, Write};
 ///
 /// With a cool-down the addresses rest first; `now` is in nanoseconds since the epoch.
 pub fn release(handle: &str, snapshot: &Snapshot, now: u64) -> Step<(), std::convert::Infallible> {
-    let found = match snapshot.handle() {
+    let found = match snapshot.handle(handle) {
         Known::Unknown => return Step::Read(Read::One(Key::Handle(handle.to_owned()))),
         Known::Absent => None,
         // The name stands for another handle: it is not ours to touch.
@@ -19,7 +19,8 @@ pub fn release(handle: &str, snapshot: &Snapshot, now: u64) -> Step<(), std::con
         if held_by(&block.value, handle).is_empty() {
             continue;
         }
-        let after = release_handle(&block.value, handle, rest_from(now, snapshot.configuration.cooldown));
+        let after =
+            release_handle(&block.value, handle, rest_from(now, snapshot.settings.configuration.cooldown));
         let version = block.version.clone();
         return Step::Write(if is_empty(&after) && after.affinity.is_none() {
             Write::Delete(Key::Block(after.cidr), version)

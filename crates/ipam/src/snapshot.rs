@@ -1,8 +1,11 @@
 //! What is known of the datastore, and the steps that change it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use model::{Block, BlockAffinity, Cidr, Handle, IpPool, IpamConfiguration, Labels, NodeName};
+use model::{Block, BlockAffinity, Cidr, Handle, NodeName};
+
+use crate::Settings;
+use crate::names::reserve_handle;
 
 /// The datastore's mark of one state of one object; a write names the state that it replaces.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,16 +108,13 @@ pub enum Step<T, E> {
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     pub node: NodeName,
-    pub node_labels: Labels,
-    /// In order of names.
-    pub pools: Vec<IpPool>,
-    pub configuration: IpamConfiguration,
+    pub settings: Settings,
     blocks: BTreeMap<Cidr, Known<Block>>,
     affinities: BTreeMap<(NodeName, Cidr), Known<BlockAffinity>>,
-    /// The handle of the present request.
-    handle: Known<Handle>,
-    /// It did not exist before the present request.
-    handle_is_new: bool,
+    /// Handles that the present request looked at, by ID.
+    handles: BTreeMap<String, Known<Handle>>,
+    /// They did not exist before the present request.
+    new_handles: BTreeSet<String>,
     /// Were all blocks and affinities read for the present request?
     has_all: bool,
 }
@@ -124,21 +124,21 @@ impl Snapshot {
     pub fn new(node: NodeName) -> Self {
         Self {
             node,
-            node_labels: Labels::new(),
-            pools: Vec::new(),
-            configuration: IpamConfiguration::default(),
+            settings: Settings::default(),
             blocks: BTreeMap::new(),
             affinities: BTreeMap::new(),
-            handle: Known::Unknown,
-            handle_is_new: false,
+            handles: BTreeMap::new(),
+            new_handles: BTreeSet::new(),
             has_all: false,
         }
     }
 
-    /// Before a new request: what is known is no longer fresh, and the handle is another one.
+    /// Before a new request: what is known is no longer fresh, and the handles are others.
     pub fn begin(&mut self) {
-        self.handle = Known::Unknown;
-        self.handle_is_new = false;
+        // That of the node's reserve goes from one request to the next.
+        let reserve = reserve_handle(&self.node);
+        self.handles.retain(|id, known| *id == reserve && known.present().is_some());
+        self.new_handles.clear();
         self.has_all = false;
         let node = &self.node;
         self.affinities.retain(|(owner, _), known| owner == node && known.present().is_some());
@@ -166,9 +166,9 @@ impl Snapshot {
             (Key::Affinity(node, cidr), Some((Object::Affinity(affinity), version))) => {
                 self.affinities.insert((node, cidr), present(affinity, version));
             }
-            (Key::Handle(_), Some((Object::Handle(handle), version))) => {
-                self.handle_is_new = false;
-                self.handle = present(handle, version);
+            (Key::Handle(id), Some((Object::Handle(handle), version))) => {
+                self.new_handles.remove(&id);
+                self.handles.insert(id, present(handle, version));
             }
             (Key::Block(cidr), _) => {
                 self.blocks.insert(cidr, Known::Absent);
@@ -176,7 +176,9 @@ impl Snapshot {
             (Key::Affinity(node, cidr), _) => {
                 self.affinities.insert((node, cidr), Known::Absent);
             }
-            (Key::Handle(_), _) => self.handle = Known::Absent,
+            (Key::Handle(id), _) => {
+                self.handles.insert(id, Known::Absent);
+            }
         }
     }
 
@@ -196,9 +198,17 @@ impl Snapshot {
             Write::Create(object) | Write::Update(object, _) => Some(object.clone()),
             Write::Delete(..) => None,
         };
-        let was_new = self.handle_is_new;
-        self.observed(write.key(), object.zip(version));
-        self.handle_is_new = was_new || matches!(write, Write::Create(Object::Handle(_)));
+        let key = write.key();
+        let new_handle = match (&key, write) {
+            (Key::Handle(id), Write::Create(_)) => Some(id.clone()),
+            (Key::Handle(id), Write::Update(..)) if self.new_handles.contains(id) => Some(id.clone()),
+            _ => None,
+        };
+        // A claim that came to nothing: many claim at once, and the view is older than their claims.
+        let lost_claim = matches!((&key, write), (Key::Affinity(..), Write::Delete(..)));
+        self.observed(key, object.zip(version));
+        self.new_handles.extend(new_handle);
+        self.has_all &= !lost_claim;
     }
 
     /// What is known of a block. When all were read, one that is not among them is absent.
@@ -252,14 +262,15 @@ impl Snapshot {
         self.has_all || self.affinities.contains_key(&(self.node.clone(), cidr))
     }
 
-    /// The handle of the present request.
-    pub fn handle(&self) -> &Known<Handle> {
-        &self.handle
+    /// What is known of a handle.
+    pub fn handle(&self, id: &str) -> &Known<Handle> {
+        const UNKNOWN: &Known<Handle> = &Known::Unknown;
+        self.handles.get(id).unwrap_or(UNKNOWN)
     }
 
     /// Was the handle created by the present request?
-    pub fn handle_is_new(&self) -> bool {
-        self.handle_is_new
+    pub fn handle_is_new(&self, id: &str) -> bool {
+        self.new_handles.contains(id)
     }
 
     /// Were all blocks and affinities read for the present request?

@@ -255,7 +255,9 @@ fn a_node_is_asked_and_waited_for_before_it_is_gone() {
 fn scenario_90_an_empty_block_goes_when_the_node_has_another() {
     let pools = [pool("a", "10.0.0.0/28", 30)];
     let block = |cidr: &str| new_block(cidr.parse().unwrap(), "n1".into(), 7);
-    let full = |cidr: &str| ipam::allocate(&block(cidr), 1, &AllocationAttributes::default());
+    let full = |cidr: &str| {
+        ipam::allocate(&block(cidr), 1, &AllocationAttributes::default(), &ipam::Settings::default())
+    };
     let spare = |blocks: &[Block]| {
         spare_blocks(&"n1".into(), blocks, &pools, is_empty)
             .iter()
@@ -326,7 +328,7 @@ fn the_audit_finds_each_kind_of_disagreement() {
     }
     handles.push(Handle { id: "net.empty".to_owned(), blocks: BTreeMap::new(), deleted: false });
     let mut outside = new_block("10.9.0.0/30".parse().unwrap(), "n1".into(), 1);
-    outside = ipam::allocate(&outside, 1, &all_of(&blocks, used[0]));
+    outside = ipam::allocate(&outside, 1, &all_of(&blocks, used[0]), &ipam::Settings::default());
     blocks.push(outside);
     let claim = |node: &str, cidr: &str, state| BlockAffinity {
         node: node.into(),
@@ -413,7 +415,7 @@ fn scenario_85_blocks_of_a_deleted_pool_are_shown_apart() {
     let mut orphan = new_block("10.9.0.0/30".parse().unwrap(), "n2".into(), 1);
     let borrower = [("node".to_owned(), "n1".to_owned())].into();
     let attributes = AllocationAttributes { secondary: borrower, ..AllocationAttributes::default() };
-    orphan = ipam::allocate(&orphan, 1, &attributes);
+    orphan = ipam::allocate(&orphan, 1, &attributes, &ipam::Settings::default());
     let blocks: Vec<Block> = store.blocks().cloned().chain([orphan]).collect();
 
     let pools = [pool("a", "10.0.0.0/28", 30), pool("b", "10.1.0.0/28", 30)];

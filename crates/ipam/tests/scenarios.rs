@@ -95,8 +95,8 @@ fn a_whole_pool_is_given_out_and_then_the_error_names_it() {
 #[test]
 fn the_limit_of_blocks_holds_and_is_named() {
     let (mut store, mut node) = (Store::default(), snapshot("n1", &one_pool()));
-    node.configuration.max_blocks_per_host = 2;
-    node.configuration.strict_affinity = true;
+    node.settings.configuration.max_blocks_per_host = 2;
+    node.settings.configuration.strict_affinity = true;
 
     assert_eq!(ask(&mut store, &mut node, &many("x", 128)).unwrap().len(), 128);
     let error = ask(&mut store, &mut node, &request("y")).unwrap_err().to_string();
@@ -111,10 +111,10 @@ fn strict_affinity_keeps_off_others_blocks_and_borrowing_returns_what_it_took() 
     let (mut a, mut b) = (snapshot("a", &pools), snapshot("b", &pools));
     ask(&mut store, &mut a, &request("x")).unwrap();
 
-    b.configuration.strict_affinity = true;
+    b.settings.configuration.strict_affinity = true;
     let error = ask(&mut store, &mut b, &request("y")).unwrap_err().to_string();
     assert!(error.contains("strict affinity"), "{error}");
-    b.configuration.strict_affinity = false;
+    b.settings.configuration.strict_affinity = false;
     let borrowed = ask(&mut store, &mut b, &request("y")).unwrap();
 
     assert_eq!(block_of(&store, borrowed[0]).affinity, Some("a".into()));
@@ -223,7 +223,7 @@ fn a_given_address_is_taken_whoever_owns_the_block() {
         "address 10.0.0.9 is in use by pod dev/x"
     );
     assert_eq!(error(ask(&mut store, &mut b, &asked("z", "10.9.0.9"))), "address 10.9.0.9 is in no IPPool");
-    b.configuration.strict_affinity = true;
+    b.settings.configuration.strict_affinity = true;
     let strict = error(ask(&mut store, &mut b, &asked("z", "10.0.0.11")));
     assert!(strict.contains("block of a"), "{strict}");
     assert_eq!(block_of(&store, "10.0.0.9".parse().unwrap()).affinity, Some("a".into()));
@@ -265,7 +265,7 @@ fn an_empty_block_of_another_node_is_taken_when_it_is_old() {
     ask(&mut store, &mut dead, &request("x")).unwrap();
     give_back(&mut store, &mut dead, "x");
     let mut node = snapshot("b", &pools);
-    node.configuration.strict_affinity = true;
+    node.settings.configuration.strict_affinity = true;
 
     assert!(finish(&mut store, &mut node, &request("y"), NOW + 59_000_000_000).is_err());
     node.begin();

@@ -48,6 +48,10 @@ pub struct IpPool {
     pub namespace_selector: Selector,
     pub allowed_uses: Vec<AllowedUse>,
     pub assignment_mode: AssignmentMode,
+    /// Its deletion waits for something: no new addresses meanwhile.
+    pub deleting: bool,
+    /// Seconds since the epoch; of pools that overlap, the one made first counts.
+    pub created: u64,
 }
 
 impl IpPool {

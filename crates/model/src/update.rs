@@ -38,6 +38,8 @@ pub enum Update {
     /// By name, of the speaker's own namespace; only those that were asked for. `None`: no longer asked for.
     Secret(String, Option<Secret>),
     IpamConfiguration(Option<IpamConfiguration>),
+    /// By name: ranges that nobody gets who does not ask for them.
+    IpReservation(String, Option<Vec<Cidr>>),
     FelixConfiguration(Option<Box<FelixConfiguration>>),
     /// Every kind has been listed once; sent once, and only then may the kernel be touched.
     InSync,

@@ -83,7 +83,8 @@ impl Calc {
             | Update::BgpFilter(..)
             | Update::Service(..)
             | Update::Secret(..)
-            | Update::IpamConfiguration(_) => {}
+            | Update::IpamConfiguration(_)
+            | Update::IpReservation(..) => {}
         }
     }
 

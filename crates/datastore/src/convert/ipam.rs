@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
+use data_encoding::BASE32_NOPAD;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use model::{
     AffinityState, AllocationAttributes, Block, BlockAffinity, Cidr, DEFAULT_COOLDOWN, Family, Handle,
     IpamConfiguration, NodeName,
 };
 use sha2::{Digest, Sha256};
+use sha3::Sha3_256;
 
 use super::Problems;
 use crate::crd;
@@ -126,11 +128,23 @@ pub fn affinity_spec(affinity: &BlockAffinity) -> crd::BlockAffinitySpec {
 /// Labels by which Calico's tools find affinities.
 pub(crate) fn affinity_labels(affinity: &BlockAffinity) -> BTreeMap<String, String> {
     let version = if affinity.cidr.family() == Family::V4 { "4" } else { "6" };
-    let type_ = if affinity.node.as_str().starts_with("virtual:") { "virtual" } else { "host" };
+    let (type_, name) = match affinity.node.as_str().strip_prefix("virtual:") {
+        Some(name) => ("virtual", name),
+        None => ("host", affinity.node.as_str()),
+    };
     BTreeMap::from([
+        (HOST_HASH.to_owned(), host_hash(name)),
         ("projectcalico.org/affinity-type".to_owned(), type_.to_owned()),
         ("projectcalico.org/ip-version".to_owned(), version.to_owned()),
     ])
+}
+
+/// Label by which a node's affinities are listed: names of nodes may be too long for a label.
+const HOST_HASH: &str = "projectcalico.org/hostname-hash";
+
+/// Value of [`HOST_HASH`]: base32 of SHA3-256, lower case, no padding.
+fn host_hash(host: &str) -> String {
+    BASE32_NOPAD.encode(&Sha3_256::digest(host)).to_ascii_lowercase()
 }
 
 /// Object name of an affinity: `<node>-<cidr>`, shortened with a hash where Kubernetes would refuse it.
@@ -169,8 +183,18 @@ pub fn handle_name(id: &str) -> String {
     if is_sound { shortened(lower) } else { format!("handle-{}", &hex(id)[..40]) }
 }
 
-/// Settings of IPAM.
-pub fn ipam_configuration(spec: &crd::IPAMConfigurationSpec) -> IpamConfiguration {
+/// Settings of IPAM; what cannot be is noted, and the rest is used.
+pub fn ipam_configuration(spec: &crd::IPAMConfigurationSpec, problems: &mut Problems) -> IpamConfiguration {
+    if !spec.strict_affinity && !spec.auto_allocate_blocks {
+        problems.add("spec.autoAllocateBlocks", "with strictAffinity false, too, no block is ever claimed");
+    }
+    if spec.kube_virt_vm_address_persistence.is_some() {
+        let reason = "is not acted upon: virtual machines get an address for each of their pods";
+        problems.warn("spec.kubeVirtVMAddressPersistence", reason);
+    }
+    if spec.ip_cooldown_seconds.is_some_and(|seconds| !(0..=1200).contains(&seconds)) {
+        problems.add("spec.ipCooldownSeconds", "is not between 0 and 1200");
+    }
     IpamConfiguration {
         strict_affinity: spec.strict_affinity,
         auto_allocate_blocks: spec.auto_allocate_blocks,
@@ -312,6 +336,17 @@ mod tests {
         assert_eq!(affinity_name(&"node-a".into(), cidr), "node-a-10-0-0-0-30");
         let long = affinity_name(&"n".repeat(300).as_str().into(), cidr);
         assert_eq!(long.len(), 253);
+        let claim = BlockAffinity {
+            node: "n".repeat(300).as_str().into(),
+            cidr,
+            state: AffinityState::Confirmed,
+            deleted: false,
+        };
+        let labels = affinity_labels(&claim);
+        assert!(labels.values().all(|value| value.len() <= 63), "{labels:?}");
+        // SHA3-256 of "a" begins 80084bf2fba02475 (FIPS 202).
+        assert!(host_hash("a").starts_with("qaeex4x3uash"), "{}", host_hash("a"));
+        assert_eq!(labels[HOST_HASH].len(), 52);
         assert_eq!(handle_name("k8s-pod-network.AB12"), "k8s-pod-network.ab12");
         assert!(handle_name("my_net/1").starts_with("handle-"));
         assert_ne!(handle_name("my_net/1"), handle_name("my_net/2"));

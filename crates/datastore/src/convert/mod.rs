@@ -46,7 +46,7 @@ pub use pod::pod;
 pub use policy::{
     global_network_policy, network_policy, staged_global_network_policy, staged_network_policy, tier,
 };
-pub use pool::pool;
+pub use pool::{ip_reservation, pool};
 pub use profile::profile;
 pub use service::{endpoint_slice, service};
 

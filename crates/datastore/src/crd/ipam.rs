@@ -56,7 +56,7 @@ pub struct IPAMBlockSpec {
 pub struct AllocationAttribute {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub handle_id: Option<String>,
-    /// node, namespace, pod, timestamp, type.
+    /// node, namespace, pod, uid, interface, timestamp, type.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub secondary: BTreeMap<String, String>,
     /// Kept, not acted upon yet.
@@ -164,12 +164,31 @@ pub struct IPAMConfigurationSpec {
     #[serde(default)]
     #[schemars(range(min = 0, max = 1000000))]
     pub max_blocks_per_host: i32,
-    /// Kept, not acted upon yet.
+    /// Kept, not acted upon: virtual machines get an address for each of their pods.
     #[serde(rename = "kubeVirtVMAddressPersistence")]
     pub kube_virt_vm_address_persistence: Option<Switch>,
-    /// How long a released address rests. Kept, not acted upon yet.
+    /// How long a released address rests before it is given out again: 60 unless given, 0 for not at all.
     #[schemars(range(min = 0, max = 1200))]
     pub ip_cooldown_seconds: Option<i32>,
+}
+
+/// Addresses that nobody gets who does not ask for them.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "projectcalico.org",
+    version = "v3",
+    kind = "IPReservation",
+    plural = "ipreservations",
+    derive = "PartialEq",
+    doc = "Addresses that nobody gets who does not ask for them.",
+    printcolumn(name = "CIDRS", type_ = "string", json_path = ".spec.reservedCIDRs"),
+    printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+pub struct IPReservationSpec {
+    /// Ranges, or single addresses.
+    #[serde(default, rename = "reservedCIDRs")]
+    #[schemars(length(max = 1024), inner(regex(pattern = text::NET), length(max = 49)))]
+    pub reserved_cidrs: Vec<String>,
 }
 
 fn host() -> String {

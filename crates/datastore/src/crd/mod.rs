@@ -43,7 +43,8 @@ pub use host_endpoint::{HostEndpoint, HostEndpointPort, HostEndpointSpec};
 pub use int_or_string::{AsNumberValue, PortValue, ProtocolValue};
 pub use ipam::{
     AffinityState, AllocationAttribute, BlockAffinity, BlockAffinitySpec, IPAMBlock, IPAMBlockSpec,
-    IPAMConfiguration, IPAMConfigurationSpec, IPAMHandle, IPAMHandleSpec, Switch,
+    IPAMConfiguration, IPAMConfigurationSpec, IPAMHandle, IPAMHandleSpec, IPReservation, IPReservationSpec,
+    Switch,
 };
 pub use kube_controllers::{
     AutoHostEndpointSettings, ControllersSettings, HostEndpointTemplate, KubeControllersConfiguration,
@@ -93,6 +94,7 @@ pub fn definitions() -> Vec<Value> {
         IPAMConfiguration::crd(),
         IPAMHandle::crd(),
         IPPool::crd(),
+        IPReservation::crd(),
         KubeControllersConfiguration::crd(),
         NetworkPolicy::crd(),
         NetworkSet::crd(),

@@ -20,7 +20,7 @@ impl IpamClient {
     pub async fn take_back(&self, leaks: &[Leak], idle: u64) -> Result<usize, IpamError> {
         let mut state = self.shared.state.lock().await;
         self.prepare(&mut state, false).await?;
-        let cooldown = state.snapshot.configuration.cooldown;
+        let cooldown = state.snapshot.settings.configuration.cooldown;
         let from = if idle >= cooldown { None } else { rest_from(nanoseconds(), cooldown) };
         let freed = state.finish(|snapshot, _| gc::take_back(leaks, snapshot, from)).await?;
         let handles: BTreeSet<&String> = leaks.iter().filter_map(|leak| leak.handle.as_ref()).collect();

@@ -7,19 +7,21 @@ mod admin;
 mod evidence;
 mod gc;
 mod objects;
+mod observed;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-pub use ::ipam::{AssignError, Request as AssignRequest};
-use ::ipam::{Read, Snapshot, Step, Write, held_by};
-use model::{Cidr, IpPool, IpamConfiguration, Labels, NodeName, Update};
+pub use ::ipam::{AssignError, Draw, Request as AssignRequest, Returned, Settled};
+use ::ipam::{Object, Read, Reserve, Settings, Snapshot, Step, Write, held_by, rest_from};
+use model::{Cidr, NodeName, Update};
 
 use crate::watch::Retry;
 use crate::{Datastore, Error};
 use objects::Objects;
+use observed::Observed;
 
 /// Why IPAM could not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -44,57 +46,56 @@ pub struct IpamClient {
 
 struct Shared {
     datastore: Datastore,
-    settings: Mutex<Settings>,
+    node: NodeName,
+    observed: Mutex<Observed>,
+    reserve: Arc<Mutex<Reserve>>,
     state: tokio::sync::Mutex<State>,
-}
-
-/// What pools there are, and so on.
-#[derive(Clone, Debug, Default)]
-struct Settings {
-    pools: BTreeMap<String, IpPool>,
-    configuration: IpamConfiguration,
-    node_labels: Labels,
-    /// Kept up to date by `observe`; otherwise read anew for each request.
-    is_observed: bool,
 }
 
 struct State {
     node: NodeName,
     snapshot: Snapshot,
     objects: Objects,
+    /// Told of every block that is read or written.
+    reserve: Arc<Mutex<Reserve>>,
 }
 
 impl IpamClient {
     /// For one node. Without [`observe`](Self::observe) every request reads pools and settings anew.
     pub fn new(datastore: &Datastore, node: NodeName) -> Self {
-        let state =
-            State { snapshot: Snapshot::new(node.clone()), objects: Objects::new(datastore.clone()), node };
+        let reserve = Arc::new(Mutex::new(Reserve::new(node.clone())));
+        let state = State {
+            snapshot: Snapshot::new(node.clone()),
+            objects: Objects::new(datastore.clone()),
+            node: node.clone(),
+            reserve: reserve.clone(),
+        };
         Self {
             shared: Arc::new(Shared {
                 datastore: datastore.clone(),
-                settings: Mutex::default(),
+                node,
+                observed: Mutex::default(),
+                reserve,
                 state: tokio::sync::Mutex::new(state),
             }),
         }
     }
 
-    /// Takes note of what a watch tells about pools, settings and the own node's labels. Once it was told
-    /// [`Update::InSync`], requests read these no more.
-    pub fn observe(&self, update: &Update, node: &NodeName) {
-        let mut settings = self.settings();
+    /// Takes note of what a watch tells about pools, settings, blocks and the own node's labels. Once it was told
+    /// [`Update::InSync`], requests read these no more. Says whether [`upkeep`](Self::upkeep) may have something
+    /// to do.
+    pub fn observe(&self, update: &Update, node: &NodeName) -> bool {
         match update {
-            Update::Pool(name, Some(pool)) => {
-                settings.pools.insert(name.clone(), pool.clone());
+            Update::Block(_, Some(block)) => {
+                locked(&self.shared.reserve).saw(block);
+                // Others took the last of it: the reserve makes room.
+                block.affinity.as_ref() == Some(node) && block.unallocated.is_empty()
             }
-            Update::Pool(name, None) => {
-                settings.pools.remove(name);
+            Update::Block(cidr, None) => {
+                locked(&self.shared.reserve).lost(*cidr);
+                false
             }
-            Update::IpamConfiguration(configuration) => {
-                settings.configuration = configuration.clone().unwrap_or_default();
-            }
-            Update::Node(name, Some(found)) if name == node => settings.node_labels = found.labels.clone(),
-            Update::InSync => settings.is_observed = true,
-            _ => {}
+            _ => locked(&self.shared.observed).observe(update, node),
         }
     }
 
@@ -108,10 +109,11 @@ impl IpamClient {
     /// which case asking again later carries on from where it stopped.
     pub async fn assign(&self, request: &AssignRequest) -> Result<Vec<IpAddr>, IpamError> {
         let mut state = self.shared.state.lock().await;
+        self.withdraw(request)?;
         let is_current = self.prepare(&mut state, false).await?;
         let first = state.assign(request).await;
         let Err(IpamError::Assign(_)) = &first else { return first };
-        let failed_new = state.snapshot.handle_is_new();
+        let failed_new = state.snapshot.handle_is_new(&request.handle);
         let result = if is_current {
             first
         } else {
@@ -119,21 +121,109 @@ impl IpamClient {
             self.prepare(&mut state, true).await?;
             state.assign(request).await
         };
-        if matches!(result, Err(IpamError::Assign(_))) && (failed_new || state.snapshot.handle_is_new()) {
+        let is_new = failed_new || state.snapshot.handle_is_new(&request.handle);
+        if matches!(result, Err(IpamError::Assign(_))) && is_new {
             state.begin();
             state.release(&request.handle).await?;
         }
         result
     }
 
+    /// An address that is asked for by number may be one that this node holds ready.
+    fn withdraw(&self, request: &AssignRequest) -> Result<(), AssignError> {
+        let withdrawn = locked(&self.shared.reserve).withdraw(&request.handle, &request.addresses);
+        withdrawn.map_err(|draw| {
+            let is_asked_for = |address: &&IpAddr| request.addresses.contains(*address);
+            let address = draw.addresses.iter().find(is_asked_for).copied();
+            AssignError::InUse {
+                address: address.unwrap_or(request.addresses[0]),
+                holder: format!("handle {}", draw.handle),
+            }
+        })
+    }
+
     /// Takes back all that a handle holds, and says what that was. A handle that holds nothing is no error.
+    ///
+    /// With a cool-down the addresses rest before anybody gets them again.
     ///
     /// # Errors
     /// When the API server is away; asking again later carries on.
     pub async fn release_by_handle(&self, handle: &str) -> Result<Vec<IpAddr>, IpamError> {
         let mut state = self.shared.state.lock().await;
+        let observed = self.observed_settings();
+        let configuration = match observed {
+            Some(settings) => settings.configuration,
+            None => objects::configuration(&self.shared.datastore).await?,
+        };
+        state.snapshot.settings.configuration = configuration;
         state.begin();
         state.release(handle).await
+    }
+
+    /// Takes over what an earlier run had drawn, and names the pods that it left; before anything is observed.
+    pub fn restore(&self, draws: Vec<Draw>, endpoints: Vec<Draw>) {
+        let mut reserve = locked(&self.shared.reserve);
+        reserve.restore(draws);
+        reserve.restore_endpoints(endpoints);
+    }
+
+    /// Draws addresses from what the node holds ready, without a word with the API server; `None` when that is
+    /// not possible, and [`assign`](Self::assign) may be. Blocks hear of it once it was [`stored`](Self::stored).
+    pub fn draw(&self, request: &AssignRequest) -> Option<Draw> {
+        let observed = locked(&self.shared.observed);
+        if !observed.is_kept {
+            return None;
+        }
+        locked(&self.shared.reserve).draw(request, &observed.settings)
+    }
+
+    /// The draw outlives the process now.
+    pub fn stored(&self, handle: &str) {
+        locked(&self.shared.reserve).stored(handle);
+    }
+
+    /// The draw could not be kept, and nobody was told of its addresses.
+    pub fn undo(&self, handle: &str) {
+        locked(&self.shared.reserve).undo(handle);
+    }
+
+    /// A container is gone: its draw in its new state, to be kept, or nothing that blocks do not show.
+    pub fn give_back(&self, handle: &str) -> Returned {
+        let from = rest_from(nanoseconds(), 1).unwrap_or_default();
+        locked(&self.shared.reserve).release(handle, from)
+    }
+
+    /// Does a draw of this handle wait for its block to show it?
+    pub fn has_draw(&self, handle: &str) -> bool {
+        locked(&self.shared.reserve).has_draw(handle)
+    }
+
+    /// How many addresses are held ready.
+    pub fn ready(&self) -> usize {
+        locked(&self.shared.reserve).ready()
+    }
+
+    /// Writes draws into their blocks, fills the reserve up, ends rests: everything that is due behind the pods.
+    ///
+    /// # Errors
+    /// When the API server is away; asking again later carries on.
+    pub async fn upkeep(&self) -> Result<Settled, IpamError> {
+        let mut state = self.shared.state.lock().await;
+        self.prepare(&mut state, false).await?;
+        state.load_own().await?;
+        let draws = locked(&self.shared.reserve).draws().count();
+        // One handle a draw, and a little for its block.
+        for retry in Attempts::of(Attempts::MOST.saturating_add(u32::try_from(draws * 4).unwrap_or(u32::MAX)))
+        {
+            let step = ::ipam::upkeep(&mut locked(&self.shared.reserve), &state.snapshot, nanoseconds());
+            match step {
+                Step::Done(settled) => return Ok(settled),
+                Step::Failed(never) => match never {},
+                Step::Read(read) => state.read(&read).await?,
+                Step::Write(write) => state.write(&write, retry).await?,
+            }
+        }
+        Err(IpamError::Contended(Attempts::MOST))
     }
 
     /// Ends the node's claim on a block: one with addresses in use stays without an owner, or keeps its owner
@@ -157,38 +247,37 @@ impl IpamClient {
 
     /// Puts pools and settings into the snapshot; says whether they were read from the API server just now.
     async fn prepare(&self, state: &mut State, read: bool) -> Result<bool, Error> {
-        let is_observed = self.settings().is_observed;
-        let settings = if is_observed && !read {
-            self.settings().clone()
-        } else {
-            let fresh = self.load(&state.node).await?;
-            if !is_observed {
-                *self.settings() = fresh.clone();
-            }
-            fresh
+        let observed = self.observed_settings().filter(|_| !read);
+        let is_read = observed.is_none();
+        let settings = match observed {
+            Some(settings) => settings,
+            None => self.load().await?,
         };
         state.begin();
-        state.snapshot.pools = settings.pools.into_values().collect();
-        state.snapshot.configuration = settings.configuration;
-        state.snapshot.node_labels = settings.node_labels;
-        Ok(!is_observed || read)
+        state.snapshot.settings = settings;
+        Ok(is_read)
     }
 
-    async fn load(&self, node: &NodeName) -> Result<Settings, Error> {
-        let datastore = &self.shared.datastore;
-        let pools = objects::pools(datastore).await?;
+    /// What a watch keeps up to date, when one does.
+    fn observed_settings(&self) -> Option<Settings> {
+        let observed = locked(&self.shared.observed);
+        observed.is_kept.then(|| observed.settings.clone())
+    }
+
+    async fn load(&self) -> Result<Settings, Error> {
+        let Shared { datastore, node, .. } = &*self.shared;
         Ok(Settings {
-            pools: pools.into_iter().map(|pool| (pool.name.clone(), pool)).collect(),
+            pools: objects::pools(datastore).await?,
             configuration: objects::configuration(datastore).await?,
             node_labels: datastore.node(node).await?.map(|node| node.labels).unwrap_or_default(),
-            is_observed: false,
+            reservations: objects::reservations(datastore).await?,
         })
     }
+}
 
-    fn settings(&self) -> std::sync::MutexGuard<'_, Settings> {
-        // A panic elsewhere leaves plain data that is whole.
-        self.shared.settings.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// A panic elsewhere leaves plain data that is whole.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl State {
@@ -198,15 +287,32 @@ impl State {
         self.objects.keep(&self.snapshot);
     }
 
-    async fn assign(&mut self, request: &AssignRequest) -> Result<Vec<IpAddr>, IpamError> {
+    /// Reads the node's own blocks, once: afterwards they are known from what is written.
+    async fn load_own(&mut self) -> Result<(), Error> {
         if !self.objects.has_own {
-            // Once: afterwards the own blocks are known from what is written.
             let own = self.objects.own(&self.node).await?;
             for (key, object, version) in own {
                 self.snapshot.observed(key, Some((object, version)));
             }
             self.objects.has_own = true;
+            self.tell_reserve();
         }
+        Ok(())
+    }
+
+    fn tell_reserve_of(&self, object: Option<&Object>) {
+        if let Some(Object::Block(block)) = object {
+            locked(&self.reserve).saw(block);
+        }
+    }
+
+    fn tell_reserve(&self) {
+        let mut reserve = locked(&self.reserve);
+        self.snapshot.blocks().for_each(|block| reserve.saw(&block.value));
+    }
+
+    async fn assign(&mut self, request: &AssignRequest) -> Result<Vec<IpAddr>, IpamError> {
+        self.load_own().await?;
         for retry in Attempts::new() {
             match ::ipam::assign(request, &self.snapshot, nanoseconds()) {
                 Step::Done(addresses) => return Ok(addresses),
@@ -222,7 +328,12 @@ impl State {
         let mut freed = BTreeSet::new();
         for retry in Attempts::new() {
             match ::ipam::release(handle, &self.snapshot, nanoseconds()) {
-                Step::Done(()) => return Ok(freed.into_iter().collect()),
+                Step::Done(()) => {
+                    let mut reserve = locked(&self.reserve);
+                    let cooldown = self.snapshot.settings.configuration.cooldown;
+                    self.snapshot.blocks().for_each(|block| reserve.rests(&block.value, cooldown));
+                    return Ok(freed.into_iter().collect());
+                }
                 Step::Failed(never) => match never {},
                 Step::Read(read) => self.read(&read).await?,
                 Step::Write(write) => {
@@ -239,11 +350,13 @@ impl State {
         match read {
             Read::One(key) => {
                 let found = self.objects.get(key).await?;
+                self.tell_reserve_of(found.as_ref().map(|(object, _)| object));
                 self.snapshot.observed(key.clone(), found);
             }
             Read::All => {
                 let all = self.objects.all().await?;
                 self.snapshot.observed_all(all);
+                self.tell_reserve();
             }
         }
         Ok(())
@@ -253,6 +366,9 @@ impl State {
     async fn write(&mut self, write: &Write, retry: Option<std::time::Duration>) -> Result<(), Error> {
         match self.objects.write(write).await {
             Ok(version) => {
+                if let Write::Create(object) | Write::Update(object, _) = write {
+                    self.tell_reserve_of(Some(object));
+                }
                 self.snapshot.written(write, version);
                 Ok(())
             }
@@ -270,6 +386,7 @@ impl State {
 /// Counts steps, and says how long to wait after one that failed.
 struct Attempts {
     count: u32,
+    most: u32,
     waits: Retry,
 }
 
@@ -279,7 +396,11 @@ impl Attempts {
     const UNDISTURBED: u32 = 20;
 
     fn new() -> Self {
-        Self { count: 0, waits: Retry::new() }
+        Self::of(Self::MOST)
+    }
+
+    fn of(most: u32) -> Self {
+        Self { count: 0, most, waits: Retry::new() }
     }
 }
 
@@ -288,7 +409,7 @@ impl Iterator for Attempts {
 
     fn next(&mut self) -> Option<Self::Item> {
         self.count += 1;
-        if self.count > Self::MOST {
+        if self.count > self.most {
             return None;
         }
         Some(if self.count > Self::UNDISTURBED { self.waits.next().map(|wait| wait / 10) } else { None })

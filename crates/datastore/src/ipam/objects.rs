@@ -7,7 +7,7 @@ use ::ipam::{Key, Object, Snapshot, Version, Write};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{DeleteParams, ListParams, PostParams, Preconditions};
 use kube::{Api, Resource, ResourceExt};
-use model::{IpPool, IpamConfiguration, NodeName};
+use model::{Cidr, IpPool, IpamConfiguration, NodeName};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -37,7 +37,7 @@ impl Objects {
         let is_known = |key: &Key| match key {
             Key::Block(cidr) => snapshot.block(*cidr).present().is_some(),
             Key::Affinity(owner, cidr) => owner == node && snapshot.own_affinity(*cidr).is_some(),
-            Key::Handle(_) => false,
+            Key::Handle(id) => snapshot.handle(id).present().is_some(),
         };
         self.metadata.retain(|key, _| is_known(key));
         self.blocks.retain(|key, _| is_known(key));
@@ -88,7 +88,14 @@ impl Objects {
             if object.spec.node != node.as_str() {
                 continue;
             }
-            let Some((affinity, version)) = noted(self.affinity(object)) else { continue };
+            let labels = object.metadata.labels.clone().unwrap_or_default();
+            let Some((affinity, mut version)) = noted(self.affinity(object)) else { continue };
+            if let Object::Affinity(claim) = &affinity
+                && convert::affinity_labels(claim).iter().any(|(key, value)| labels.get(key) != Some(value))
+            {
+                // Older writers did not set the labels by which a node's claims are found.
+                version = self.put(&affinity, Some(&version)).await?;
+            }
             let Key::Affinity(_, cidr) = affinity.key() else { continue };
             own.push((affinity.key(), affinity, version));
             if let Some((block, version)) = self.get(&Key::Block(cidr)).await? {
@@ -219,9 +226,9 @@ pub(super) async fn pools(datastore: &Datastore) -> Result<Vec<IpPool>> {
     let mut pools = Vec::new();
     for object in list::<crd::IPPool>(datastore, "IP pools").await? {
         let (name, mut problems) = (object.name_any(), Problems::default());
-        pools.extend(convert::pool(&name, &object.spec, &mut problems));
+        pools.extend(convert::pool(&object.metadata, &object.spec, &mut problems));
         for problem in problems.0 {
-            tracing::warn!(pool = name, field = problem.field, reason = problem.reason, "pool is not used");
+            tracing::warn!(pool = name, field = problem.field, reason = problem.reason, "not understood");
         }
     }
     Ok(pools)
@@ -235,7 +242,20 @@ pub(super) async fn configuration(datastore: &Datastore) -> Result<IpamConfigura
         Err(Error::NotFound { .. }) => None,
         found => found?,
     };
-    Ok(found.map(|object| convert::ipam_configuration(&object.spec)).unwrap_or_default())
+    Ok(found
+        .map(|object| convert::ipam_configuration(&object.spec, &mut Problems::default()))
+        .unwrap_or_default())
+}
+
+/// What IPReservations keep back.
+pub(super) async fn reservations(datastore: &Datastore) -> Result<Vec<Cidr>> {
+    let objects = match list::<crd::IPReservation>(datastore, "IP reservations").await {
+        // A cluster may not have the kind.
+        Err(Error::NotFound { .. }) => Vec::new(),
+        objects => objects?,
+    };
+    let ranges = objects.iter().flat_map(|o| convert::ip_reservation(&o.spec, &mut Problems::default()));
+    Ok(ranges.collect())
 }
 
 async fn list<K>(datastore: &Datastore, what: &str) -> Result<Vec<K>>

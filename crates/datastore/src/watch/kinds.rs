@@ -140,10 +140,16 @@ fn network(client: Client, kind: Kind) -> EventStream {
             let affinity = convert::affinity(&spec, problems).filter(|affinity| !affinity.deleted)?;
             Some(Item::Update(Update::BlockAffinity(affinity.node.clone(), affinity.cidr, Some(affinity))))
         }),
-        Kind::IpamConfiguration => custom::<crd::IPAMConfiguration, _>(client, kind, |meta, spec, _| {
-            let settings = convert::ipam_configuration(&spec);
-            (meta.name.as_deref() == Some("default"))
-                .then_some(Item::Update(Update::IpamConfiguration(Some(settings))))
+        Kind::IpamConfiguration => {
+            custom::<crd::IPAMConfiguration, _>(client, kind, |meta, spec, problems| {
+                let settings = convert::ipam_configuration(&spec, problems);
+                (meta.name.as_deref() == Some("default"))
+                    .then_some(Item::Update(Update::IpamConfiguration(Some(settings))))
+            })
+        }
+        Kind::IpReservation => custom::<crd::IPReservation, _>(client, kind, |meta, spec, problems| {
+            let ranges = convert::ip_reservation(&spec, problems);
+            Some(Item::Update(Update::IpReservation(meta.name.clone()?, Some(ranges))))
         }),
         Kind::BgpConfiguration => {
             custom::<crd::BGPConfiguration, _>(client, kind, |_, spec, _| Some(Item::Bgp(Box::new(spec))))
@@ -170,7 +176,7 @@ fn network(client: Client, kind: Kind) -> EventStream {
             })
         }
         _ => custom::<crd::IPPool, _>(client, kind, |meta, spec, problems| {
-            let pool = convert::pool(meta.name.as_deref()?, &spec, problems)?;
+            let pool = convert::pool(meta, &spec, problems)?;
             Some(Item::Update(Update::Pool(pool.name.clone(), Some(pool))))
         }),
     }

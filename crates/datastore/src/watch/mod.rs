@@ -48,6 +48,7 @@ pub enum Kind {
     IpamBlock,
     BlockAffinity,
     IpamConfiguration,
+    IpReservation,
     BgpConfiguration,
     BgpPeer,
     BgpFilter,
@@ -62,7 +63,7 @@ pub enum Kind {
 
 impl Kind {
     /// What felix needs: everything but who peers with whom.
-    pub const FELIX: [Kind; 25] = [
+    pub const FELIX: [Kind; 26] = [
         Kind::Node,
         Kind::Pod,
         Kind::Namespace,
@@ -85,6 +86,7 @@ impl Kind {
         Kind::IpamBlock,
         Kind::BlockAffinity,
         Kind::IpamConfiguration,
+        Kind::IpReservation,
         // Its Service ranges, for service loop prevention.
         Kind::BgpConfiguration,
         Kind::FelixConfiguration,
@@ -95,7 +97,10 @@ impl Kind {
     fn is_optional(self) -> bool {
         matches!(
             self,
-            Kind::ClusterNetworkPolicy | Kind::AdminNetworkPolicy | Kind::BaselineAdminNetworkPolicy
+            Kind::ClusterNetworkPolicy
+                | Kind::AdminNetworkPolicy
+                | Kind::BaselineAdminNetworkPolicy
+                | Kind::IpReservation
         )
     }
 

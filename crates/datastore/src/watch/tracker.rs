@@ -345,6 +345,7 @@ pub(crate) fn gone_of(update: &Update) -> Update {
         Update::EndpointSlice(key, _) => Update::EndpointSlice(key.clone(), None),
         // Secrets have a watch of their own, which never hashes what it tells.
         Update::Secret(name, _) => Update::Secret(name.clone(), None),
+        Update::IpReservation(name, _) => Update::IpReservation(name.clone(), None),
         Update::IpamConfiguration(_) => Update::IpamConfiguration(None),
         Update::FelixConfiguration(_) => Update::FelixConfiguration(None),
         Update::InSync => Update::InSync,

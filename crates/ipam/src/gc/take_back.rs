@@ -89,7 +89,7 @@ pub fn take_back(leaks: &[Leak], snapshot: &Snapshot, from: Option<u64>) -> Step
 ///
 /// For a handle that nobody is writing: its owner counts first and takes the address then.
 pub fn settle_handle(id: &str, snapshot: &Snapshot) -> Step<(), Infallible> {
-    let handle = match snapshot.handle() {
+    let handle = match snapshot.handle(id) {
         Known::Unknown => return Step::Read(Read::One(Key::Handle(id.to_owned()))),
         Known::Absent => return Step::Done(()),
         // The name stands for another handle: it is not ours to touch.
@@ -122,7 +122,7 @@ pub fn settle_handle(id: &str, snapshot: &Snapshot) -> Step<(), Infallible> {
 /// Frees what has rested in a block for long enough; `None` when nothing has, or the block is not known freshly.
 pub(super) fn rests_over<T, E>(snapshot: &Snapshot, cidr: Cidr, now: u64) -> Option<Step<T, E>> {
     let block = snapshot.block(cidr).present().filter(|block| block.is_fresh && !block.value.deleted)?;
-    let after = end_rests(&block.value, now, snapshot.configuration.cooldown)?;
+    let after = end_rests(&block.value, now, snapshot.settings.configuration.cooldown)?;
     Some(Step::Write(Write::Update(Object::Block(after), block.version.clone())))
 }
 

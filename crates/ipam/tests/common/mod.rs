@@ -5,7 +5,9 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use ipam::{AssignError, Key, Object, Read, Request, Snapshot, Step, Version, Write, assign};
+use ipam::{
+    AssignError, Key, Object, Read, Request, Reserve, Settled, Snapshot, Step, Version, Write, assign, upkeep,
+};
 use model::{AllowedUse, AssignmentMode, Block, EncapMode, IpPool, Selector};
 
 /// Objects with versions, written by compare-and-swap.
@@ -61,6 +63,31 @@ impl Store {
             }
             other => panic!("nothing to execute: {other:?}"),
         }
+    }
+
+    /// What a node reads when it starts: its claims and their blocks.
+    pub fn load_own(&mut self, snapshot: &mut Snapshot) {
+        let of_node = |key: &&Key| matches!(key, Key::Affinity(node, _) if *node == snapshot.node);
+        let claims: Vec<Key> = self.objects.keys().filter(of_node).cloned().collect();
+        for key in claims {
+            self.read(snapshot, &key);
+            if let Key::Affinity(_, cidr) = key {
+                self.read(snapshot, &Key::Block(cidr));
+            }
+        }
+    }
+
+    /// Runs the upkeep of a node to its end.
+    pub fn keep_up(&mut self, snapshot: &mut Snapshot, reserve: &mut Reserve, now: u64) -> Settled {
+        snapshot.begin();
+        for _ in 0..2000 {
+            snapshot.blocks().for_each(|block| reserve.saw(&block.value));
+            match upkeep(reserve, snapshot, now) {
+                Step::Done(settled) => return settled,
+                step => self.execute(snapshot, &step),
+            }
+        }
+        panic!("the upkeep never ends: {:#?}", &self.writes[self.writes.len() - 4..]);
     }
 
     pub fn read(&mut self, snapshot: &mut Snapshot, key: &Key) {
@@ -130,8 +157,8 @@ pub const NOW: u64 = 1_767_225_600_000_000_000;
 /// Without a cool-down: stories about it set one.
 pub fn snapshot(node: &str, pools: &[IpPool]) -> Snapshot {
     let mut snapshot = Snapshot::new(node.into());
-    snapshot.pools = pools.to_vec();
-    snapshot.configuration.cooldown = 0;
+    snapshot.settings.pools = pools.to_vec();
+    snapshot.settings.configuration.cooldown = 0;
     snapshot
 }
 
@@ -154,6 +181,8 @@ pub fn pool(name: &str, cidr: &str, block_size: u8) -> IpPool {
         namespace_selector: Selector::all(),
         allowed_uses: vec![AllowedUse::Workload, AllowedUse::Tunnel],
         assignment_mode: AssignmentMode::Automatic,
+        deleting: false,
+        created: 0,
     }
 }
 

@@ -42,6 +42,8 @@ fn pool(name: &str, cidr: &str, ipip_mode: EncapMode, nat_outgoing: bool) -> Upd
         namespace_selector: Selector::all(),
         allowed_uses: vec![AllowedUse::Workload],
         assignment_mode: AssignmentMode::Automatic,
+        deleting: false,
+        created: 0,
     };
     Update::Pool(name.to_owned(), Some(pool))
 }

@@ -1,0 +1,462 @@
+//! What a node does behind its pods: blocks learn of draws, the reserve is filled up, rests end.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::net::IpAddr;
+
+use model::{AffinityState, AllowedUse, Block, BlockAffinity, Cidr, Handle, IpPool};
+
+use crate::affinity::{claim, complete, release_affinity};
+use crate::assign::{block_limit, described};
+use crate::block::{
+    allocate, allocate_address, end_rests, hand_over, held_by, holder, is_empty, release_address, rest_ends,
+    to_give,
+};
+use crate::candidates;
+use crate::pools::closed;
+use crate::release::release;
+use crate::reserve::{Draw, Reserve};
+use crate::snapshot::{Key, Known, Object, Read, Snapshot, Step, Stored, Write};
+use crate::{Next, next_read, next_write};
+
+/// Addresses that a node holds ready in a pool, as long as its blocks have twice as many.
+pub const READY: usize = 32;
+
+/// With fewer addresses left in its blocks of a pool a node claims a further block ahead.
+const CLAIM_BELOW: usize = READY / 2;
+
+/// Smaller blocks are claimed when somebody needs one: a reserve of many of them would cost a route each.
+const SMALLEST_AHEAD: usize = 8;
+
+/// How long after a look that found no block to claim the next look is, in nanoseconds.
+const CLAIM_AGAIN: u64 = 300_000_000_000;
+
+/// Everything is as it should be, for now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settled {
+    /// Draws that the blocks show from now on, or that are over: whoever kept them may forget them.
+    pub draws: Vec<Draw>,
+    /// Addresses that pods use and others hold.
+    pub lost: Vec<Lost>,
+    /// When there is something to do again, in nanoseconds since the epoch: the end of a rest.
+    pub next: Option<u64>,
+}
+
+/// A pod of this node uses an address that is another's by now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lost {
+    pub handle: String,
+    pub address: IpAddr,
+    /// Who holds it, for people.
+    pub holder: String,
+}
+
+/// The next step behind the pods of a node; `now` is in nanoseconds since the epoch.
+///
+/// Order of writes, and so what a crash leaves: a handle counts an address before the block shows it, and no
+/// longer only after the block does. Whoever executes a step tells the snapshot, and the reserve of every block
+/// that was read or written ([`Reserve::saw`]), before the next.
+pub fn upkeep(reserve: &mut Reserve, snapshot: &Snapshot, now: u64) -> Step<Settled, Infallible> {
+    match (Upkeep { reserve, snapshot, now, lost: Vec::new() }).run() {
+        Ok(settled) => Step::Done(settled),
+        Err(step) => *step,
+    }
+}
+
+struct Upkeep<'a> {
+    reserve: &'a mut Reserve,
+    snapshot: &'a Snapshot,
+    now: u64,
+    lost: Vec<Lost>,
+}
+
+type Progress<T> = Next<T, Infallible, Settled>;
+
+/// One pool as far as this node's blocks go.
+#[derive(Default)]
+struct Stock {
+    /// Addresses that are free in this node's blocks.
+    free: usize,
+    ready: usize,
+    wanted: usize,
+}
+
+impl Upkeep<'_> {
+    fn run(mut self) -> Progress<Settled> {
+        self.reserve.heed(&self.snapshot.settings);
+        self.complete_claims()?;
+        let mut blocks: Vec<Cidr> = self.blocks_of_draws()?;
+        let is_claimed = |a: &BlockAffinity| a.state == AffinityState::Confirmed && !a.deleted;
+        let own = self.snapshot.own_affinities().filter(|affinity| is_claimed(&affinity.value));
+        blocks.extend(own.map(|affinity| affinity.value.cidr));
+        blocks.extend(self.reserve.blocks_in_use());
+        blocks.extend(self.due_rests());
+        blocks.sort();
+        blocks.dedup();
+        for cidr in blocks {
+            match self.snapshot.block(cidr) {
+                Known::Unknown => return next_read(Key::Block(cidr)),
+                Known::Absent => self.without_block(cidr),
+                // A watch told of a later state: what is decided on the old one may be nothing.
+                Known::Present(block) if !block.is_fresh && self.reserve.knows_later(&block.value) => {
+                    return next_read(Key::Block(cidr));
+                }
+                Known::Present(block) => self.block(block)?,
+            }
+        }
+        self.leave_pools()?;
+        self.claim_ahead()?;
+        self.settle_handle()?;
+        // Last of all: what is finished here is told once.
+        let draws = self.finish_draws()?;
+        let own = self.own_blocks().filter_map(|block| rest_ends(&block.value, self.cooldown()));
+        let next = own.chain(self.reserve.rests.values().copied()).min();
+        Ok(Settled { draws, lost: self.lost, next })
+    }
+
+    fn cooldown(&self) -> u64 {
+        self.snapshot.settings.configuration.cooldown
+    }
+
+    /// A claim ahead whose writer died in between is carried on; other half-done claims are for who needs them.
+    fn complete_claims(&self) -> Progress<()> {
+        let is_pending = |state| state == AffinityState::Pending;
+        for affinity in self.snapshot.own_affinities().filter(|a| is_pending(a.value.state)) {
+            complete(self.snapshot, affinity, self.now)?;
+        }
+        Ok(())
+    }
+
+    /// Blocks of addresses that were drawn.
+    fn blocks_of_draws(&mut self) -> Progress<Vec<Cidr>> {
+        let mut blocks = Vec::new();
+        for entry in self.reserve.entries() {
+            for address in &entry.draw.addresses {
+                let known = self.snapshot.blocks().find(|block| block.value.cidr.contains(*address));
+                let guess = || {
+                    let pool = self.snapshot.settings.pool_of(*address)?;
+                    Cidr::truncated(*address, pool.block_size)
+                };
+                match known.map(|block| block.value.cidr).or_else(guess) {
+                    Some(cidr) => blocks.push(cidr),
+                    None if entry.draw.released_at.is_none() => self.lost.push(Lost {
+                        handle: entry.draw.handle.clone(),
+                        address: *address,
+                        holder: "nobody: it is in no block and no pool".to_owned(),
+                    }),
+                    None => {}
+                }
+            }
+        }
+        Ok(blocks)
+    }
+
+    /// Blocks of others where rests of this node's making are over.
+    fn due_rests(&self) -> Vec<Cidr> {
+        let due = self.reserve.rests.iter().filter(|(_, end)| **end <= self.now);
+        due.map(|(cidr, _)| *cidr).collect()
+    }
+
+    fn without_block(&mut self, cidr: Cidr) {
+        self.reserve.lost(cidr);
+        self.reserve.rests.remove(&cidr);
+        let lost = &mut self.lost;
+        for entry in self.reserve.entries().filter(|entry| entry.draw.released_at.is_none()) {
+            for address in entry.draw.addresses.iter().filter(|address| cidr.contains(**address)) {
+                let holder = format!("nobody: block {cidr} is gone");
+                lost.push(Lost { handle: entry.draw.handle.clone(), address: *address, holder });
+            }
+        }
+    }
+
+    /// Everything that is to change in one block, in one write.
+    fn block(&mut self, stored: &Stored<Block>) -> Progress<()> {
+        let before = &stored.value;
+        if before.deleted {
+            return Ok(());
+        }
+        let mut after = end_rests(before, self.now, self.cooldown()).unwrap_or_else(|| before.clone());
+        let handles = self.show_draws(&mut after);
+        self.balance(before, &mut after);
+        for address in self.reserve.leaving(&after) {
+            let reserve = self.reserve.handle();
+            after = release_address(&after, address, Some(reserve), None, None).unwrap_or(after);
+        }
+        match rest_ends(&after, self.cooldown()) {
+            Some(end) if self.reserve.rests.contains_key(&after.cidr) => {
+                self.reserve.rests.insert(after.cidr, end);
+            }
+            _ => drop(self.reserve.rests.remove(&after.cidr)),
+        }
+        if after == *before {
+            return Ok(());
+        }
+        if is_empty(&after) && after.affinity.is_none() {
+            return next_write(Write::Delete(Key::Block(after.cidr), stored.version.clone()));
+        }
+        for handle in handles.iter().map(String::as_str).chain([self.reserve.handle()]) {
+            self.count_handle(handle, &after)?;
+        }
+        next_write(Write::Update(Object::Block(after), stored.version.clone()))
+    }
+
+    /// Writes draws into a block; returns the handles that hold something of it from now on.
+    fn show_draws(&mut self, block: &mut Block) -> Vec<String> {
+        let cooldown = self.snapshot.settings.configuration.cooldown;
+        let reserve = self.reserve.handle().to_owned();
+        let mut handles = Vec::new();
+        for entry in self.reserve.entries() {
+            let cidr = block.cidr;
+            for address in entry.draw.addresses.iter().filter(|address| cidr.contains(**address)) {
+                match show(block, &entry.draw, *address, &reserve, cooldown) {
+                    Shown::Already => {}
+                    Shown::After(after) => {
+                        *block = after;
+                        if entry.draw.released_at.is_none() {
+                            entry.may_have_handle = true;
+                            handles.push(entry.draw.handle.clone());
+                        }
+                    }
+                    Shown::Never(holder) => {
+                        self.lost.push(Lost { handle: entry.draw.handle.clone(), address: *address, holder })
+                    }
+                }
+            }
+        }
+        handles
+    }
+
+    /// Takes addresses of a block into the reserve, or gives some back.
+    fn balance(&mut self, before: &Block, after: &mut Block) {
+        let settings = &self.snapshot.settings;
+        if settings.pools.is_empty() {
+            // Nobody has a pool for a moment, or an API server lies: nothing is torn down for it.
+            return;
+        }
+        let ready = self.reserve.ready_in(after.cidr);
+        let pool = settings.pool_around(after.cidr).filter(|pool| self.keeps(pool));
+        let Some(pool) = pool.filter(|_| after.affinity.as_ref() == Some(&self.snapshot.node)) else {
+            return self.reserve.give_back(after.cidr, ready);
+        };
+        let stock = self.stock(pool);
+        if stock.free == 0 && stock.ready > stock.wanted {
+            return self.reserve.give_back(after.cidr, stock.ready - stock.wanted);
+        }
+        let missing = stock.wanted.saturating_sub(stock.ready);
+        if after != before || stock.ready * 4 < stock.wanted * 3 {
+            *after = match missing {
+                0 => return,
+                missing => allocate(after, missing, &self.reserve.allocation(), settings),
+            };
+        }
+    }
+
+    /// Does the node hold addresses of this pool ready?
+    fn keeps(&self, pool: &IpPool) -> bool {
+        let settings = &self.snapshot.settings;
+        closed(settings, pool, AllowedUse::Workload).is_none()
+            && pool.node_selector.matches(&settings.node_labels)
+    }
+
+    /// What this node's blocks have of a pool.
+    ///
+    /// Half of what is left is for others, who borrow when a pool runs full, and the reserve gives way to them.
+    fn stock(&self, pool: &IpPool) -> Stock {
+        let mut stock = Stock::default();
+        for block in self.own_blocks().filter(|block| pool.cidr.covers(block.value.cidr)) {
+            stock.free += to_give(&block.value, &self.snapshot.settings).count();
+            stock.ready += self.reserve.ready_in(block.value.cidr);
+        }
+        let left = stock.free + stock.ready;
+        let share = if self.snapshot.settings.configuration.strict_affinity { left } else { left / 2 };
+        stock.wanted = share.min(READY);
+        stock
+    }
+
+    fn own_blocks(&self) -> impl Iterator<Item = &Stored<Block>> {
+        let is_own = |block: &&Stored<Block>| {
+            block.value.affinity.as_ref() == Some(&self.snapshot.node)
+                && !block.value.deleted
+                && self.snapshot.own_affinity(block.value.cidr).is_some()
+        };
+        self.snapshot.blocks().filter(is_own)
+    }
+
+    /// Gives up empty blocks of pools that this node is not for any more, and claims that somebody did not finish
+    /// to give up.
+    fn leave_pools(&self) -> Progress<()> {
+        let settings = &self.snapshot.settings;
+        if settings.pools.is_empty() {
+            return Ok(());
+        }
+        for affinity in self.snapshot.own_affinities() {
+            let cidr = affinity.value.cidr;
+            let is_left = affinity.value.state == AffinityState::PendingDeletion;
+            let stays = settings
+                .pool_around(cidr)
+                .is_some_and(|pool| !pool.deleting && pool.node_selector.matches(&settings.node_labels));
+            let may_go = match self.snapshot.block(cidr) {
+                Known::Present(block) => is_empty(&block.value),
+                Known::Absent => true,
+                Known::Unknown => is_left,
+            };
+            if !may_go || (stays && !is_left) {
+                continue;
+            }
+            match release_affinity(self.snapshot, cidr, true) {
+                Step::Read(read) => return Err(Box::new(Step::Read(read))),
+                Step::Write(write) => return next_write(write),
+                Step::Done(()) | Step::Failed(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Claims a further block before the last one is full, where there is one that nobody has.
+    fn claim_ahead(&mut self) -> Progress<()> {
+        let settings = &self.snapshot.settings;
+        if !settings.configuration.auto_allocate_blocks || self.now < self.reserve.no_claim_before {
+            return Ok(());
+        }
+        for pool in &settings.pools {
+            if !self.keeps(pool) {
+                continue;
+            }
+            let family = pool.cidr.family();
+            let size = 1_usize << (family.bits() - pool.block_size).min(16);
+            let stock = self.stock(pool);
+            let blocks = || self.snapshot.own_affinities().map(|affinity| affinity.value.cidr);
+            let has_block = blocks().any(|cidr| pool.cidr.covers(cidr));
+            let count = blocks().filter(|cidr| cidr.family() == family).count();
+            if !has_block || size < SMALLEST_AHEAD || stock.free + stock.ready >= CLAIM_BELOW {
+                continue;
+            }
+            if count >= block_limit(&settings.configuration) {
+                continue;
+            }
+            if !self.snapshot.has_all() {
+                return Err(Box::new(Step::Read(Read::All)));
+            }
+            match self.unclaimed(pool) {
+                Some(cidr) => return claim(self.snapshot, cidr),
+                None => self.reserve.no_claim_before = self.now.saturating_add(CLAIM_AGAIN),
+            }
+        }
+        Ok(())
+    }
+
+    fn unclaimed(&self, pool: &IpPool) -> Option<Cidr> {
+        candidates::blocks(pool, &self.snapshot.node, candidates::MOST).find(|cidr| {
+            !self.snapshot.is_taken(*cidr)
+                && !self.snapshot.settings.is_all_reserved(*cidr)
+                && self.snapshot.claims_of_others(*cidr).next().is_none()
+        })
+    }
+
+    /// Handles of containers that are gone go too; returns every draw that is over.
+    fn finish_draws(&mut self) -> Progress<Vec<Draw>> {
+        let lost: Vec<&str> = self.lost.iter().map(|lost| lost.handle.as_str()).collect();
+        let mut over = Vec::new();
+        for entry in self.reserve.entries() {
+            if entry.draw.released_at.is_some() && entry.may_have_handle {
+                match release(&entry.draw.handle, self.snapshot, self.now) {
+                    Step::Read(read) => return Err(Box::new(Step::Read(read))),
+                    Step::Write(write) => return next_write(write),
+                    Step::Done(()) => {}
+                    Step::Failed(never) => match never {},
+                }
+            }
+            if entry.draw.released_at.is_some() || !lost.contains(&entry.draw.handle.as_str()) {
+                over.push(entry.draw.handle.clone());
+            }
+        }
+        Ok(over.iter().filter_map(|handle| self.reserve.finish(handle)).collect())
+    }
+
+    /// Before a block shows it: the handle counts what it holds there.
+    fn count_handle(&self, id: &str, block: &Block) -> Progress<()> {
+        let held = u32::try_from(held_by(block, id).len()).unwrap_or(u32::MAX);
+        if held == 0 {
+            return Ok(());
+        }
+        let handle = |blocks| Object::Handle(Handle { id: id.to_owned(), blocks, deleted: false });
+        match self.snapshot.handle(id) {
+            // Another owner's handle has the name: the address is found by its block alone.
+            Known::Present(stored) if stored.value.id != id => Ok(()),
+            Known::Present(stored) if stored.value.deleted => {
+                next_write(Write::Delete(Key::Handle(id.to_owned()), stored.version.clone()))
+            }
+            Known::Present(stored) if stored.value.blocks.get(&block.cidr).is_some_and(|n| *n >= held) => {
+                Ok(())
+            }
+            Known::Present(stored) => {
+                let mut blocks = stored.value.blocks.clone();
+                blocks.insert(block.cidr, held);
+                next_write(Write::Update(handle(blocks), stored.version.clone()))
+            }
+            _ => next_write(Write::Create(handle(BTreeMap::from([(block.cidr, held)])))),
+        }
+    }
+
+    /// Makes the reserve's handle count what the blocks say.
+    fn settle_handle(&mut self) -> Progress<()> {
+        self.reserve.knows_handle |= *self.snapshot.handle(self.reserve.handle()) != Known::Unknown;
+        let id = self.reserve.handle();
+        let mut blocks = BTreeMap::new();
+        for block in self.snapshot.blocks() {
+            let held = held_by(&block.value, id).len();
+            if held > 0 {
+                blocks.insert(block.value.cidr, u32::try_from(held).unwrap_or(u32::MAX));
+            }
+        }
+        match self.snapshot.handle(id) {
+            Known::Present(stored) if stored.value.id != id || stored.value.blocks == blocks => Ok(()),
+            Known::Present(stored) if blocks.is_empty() => {
+                next_write(Write::Delete(Key::Handle(id.to_owned()), stored.version.clone()))
+            }
+            Known::Present(stored) => {
+                let handle = Handle { id: id.to_owned(), blocks, deleted: false };
+                next_write(Write::Update(Object::Handle(handle), stored.version.clone()))
+            }
+            Known::Unknown if !blocks.is_empty() || !self.reserve.knows_handle => {
+                next_read(Key::Handle(id.to_owned()))
+            }
+            Known::Absent if !blocks.is_empty() => {
+                let handle = Handle { id: id.to_owned(), blocks, deleted: false };
+                next_write(Write::Create(Object::Handle(handle)))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What a draw does to its block.
+enum Shown {
+    Already,
+    After(Block),
+    /// Somebody else holds the address.
+    Never(String),
+}
+
+fn show(block: &Block, draw: &Draw, address: IpAddr, reserve: &str, cooldown: u64) -> Shown {
+    let wanted = draw.allocation();
+    let is_gone = wanted.released_at.is_some();
+    let Some(present) = holder(block, address) else {
+        // Nobody's: a pod that lives takes it back.
+        return match (is_gone, allocate_address(block, address, &wanted)) {
+            (false, Some(after)) => Shown::After(after),
+            _ => Shown::Already,
+        };
+    };
+    let is_ours = [reserve, &draw.handle].contains(&present.handle.as_deref().unwrap_or_default());
+    match (is_ours, is_gone) {
+        (false, true) => Shown::Already,
+        (false, false) => Shown::Never(described(block, address)),
+        (true, true) if present.released_at.is_some() => Shown::Already,
+        (true, true) if cooldown == 0 => {
+            release_address(block, address, None, None, None).map_or(Shown::Already, Shown::After)
+        }
+        (true, _) if *present == wanted => Shown::Already,
+        (true, _) => Shown::After(hand_over(block, address, &wanted)),
+    }
+}
