@@ -1,5 +1,7 @@
 //! Taking addresses back, one step at a time.
 
+use std::convert::Infallible;
+
 use crate::block::{held_by, is_empty, release_handle, rest_from};
 use crate::snapshot::{Key, Known, Object, Read, Snapshot, Step, Write};
 
@@ -7,7 +9,16 @@ use crate::snapshot::{Key, Known, Object, Read, Snapshot, Step, Write};
 /// between leaves a handle by which the rest is found. Nothing held is no error.
 ///
 /// With a cool-down the addresses rest first; `now` is in nanoseconds since the epoch.
-pub fn release(handle: &str, snapshot: &Snapshot, now: u64) -> Step<(), std::convert::Infallible> {
+pub fn release(handle: &str, snapshot: &Snapshot, now: u64) -> Step<(), Infallible> {
+    take_back(handle, snapshot, rest_from(now, snapshot.settings.configuration.cooldown))
+}
+
+/// The next step to take back what a handle holds and nobody was told of: it needs no rest.
+pub fn release_unused(handle: &str, snapshot: &Snapshot) -> Step<(), Infallible> {
+    take_back(handle, snapshot, None)
+}
+
+fn take_back(handle: &str, snapshot: &Snapshot, from: Option<u64>) -> Step<(), Infallible> {
     let found = match snapshot.handle(handle) {
         Known::Unknown => return Step::Read(Read::One(Key::Handle(handle.to_owned()))),
         Known::Absent => None,
@@ -19,8 +30,7 @@ pub fn release(handle: &str, snapshot: &Snapshot, now: u64) -> Step<(), std::con
         if held_by(&block.value, handle).is_empty() {
             continue;
         }
-        let after =
-            release_handle(&block.value, handle, rest_from(now, snapshot.settings.configuration.cooldown));
+        let after = release_handle(&block.value, handle, from);
         let version = block.version.clone();
         return Step::Write(if is_empty(&after) && after.affinity.is_none() {
             Write::Delete(Key::Block(after.cidr), version)

@@ -1,14 +1,20 @@
-//! `docs/conformance.md` speaks of every scenario, and of tests that exist.
+//! `docs/conformance.md` and `docs/conformance-ipam.md` speak of every scenario, and of tests that exist.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 #[test]
 fn every_scenario_has_its_line_and_every_test_that_is_named_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let text = std::fs::read_to_string(root.join("docs/conformance.md")).expect("docs/conformance.md");
     let tests = tests(&root);
+    for (document, expected) in [("docs/conformance.md", 1..=152), ("docs/conformance-ipam.md", 55..=85)] {
+        let text = std::fs::read_to_string(root.join(document)).expect(document);
+        check(document, &text, expected, &tests);
+    }
+}
 
+fn check(document: &str, text: &str, expected: RangeInclusive<u32>, tests: &BTreeSet<String>) {
     let missing: Vec<&str> = text
         .split('`')
         .skip(1)
@@ -25,8 +31,8 @@ fn every_scenario_has_its_line_and_every_test_that_is_named_exists() {
         }
     }
 
-    assert!(missing.is_empty(), "these tests do not exist: {missing:?}");
-    assert_eq!(scenarios, (1..=152).collect(), "one line a scenario");
+    assert!(missing.is_empty(), "{document}: these tests do not exist: {missing:?}");
+    assert_eq!(scenarios, expected.collect(), "{document}: one line a scenario");
 }
 
 /// The names of all functions in the workspace's sources.

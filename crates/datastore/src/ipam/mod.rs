@@ -124,7 +124,7 @@ impl IpamClient {
         let is_new = failed_new || state.snapshot.handle_is_new(&request.handle);
         if matches!(result, Err(IpamError::Assign(_))) && is_new {
             state.begin();
-            state.release(&request.handle).await?;
+            state.release_unused(&request.handle).await?;
         }
         result
     }
@@ -317,6 +317,19 @@ impl State {
             match ::ipam::assign(request, &self.snapshot, nanoseconds()) {
                 Step::Done(addresses) => return Ok(addresses),
                 Step::Failed(error) => return Err(error.into()),
+                Step::Read(read) => self.read(&read).await?,
+                Step::Write(write) => self.write(&write, retry).await?,
+            }
+        }
+        Err(IpamError::Contended(Attempts::MOST))
+    }
+
+    /// Takes back what a failed request got, of which nobody was told.
+    async fn release_unused(&mut self, handle: &str) -> Result<(), IpamError> {
+        for retry in Attempts::new() {
+            match ::ipam::release_unused(handle, &self.snapshot) {
+                Step::Done(()) => return Ok(()),
+                Step::Failed(never) => match never {},
                 Step::Read(read) => self.read(&read).await?,
                 Step::Write(write) => self.write(&write, retry).await?,
             }
