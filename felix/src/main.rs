@@ -14,7 +14,6 @@ mod cluster;
 mod command;
 mod config_file;
 mod connections;
-mod container_locks;
 mod del_queue;
 mod draw_journal;
 mod drivers;

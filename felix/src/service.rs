@@ -19,9 +19,9 @@ use tokio::time::timeout;
 use crate::addresses::{AddressError, AddressRequest, Addresses};
 use crate::annotations::{FeatureControl, PodRequests};
 use crate::command::{Command, Dataplane};
-use crate::container_locks::ContainerLocks;
 use crate::del_queue::{DelQueue, Waiting};
 use crate::endpoint_store::{EndpointStore, StoredEndpoint, check_container_id, handle, pod_key};
+use crate::handle_locks::HandleLocks;
 use crate::metrics::{Call as CallLabels, Metrics};
 use crate::reclaim::Adds;
 use felix_dataplane::EndpointState;
@@ -70,7 +70,7 @@ pub struct NodeService<A, P> {
     /// ADDs whose pod is not there yet.
     pub adds: Adds,
     /// A release and a new allocation of one container must not overlap.
-    pub locks: ContainerLocks,
+    pub locks: HandleLocks,
 }
 
 /// A call that failed, as the plugin is told.

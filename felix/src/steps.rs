@@ -27,11 +27,11 @@ use crate::checks::{self, Features};
 use crate::cluster::{Cluster, OwnNode};
 use crate::command::{Command, Dataplane};
 use crate::connections::Connections;
-use crate::container_locks::ContainerLocks;
 use crate::del_queue::DelQueue;
 use crate::drivers::{Linux, Opened};
 use crate::drop_log::{DropLog, Names};
 use crate::endpoint_store::EndpointStore;
+use crate::handle_locks::HandleLocks;
 use crate::health::{Component, Health};
 use crate::ipam::ClusterAddresses;
 use crate::journal::Journal;
@@ -224,7 +224,7 @@ fn service(
         metrics: metrics.clone(),
         not_ready: Box::new(move || health.reason_against(&[Component::Datastore, Component::Dataplane])),
         adds: Adds::default(),
-        locks: ContainerLocks::default(),
+        locks: HandleLocks::default(),
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use ipam::{allocate, new_block};
+use ipam::{Settings, allocate, new_block};
 use model::{AllocationAttributes, Block, BlockAffinity, NodeName, Pod};
 use parking_lot::Mutex;
 
@@ -205,7 +205,8 @@ impl Node {
         let secondary = [("node", "n1"), ("namespace", "default"), ("pod", pod), ("uid", uid)];
         let secondary = secondary.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
         let handle = Some(handle.to_owned());
-        self.block = allocate(&self.block, 1, &AllocationAttributes { handle, secondary, released_at: None });
+        let attributes = AllocationAttributes { handle, secondary, released_at: None };
+        self.block = allocate(&self.block, 1, &attributes, &Settings::default());
         self.watch(&Update::Block(self.block.cidr, Some(Box::new(self.block.clone()))));
     }
 

@@ -284,7 +284,7 @@ impl Agent {
             metrics: Arc::new(Metrics::new("n1")),
             not_ready: Box::new(|| None),
             adds: Adds::default(),
-            locks: ContainerLocks::default(),
+            locks: HandleLocks::default(),
         });
         let listener = server::bind(&scratch.path().join("felix.sock")).unwrap();
         let answering = service.clone();

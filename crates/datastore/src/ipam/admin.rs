@@ -43,7 +43,7 @@ impl Datastore {
         let what = || format!("IP pool {name}");
         let old = self.bounded(what, api.get(name)).await?;
         let mut problems = Problems::default();
-        if convert::pool(name, &old.spec, &mut problems).is_none() {
+        if convert::pool(&old.metadata, &old.spec, &mut problems).is_none() {
             let reason = problems.0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
             return Err(Error::Refused { what: what(), reason });
         }
