@@ -116,7 +116,9 @@ impl<A: Addresses, P: Pods> NodeService<A, P> {
         };
         let _exclusive = self.release_lock.lock().await;
         self.finish_earlier_del(&attachment).await?;
-        self.adds.begin(&request.handle, Instant::now());
+        if !self.adds.begin(&request.handle, Instant::now()) {
+            return Err(retry("the container's earlier addresses are being taken back"));
+        }
         let mut addresses = self.addresses.allocate(request).await.map_err(|error| match error {
             AddressError::Invalid(message) => invalid(message),
             AddressError::Unavailable(message) => retry(message),
