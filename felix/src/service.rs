@@ -161,7 +161,9 @@ impl<A: Addresses, P: Pods> NodeService<A, P> {
         };
         let _exclusive = self.locks.lock(&request.handle).await;
         self.finish_earlier_del(attachment).await?;
-        self.adds.begin(&request.handle, Instant::now());
+        if !self.adds.begin(&request.handle, Instant::now()) {
+            return Err(retry("the container's earlier addresses are being taken back"));
+        }
         self.addresses.allocate(request).await.map_err(|error| match error {
             AddressError::Invalid(message) => invalid(message),
             AddressError::Unavailable(message) => retry(message),

@@ -405,6 +405,11 @@ fn what_is_sound_has_no_finding() {
 
     assert_eq!(audit(&inventory), []);
     assert_eq!(holders(&inventory.blocks, &inventory.affinities), BTreeSet::from(["n1".into()]));
+
+    // An address that rests is nobody's, whatever stands beside it.
+    let resting = ipam::release_handle(&inventory.blocks[0], "net.u1", Some(NOW));
+    let resting = Block { affinity: None, ..resting };
+    assert_eq!(holders(&[resting], &[]), BTreeSet::new());
 }
 
 #[test]

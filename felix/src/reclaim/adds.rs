@@ -20,17 +20,24 @@ pub struct Adds {
 #[derive(Default)]
 struct State {
     begun: BTreeMap<String, Instant>,
+    /// Their addresses are being taken back right now.
+    leaving: BTreeSet<String>,
     taken_back: BTreeSet<String>,
     order: VecDeque<String>,
 }
 
 impl Adds {
-    /// An ADD asks for the addresses of a handle.
-    pub fn begin(&self, handle: &str, now: Instant) {
+    /// An ADD asks for the addresses of a handle. `false`: those that it had are being taken back right now.
+    #[must_use]
+    pub fn begin(&self, handle: &str, now: Instant) -> bool {
         let state = &mut *self.state.lock();
+        if state.leaving.contains(handle) {
+            return false;
+        }
         state.begun.retain(|_, begun| now.saturating_duration_since(*begun) < LONGEST);
         state.begun.insert(handle.to_owned(), now);
         state.taken_back.remove(handle);
+        true
     }
 
     /// The ADD is done, or the container is gone: other evidence counts from now on.
@@ -40,14 +47,26 @@ impl Adds {
 
     /// Handles of ADDs under way.
     pub fn under_way(&self, now: Instant) -> Vec<String> {
-        let state = self.state.lock();
-        let young = |begun: &Instant| now.saturating_duration_since(*begun) < LONGEST;
-        state.begun.iter().filter(|(_, begun)| young(begun)).map(|(handle, _)| handle.clone()).collect()
+        let state = &mut *self.state.lock();
+        state.begun.retain(|_, begun| now.saturating_duration_since(*begun) < LONGEST);
+        state.begun.keys().cloned().collect()
     }
 
-    /// The addresses of a handle were taken back.
-    pub fn took_back(&self, handle: &str) {
+    /// The addresses of a handle are to be taken back; [`took_back`](Self::took_back) ends it. `false`: an ADD is
+    /// under way.
+    #[must_use]
+    pub fn take_back(&self, handle: &str) -> bool {
         let state = &mut *self.state.lock();
+        !state.begun.contains_key(handle) && state.leaving.insert(handle.to_owned())
+    }
+
+    /// Ends [`take_back`](Self::take_back); `is_gone`: addresses of the handle were taken back, all or some.
+    pub fn took_back(&self, handle: &str, is_gone: bool) {
+        let state = &mut *self.state.lock();
+        state.leaving.remove(handle);
+        if !is_gone {
+            return;
+        }
         if state.taken_back.insert(handle.to_owned()) {
             state.order.push_back(handle.to_owned());
         }
@@ -58,9 +77,10 @@ impl Adds {
         }
     }
 
-    /// Were the addresses of a handle taken back since it last asked for some?
+    /// Were the addresses of a handle taken back since it last asked for some, or are they being just now?
     pub fn were_taken_back(&self, handle: &str) -> bool {
-        self.state.lock().taken_back.contains(handle)
+        let state = self.state.lock();
+        state.taken_back.contains(handle) || state.leaving.contains(handle)
     }
 }
 
@@ -71,9 +91,10 @@ mod tests {
     #[test]
     fn an_add_is_under_way_until_it_ends_or_nobody_can_wait_any_more() {
         let (adds, start) = (Adds::default(), Instant::now());
-        adds.begin("net.a", start);
-        adds.begin("net.b", start + LONGEST / 2);
-        adds.begin("net.c", start + LONGEST / 2);
+        assert!(adds.begin("net.a", start));
+        assert!(adds.begin("net.b", start + LONGEST / 2));
+        assert!(adds.begin("net.c", start + LONGEST / 2));
+        assert!(!adds.take_back("net.c"));
 
         adds.end("net.b");
 
@@ -85,12 +106,14 @@ mod tests {
     fn who_asks_again_may_come_after_its_addresses_were_taken_back() {
         let (adds, start) = (Adds::default(), Instant::now());
 
-        adds.took_back("net.a");
+        assert!(adds.take_back("net.a"));
+        assert!(!adds.begin("net.a", start), "they are leaving");
+        adds.took_back("net.a", true);
         assert!(adds.were_taken_back("net.a"));
-        adds.begin("net.a", start);
+        assert!(adds.begin("net.a", start));
         assert!(!adds.were_taken_back("net.a"));
         for count in 0..2 * REMEMBERED {
-            adds.took_back(&format!("net.{count}"));
+            adds.took_back(&format!("net.{count}"), true);
         }
         assert!(
             !adds.were_taken_back("net.0") && adds.were_taken_back(&format!("net.{}", 2 * REMEMBERED - 1))

@@ -81,15 +81,23 @@ impl<A: Addresses, P: Pods> Ground for NodeGround<A, P> {
     }
 
     async fn take_back(&self, handle: &str, leaks: &[Leak], idle: u64) -> Result<usize> {
-        // No ADD or DEL of the container goes on while this is held.
-        let _exclusive = self.service.locks.lock(handle).await;
-        let truth = self.look()?.truth;
-        if truth.handles.contains(handle) || leaks.iter().any(|leak| truth.addresses.contains(&leak.address))
-        {
+        // From here on until the end no ADD gets these addresses.
+        if !self.service.adds.take_back(handle) {
             return Ok(0);
         }
-        self.service.adds.took_back(handle);
-        Ok(self.ipam.take_back(leaks, idle).await?)
+        let is_used = self.look().map(|view| {
+            let truth = view.truth;
+            let has = |leak: &Leak| truth.addresses.contains(&leak.address);
+            truth.handles.contains(handle) || leaks.iter().any(has)
+        });
+        let (freed, is_gone) = match is_used {
+            Ok(true) => (Ok(0), false),
+            // Also when it failed half-way.
+            Ok(false) => (self.ipam.take_back(leaks, idle).await.map_err(anyhow::Error::from), true),
+            Err(error) => (Err(error.into()), false),
+        };
+        self.service.adds.took_back(handle, is_gone);
+        freed
     }
 
     async fn release_block(&self, cidr: Cidr) -> Result<()> {

@@ -19,11 +19,13 @@ pub struct Options<'a> {
     pub subnets: usize,
     pub tor: &'a str,
     pub family: &'a str,
+    /// Variables that every process of the lab gets.
+    pub environment: &'a [(&'a str, &'a str)],
 }
 
 impl Default for Options<'_> {
     fn default() -> Self {
-        Self { nodes: 3, subnets: 2, tor: "bird", family: "4" }
+        Self { nodes: 3, subnets: 2, tor: "bird", family: "4", environment: &[] }
     }
 }
 
@@ -63,7 +65,9 @@ impl Cluster {
             "--family",
             options.family,
         ];
-        let said = cluster.lab_ok(&up);
+        let mut command = cluster.lab_command(&up);
+        command.envs(options.environment.iter().copied());
+        let said = succeeded("lab", &up, command.output().expect("lab starts"));
         let path = said.lines().rev().find(|line| line.starts_with('/'));
         cluster.kubeconfig =
             path.unwrap_or_else(|| panic!("lab up printed no kubeconfig: {said}")).to_owned();

@@ -1,11 +1,10 @@
 //! What an operator changes about IPAM by hand: its settings, and pools that are cut into smaller ones.
 
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
-use kube::{Api, ResourceExt};
+use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
+use kube::{Api, Resource};
 use model::Cidr;
 use serde_json::{Map, Value, json};
 
-use crate::convert::{self, Problems};
 use crate::crd;
 use crate::{Datastore, Error, Result};
 
@@ -26,8 +25,9 @@ impl Datastore {
             "apiVersion": crd::API_VERSION, "kind": "IPAMConfiguration",
             "metadata": { "name": "default" }, "spec": fields,
         });
-        let object: crd::IPAMConfiguration = serde_json::from_value(object)
+        let object: DynamicObject = serde_json::from_value(object)
             .map_err(|error| Error::of(what, kube::Error::SerdeError(error)))?;
+        let api = self.as_written::<crd::IPAMConfiguration>();
         self.bounded(what, api.create(&PostParams::default(), &object)).await.map(drop)
     }
 
@@ -37,29 +37,37 @@ impl Datastore {
     /// ask again.
     ///
     /// # Errors
-    /// When the pool does not exist, is no pool that IPAM understands, or the API server refuses.
+    /// When the pool does not exist, or the API server refuses.
     pub async fn replace_pool(&self, name: &str, parts: &[Cidr]) -> Result<Vec<String>> {
-        let api: Api<crd::IPPool> = Api::all(self.client());
+        let (api, kind) = (self.as_written::<crd::IPPool>(), ApiResource::erase::<crd::IPPool>(&()));
         let what = || format!("IP pool {name}");
         let old = self.bounded(what, api.get(name)).await?;
-        let mut problems = Problems::default();
-        if convert::pool(&old.metadata, &old.spec, &mut problems).is_none() {
-            let reason = problems.0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-            return Err(Error::Refused { what: what(), reason });
-        }
         let mut names = Vec::new();
         for (number, cidr) in parts.iter().enumerate() {
             let part = format!("split-{name}-{number}");
-            let spec = crd::IPPoolSpec { cidr: cidr.to_string(), ..old.spec.clone() };
-            let mut pool = crd::IPPool::new(&part, spec);
-            *pool.labels_mut() = old.labels().clone();
-            match self.bounded(|| format!("IP pool {part}"), api.create(&PostParams::default(), &pool)).await
-            {
-                Ok(_) | Err(Error::AlreadyExists { .. }) => names.push(part),
-                Err(error) => return Err(error),
+            let mut pool = DynamicObject { types: old.types.clone(), ..DynamicObject::new(&part, &kind) };
+            pool.metadata.labels = old.metadata.labels.clone();
+            pool.data = old.data.clone();
+            pool.data["spec"]["cidr"] = cidr.to_string().into();
+            let what = || format!("IP pool {part}");
+            match self.bounded(what, api.create(&PostParams::default(), &pool)).await {
+                Err(Error::AlreadyExists { .. }) => {
+                    // Left by an attempt that died, unless it is something else of that name.
+                    let found = self.bounded(what, api.get(&part)).await?;
+                    if found.data["spec"]["cidr"] != pool.data["spec"]["cidr"] {
+                        return Err(Error::AlreadyExists { what: what() });
+                    }
+                }
+                created => drop(created?),
             }
+            names.push(part);
         }
         self.bounded(what, api.delete(name, &DeleteParams::default())).await?;
         Ok(names)
+    }
+
+    /// Objects as they stand there: no field comes or goes that nobody named.
+    fn as_written<K: Resource<DynamicType = ()>>(&self) -> Api<DynamicObject> {
+        Api::all_with(self.client(), &ApiResource::erase::<K>(&()))
     }
 }

@@ -17,6 +17,7 @@ use super::take_back::{Leak, rests_over};
 use super::truth::{PodAnswer, is_used_by};
 use crate::affinity::release_affinity;
 use crate::block::is_empty;
+use crate::names;
 use crate::snapshot::{Key, Known, Object, Read, Snapshot, Step, Version, Write};
 
 /// What to do about a node next.
@@ -140,7 +141,9 @@ pub fn holders<'a>(
     let mut holders: BTreeSet<NodeName> = affinities.into_iter().map(|a| a.node.clone()).collect();
     for block in blocks {
         holders.extend(block.affinity.clone());
-        let names = block.attributes.iter().filter_map(|attributes| attributes.secondary.get("node"));
+        // What rests is nobody's any more.
+        let held = block.attributes.iter().filter(|attributes| attributes.released_at.is_none());
+        let names = held.filter_map(|attributes| attributes.secondary.get(names::NODE));
         holders.extend(names.filter(|name| !name.is_empty()).map(|name| NodeName::from(name.as_str())));
     }
     holders.retain(|name| !name.as_str().starts_with("virtual:"));
