@@ -49,6 +49,8 @@ pub(crate) struct Settings {
     pub(crate) advertise_cluster_ips: Option<String>,
     pub(crate) bird_socket: PathBuf,
     pub(crate) health_listen: SocketAddr,
+    /// Learned routes refer to nexthop objects where the kernel has such.
+    pub(crate) nexthop_objects: bool,
 }
 
 /// Runs until asked to stop.
@@ -65,7 +67,8 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     let _control = control_socket(&settings.socket, console.clone())
         .with_context(|| format!("listen on {}", settings.socket.display()))?;
     let _bird = bird_sockets(&settings.bird_socket, &console);
-    let (dataplane, mut kernel_events) = Dataplane::open().context("read the kernel's routes")?;
+    let (dataplane, mut kernel_events) =
+        Dataplane::open(settings.nexthop_objects).context("read the kernel's routes")?;
     let datastore =
         Datastore::connect(settings.kubeconfig.as_deref()).await.context("connect to the cluster")?;
     let ranges = settings.advertise_cluster_ips.map(|text| ("CALICO_ADVERTISE_CLUSTER_IPS".to_owned(), text));
@@ -247,6 +250,9 @@ impl App {
             self.dataplane.decide_all(&self.cluster);
             self.listen(now);
         } else {
+            if changes.ways {
+                self.dataplane.ways_changed(&self.cluster);
+            }
             self.dataplane.decide_some(&self.cluster, &changes.prefixes);
         }
     }

@@ -56,6 +56,8 @@ pub struct Changes {
     pub peers: bool,
     /// Every announcement and every kernel route.
     pub all_routes: bool,
+    /// Ways of kernel routes, such as through the tunnel or not.
+    pub ways: bool,
     /// Announcements of these prefixes, and what the kernel does with them.
     pub prefixes: BTreeSet<Prefix>,
     /// Every kind has been listed for the first time.
@@ -109,11 +111,7 @@ impl Cluster {
     pub fn apply(&mut self, update: Update) {
         match update {
             Update::Node(name, node) => self.set_node(name, node),
-            Update::Pool(name, pool) => {
-                let changed = set(&mut self.pools, name, pool);
-                self.pool_index = PoolIndex::new(self.pools.values());
-                self.changes.everything(changed);
-            }
+            Update::Pool(name, pool) => self.set_pool(name, pool),
             Update::Block(cidr, block) => self.set_block(cidr, block.as_deref()),
             Update::BlockAffinity(node, cidr, affinity) if node == self.node_name => {
                 let changed = set(&mut self.affinities, cidr, affinity.filter(|a| !a.deleted));
@@ -164,6 +162,21 @@ impl Cluster {
     pub fn set_routers(&mut self, routers: BTreeMap<String, PeerKey>) {
         self.changes.peers |= self.routers != routers;
         self.routers = routers;
+    }
+
+    /// The encapsulation of a pool concerns the ways of its routes only; no route goes or comes for it.
+    fn set_pool(&mut self, name: String, pool: Option<IpPool>) {
+        let announced = |pool: &IpPool| (pool.cidr, pool.disable_bgp_export);
+        let same = self.pools.get(&name).map(announced) == pool.as_ref().map(announced);
+        if !set(&mut self.pools, name, pool) {
+            return;
+        }
+        if same {
+            self.changes.ways = true;
+        } else {
+            self.pool_index = PoolIndex::new(self.pools.values());
+            self.changes.everything(true);
+        }
     }
 
     fn set_node(&mut self, name: NodeName, node: Option<Node>) {
