@@ -155,7 +155,6 @@ fn turns(next_hops: u8, nexthop_objects: bool) -> anyhow::Result<Vec<[f64; 2]>> 
     cluster.apply(pool(EncapMode::Never));
     let fib = Fib::new(Rtnl::open()?.all_routes()?);
     let mut table = table(nexthop_objects)?;
-    let context = |cluster| Context { cluster, fib: &fib, tunnel_up: true, wireguard_up: false };
     for i in 0..1000_u32 {
         let hop = IpAddr::from([192, 0, 2, 2 + u8::try_from(i % u32::from(next_hops))?]);
         let route = bgp::Route {
@@ -165,7 +164,7 @@ fn turns(next_hops: u8, nexthop_objects: bool) -> anyhow::Result<Vec<[f64; 2]>> 
             external: false,
             stale: false,
         };
-        table.learn(context(&cluster), block(i)?, Some(route));
+        table.learn(with_tunnel(&cluster, &fib), block(i)?, Some(route));
     }
     ensure!(table.apply(true, Instant::now()).routes.failed.is_empty(), "not all are written");
     let mut costs = Vec::new();
@@ -173,7 +172,7 @@ fn turns(next_hops: u8, nexthop_objects: bool) -> anyhow::Result<Vec<[f64; 2]>> 
         let mode = if round % 2 == 0 { EncapMode::Always } else { EncapMode::Never };
         let (start, before) = (Instant::now(), cpu("/proc/thread-self/schedstat")?);
         cluster.apply(pool(mode));
-        table.ways_changed(context(&cluster));
+        table.ways_changed(with_tunnel(&cluster, &fib));
         let written = table.apply(true, start);
         costs.push([start.elapsed().as_secs_f64(), cpu("/proc/thread-self/schedstat")? - before]);
         let turned = if nexthop_objects { written.nexthops.written } else { written.routes.written };
@@ -181,10 +180,14 @@ fn turns(next_hops: u8, nexthop_objects: bool) -> anyhow::Result<Vec<[f64; 2]>> 
         ensure!(turned == expected, "{turned} messages in place of {expected}");
     }
     for i in 0..1000 {
-        table.learn(context(&cluster), block(i)?, None);
+        table.learn(with_tunnel(&cluster, &fib), block(i)?, None);
     }
     ensure!(table.apply(true, Instant::now()).routes.failed.is_empty(), "not all are gone");
     Ok(costs)
+}
+
+fn with_tunnel<'a>(cluster: &'a Cluster, fib: &'a Fib) -> Context<'a> {
+    Context { cluster, fib, tunnel_up: true, wireguard_up: false }
 }
 
 fn block(i: u32) -> anyhow::Result<Prefix> {

@@ -234,7 +234,7 @@ impl App {
         }
         let is_new = self.driver.is_none();
         self.log_level.set(self.cluster.configuration.log_severity);
-        if changes.peers || is_new {
+        if changes.peers || is_new || !self.replan_nodes(&changes.nodes, now) {
             self.replan(now);
             changes.all_routes |= self.cluster.take_changes().all_routes;
         }
@@ -257,6 +257,23 @@ impl App {
         }
     }
 
+    /// Takes over that some other nodes came, went or changed. Gives back whether that is all that there is to do.
+    fn replan_nodes(&mut self, nodes: &BTreeSet<NodeName>, now: Instant) -> bool {
+        if nodes.is_empty() {
+            return true;
+        }
+        let (Some(driver), Some(changes)) = (&mut self.driver, self.planner.changes(&self.cluster, nodes))
+        else {
+            return false;
+        };
+        let changes = driver.speaker_mut().reconfigure_peers(changes, now);
+        if !changes.is_empty() {
+            self.reconfigured = Some(now);
+        }
+        changes.into_iter().for_each(log_change);
+        true
+    }
+
     /// Brings the speaker's configuration to what the cluster says; starts the speaker once there is one.
     fn replan(&mut self, now: Instant) {
         let Some(plan) = self.planner.plan(&self.cluster) else {
@@ -277,10 +294,7 @@ impl App {
             Some(driver) => {
                 for change in driver.speaker_mut().reconfigure(config, now) {
                     self.reconfigured = Some(now);
-                    match change {
-                        Change::PeerUpdated(peer) => tracing::debug!(%peer, "settings changed"),
-                        change => tracing::info!(?change, "configuration"),
-                    }
+                    log_change(change);
                 }
             }
             None => self.start(config, now),
@@ -456,6 +470,13 @@ impl App {
         };
         let speaker = self.driver.as_mut().map(Driver::speaker_mut);
         call.run(Subject { speaker, owner, now: now() });
+    }
+}
+
+fn log_change(change: Change) {
+    match change {
+        Change::PeerUpdated(peer) => tracing::debug!(%peer, "settings changed"),
+        change => tracing::info!(?change, "configuration"),
     }
 }
 

@@ -54,6 +54,8 @@ pub struct Cluster {
 pub struct Changes {
     /// Peers, their settings or their policies.
     pub peers: bool,
+    /// Sessions with these other nodes, and nothing else of the peers.
+    pub nodes: BTreeSet<NodeName>,
     /// Every announcement and every kernel route.
     pub all_routes: bool,
     /// Ways of kernel routes, such as through the tunnel or not.
@@ -181,12 +183,17 @@ impl Cluster {
 
     fn set_node(&mut self, name: NodeName, node: Option<Node>) {
         let own = name == self.node_name;
-        let sessions = own || self.concerns_sessions(self.nodes.get(&name), node.as_ref());
-        if !set(&mut self.nodes, name, node) {
+        let sessions = !own && self.concerns_sessions(self.nodes.get(&name), node.as_ref());
+        let key = |node: Option<&Node>| node.filter(|node| node.wireguard_key).map(|n| (n.ipv4, n.ipv6));
+        self.changes.ways |= key(self.nodes.get(&name)) != key(node.as_ref());
+        if !set(&mut self.nodes, name.clone(), node) {
             return;
         }
-        self.changes.peers |= sessions;
+        if sessions {
+            self.changes.nodes.insert(name);
+        }
         if own {
+            self.changes.peers = true;
             let label = self.node().and_then(|node| node.labels.get(EXCLUDED));
             let excluded = label.is_some_and(|value| value == "true");
             self.services.exclude(excluded);
