@@ -24,7 +24,11 @@ fn name(n: u32) -> NodeName {
 }
 
 fn node(n: u32, rack: &str) -> Update {
-    let address = IpAddr::V4(Ipv4Addr::from(0x0a80_0000 + n));
+    at(n, n, rack)
+}
+
+fn at(n: u32, place: u32, rack: &str) -> Update {
+    let address = IpAddr::V4(Ipv4Addr::from(0x0a80_0000 + place));
     let node = Node {
         name: name(n),
         uid: String::new(),
@@ -118,7 +122,13 @@ impl World {
         let begin = Instant::now();
         self.cluster.apply(update);
         let changes = self.cluster.take_changes();
-        if changes.peers {
+        let some = match changes.peers || changes.nodes.is_empty() {
+            false => self.planner.changes(&self.cluster, &changes.nodes),
+            true => None,
+        };
+        if let Some(some) = some {
+            self.speaker.reconfigure_peers(some, begin);
+        } else if changes.peers || !changes.nodes.is_empty() {
             let plan = self.planner.plan(&self.cluster).unwrap();
             self.speaker.reconfigure(plan.config, begin);
         }
@@ -147,4 +157,10 @@ fn main() {
     world.measure("a pod starts here with a borrowed address", |round| block(9, u64::from(round), 0));
     world.measure("a node changes its labels", |round| node(11, if round % 2 == 0 { "a" } else { "b" }));
     world.measure("a node joins", |round| node(NODES + round, "a"));
+    world.measure("a node changes its address", |round| at(NODES + round, 20_000 + round, "a"));
+    world.measure("a node goes", |round| Update::Node(name(NODES + round), None));
+    world.measure("a whole plan, as for a change of BGPConfiguration", |round| {
+        let own = model::BgpConfiguration { maximum_paths: 8 + (round as usize % 2), ..Default::default() };
+        Update::BgpConfiguration(Some(Box::new(own)))
+    });
 }

@@ -49,6 +49,8 @@ pub(crate) struct Settings {
     pub(crate) advertise_cluster_ips: Option<String>,
     pub(crate) bird_socket: PathBuf,
     pub(crate) health_listen: SocketAddr,
+    /// Learned routes refer to nexthop objects where the kernel has such.
+    pub(crate) nexthop_objects: bool,
 }
 
 /// Runs until asked to stop.
@@ -65,7 +67,8 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     let _control = control_socket(&settings.socket, console.clone())
         .with_context(|| format!("listen on {}", settings.socket.display()))?;
     let _bird = bird_sockets(&settings.bird_socket, &console);
-    let (dataplane, mut kernel_events) = Dataplane::open().context("read the kernel's routes")?;
+    let (dataplane, mut kernel_events) =
+        Dataplane::open(settings.nexthop_objects).context("read the kernel's routes")?;
     let datastore =
         Datastore::connect(settings.kubeconfig.as_deref()).await.context("connect to the cluster")?;
     let ranges = settings.advertise_cluster_ips.map(|text| ("CALICO_ADVERTISE_CLUSTER_IPS".to_owned(), text));
@@ -231,7 +234,7 @@ impl App {
         }
         let is_new = self.driver.is_none();
         self.log_level.set(self.cluster.configuration.log_severity);
-        if changes.peers || is_new {
+        if changes.peers || is_new || !self.replan_nodes(&changes.nodes, now) {
             self.replan(now);
             changes.all_routes |= self.cluster.take_changes().all_routes;
         }
@@ -247,8 +250,28 @@ impl App {
             self.dataplane.decide_all(&self.cluster);
             self.listen(now);
         } else {
+            if changes.ways {
+                self.dataplane.ways_changed(&self.cluster);
+            }
             self.dataplane.decide_some(&self.cluster, &changes.prefixes);
         }
+    }
+
+    /// Takes over that some other nodes came, went or changed. Gives back whether that is all that there is to do.
+    fn replan_nodes(&mut self, nodes: &BTreeSet<NodeName>, now: Instant) -> bool {
+        if nodes.is_empty() {
+            return true;
+        }
+        let (Some(driver), Some(changes)) = (&mut self.driver, self.planner.changes(&self.cluster, nodes))
+        else {
+            return false;
+        };
+        let changes = driver.speaker_mut().reconfigure_peers(changes, now);
+        if !changes.is_empty() {
+            self.reconfigured = Some(now);
+        }
+        changes.into_iter().for_each(log_change);
+        true
     }
 
     /// Brings the speaker's configuration to what the cluster says; starts the speaker once there is one.
@@ -271,10 +294,7 @@ impl App {
             Some(driver) => {
                 for change in driver.speaker_mut().reconfigure(config, now) {
                     self.reconfigured = Some(now);
-                    match change {
-                        Change::PeerUpdated(peer) => tracing::debug!(%peer, "settings changed"),
-                        change => tracing::info!(?change, "configuration"),
-                    }
+                    log_change(change);
                 }
             }
             None => self.start(config, now),
@@ -450,6 +470,13 @@ impl App {
         };
         let speaker = self.driver.as_mut().map(Driver::speaker_mut);
         call.run(Subject { speaker, owner, now: now() });
+    }
+}
+
+fn log_change(change: Change) {
+    match change {
+        Change::PeerUpdated(peer) => tracing::debug!(%peer, "settings changed"),
+        change => tracing::info!(?change, "configuration"),
     }
 }
 

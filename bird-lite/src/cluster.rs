@@ -54,8 +54,12 @@ pub struct Cluster {
 pub struct Changes {
     /// Peers, their settings or their policies.
     pub peers: bool,
+    /// Sessions with these other nodes, and nothing else of the peers.
+    pub nodes: BTreeSet<NodeName>,
     /// Every announcement and every kernel route.
     pub all_routes: bool,
+    /// Ways of kernel routes, such as through the tunnel or not.
+    pub ways: bool,
     /// Announcements of these prefixes, and what the kernel does with them.
     pub prefixes: BTreeSet<Prefix>,
     /// Every kind has been listed for the first time.
@@ -109,11 +113,7 @@ impl Cluster {
     pub fn apply(&mut self, update: Update) {
         match update {
             Update::Node(name, node) => self.set_node(name, node),
-            Update::Pool(name, pool) => {
-                let changed = set(&mut self.pools, name, pool);
-                self.pool_index = PoolIndex::new(self.pools.values());
-                self.changes.everything(changed);
-            }
+            Update::Pool(name, pool) => self.set_pool(name, pool),
             Update::Block(cidr, block) => self.set_block(cidr, block.as_deref()),
             Update::BlockAffinity(node, cidr, affinity) if node == self.node_name => {
                 let changed = set(&mut self.affinities, cidr, affinity.filter(|a| !a.deleted));
@@ -166,14 +166,34 @@ impl Cluster {
         self.routers = routers;
     }
 
-    fn set_node(&mut self, name: NodeName, node: Option<Node>) {
-        let own = name == self.node_name;
-        let sessions = own || self.concerns_sessions(self.nodes.get(&name), node.as_ref());
-        if !set(&mut self.nodes, name, node) {
+    /// The encapsulation of a pool concerns the ways of its routes only; no route goes or comes for it.
+    fn set_pool(&mut self, name: String, pool: Option<IpPool>) {
+        let announced = |pool: &IpPool| (pool.cidr, pool.disable_bgp_export);
+        let same = self.pools.get(&name).map(announced) == pool.as_ref().map(announced);
+        if !set(&mut self.pools, name, pool) {
             return;
         }
-        self.changes.peers |= sessions;
+        if same {
+            self.changes.ways = true;
+        } else {
+            self.pool_index = PoolIndex::new(self.pools.values());
+            self.changes.everything(true);
+        }
+    }
+
+    fn set_node(&mut self, name: NodeName, node: Option<Node>) {
+        let own = name == self.node_name;
+        let sessions = !own && self.concerns_sessions(self.nodes.get(&name), node.as_ref());
+        let key = |node: Option<&Node>| node.filter(|node| node.wireguard_key).map(|n| (n.ipv4, n.ipv6));
+        self.changes.ways |= key(self.nodes.get(&name)) != key(node.as_ref());
+        if !set(&mut self.nodes, name.clone(), node) {
+            return;
+        }
+        if sessions {
+            self.changes.nodes.insert(name);
+        }
         if own {
+            self.changes.peers = true;
             let label = self.node().and_then(|node| node.labels.get(EXCLUDED));
             let excluded = label.is_some_and(|value| value == "true");
             self.services.exclude(excluded);

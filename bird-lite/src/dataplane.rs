@@ -12,9 +12,10 @@ use bird_lite::cluster::{Cluster, POD_INTERFACES};
 use bird_lite::fib::{Fib, Resolved, Unclear};
 use bird_lite::kernel_routes::{Context, TUNNEL, WIREGUARD};
 use bird_lite::next_hops::NextHops;
-use bird_lite::route_table::RouteTable;
-use kernel::{PROTO_BIRD, Route, RouteKey, RouteKind};
-use kernel_linux::{RouteDriver, RouteEvent, RouteOwner, Rtnl};
+use bird_lite::nexthop_objects::NexthopObjects;
+use bird_lite::route_table::{RouteTable, Written};
+use kernel::{NexthopId, NexthopObject, PROTO_BIRD, Route, RouteKey, RouteKind};
+use kernel_linux::{NexthopDriver, RouteDriver, RouteEvent, RouteOwner, Rtnl};
 use model::Cidr;
 use tokio::sync::mpsc;
 
@@ -30,7 +31,7 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Kernel routes of this speaker.
 pub(crate) struct Dataplane {
-    table: RouteTable<RouteDriver>,
+    table: RouteTable<RouteDriver, NexthopDriver>,
     rtnl: Rtnl,
     fib: Fib,
     /// Next hops that the speaker asks about, and answers that it has not had.
@@ -41,8 +42,9 @@ pub(crate) struct Dataplane {
     links_changed: bool,
     tunnel_up: bool,
     wireguard_up: bool,
-    /// What somebody did to our routes, to be put right at `repair_at`.
+    /// What somebody did to our routes and nexthop objects, to be put right at `repair_at`.
     disturbed: BTreeMap<RouteKey, Option<Route>>,
+    disturbed_nexthops: BTreeMap<NexthopId, Option<NexthopObject>>,
     repair_at: Option<Instant>,
     /// When all of ours, and all of the node's own routes, are to be read again.
     resync_at: Option<Instant>,
@@ -53,12 +55,18 @@ pub(crate) struct Dataplane {
 }
 
 impl Dataplane {
-    /// Listens to the kernel, and reads what an earlier run left behind; nothing is written yet.
-    pub(crate) fn open() -> io::Result<(Self, mpsc::Receiver<Vec<RouteEvent>>)> {
+    /// Listens to the kernel, and reads what an earlier run left behind; nothing is written yet. Routes are to refer to
+    /// nexthop objects where the kernel has such, if `nexthop_objects`.
+    pub(crate) fn open(nexthop_objects: bool) -> io::Result<(Self, mpsc::Receiver<Vec<RouteEvent>>)> {
         let driver = RouteDriver::new(vec![RouteOwner::Protocol(PROTO_BIRD)])?;
-        let events = monitor::start(driver.port()?)?;
+        let nexthops = NexthopDriver::new(PROTO_BIRD)?;
+        let events = monitor::start(vec![driver.port()?, nexthops.port()?])?;
+        let objects = NexthopObjects::adopt(nexthops, nexthop_objects)?;
+        if nexthop_objects && !objects.is_enabled() {
+            tracing::info!("the kernel has no nexthop objects: routes name their ways themselves");
+        }
         let mut dataplane = Self {
-            table: RouteTable::adopt(driver)?,
+            table: RouteTable::adopt(driver, objects)?,
             rtnl: Rtnl::open()?,
             fib: Fib::default(),
             next_hops: NextHops::default(),
@@ -68,6 +76,7 @@ impl Dataplane {
             tunnel_up: false,
             wireguard_up: false,
             disturbed: BTreeMap::new(),
+            disturbed_nexthops: BTreeMap::new(),
             repair_at: None,
             resync_at: None,
             survey_at: None,
@@ -110,6 +119,12 @@ impl Dataplane {
                 RouteEvent::Gone { key, .. } => {
                     let changed = self.fib.remove(key);
                     self.fib_changed(cluster, key, changed, now);
+                }
+                RouteEvent::Nexthop { id, protocol, object } => {
+                    // One that carries another protocol number is not ours any more: it is made anew.
+                    let object = object.filter(|_| protocol == PROTO_BIRD);
+                    self.disturbed_nexthops.insert(id, object);
+                    self.repair_at.get_or_insert(now + SETTLE);
                 }
                 RouteEvent::Link { name, up } if name.starts_with(POD_INTERFACES) => {
                     self.peering.link_changed(&name);
@@ -237,7 +252,14 @@ impl Dataplane {
         self.table.learn(context, prefix, route);
     }
 
-    /// Decides about every route anew: pools, nodes or the tunnel have changed.
+    /// What ways depend on beside the node's own routes has changed: the mode of a pool, or a tunnel.
+    pub(crate) fn ways_changed(&mut self, cluster: &Cluster) {
+        let context =
+            Context { cluster, fib: &self.fib, tunnel_up: self.tunnel_up, wireguard_up: self.wireguard_up };
+        self.table.ways_changed(context);
+    }
+
+    /// Decides about every route anew: pools or nodes have changed.
     pub(crate) fn decide_all(&mut self, cluster: &Cluster) {
         if self.fib.set_gateways(cluster.gateways.clone()) {
             self.follow(cluster, None);
@@ -292,6 +314,9 @@ impl Dataplane {
             for (key, route) in std::mem::take(&mut self.disturbed) {
                 self.table.observe(key, route);
             }
+            for (id, object) in std::mem::take(&mut self.disturbed_nexthops) {
+                self.table.observe_nexthop(id, object);
+            }
         }
         if due(self.resync_at) {
             self.resync_at = None;
@@ -301,12 +326,18 @@ impl Dataplane {
             }
         }
         self.peering.work(&mut self.rtnl);
-        let applied = self.table.apply(self.sweep, now);
+        let Written { routes, nexthops } = self.table.apply(self.sweep, now);
         self.synced = true;
-        if applied.written + applied.deleted > 0 {
-            tracing::info!(written = applied.written, deleted = applied.deleted, "kernel routes");
+        if nexthops.written + nexthops.deleted > 0 {
+            tracing::info!(written = nexthops.written, deleted = nexthops.deleted, "nexthop objects");
         }
-        for (key, error) in applied.failed {
+        if routes.written + routes.deleted > 0 {
+            tracing::info!(written = routes.written, deleted = routes.deleted, "kernel routes");
+        }
+        for (_, error) in nexthops.failed {
+            tracing::warn!(%error, "cannot write nexthop object; its routes name the way themselves");
+        }
+        for (key, error) in routes.failed {
             tracing::warn!(destination = %key.destination, %error, "cannot write route");
         }
     }
@@ -318,7 +349,7 @@ impl Dataplane {
                 self.table.retry_now(now);
                 self.follow(cluster, None);
                 if tunnel_changed {
-                    self.decide_all(cluster);
+                    self.ways_changed(cluster);
                 }
             }
             Err(error) => {

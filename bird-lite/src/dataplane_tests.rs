@@ -75,7 +75,7 @@ impl Node {
         }
         let mut cluster = Cluster::new(NodeName::from("n1"));
         cluster.in_sync = true;
-        let (mut dataplane, events) = Dataplane::open().unwrap();
+        let (mut dataplane, events) = Dataplane::open(true).unwrap();
         dataplane.allow_sweep();
         for (prefix, next_hop) in PREFIXES.iter().zip(["192.0.2.2", "192.0.2.3", "198.51.100.2"]) {
             dataplane.learn(&cluster, prefix.parse().unwrap(), Some(learned(next_hop)));
@@ -85,9 +85,16 @@ impl Node {
         node
     }
 
+    /// Without the numbers of nexthop objects.
     fn routes(&self) -> Vec<String> {
         let text = ip("-4 route show proto bird");
-        text.lines().map(|line| line.trim().to_owned()).collect()
+        let line = |line: &str| match line.trim().split_once(" nhid ") {
+            Some((destination, rest)) => {
+                format!("{destination} {}", rest.split_once(' ').map_or("", |(_, rest)| rest))
+            }
+            None => line.trim().to_owned(),
+        };
+        text.lines().map(line).collect()
     }
 
     /// Works until `done`.
@@ -141,10 +148,68 @@ fn deleted_and_replaced_routes_come_back_without_reading_all() {
         node.until("a route that somebody took", |node| node.routes() == before);
         ip("route add 10.9.9.0/24 via 192.0.2.99 proto bird");
         node.until("a route that nobody wants", |node| node.routes() == before);
-        ip("route flush proto bird");
+        // `ip route flush` of this version cannot delete routes that refer to nexthop objects.
+        for prefix in PREFIXES {
+            ip(&format!("route del {prefix}"));
+        }
         node.until("all routes", |node| node.routes() == before);
 
         assert_eq!(node.readings, readings);
+    });
+}
+
+#[test]
+fn deleted_and_changed_nexthop_objects_come_back_with_their_routes() {
+    in_new_netns(|| {
+        let mut node = Node::new();
+        node.settle("eth0");
+        let (before, readings) = (node.routes(), node.readings);
+        let all = ip("nexthop show protocol 12");
+        let object = all.lines().find(|line| line.contains("192.0.2.2 ")).unwrap();
+        let id = object.split(' ').nth(1).unwrap();
+        assert!(ip("route show 10.0.1.0/26").contains(&format!("nhid {id} ")), "{all}");
+
+        ip(&format!("nexthop del id {id}"));
+        assert_eq!(node.routes().len(), 2);
+        node.until("a deleted object", |node| node.routes() == before);
+        ip(&format!("nexthop replace id {id} via 192.0.2.99 dev eth0 proto static"));
+        assert_ne!(node.routes(), before);
+        node.until("a changed object", |node| {
+            node.routes() == before && ip("nexthop show protocol 12").lines().count() == 3
+        });
+        node.settle("eth0");
+        assert_eq!(node.readings, readings);
+
+        ip("nexthop flush protocol 12");
+        node.until("all objects", |node| node.routes() == before);
+        let same = Some(learned("192.0.2.3"));
+        node.dataplane.learn(&node.cluster, "10.0.1.0/26".parse().unwrap(), same);
+        node.until("an object that nobody needs", |_| {
+            ip("nexthop show protocol 12").lines().count() == 2
+                && ip("route show 10.0.1.0/26").contains("192.0.2.3")
+        });
+    });
+}
+
+#[test]
+fn a_restart_adopts_nexthop_objects_and_without_them_they_go() {
+    in_new_netns(|| {
+        let mut node = Node::new();
+        let (before, objects) = (ip("-4 route show proto bird"), ip("nexthop show protocol 12"));
+
+        for nexthop_objects in [true, false] {
+            let (dataplane, events) = Dataplane::open(nexthop_objects).unwrap();
+            assert!(dataplane.has_adopted());
+            (node.dataplane, node.events) = (dataplane, events);
+            for (prefix, next_hop) in PREFIXES.iter().zip(["192.0.2.2", "192.0.2.3", "198.51.100.2"]) {
+                node.dataplane.learn(&node.cluster, prefix.parse().unwrap(), Some(learned(next_hop)));
+            }
+            node.dataplane.allow_sweep();
+            let wanted = if nexthop_objects { objects.clone() } else { String::new() };
+            node.until("the objects", |_| ip("nexthop show protocol 12") == wanted);
+            assert_eq!(ip("-4 route show proto bird") == before, nexthop_objects);
+            assert_eq!(node.routes().len(), 3);
+        }
     });
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
-use kernel::{NextHop, PROTO_BIRD, Route, RouteKey, RouteKind};
+use kernel::{NextHop, PROTO_BIRD, Route, RouteKey};
 use model::{Cidr, Family};
 
 /// The node's own routes: connected ones, default gateways, what an administrator set.
@@ -55,7 +55,7 @@ impl Fib {
         for (key, route) in own.filter(|(key, _)| !is_link_local(*key)) {
             let ways = fib.lengths(key.destination.family()).entry(key.destination.length()).or_default();
             let routes = ways.entry(key.destination).or_default().entry(key.metric).or_default();
-            routes.push(hops(route));
+            routes.push(route.hops().to_vec());
         }
         fib
     }
@@ -98,7 +98,7 @@ impl Fib {
     /// Somebody made a route. Gives back whether the copy has changed.
     ///
     /// # Errors
-    /// Which of two routes with one key counts, an event does not say.
+    /// Which of two routes with one key counts, an event does not say, nor always where a nexthop object leads.
     pub fn put(&mut self, key: RouteKey, route: Route, replaces: bool) -> Result<bool, Unclear> {
         if is_link_local(key) {
             return Ok(false);
@@ -106,7 +106,11 @@ impl Fib {
         let lengths = self.lengths(key.destination.family());
         let ways = lengths.entry(key.destination.length()).or_default().entry(key.destination).or_default();
         let routes = ways.entry(key.metric).or_default();
-        let hops = hops(route);
+        if route.nexthop().is_some() && route.hops().is_empty() {
+            // The ways of its object must be asked for.
+            return Err(Unclear);
+        }
+        let hops = route.hops().to_vec();
         match routes.as_slice() {
             [] => routes.push(hops),
             [old] if *old == hops => return Ok(false),
@@ -190,11 +194,4 @@ impl Fib {
 /// Every link has the same route to these: they lead nowhere without the link's name.
 fn is_link_local(key: RouteKey) -> bool {
     matches!(key.destination.address(), IpAddr::V6(address) if address.is_unicast_link_local())
-}
-
-fn hops(route: Route) -> Vec<NextHop> {
-    match route.kind {
-        RouteKind::Unicast(hops) => hops,
-        RouteKind::Blackhole => Vec::new(),
-    }
 }

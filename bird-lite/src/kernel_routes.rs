@@ -24,11 +24,50 @@ pub const WIREGUARD: &str = "wireguard.cali";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It is to be in the kernel.
-    Install(RouteKey, Route),
+    Install(Vec<NextHop>),
     /// It is not for the kernel.
     Skip,
     /// It ought to be in the kernel but cannot be yet.
     Pending(String),
+}
+
+impl Verdict {
+    /// What the ways of a route's legs come to: those that can be had count.
+    pub fn of<'a>(ways: impl IntoIterator<Item = &'a Way>) -> Self {
+        let (mut hops, mut why) = (Vec::new(), None);
+        for way in ways {
+            match way {
+                Way::Hop(hop) => hops.push(hop.clone()),
+                Way::Foreign => return Self::Skip,
+                Way::Missing(reason) => why = Some(reason),
+            }
+        }
+        if hops.is_empty() {
+            return Self::Pending(why.cloned().unwrap_or_default());
+        }
+        hops.sort();
+        hops.dedup();
+        Self::Install(hops)
+    }
+}
+
+/// What a way depends on beside the context: all routes of one leg go the same way, and change it together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Leg {
+    /// Next hop of the BGP route.
+    pub next_hop: PeerKey,
+    /// The pool that the route's destination is in.
+    pub pool: Option<Cidr>,
+}
+
+/// How the destinations of a leg are reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Way {
+    Hop(NextHop),
+    /// Not ours to program.
+    Foreign,
+    /// There is none yet, and why.
+    Missing(String),
 }
 
 /// What the installation of routes depends on.
@@ -42,9 +81,9 @@ pub struct Context<'a> {
     pub wireguard_up: bool,
 }
 
-/// Which way a route of a pool travels.
+/// How routes of a pool travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+enum Travel {
     Lan,
     Tunnel,
     /// Not ours to program.
@@ -52,70 +91,67 @@ enum Way {
 }
 
 impl Context<'_> {
-    /// Decides about one route.
-    pub fn verdict(&self, prefix: Prefix, route: &bgp::Route) -> Verdict {
+    /// Under which key a route is to be installed; `None` when it is not for the kernel.
+    pub fn key(&self, prefix: Prefix, route: &bgp::Route) -> Option<RouteKey> {
         let destination = cidr(prefix);
         // Each node answers for the addresses of Services itself.
         let here = self.is_local(destination) || self.cluster.services.covers(destination);
         if route.source == RouteSource::Local || here {
-            return Verdict::Skip;
+            return None;
         }
-        let pool = self.cluster.pool_of(destination);
-        let mut hops = Vec::new();
-        let mut why = String::new();
-        for next_hop in &route.next_hops {
-            let hop = match next_hop.is_link_local() {
-                true => self.hop_on_link(*next_hop).map(Some),
-                false => self.hop(next_hop.address(), pool),
-            };
-            match hop {
-                Ok(Some(hop)) => hops.push(hop),
-                Ok(None) => return Verdict::Skip,
-                Err(reason) => why = reason,
-            }
-        }
-        if hops.is_empty() {
-            return Verdict::Pending(why);
-        }
-        hops.sort();
-        hops.dedup();
-        let route_kind = RouteKind::Unicast(hops);
         let normal = self.cluster.configuration.normal_priority(destination.family());
-        Verdict::Install(RouteKey::new(destination, metric(route, normal)), ours(route_kind))
+        Some(RouteKey::new(destination, metric(route, normal)))
     }
 
-    /// A neighbour by its link-local address: no route leads there, it is behind the link of its session.
-    fn hop_on_link(&self, next_hop: PeerKey) -> Result<NextHop, String> {
-        let interface = self.fib.link(next_hop.scope()).map(str::to_owned);
-        let interface = interface.ok_or_else(|| format!("the link of next hop {next_hop} is down"))?;
-        Ok(NextHop { gateway: Some(next_hop.address()), interface: Some(interface), onlink: false })
+    /// The pool whose encapsulation a route has.
+    pub fn pool(&self, prefix: Prefix) -> Option<Cidr> {
+        self.cluster.pool_of(cidr(prefix)).map(|pool| pool.cidr)
     }
 
-    /// One way out; `None` when the pool's routes are not ours to program.
-    fn hop(&self, next_hop: IpAddr, pool: Option<&IpPool>) -> Result<Option<NextHop>, String> {
-        let way = match pool {
-            Some(_) if self.is_pod(next_hop) => Way::Lan,
-            Some(pool) => self.way(pool, next_hop),
-            None => Way::Lan,
+    /// How the destinations of a leg are reached now.
+    pub fn way(&self, leg: Leg) -> Way {
+        if leg.next_hop.is_link_local() {
+            return self.way_on_link(leg.next_hop);
+        }
+        let next_hop = leg.next_hop.address();
+        let pool = leg.pool.and_then(|cidr| self.cluster.pool_of(cidr));
+        let travel = match pool {
+            Some(_) if self.is_pod(next_hop) => Travel::Lan,
+            Some(pool) => self.travel(pool, next_hop),
+            None => Travel::Lan,
         };
-        match way {
-            Way::Foreign => Ok(None),
-            Way::Tunnel if self.tunnel_up => Ok(Some(NextHop {
+        match travel {
+            Travel::Foreign => Way::Foreign,
+            Travel::Tunnel if self.tunnel_up => Way::Hop(NextHop {
                 gateway: Some(next_hop),
                 interface: Some(TUNNEL.to_owned()),
                 onlink: true,
-            })),
-            Way::Tunnel => Err(format!(
+            }),
+            Travel::Tunnel => Way::Missing(format!(
                 "{TUNNEL} is missing or down, and pool {} needs IPIP: load the kernel module ipip",
                 pool.map_or("", |p| &p.name)
             )),
-            Way::Lan => match self.fib.resolve(next_hop) {
+            Travel::Lan => match self.fib.resolve(next_hop) {
                 Some(way) => {
                     let (gateway, interface) = (Some(way.gateway), Some(way.interface));
-                    Ok(Some(NextHop { gateway, interface, onlink: false }))
+                    Way::Hop(NextHop { gateway, interface, onlink: false })
                 }
-                None => Err(format!("no route to next hop {next_hop}: check the node's routing table")),
+                None => {
+                    Way::Missing(format!("no route to next hop {next_hop}: check the node's routing table"))
+                }
             },
+        }
+    }
+
+    /// A neighbour by its link-local address: no route leads there, it is behind the link of its session.
+    fn way_on_link(&self, next_hop: PeerKey) -> Way {
+        match self.fib.link(next_hop.scope()) {
+            Some(interface) => Way::Hop(NextHop {
+                gateway: Some(next_hop.address()),
+                interface: Some(interface.to_owned()),
+                onlink: false,
+            }),
+            None => Way::Missing(format!("the link of next hop {next_hop} is down")),
         }
     }
 
@@ -125,24 +161,24 @@ impl Context<'_> {
     }
 
     /// The encapsulation of a route: a function of the pool's mode, the own subnet and the next hop.
-    fn way(&self, pool: &IpPool, next_hop: IpAddr) -> Way {
+    fn travel(&self, pool: &IpPool, next_hop: IpAddr) -> Travel {
         if pool.vxlan_mode != EncapMode::Never {
-            return Way::Foreign;
+            return Travel::Foreign;
         }
         let programs = self.cluster.configuration.programs;
         let encapsulates = pool.ipip_mode != EncapMode::Never && next_hop.is_ipv4();
         let ours = if encapsulates { programs.ipip } else { programs.no_encapsulation };
         if !ours {
-            return Way::Foreign;
+            return Travel::Foreign;
         }
         let node = self.cluster.node();
         let subnets = node.into_iter().flat_map(|n| [n.ipv4, n.ipv6]).flatten().map(|a| a.subnet());
         let same_subnet = subnets.into_iter().any(|s| s.contains(next_hop));
         match (pool.ipip_mode, next_hop.is_ipv4()) {
-            (EncapMode::Always, true) => Way::Tunnel,
-            (EncapMode::CrossSubnet, true) if !same_subnet => Way::Tunnel,
-            _ if !encapsulates && self.is_encrypted(next_hop) => Way::Foreign,
-            _ => Way::Lan,
+            (EncapMode::Always, true) => Travel::Tunnel,
+            (EncapMode::CrossSubnet, true) if !same_subnet => Travel::Tunnel,
+            _ if !encapsulates && self.is_encrypted(next_hop) => Travel::Foreign,
+            _ => Travel::Lan,
         }
     }
 
@@ -172,7 +208,8 @@ fn metric(route: &bgp::Route, normal: u32) -> u32 {
     }
 }
 
-fn ours(kind: RouteKind) -> Route {
+/// A route of `proto bird`.
+pub fn ours(kind: RouteKind) -> Route {
     Route { kind, protocol: PROTO_BIRD, source: None, mtu: None }
 }
 

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use bird_lite::peers::RouterId;
-use clap::Parser;
+use clap::{ArgAction, Parser};
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::log_level::LogLevel;
@@ -50,6 +50,10 @@ struct Arguments {
     /// Ranges of cluster IPs to announce, with commas between them; wins over serviceClusterIPs of BGPConfiguration
     #[arg(long, env = "CALICO_ADVERTISE_CLUSTER_IPS")]
     advertise_cluster_ips: Option<String>,
+    /// Learned routes refer to nexthop objects (`ip nexthop`) where the kernel has such; false lets each route name its
+    /// way itself
+    #[arg(long, env = "BIRD_LITE_NEXTHOP_OBJECTS", default_value_t = true, action = ArgAction::Set)]
+    nexthop_objects: bool,
     /// error, warn, info, debug or trace
     #[arg(long, default_value = "info")]
     log_level: LevelFilter,
@@ -71,6 +75,7 @@ fn main() -> anyhow::Result<()> {
         record: arguments.record,
         advertise_cluster_ips: arguments.advertise_cluster_ips.filter(|ranges| !ranges.trim().is_empty()),
         health_listen: arguments.health_listen,
+        nexthop_objects: arguments.nexthop_objects,
     }))?;
     // Sockets close without a Cease, and routes stay: peers and kernel carry on until we are back.
     runtime.shutdown_background();

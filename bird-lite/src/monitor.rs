@@ -10,9 +10,9 @@ use tokio::sync::mpsc;
 /// read again.
 const BURSTS: usize = 16;
 
-/// Subscribes in this thread's network namespace to all changes but those that the socket with the port
-/// `ignored` makes.
-pub(crate) fn start(ignored: u32) -> io::Result<mpsc::Receiver<Vec<RouteEvent>>> {
+/// Subscribes in this thread's network namespace to all changes but those that the sockets with the
+/// ports `ignored` make.
+pub(crate) fn start(ignored: Vec<u32>) -> io::Result<mpsc::Receiver<Vec<RouteEvent>>> {
     let (sender, receiver) = mpsc::channel(BURSTS);
     let mut events = RouteEvents::open(ignored)?;
     let work = move || {

@@ -1,103 +1,142 @@
 //! The table of `proto bird` routes. Owns what is wanted there, under which key the route of a prefix stands,
 //! and what cannot be installed yet. Decides nothing about a single route, and knows no clock.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::time::Instant;
 
-use bgp::PeerKey;
 use bgp_packet::Prefix;
-use kernel::{Applied, Driver, Route, RouteKey, Table};
+use kernel::{Applied, Driver, NextHop, NexthopId, NexthopObject, Route, RouteKey, RouteKind, Table};
 use model::Cidr;
 
 use crate::convert::cidr;
-use crate::kernel_routes::{Context, Verdict, own_routes};
-use crate::next_hops::NextHops;
+use crate::kernel_routes::{Context, Leg, Verdict, ours, own_routes};
+use crate::legs::{Legs, Turn};
+use crate::nexthop_objects::NexthopObjects;
 
 /// Learned routes and those that no peer told us, and what the kernel has of them.
-pub struct RouteTable<D: Driver<Key = RouteKey, Value = Route>> {
-    table: Table<D>,
+pub struct RouteTable<R, N>
+where
+    R: Driver<Key = RouteKey, Value = Route>,
+    N: Driver<Key = NexthopId, Value = NexthopObject>,
+{
+    table: Table<R>,
+    /// What routes refer to.
+    objects: NexthopObjects<N>,
     /// Best routes of the Loc-RIB.
-    learned: BTreeMap<Prefix, bgp::Route>,
+    learned: BTreeMap<Prefix, Learned>,
     /// Routes that cannot be installed yet, and why.
     blocked: BTreeMap<Prefix, String>,
     /// The key under which the route of a prefix stands.
     keys: BTreeMap<Prefix, RouteKey>,
     /// Routes that no peer told us.
     own: BTreeMap<RouteKey, Route>,
-    /// Prefixes by the next hops of their routes, and how these are reached.
-    dependants: BTreeMap<PeerKey, BTreeSet<Prefix>>,
-    next_hops: NextHops,
+    /// How the next hops of learned routes are reached.
+    legs: Legs,
 }
 
-impl<D: Driver<Key = RouteKey, Value = Route>> RouteTable<D> {
+/// A route of the Loc-RIB, and the pool that it is in.
+struct Learned {
+    route: bgp::Route,
+    pool: Option<Cidr>,
+}
+
+impl Learned {
+    /// In order, each once.
+    fn legs(&self) -> Vec<Leg> {
+        let hops = self.route.next_hops.iter();
+        let mut legs: Vec<Leg> = hops.map(|hop| Leg { next_hop: *hop, pool: self.pool }).collect();
+        legs.sort_unstable();
+        legs.dedup();
+        legs
+    }
+}
+
+/// What one run of [`RouteTable::apply`] did.
+#[derive(Debug, Default)]
+pub struct Written {
+    pub routes: Applied<RouteKey>,
+    pub nexthops: Applied<NexthopId>,
+}
+
+impl<R, N> RouteTable<R, N>
+where
+    R: Driver<Key = RouteKey, Value = Route>,
+    N: Driver<Key = NexthopId, Value = NexthopObject>,
+{
     /// Reads what an earlier run left behind; nothing is written yet.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn adopt(driver: D) -> io::Result<Self> {
-        let mut table = Table::new(driver);
+    pub fn adopt(routes: R, objects: NexthopObjects<N>) -> io::Result<Self> {
+        let mut table = Table::new(routes);
         table.resync()?;
         Ok(Self {
             table,
+            objects,
             learned: BTreeMap::new(),
             blocked: BTreeMap::new(),
             keys: BTreeMap::new(),
             own: BTreeMap::new(),
-            dependants: BTreeMap::new(),
-            next_hops: NextHops::default(),
+            legs: Legs::default(),
         })
     }
 
-    /// Reads the kernel's routes anew.
+    /// Reads the kernel's nexthop objects and routes anew.
     ///
     /// # Errors
     /// What the kernel says.
     pub fn resync(&mut self) -> io::Result<()> {
+        self.objects.resync()?;
         self.table.resync().map(drop)
     }
 
     /// Takes over a change of the Loc-RIB.
     pub fn learn(&mut self, context: Context<'_>, prefix: Prefix, route: Option<bgp::Route>) {
-        let hops = route.iter().flat_map(|route| route.next_hops.clone()).collect();
-        let old = match route {
-            Some(route) => self.learned.insert(prefix, route),
-            None => self.learned.remove(&prefix),
-        };
-        self.depend(context, prefix, old.map_or(Vec::new(), |route| route.next_hops), hops);
+        self.hold(context, prefix, route.map(|route| Learned { route, pool: context.pool(prefix) }));
         self.decide(context, prefix);
     }
 
-    /// Keeps the index of next hops.
-    fn depend(&mut self, context: Context<'_>, prefix: Prefix, old: Vec<PeerKey>, new: Vec<PeerKey>) {
-        for hop in old.iter().filter(|hop| !new.contains(hop)) {
-            let Some(prefixes) = self.dependants.get_mut(hop) else { continue };
-            prefixes.remove(&prefix);
-            if prefixes.is_empty() {
-                self.dependants.remove(hop);
-                self.next_hops.forget(hop.address());
-            }
+    /// Puts a learned route in the place of the one before, and keeps the index of legs.
+    fn hold(&mut self, context: Context<'_>, prefix: Prefix, new: Option<Learned>) {
+        let legs = new.as_ref().map_or(Vec::new(), Learned::legs);
+        let old = match new {
+            Some(new) => self.learned.insert(prefix, new),
+            None => self.learned.remove(&prefix),
+        };
+        let old = old.map_or(Vec::new(), |old| old.legs());
+        if old == legs {
+            return;
         }
-        for hop in new.into_iter().filter(|hop| !old.contains(hop)) {
-            self.dependants.entry(hop).or_default().insert(prefix);
-            // A link-local one is always there as long as its link is.
-            if !hop.is_link_local() {
-                self.next_hops.watch(context.fib, hop.address());
-            }
+        for leg in legs.iter().filter(|leg| !old.contains(leg)) {
+            self.legs.add(context, *leg, prefix);
         }
+        self.objects.enter(&legs);
+        let gone = old.iter().filter(|leg| !legs.contains(leg));
+        let unused: Vec<Leg> = gone.filter(|leg| self.legs.remove(**leg, prefix)).copied().collect();
+        self.objects.leave(&old, &unused);
     }
 
-    /// The node's own routes to `within`, or any of them, have changed: decides about what depends on them.
+    /// The node's own routes to `within`, or any of them, have changed: follows with what depends on them.
     pub fn fib_changed(&mut self, context: Context<'_>, within: Option<Cidr>) {
         if context.fib.has_gateways() {
             self.decide_own(context);
         }
-        let changed = self.next_hops.changed(context.fib, within).into_iter().map(PeerKey::from);
-        // Which links are up is looked at together with everything else.
-        let on_links = self.dependants.keys().filter(|hop| within.is_none() && hop.is_link_local());
-        for hop in changed.chain(on_links.copied()).collect::<Vec<_>>() {
-            let prefixes = self.dependants.get(&hop).into_iter().flatten();
-            for prefix in prefixes.copied().collect::<Vec<_>>() {
+        self.follow(context, within);
+    }
+
+    /// What ways depend on beside the node's own routes has changed, such as the mode of a pool or the tunnel.
+    pub fn ways_changed(&mut self, context: Context<'_>) {
+        self.follow(context, None);
+    }
+
+    /// Looks how next hops in `within`, or all, are reached now. One that leads another way takes its routes along.
+    fn follow(&mut self, context: Context<'_>, within: Option<Cidr>) {
+        for (leg, turn) in self.legs.refresh(context, within) {
+            if matches!(&turn, Turn::Moved(hop) if self.objects.turn(leg, hop)) {
+                continue;
+            }
+            for prefix in self.legs.prefixes(leg).collect::<Vec<_>>() {
                 self.decide(context, prefix);
             }
         }
@@ -108,6 +147,17 @@ impl<D: Driver<Key = RouteKey, Value = Route>> RouteTable<D> {
         self.table.observe(key, route);
     }
 
+    /// Somebody else made or deleted a nexthop object with a number of ours, or put something else in its place.
+    pub fn observe_nexthop(&mut self, id: NexthopId, object: Option<NexthopObject>) {
+        if object.is_none() {
+            let by = self.table.actual().iter().filter(|(_, route)| route.nexthop() == Some(id));
+            for key in by.map(|(key, _)| *key).collect::<Vec<_>>() {
+                self.table.observe(key, None);
+            }
+        }
+        self.objects.observe(id, object);
+    }
+
     /// Whether the kernel holds a route of ours under this key, as far as is known.
     pub fn holds(&self, key: &RouteKey) -> Option<&Route> {
         self.table.actual().get(key)
@@ -116,6 +166,7 @@ impl<D: Driver<Key = RouteKey, Value = Route>> RouteTable<D> {
     /// Decides about every route anew: pools, nodes or the node's own routes have changed.
     pub fn decide_all(&mut self, context: Context<'_>) {
         self.decide_own(context);
+        self.follow(context, None);
         for prefix in self.learned.keys().copied().collect::<Vec<_>>() {
             self.decide(context, prefix);
         }
@@ -137,29 +188,65 @@ impl<D: Driver<Key = RouteKey, Value = Route>> RouteTable<D> {
     /// Decides anew about some prefixes: what this node holds of them has changed.
     pub fn decide_some<'a>(&mut self, context: Context<'_>, prefixes: impl IntoIterator<Item = &'a Prefix>) {
         for prefix in prefixes {
+            // A next hop that is a pod of this node is reached in its own way.
+            self.follow(context, Some(cidr(*prefix)));
             self.decide(context, *prefix);
         }
     }
 
     fn decide(&mut self, context: Context<'_>, prefix: Prefix) {
-        let verdict = self.learned.get(&prefix).map_or(Verdict::Skip, |route| context.verdict(prefix, route));
-        match verdict {
-            Verdict::Install(key, route) => {
+        if let Some(learned) = self.learned.get(&prefix)
+            && learned.pool != context.pool(prefix)
+        {
+            let learned = Learned { route: learned.route.clone(), pool: context.pool(prefix) };
+            self.hold(context, prefix, Some(learned));
+        }
+        let learned = self.learned.get(&prefix);
+        let key = learned.and_then(|learned| context.key(prefix, &learned.route));
+        let (Some(learned), Some(key)) = (learned, key) else { return self.skip(prefix) };
+        let legs = learned.legs();
+        match Verdict::of(legs.iter().filter_map(|leg| self.legs.way(*leg))) {
+            Verdict::Install(hops) => {
                 self.blocked.remove(&prefix);
                 if let Some(old) = self.keys.insert(prefix, key).filter(|old| *old != key) {
                     self.unset(old);
                 }
-                self.table.set(key, Some(route));
+                self.install(key, &legs, hops);
             }
-            Verdict::Skip => {
-                self.blocked.remove(&prefix);
-                if let Some(old) = self.keys.remove(&prefix) {
-                    self.unset(old);
-                }
-            }
+            Verdict::Skip => self.skip(prefix),
             Verdict::Pending(reason) => {
                 self.keep_standing(prefix);
                 self.blocked.insert(prefix, reason);
+            }
+        }
+    }
+
+    fn skip(&mut self, prefix: Prefix) {
+        self.blocked.remove(&prefix);
+        if let Some(old) = self.keys.remove(&prefix) {
+            self.unset(old);
+        }
+    }
+
+    /// Wants a route by these legs, which come to these hops.
+    fn install(&mut self, key: RouteKey, legs: &[Leg], hops: Vec<NextHop>) {
+        let standing = self.table.actual().get(&key).and_then(Route::nexthop);
+        let ways: Vec<_> = legs.iter().filter_map(|leg| Some((*leg, self.legs.way(*leg)?))).collect();
+        let kind = self.objects.kind(&ways, standing).unwrap_or(RouteKind::Unicast(hops));
+        self.table.set(key, Some(ours(kind)));
+    }
+
+    /// The object of some leg can be had now, or not any more: its routes refer to it, or name the ways themselves.
+    fn install_again(&mut self, leg: Leg) {
+        for prefix in self.legs.prefixes(leg).collect::<Vec<_>>() {
+            let (Some(learned), Some(key)) = (self.learned.get(&prefix), self.keys.get(&prefix).copied())
+            else {
+                continue;
+            };
+            let legs = learned.legs();
+            let verdict = Verdict::of(legs.iter().filter_map(|leg| self.legs.way(*leg)));
+            if let Verdict::Install(hops) = verdict {
+                self.install(key, &legs, hops);
             }
         }
     }
@@ -170,7 +257,8 @@ impl<D: Driver<Key = RouteKey, Value = Route>> RouteTable<D> {
             return;
         }
         let destination = cidr(prefix);
-        let standing = self.table.actual().iter().find(|(key, _)| key.destination == destination);
+        let of_metric = |metric| RouteKey { destination, metric };
+        let standing = self.table.actual().range(of_metric(0)..=of_metric(u32::MAX)).next();
         if let Some((key, route)) = standing.map(|(key, route)| (*key, route.clone())) {
             self.keys.insert(prefix, key);
             self.table.set(key, Some(route));
@@ -183,24 +271,48 @@ impl<D: Driver<Key = RouteKey, Value = Route>> RouteTable<D> {
         self.table.set(key, own);
     }
 
-    /// Writes what differs; deletes what is not wanted only when `sweep` allows it.
-    pub fn apply(&mut self, sweep: bool, now: Instant) -> Applied<RouteKey> {
-        if sweep { self.table.apply(now) } else { self.table.apply_puts(now) }
+    /// Writes what differs; deletes what is not wanted only when `sweep` allows it. Nexthop objects come before the
+    /// routes that refer to them and go after them.
+    pub fn apply(&mut self, sweep: bool, now: Instant) -> Written {
+        let mut written = Written::default();
+        loop {
+            let (turned, applied) = self.objects.write(now);
+            written.nexthops.merge(applied);
+            if turned.is_empty() {
+                break;
+            }
+            turned.into_iter().for_each(|leg| self.install_again(leg));
+        }
+        if !sweep {
+            written.routes = self.table.apply_puts(now);
+            return written;
+        }
+        written.routes = self.table.apply(now);
+        let routes = &self.table;
+        let used = || routes.actual().values().filter_map(Route::nexthop).collect();
+        written.nexthops.merge(self.objects.sweep(now, used));
+        written
     }
 
     /// When `apply` is due again for what failed.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.table.poll_timeout()
+        [self.table.poll_timeout(), self.objects.poll_timeout()].into_iter().flatten().min()
     }
 
     /// Failed entries are tried at the next `apply`.
     pub fn retry_now(&mut self, now: Instant) {
+        self.objects.retry_now(now);
         self.table.retry_now(now);
     }
 
     /// How many routes of ours the kernel has.
     pub fn count(&self) -> usize {
         self.table.actual().len()
+    }
+
+    /// How many nexthop objects of ours the kernel has, and whether routes are to refer to them.
+    pub fn nexthops(&self) -> (usize, bool) {
+        (self.objects.count(), self.objects.is_enabled())
     }
 
     /// Routes that ought to be in the kernel and are not, with the reason.

@@ -51,3 +51,9 @@ pub fn enable_forwarding(ipv6: bool) {
         }
     }
 }
+
+/// What new interfaces of this host get as `rp_filter`: 1 (strict) unless it says otherwise.
+pub fn rp_filter() -> &'static str {
+    let default = sysctl::read("net/ipv4/conf/default/rp_filter");
+    ["0", "2"].into_iter().find(|known| default.as_ref().is_ok_and(|value| value == known)).unwrap_or("1")
+}

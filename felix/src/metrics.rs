@@ -142,8 +142,14 @@ impl Metrics {
         let host: Family<Host, Level> = Family::default();
         host.get_or_create(&Host { host: node.to_owned() }).set(1);
         self.resync_state.set(1);
-        let r = &mut *self.registry.lock();
-        r.register("felix_host", "Constant 1 with the node's name", host);
+        let mut registry = self.registry.lock();
+        registry.register("felix_host", "Constant 1 with the node's name", host);
+        self.register_kernel(&mut registry);
+        self.register_pods(&mut registry);
+    }
+
+    /// What was written into the kernel, and what was not.
+    fn register_kernel(&self, r: &mut Registry) {
         r.register(
             "felix_int_dataplane_apply_time_seconds",
             "Time of one apply to the kernel",
@@ -200,6 +206,10 @@ impl Metrics {
             "1 waiting for the datastore, 2 listing, 3 in sync",
             self.resync_state.clone(),
         );
+    }
+
+    /// What pods came and went, and which of their packets were dropped.
+    fn register_pods(&self, r: &mut Registry) {
         r.register("felix_cni_calls", "Calls of the CNI plugin, by call and outcome", self.cni_calls.clone());
         r.register(
             "felix_time_to_policy_seconds",

@@ -39,6 +39,11 @@ impl RuleMode {
         }
     }
 
+    /// Did iptables and IP sets work at the start?
+    pub fn has_iptables(&self) -> bool {
+        self.has_iptables
+    }
+
     pub fn wants_nftables(&self) -> bool {
         match self.setting {
             NftablesMode::Enabled => true,

@@ -270,6 +270,7 @@ fn start_worker(
         ipv6: drivers.ip6tables.is_some(),
         random_fully: true,
         ipip: features.ipip,
+        rp_filter: checks::rp_filter(),
         ..RenderSettings::default()
     };
     let pod_settings = {

@@ -33,6 +33,8 @@ use crate::worker::strangers::Strangers;
 
 /// How long to wait for more news from the datastore before writing what came so far.
 const COALESCE: Duration = Duration::from_millis(3);
+/// Why a node is not ready on which only nftables would work.
+const NO_WAY: &str = "nftablesMode is Disabled, but iptables or IP sets do not work on this node";
 
 /// Everything that the thread starts with.
 pub struct Parts<P: Ports> {
@@ -94,6 +96,8 @@ pub struct Worker<P: Ports> {
     uses_ipip: bool,
     in_sync: bool,
     is_first: bool,
+    /// Was the dataplane said to be ready?
+    is_ready: bool,
     closed: BTreeMap<HostInterface, ClosedReason>,
     waiting: BTreeMap<HostInterface, Vec<oneshot::Sender<()>>>,
     inspections: Vec<(HostInterface, oneshot::Sender<EndpointState>)>,
@@ -129,6 +133,7 @@ impl<P: Ports> Worker<P> {
             uses_ipip: false,
             in_sync: false,
             is_first: true,
+            is_ready: false,
             closed: BTreeMap::new(),
             waiting: BTreeMap::new(),
             inspections: Vec::new(),
@@ -343,8 +348,17 @@ impl<P: Ports> Worker<P> {
             self.journal.latency(arrived.map(|arrived| arrived.elapsed()));
         }
         self.journal.applied(&report, &self.dataplane, started.elapsed(), self.is_first);
-        if self.is_first {
-            self.is_first = false;
+        self.is_first = false;
+        self.tell_readiness();
+    }
+
+    /// Ready after the first write, unless policy shall go through what the node does not have.
+    fn tell_readiness(&mut self) {
+        let may_lack = !self.dataplane.uses_nftables() && !self.rule_mode.has_iptables();
+        if may_lack && !self.dataplane.status().failing.is_empty() {
+            self.health.set_unready(Component::Dataplane, NO_WAY);
+            self.is_ready = false;
+        } else if !std::mem::replace(&mut self.is_ready, true) {
             self.health.set_ready(Component::Dataplane);
         }
     }

@@ -6,7 +6,7 @@ use bgp::{Route as Learned, RouteSource};
 use bgp_packet::{NextHop as BgpNextHop, PathAttributes};
 use bird_lite::cluster::Cluster;
 use bird_lite::fib::Fib;
-use bird_lite::kernel_routes::{Context, Verdict, blackholes, own_routes};
+use bird_lite::kernel_routes::{Context, Leg, Verdict, blackholes, own_routes};
 use bird_lite::origin::{NORMAL_PRIORITY, PREFERENCE_SUM};
 use kernel::{NextHop, PROTO_BIRD, RouteKey, RouteKind};
 use model::{AffinityState, EncapMode, IpPool};
@@ -45,18 +45,24 @@ pub(crate) fn from_mesh(next_hop: &str) -> Learned {
     learned(&[next_hop], Some(PREFERENCE_SUM - NORMAL_PRIORITY))
 }
 
+/// Under which key a route is installed, and how.
+pub(crate) fn decide(context: Context<'_>, prefix: &str, route: &Learned) -> (Option<RouteKey>, Verdict) {
+    let prefix = prefix.parse().unwrap();
+    let Some(key) = context.key(prefix, route) else { return (None, Verdict::Skip) };
+    let pool = context.pool(prefix);
+    let ways = route.next_hops.iter().map(|next_hop| context.way(Leg { next_hop: *next_hop, pool }));
+    (Some(key), Verdict::of(&ways.collect::<Vec<_>>()))
+}
+
 fn verdict(cluster: &Cluster, prefix: &str, route: &Learned) -> Verdict {
-    Context { cluster, fib: &fib(), tunnel_up: true, wireguard_up: false }
-        .verdict(prefix.parse().unwrap(), route)
+    decide(Context { cluster, fib: &fib(), tunnel_up: true, wireguard_up: false }, prefix, route).1
 }
 
 /// Key and next hops of what is to be installed.
 fn installed(cluster: &Cluster, prefix: &str, route: &Learned) -> (RouteKey, Vec<NextHop>) {
-    match verdict(cluster, prefix, route) {
-        Verdict::Install(key, kernel::Route { kind: RouteKind::Unicast(hops), protocol, .. }) => {
-            assert_eq!(protocol, PROTO_BIRD);
-            (key, hops)
-        }
+    let context = Context { cluster, fib: &fib(), tunnel_up: true, wireguard_up: false };
+    match decide(context, prefix, route) {
+        (Some(key), Verdict::Install(hops)) => (key, hops),
         other => panic!("{prefix} is not installed: {other:?}"),
     }
 }
@@ -131,12 +137,12 @@ fn a_missing_tunnel_is_named_and_only_blocks_what_needs_it() {
     let fib = fib();
     let context = Context { cluster: &cluster, fib: &fib, tunnel_up: false, wireguard_up: false };
 
-    let Verdict::Pending(reason) = context.verdict(THERE.parse().unwrap(), &from_mesh(FAR)) else {
+    let Verdict::Pending(reason) = decide(context, THERE, &from_mesh(FAR)).1 else {
         panic!("installed without a tunnel");
     };
 
     assert!(reason.contains("tunl0") && reason.contains("pool-10-0-0-0-16"), "{reason}");
-    let near = context.verdict("10.0.8.0/26".parse().unwrap(), &from_mesh(ON_LINK));
+    let near = decide(context, "10.0.8.0/26", &from_mesh(ON_LINK)).1;
     assert!(matches!(near, Verdict::Install(..)), "{near:?}");
 }
 
@@ -146,14 +152,14 @@ fn a_next_hop_without_a_route_is_named() {
     let fib = Fib::new([route("192.0.2.0/24", None, "eth0")]);
     let context = Context { cluster: &cluster, fib: &fib, tunnel_up: true, wireguard_up: false };
 
-    let Verdict::Pending(reason) = context.verdict(THERE.parse().unwrap(), &from_mesh(FAR)) else {
+    let Verdict::Pending(reason) = decide(context, THERE, &from_mesh(FAR)).1 else {
         panic!("installed without a way");
     };
-    let partly = context.verdict(THERE.parse().unwrap(), &learned(&[FAR, ON_LINK], None));
+    let partly = decide(context, THERE, &learned(&[FAR, ON_LINK], None)).1;
 
     assert!(reason.contains(FAR), "{reason}");
-    let Verdict::Install(_, route) = partly else { panic!("one way out is enough: {partly:?}") };
-    assert_eq!(route.kind, RouteKind::Unicast(vec![lan(ON_LINK)]));
+    let Verdict::Install(hops) = partly else { panic!("one way out is enough: {partly:?}") };
+    assert_eq!(hops, [lan(ON_LINK)]);
 }
 
 #[test]
@@ -244,11 +250,11 @@ fn a_peer_behind_a_gateway_has_a_route_and_what_it_tells_goes_that_way() {
     let to_peer = &own[&RouteKey::new(cidr("198.51.100.9/32"), NORMAL_PRIORITY)];
     assert_eq!(to_peer.kind, RouteKind::Unicast(vec![lan(gateway)]));
     assert!(own.contains_key(&RouteKey::new(cidr(OWN_BLOCK), NORMAL_PRIORITY)));
-    match context.verdict("203.0.113.0/24".parse().unwrap(), &learned(&[peer], None)) {
-        Verdict::Install(_, found) => assert_eq!(found.kind, RouteKind::Unicast(vec![lan(gateway)])),
+    match decide(context, "203.0.113.0/24", &learned(&[peer], None)).1 {
+        Verdict::Install(hops) => assert_eq!(hops, [lan(gateway)]),
         other => panic!("{other:?}"),
     }
     // Nobody may tell us another way to the peer.
-    let verdict = context.verdict("198.51.100.9/32".parse().unwrap(), &learned(&["192.0.2.2"], None));
+    let verdict = decide(context, "198.51.100.9/32", &learned(&["192.0.2.2"], None)).1;
     assert_eq!(verdict, Verdict::Skip);
 }

@@ -51,7 +51,8 @@ fn only_what_concerns_sessions_plans_them_anew() {
     cluster.take_changes();
     let mut change = |node: Node| {
         put_node(&mut cluster, node);
-        cluster.take_changes().peers
+        let changes = cluster.take_changes();
+        changes.peers || !changes.nodes.is_empty()
     };
     let labelled = || {
         let mut node = node(2);
@@ -68,7 +69,7 @@ fn only_what_concerns_sessions_plans_them_anew() {
     put_peering(&mut cluster, BgpPeer::new("racks", target, None));
     cluster.take_changes();
     put_node(&mut cluster, Node { ..labelled() });
-    assert!(cluster.take_changes().peers);
+    assert!(cluster.take_changes().nodes.contains(&node(2).name));
 }
 
 #[test]
@@ -386,4 +387,68 @@ fn sessions_with_the_same_filters_share_their_policies_from_plan_to_plan() {
 
     let shared = &first.peers.values().next().unwrap().export;
     assert!(second.peers.values().all(|peer| std::sync::Arc::ptr_eq(&peer.export, shared)));
+}
+
+/// Repeatable choices.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 33) % sides
+    }
+}
+
+/// A node that comes, goes, moves (also to another's address), or becomes something else.
+fn disturb(cluster: &mut Cluster, dice: &mut Dice) {
+    let n = 2 + dice.roll(6) as u8;
+    if dice.roll(4) == 0 {
+        return cluster.apply(Update::Node(node(n).name, None));
+    }
+    let mut changed = if dice.roll(2) == 0 { node(n) } else { dual_stack(n) };
+    if dice.roll(3) == 0 {
+        changed.ipv4 = Some(node_address(&format!("192.0.2.{}/24", 1 + dice.roll(9))));
+    }
+    changed.as_number = (dice.roll(4) == 0).then_some(65100);
+    changed.route_reflector_cluster_id = (dice.roll(5) == 0).then(|| "244.0.0.1".parse().unwrap());
+    changed.labels.insert("rack".to_owned(), format!("r{}", dice.roll(3)));
+    put_node(cluster, changed);
+}
+
+#[test]
+fn a_change_of_some_nodes_plans_what_a_whole_plan_would() {
+    let mut by_changes = 0;
+    for seed in 0..200 {
+        let mut dice = Dice(seed);
+        let mut cluster = cluster(4);
+        put_node(&mut cluster, dual_stack(1));
+        match dice.roll(4) {
+            0 => put_peering(&mut cluster, peering("to-a-node", "192.0.2.3", 64512)),
+            1 => {
+                let target = PeerTarget::Nodes(selector("rack == 'r1'"));
+                put_peering(&mut cluster, BgpPeer::new("racks", target, Some(64512)));
+            }
+            2 => put_peering(&mut cluster, peering("tor", "203.0.113.9", 65001)),
+            _ => {}
+        }
+        let mut planner = Planner::default();
+        let mut config = planner.plan(&cluster).unwrap().config;
+        for _ in 0..12 {
+            cluster.take_changes();
+            for _ in 0..=dice.roll(2) {
+                disturb(&mut cluster, &mut dice);
+            }
+            let changes = cluster.take_changes();
+            assert!(!changes.peers);
+            match planner.changes(&cluster, &changes.nodes) {
+                Some(some) => {
+                    some.apply_to(&mut config);
+                    by_changes += 1;
+                }
+                None => config = planner.plan(&cluster).unwrap().config,
+            }
+            assert_eq!(config, plan(&cluster).config, "seed {seed}");
+        }
+    }
+    assert!(by_changes > 1000, "{by_changes}");
 }

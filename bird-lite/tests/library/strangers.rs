@@ -7,14 +7,14 @@ use bgp_packet::Family;
 use bird_lite::cluster::Cluster;
 use bird_lite::fib::Fib;
 use bird_lite::kernel_routes::{Context, Verdict};
-use kernel::{NextHop, RouteKind};
+use kernel::NextHop;
 use model::{
     AddPath, BfdSettings, BgpConfiguration, BgpPeer, BgpRole, EncapMode, IpPool, Labels, NodeName,
     PeerTarget, Pod, PodKey, Update, host_interface_name,
 };
 
 use crate::fib::route;
-use crate::kernel_routes::learned;
+use crate::kernel_routes::{decide, learned};
 use crate::net::{Net, config as node_config, config_in, ip, key as node_key, local, mesh, peer, prefix};
 use crate::world::*;
 
@@ -91,11 +91,9 @@ fn what_a_pod_announces_goes_to_its_link_whatever_the_pool_says() {
     let fib = Fib::new([route("10.0.1.7/32", None, "cali1"), route("192.0.2.0/24", None, "eth0")]);
 
     let context = Context { cluster: &cluster, fib: &fib, tunnel_up: true, wireguard_up: false };
-    let verdict = context.verdict(prefix("10.0.77.0/26"), &learned(&[POD], None));
+    let (_, verdict) = decide(context, "10.0.77.0/26", &learned(&[POD], None));
 
-    let Verdict::Install(_, kernel::Route { kind: RouteKind::Unicast(hops), .. }) = verdict else {
-        panic!("{verdict:?}")
-    };
+    let Verdict::Install(hops) = verdict else { panic!("{verdict:?}") };
     let way = NextHop { gateway: Some(address(POD)), interface: Some("cali1".to_owned()), onlink: false };
     assert_eq!(hops, [way]);
 }
@@ -145,8 +143,8 @@ fn ipv4_leaves_by_the_link_of_a_link_local_next_hop_while_it_is_up() {
         let mut fib = Fib::default();
         fib.set_links(links.iter().map(|(index, name)| (*index, (*name).to_owned())).collect());
         let context = Context { cluster: &cluster, fib: &fib, tunnel_up: false, wireguard_up: false };
-        match context.verdict(prefix("10.0.77.0/26"), &route) {
-            Verdict::Install(_, kernel::Route { kind: RouteKind::Unicast(hops), .. }) => {
+        match decide(context, "10.0.77.0/26", &route).1 {
+            Verdict::Install(hops) => {
                 Ok(hops.into_iter().filter_map(|hop| hop.interface).collect::<Vec<_>>())
             }
             Verdict::Pending(why) => Err(why),

@@ -6,10 +6,10 @@ use bgp_packet::{NextHop as BgpNextHop, PathAttributes};
 use bird_lite::cluster::Cluster;
 use bird_lite::kernel_routes::{Context, Verdict};
 use bird_lite::origin::PREFERENCE_SUM;
-use kernel::{NextHop, RouteKey, RouteKind};
+use kernel::{NextHop, RouteKey};
 use model::{BgpConfiguration, EncapMode, IpPool, Node, PeerSelection, ProgramClusterRoutes, ServiceRanges};
 
-use crate::kernel_routes::{FAR, fib, lan, learned, tunnel};
+use crate::kernel_routes::{FAR, decide, fib, lan, learned, tunnel};
 use crate::net::{self, Net, ip, key};
 use crate::world::*;
 
@@ -166,9 +166,9 @@ fn what_comes_into_the_kernel_is_what_calico_puts_there() {
 
         let wireguard_up = matches!(world, Encrypted);
         let context = Context { cluster: &cluster, fib: &fib(), tunnel_up: true, wireguard_up };
-        let found = match context.verdict(prefix.parse().unwrap(), &route) {
-            Verdict::Install(key, kernel::Route { kind: RouteKind::Unicast(hops), .. }) => Some((key, hops)),
-            Verdict::Skip => None,
+        let found = match decide(context, prefix, &route) {
+            (Some(key), Verdict::Install(hops)) => Some((key, hops)),
+            (_, Verdict::Skip) => None,
             other => panic!("vector {number}: {other:?}"),
         };
 

@@ -182,7 +182,7 @@ fn what_is_not_answered_is_refused_in_words() {
     let tor = at.theirs.ip().to_string();
 
     for (arguments, words) in [
-        (vec!["neighbor", "add", "192.0.2.9", "as", "65009"], "come from the cluster or from its file"),
+        (vec!["neighbor", "add", "192.0.2.9", "as", "65009"], "kubectl apply a BGPPeer"),
         (vec!["neighbor", &tor, "local"], "no route server runs here"),
         (vec!["global", "rib", "-a", "evpn"], "IPv4 and IPv6 unicast only"),
         (vec!["vrf"], "ListVrf is not answered"),

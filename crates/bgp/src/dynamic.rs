@@ -38,9 +38,13 @@ impl Speaker {
 
     /// A peer that was configured by itself comes out of a range from now on, if there is one that has it and it has
     /// anything to keep. Gives back what changed for it.
-    pub(crate) fn make_dynamic(&mut self, index: PeerIndex, new: &Config, now: Instant) -> Option<Change> {
+    pub(crate) fn make_dynamic(
+        &mut self,
+        index: PeerIndex,
+        config: PeerConfig,
+        now: Instant,
+    ) -> Option<Change> {
         let peer = self.peers.get_mut(index as usize)?.as_mut()?;
-        let config = settings(new, peer.key)?;
         if peer.session.is_none() && !peer.retains() {
             return None;
         }

@@ -68,7 +68,7 @@ pub use policy::{
     Action, Condition, Edit, Facts, Glob, Operation, Policy, PrefixMatch, PrefixSet, Rule, SourceKind,
     Verdict,
 };
-pub use reconfigure::Change;
+pub use reconfigure::{Change, PeerChanges};
 pub use record::{ReplayError, Replayed, Step, replay};
 pub use rib::{Route, RouteSource};
 pub use route_status::{AdvertisedRoute, RouteStatus};

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use bgp_packet::{Cease, Family, Notification, Prefix};
+use serde::{Deserialize, Serialize};
 
 use crate::dynamic::settings;
 use crate::peer::{FIRST_RETRY, HeldDown, Peer};
@@ -30,6 +31,58 @@ pub enum Change {
     SpeakerUpdated,
 }
 
+/// Other settings of some peers, where all else stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerChanges {
+    /// Peers that are new or have other settings; `None` is configured no more.
+    pub peers: BTreeMap<PeerKey, Option<PeerConfig>>,
+    /// What [`Config::retire`] says of a peer from now on, where that is something else.
+    pub retire: BTreeMap<PeerKey, bool>,
+}
+
+impl PeerChanges {
+    /// Nothing changes.
+    pub fn is_empty(&self) -> bool {
+        self.peers.is_empty() && self.retire.is_empty()
+    }
+
+    /// Makes the same changes to a whole configuration.
+    pub fn apply_to(&self, config: &mut Config) {
+        for (key, settings) in &self.peers {
+            match settings {
+                Some(settings) => drop(config.peers.insert(*key, settings.clone())),
+                None => drop(config.peers.remove(key)),
+            }
+        }
+        self.apply_retire(config);
+    }
+
+    fn apply_retire(&self, config: &mut Config) {
+        for (key, retires) in &self.retire {
+            if *retires {
+                config.retire.insert(*key)
+            } else {
+                config.retire.remove(key)
+            };
+        }
+    }
+}
+
+/// What becomes of a peer that is configured no more.
+struct Fate {
+    /// A range of dynamic neighbours has it.
+    dynamic: Option<PeerConfig>,
+    /// It may keep its session for so long.
+    retire: Option<Duration>,
+}
+
+impl Fate {
+    fn of(config: &Config, key: PeerKey) -> Self {
+        let retire = config.retire.contains(&key).then_some(config.retire_limit);
+        Self { dynamic: settings(config, key), retire }
+    }
+}
+
 /// First attempts of the side with the lower address wait a little, so that both do not connect at once.
 const POLITE_DELAY: Duration = Duration::from_millis(400);
 
@@ -41,13 +94,43 @@ impl Speaker {
         self.apply(new, now)
     }
 
+    /// Goes over to other settings of some peers, at the cost of these, and gives back what it did.
+    pub fn reconfigure_peers(&mut self, changes: PeerChanges, now: Instant) -> Vec<Change> {
+        if let Some(target) = self.lingering_for() {
+            let mut new = target.clone();
+            changes.apply_to(&mut new);
+            return self.reconfigure(new, now);
+        }
+        self.note(Some(now), |tape| {
+            crate::record::Entry::ReconfigurePeers(Box::new(tape.scrub_changes(&changes)))
+        });
+        changes.apply_retire(&mut self.config);
+        let mut done = Vec::new();
+        // A peer that retires already may have to go at once now.
+        let retiring = self.retiring().into_iter().filter(|key| changes.retire.contains_key(key));
+        let dropped = changes.peers.keys().copied().filter(|key| self.config.peers.contains_key(key));
+        let gone = retiring.chain(dropped).filter(|key| !matches!(changes.peers.get(key), Some(Some(_))));
+        for key in gone.collect::<BTreeSet<_>>() {
+            done.extend(self.drop_peer(key, Fate::of(&self.config, key), now));
+            self.config.peers.remove(&key);
+        }
+        for (key, settings) in changes.peers {
+            if let Some(settings) = settings.filter(|new| self.config.peers.get(&key) != Some(new)) {
+                done.push(self.configure_peer(key, settings.clone(), now));
+                self.config.peers.insert(key, settings);
+            }
+        }
+        self.update_listen_hops();
+        done
+    }
+
     pub(crate) fn apply(&mut self, new: Config, now: Instant) -> Vec<Change> {
         let mut changes = self.reconfigure_speaker(&new, now);
         // Also those that retire since an earlier change.
         let configured = self.config.peers.keys().copied().chain(self.retiring());
         let gone: BTreeSet<PeerKey> = configured.filter(|key| !new.peers.contains_key(key)).collect();
         for key in gone {
-            changes.extend(self.drop_peer(key, &new, now));
+            changes.extend(self.drop_peer(key, Fate::of(&new, key), now));
         }
         for (key, config) in &new.peers {
             match self.config.peers.get(key) {
@@ -94,14 +177,16 @@ impl Speaker {
     }
 
     /// A peer is configured no more.
-    fn drop_peer(&mut self, key: PeerKey, new: &Config, now: Instant) -> Option<Change> {
+    fn drop_peer(&mut self, key: PeerKey, fate: Fate, now: Instant) -> Option<Change> {
         let index = self.by_key.get(&key).copied();
-        if let Some(change) = index.and_then(|index| self.make_dynamic(index, new, now)) {
+        if let (Some(index), Some(config)) = (index, fate.dynamic)
+            && let Some(change) = self.make_dynamic(index, config, now)
+        {
             return Some(change);
         }
         let retired_before =
             self.by_key.get(&key).and_then(|i| self.peer(*i)).is_some_and(|p| p.retiring.is_some());
-        if self.retire_peer(key, new, now) {
+        if fate.retire.is_some_and(|limit| self.retire_peer(key, limit, now)) {
             return (!retired_before).then_some(Change::PeerRetiring(key));
         }
         self.remove_peer(key, Cause::ConfigurationChanged, now);
@@ -259,7 +344,8 @@ impl Speaker {
             let peers = config.peers.iter().filter(|(key, _)| Family::of(key.address()) == family);
             let ranges = config.dynamic.iter().filter(|d| d.prefix.family() == family);
             let all = peers.map(|(_, c)| c).chain(ranges.map(|d| &d.template));
-            all.map(|c| c.ttl_security).reduce(|a, b| Some(a?.max(b?))).flatten()
+            let mut hops = all.map(|c| c.ttl_security);
+            hops.try_fold(None, |most, hops| hops.map(|hops| most.max(Some(hops)))).flatten()
         });
         if hops != self.listen_hops {
             self.listen_hops = hops;
@@ -293,7 +379,7 @@ impl Speaker {
         for (key, old) in current {
             let Some(index) = self.by_key.get(&key).copied() else { continue };
             match settings(new, key) {
-                None => changes.extend(self.drop_peer(key, new, now)),
+                None => changes.extend(self.drop_peer(key, Fate::of(new, key), now)),
                 Some(config) if config != old => changes.push(self.update_peer(index, config, now)),
                 Some(_) => {}
             }

@@ -11,8 +11,8 @@ use bgp_packet::{PathAttributes, Prefix};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BfdFailure, BfdState, Closed, Config, ConnId, ConnectFailure, Origin, Output, Password, PeerConfig,
-    PeerKey, Speaker, Start,
+    BfdFailure, BfdState, Closed, Config, ConnId, ConnectFailure, Origin, Output, Password, PeerChanges,
+    PeerConfig, PeerKey, Speaker, Start,
 };
 
 /// Most octets of a recording that wait to be taken; what comes then is lost and said to be.
@@ -36,6 +36,7 @@ pub(crate) enum Entry {
         is_new: bool,
     },
     Reconfigure(Box<Config>),
+    ReconfigurePeers(Box<PeerChanges>),
     Originate {
         prefix: Prefix,
         attributes: Box<PathAttributes>,
@@ -188,6 +189,12 @@ impl Tape {
         config
     }
 
+    pub(crate) fn scrub_changes(&mut self, changes: &PeerChanges) -> PeerChanges {
+        let mut changes = changes.clone();
+        changes.peers.values_mut().flatten().for_each(|peer| self.hide(peer));
+        changes
+    }
+
     fn hide(&mut self, peer: &mut PeerConfig) {
         let Some(password) = &mut peer.password else { return };
         let known = self.passwords.iter().position(|seen| seen == password);
@@ -337,6 +344,7 @@ fn sorted(outputs: &[String]) -> Vec<&String> {
 fn apply(speaker: &mut Speaker, entry: Entry, now: Instant) -> Option<()> {
     match entry {
         Entry::Reconfigure(config) => drop(speaker.reconfigure(*config, now)),
+        Entry::ReconfigurePeers(changes) => drop(speaker.reconfigure_peers(*changes, now)),
         Entry::Originate { prefix, attributes, interface } => {
             let interface = interface.map(Arc::from);
             speaker.originate(prefix, Origin { attributes: *attributes, interface });

@@ -47,16 +47,16 @@ impl Lingering {
 }
 
 impl Speaker {
-    /// Keeps a peer that the new configuration does not have, if it may retire and has something to keep. Gives
-    /// back whether it does.
-    pub(crate) fn retire_peer(&mut self, key: PeerKey, new: &Config, now: Instant) -> bool {
+    /// Keeps a peer that the new configuration does not have for so long, if it has something to keep. Gives back
+    /// whether it does.
+    pub(crate) fn retire_peer(&mut self, key: PeerKey, limit: Duration, now: Instant) -> bool {
         let Some(index) = self.by_key.get(&key).copied() else { return false };
         let Some(peer) = self.peer_mut(index) else { return false };
-        if !new.retire.contains(&key) || !(peer.session.is_some() || peer.retains()) {
+        if !(peer.session.is_some() || peer.retains()) {
             return false;
         }
         if peer.retiring.is_none() {
-            peer.retiring = Some(now + new.retire_limit);
+            peer.retiring = Some(now + limit);
             peer.retry_at = None;
             self.retiring.peers.insert(index, None);
             self.retiring.check_at.get_or_insert(now + CHECK_EVERY);
@@ -146,6 +146,11 @@ impl Speaker {
         }
         self.lingering = Some(Lingering { until, target: new });
         for_now
+    }
+
+    /// The configuration that is gone over to when reflection ends, if it is to.
+    pub(crate) fn lingering_for(&self) -> Option<&Config> {
+        self.lingering.as_ref().map(|lingering| &lingering.target)
     }
 
     /// Ends reflection when its time is over.

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bgp::{
-    BfdConfig, Change, Config, DynamicNeighbours, MaxPrefix, NextHopMode, Password, PeerConfig, PeerKey,
-    PeerState, Policy,
+    BfdConfig, Change, Config, DynamicNeighbours, MaxPrefix, NextHopMode, Password, PeerChanges, PeerConfig,
+    PeerKey, PeerState, Policy,
 };
 use bgp_packet::{Family, Role};
 use net::*;
@@ -133,6 +133,58 @@ fn seen(net: &mut Net) -> BTreeMap<u8, (u64, Instant, u64)> {
 
 fn expected_up(net: &mut Net, config: &Config) -> bool {
     PEERS.filter(|n| settings(config, *n).is_some()).all(|n| net.state(1, n) == PeerState::Established)
+}
+
+/// From `old` to a configuration that has some peers of `other` in the place of its own.
+fn some_of(dice: &mut Dice, old: &Config, other: &Config) -> PeerChanges {
+    let mut changes = PeerChanges::default();
+    for n in PEERS.filter(|_| dice.roll(2) == 0) {
+        changes.peers.insert(key(n), other.peers.get(&key(n)).cloned());
+        let retires = other.retire.contains(&key(n));
+        if retires != old.retire.contains(&key(n)) {
+            changes.retire.insert(key(n), retires);
+        }
+    }
+    changes
+}
+
+#[test]
+fn changes_of_some_peers_do_what_the_whole_configuration_would() {
+    let mut changed = 0;
+    for seed in 0..PAIRS {
+        let mut dice = Dice(seed);
+        let (mut old, mut other) = (random_config(&mut dice), random_config(&mut dice));
+        for config in [&mut old, &mut other] {
+            config.retire = PEERS.filter(|_| dice.roll(2) == 0).map(key).collect();
+        }
+        let (first, second) = (some_of(&mut dice, &old, &other), some_of(&mut dice, &old, &old));
+        let ends = [false, true].map(|whole| {
+            let mut net = Net::new(5);
+            for n in PEERS {
+                let mut config = config(n);
+                config.peers.insert(key(1), PeerConfig { asn: None, ..peer(n, 64512) });
+                net.start(n, config, false);
+            }
+            net.start(1, old.clone(), false);
+            net.run(20);
+            let (now, mut config, mut log) = (net.now, old.clone(), Vec::new());
+            for changes in [&first, &second] {
+                changes.apply_to(&mut config);
+                let done = match whole {
+                    true => net.speaker(1).reconfigure(config.clone(), now),
+                    false => net.speaker(1).reconfigure_peers(changes.clone(), now),
+                };
+                let peers = net.speaker(1).peers().into_iter().map(|p| (p.peer, p.state, p.cause));
+                log.push(format!("{done:?} {:?}", peers.collect::<Vec<_>>()));
+                changed += done.len();
+            }
+            net.run(20);
+            log.push(format!("{:?}", PEERS.map(|n| net.state(1, n)).collect::<Vec<_>>()));
+            log
+        });
+        assert_eq!(ends[0], ends[1], "seed {seed}");
+    }
+    assert!(changed > 100, "{changed}");
 }
 
 #[test]

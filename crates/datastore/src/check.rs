@@ -105,7 +105,7 @@ fn check_spec(kind: &str, meta: &ObjectMeta, spec: &Value, problems: &mut Proble
             with(spec, problems, |spec, problems| drop(convert::ip_reservation(spec, problems)));
         }
         "IPAMConfiguration" => {
-            with(spec, problems, |spec, problems| drop(convert::ipam_configuration(spec, problems)));
+            with(spec, problems, |spec, problems| _ = convert::ipam_configuration(spec, problems));
         }
         "FelixConfiguration" => convert::check_felix_configuration(meta, spec, problems),
         "BGPPeer" => with(spec, problems, |spec: &crd::BGPPeerSpec, problems| {

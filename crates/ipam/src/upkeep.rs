@@ -57,7 +57,7 @@ pub struct Lost {
 /// longer only after the block does. Whoever executes a step tells the snapshot, and the reserve of every block
 /// that was read or written ([`Reserve::saw`]), before the next.
 pub fn upkeep(reserve: &mut Reserve, snapshot: &Snapshot, now: u64) -> Step<Settled, Infallible> {
-    match (Upkeep { reserve, snapshot, now, lost: Vec::new() }).run() {
+    match (Upkeep { reserve, snapshot, now, lost: Vec::new(), stocks: BTreeMap::new() }).run() {
         Ok(settled) => Step::Done(settled),
         Err(step) => *step,
     }
@@ -68,12 +68,14 @@ struct Upkeep<'a> {
     snapshot: &'a Snapshot,
     now: u64,
     lost: Vec<Lost>,
+    /// By pool.
+    stocks: BTreeMap<String, Stock>,
 }
 
 type Progress<T> = Next<T, Infallible, Settled>;
 
 /// One pool as far as this node's blocks go.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct Stock {
     /// Addresses that are free in this node's blocks.
     free: usize,
@@ -175,6 +177,9 @@ impl Upkeep<'_> {
         if before.deleted {
             return Ok(());
         }
+        if self.is_settled(before) {
+            return Ok(());
+        }
         let mut after = end_rests(before, self.now, self.cooldown()).unwrap_or_else(|| before.clone());
         let handles = self.show_draws(&mut after);
         self.balance(before, &mut after);
@@ -198,6 +203,17 @@ impl Upkeep<'_> {
             self.count_handle(handle, &after)?;
         }
         next_write(Write::Update(Object::Block(after), stored.version.clone()))
+    }
+
+    /// Is there nothing to do in this block? Most blocks of a large node are full of pods that run.
+    fn is_settled(&mut self, block: &Block) -> bool {
+        let cidr = block.cidr;
+        block.unallocated.is_empty()
+            && self.reserve.ready_in(cidr) == 0
+            && !self.reserve.rests.contains_key(&cidr)
+            && block.resting().next().is_none()
+            && self.reserve.leaving(block).is_empty()
+            && !self.reserve.entries().any(|entry| entry.draw.addresses.iter().any(|a| cidr.contains(*a)))
     }
 
     /// Writes draws into a block; returns the handles that hold something of it from now on.
@@ -238,9 +254,12 @@ impl Upkeep<'_> {
         let Some(pool) = pool.filter(|_| after.affinity.as_ref() == Some(&self.snapshot.node)) else {
             return self.reserve.give_back(after.cidr, ready);
         };
-        let stock = self.stock(pool);
+        let stock = self.known_stock(pool);
         if stock.free == 0 && stock.ready > stock.wanted {
-            return self.reserve.give_back(after.cidr, stock.ready - stock.wanted);
+            let count = (stock.ready - stock.wanted).min(ready);
+            let left = Stock { ready: stock.ready - count, ..stock };
+            self.stocks.insert(pool.name.clone(), left);
+            return self.reserve.give_back(after.cidr, count);
         }
         let missing = stock.wanted.saturating_sub(stock.ready);
         if after != before || stock.ready * 4 < stock.wanted * 3 {
@@ -249,6 +268,16 @@ impl Upkeep<'_> {
                 missing => allocate(after, missing, &self.reserve.allocation(), settings),
             };
         }
+    }
+
+    /// [`stock`](Self::stock), counted once for all blocks of a pool.
+    fn known_stock(&mut self, pool: &IpPool) -> Stock {
+        if let Some(stock) = self.stocks.get(&pool.name) {
+            return *stock;
+        }
+        let stock = self.stock(pool);
+        self.stocks.insert(pool.name.clone(), stock);
+        stock
     }
 
     /// Does the node hold addresses of this pool ready?

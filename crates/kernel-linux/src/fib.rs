@@ -68,7 +68,7 @@ impl Rtnl {
             prefix: key.destination,
             kind: match route.kind {
                 RouteKind::Blackhole => FibKind::Blackhole,
-                RouteKind::Unicast(_) => FibKind::Unreachable,
+                RouteKind::Unicast(_) | RouteKind::Nexthop(..) => FibKind::Unreachable,
             },
             protocol: route.protocol,
         }))

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::net::IpAddr;
 
-use kernel::{Driver, Failures, NextHop, Route, RouteKey, RouteKind};
+use kernel::{Driver, Failures, NextHop, NexthopId, Route, RouteKey, RouteKind};
 use model::{Cidr, Family};
 
 use crate::neighbour::{fail_all, no_link};
@@ -46,8 +46,8 @@ impl RouteOwner {
 }
 
 fn leaves_through(route: &Route, prefix: &str) -> bool {
-    let RouteKind::Unicast(hops) = &route.kind else { return false };
-    hops.iter().any(|hop| hop.interface.as_ref().is_some_and(|i| i.starts_with(prefix)))
+    let through = |hop: &NextHop| hop.interface.as_ref().is_some_and(|i| i.starts_with(prefix));
+    route.hops().iter().any(through)
 }
 
 /// Writes routes of the main table, both families.
@@ -205,7 +205,25 @@ impl Rtnl {
         }
         // Without strict checking the kernel ignores the filter.
         all.retain(|(_, route)| protocol == libc::RTPROT_UNSPEC || route.protocol == protocol);
+        self.tell_ways(&mut all)?;
         Ok(all)
+    }
+
+    /// With `net.ipv4.nexthop_compat_mode` off, routes name their nexthop object and do not say where it leads.
+    fn tell_ways(&mut self, routes: &mut [(RouteKey, Route)]) -> io::Result<()> {
+        let bare = |route: &Route| route.nexthop().is_some() && route.hops().is_empty();
+        if !routes.iter().any(|(_, route)| bare(route)) {
+            return Ok(());
+        }
+        let ways = self.nexthop_ways()?;
+        for (_, route) in routes {
+            if let RouteKind::Nexthop(id, hops) = &mut route.kind
+                && hops.is_empty()
+            {
+                *hops = ways.get(&id.number()).cloned().unwrap_or_default();
+            }
+        }
+        Ok(())
     }
 
     /// Asks the kernel how it would reach `address`; `None` when it cannot.
@@ -264,10 +282,11 @@ fn is_unreachable(error: &io::Error) -> bool {
     code.is_some_and(|code| codes.contains(&code))
 }
 
+/// Links that must be named to write a route.
 fn interfaces(route: &Route) -> impl Iterator<Item = &str> {
     let hops = match &route.kind {
         RouteKind::Unicast(hops) => hops.as_slice(),
-        RouteKind::Blackhole => &[],
+        RouteKind::Nexthop(..) | RouteKind::Blackhole => &[],
     };
     hops.iter().filter_map(|hop| hop.interface.as_deref())
 }
@@ -299,6 +318,7 @@ fn write_put(w: &mut Writer<'_>, key: &RouteKey, route: &Route, indexes: &HashMa
     let family = key.destination.family();
     let (kind, hops) = match &route.kind {
         RouteKind::Unicast(hops) => (libc::RTN_UNICAST, hops.as_slice()),
+        RouteKind::Nexthop(..) => (libc::RTN_UNICAST, &[][..]),
         RouteKind::Blackhole => (libc::RTN_BLACKHOLE, &[][..]),
     };
     let on_link = family == Family::V4 && !hops.is_empty() && hops.iter().all(|hop| hop.gateway.is_none());
@@ -317,6 +337,9 @@ fn write_put(w: &mut Writer<'_>, key: &RouteKey, route: &Route, indexes: &HashMa
     }
     if let Some(mtu) = route.mtu {
         w.group(RTA_METRICS, |w| w.u32(RTAX_MTU, mtu));
+    }
+    if let Some(id) = route.nexthop() {
+        w.u32(RTA_NH_ID, id.number());
     }
     let index = |hop: &NextHop| hop.interface.as_ref().and_then(|name| indexes.get(name)).copied();
     match hops {
@@ -379,7 +402,7 @@ pub(crate) fn parse<'n>(
     let mut destination = None;
     let (mut metric, mut source, mut mtu) = (0, None, None);
     let mut single = NextHop { gateway: None, interface: None, onlink: flags as u8 & RTNH_F_ONLINK != 0 };
-    let mut hops = Vec::new();
+    let (mut hops, mut nexthop) = (Vec::new(), None);
     for attribute in message.attributes(RTMSG) {
         match attribute.kind {
             RTA_DST => destination = attribute.address(),
@@ -391,6 +414,7 @@ pub(crate) fn parse<'n>(
             RTA_TABLE => table = attribute.u32()?,
             RTA_METRICS => mtu = attribute.nested().find(|a| a.kind == RTAX_MTU).and_then(|a| a.u32()),
             RTA_MULTIPATH => hops = parse_hops(attribute.payload, name),
+            RTA_NH_ID => nexthop = attribute.u32().map(NexthopId::of),
             _ => {}
         }
     }
@@ -402,10 +426,15 @@ pub(crate) fn parse<'n>(
         Family::V6 => IpAddr::from([0; 16]),
     };
     let destination = Cidr::truncated(destination.unwrap_or(any), header[1])?;
-    if hops.is_empty() {
+    let is_told = single.gateway.is_some() || single.interface.is_some();
+    if hops.is_empty() && (is_told || nexthop.is_none()) {
         hops.push(single);
     }
-    let kind = if kind == libc::RTN_BLACKHOLE { RouteKind::Blackhole } else { RouteKind::Unicast(hops) };
+    let kind = match nexthop {
+        _ if kind == libc::RTN_BLACKHOLE => RouteKind::Blackhole,
+        Some(id) => RouteKind::Nexthop(id, hops),
+        None => RouteKind::Unicast(hops),
+    };
     Some((RouteKey { destination, metric }, Route { kind, protocol: header[5], source, mtu }))
 }
 

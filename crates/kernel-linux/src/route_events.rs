@@ -1,22 +1,24 @@
 //! Changes of the main table, route by route, so that nobody need read the table again to know it.
 //!
-//! Owns the names of links, which routes carry as numbers. Tells nothing of what one chosen socket did: its
+//! Owns the names of links, which routes carry as numbers. Tells nothing of what chosen sockets did: their
 //! owner knows that already.
 
 use std::collections::HashMap;
 use std::io;
 
-use kernel::{Route, RouteKey};
+use kernel::{NexthopId, NexthopObject, Route, RouteKey};
 
 use crate::link::parse_link;
 use crate::nl::{Message, Protocol, Socket, messages, named};
-use crate::route;
-use crate::rtnl::{IFF_UP, Rtnl};
+use crate::rtnl::{IFF_UP, RTM_DELNEXTHOP, RTM_NEWNEXTHOP, Rtnl};
+use crate::{nexthop, route};
 
 /// Datagrams that are taken together.
 const BURST: usize = 1024;
 /// RTNLGRP_LINK, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE.
 const GROUPS: [u32; 5] = [1, 5, 7, 9, 11];
+/// RTNLGRP_NEXTHOP, which older kernels do not have.
+const NEXTHOPS: u32 = 32;
 
 /// Something that changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +32,15 @@ pub enum RouteEvent {
     },
     /// A route was deleted.
     Gone { key: RouteKey, route: Route },
+    /// Somebody made or changed a nexthop object with a number of our range, or deleted it: then the kernel has dropped
+    /// its routes, those of IPv4 without a word.
+    Nexthop {
+        id: NexthopId,
+        /// `RTPROT_*`: whose it is.
+        protocol: u8,
+        /// `None` when it is gone.
+        object: Option<NexthopObject>,
+    },
     /// A link came, changed or went. The kernel drops routes with a link that goes down, some without a word.
     Link { name: String, up: bool },
     /// An address came or went on a link, and perhaps routes with it.
@@ -42,20 +53,21 @@ pub enum RouteEvent {
 pub struct RouteEvents {
     socket: Socket,
     names: HashMap<u32, String>,
-    ignored: u32,
+    ignored: Vec<u32>,
 }
 
 impl RouteEvents {
-    /// Events are kept from here on, but for what the socket with the port `ignored` does.
+    /// Events are kept from here on, but for what the sockets with the ports `ignored` do.
     ///
     /// # Errors
     /// What the system says.
-    pub fn open(ignored: u32) -> io::Result<Self> {
+    pub fn open(ignored: Vec<u32>) -> io::Result<Self> {
         let socket = Socket::open(Protocol::Route).map_err(|e| named("open event socket", e))?;
         socket.set_timeout(0)?;
         for group in GROUPS {
             socket.join(group).map_err(|e| named("subscribe to kernel events", e))?;
         }
+        let _ = socket.join(NEXTHOPS);
         let links = Rtnl::open()?.bare_links()?;
         let names = links.into_iter().map(|(index, link)| (index, link.name)).collect();
         Ok(Self { socket, names, ignored })
@@ -72,7 +84,7 @@ impl RouteEvents {
             match next {
                 Ok(Some(length)) => {
                     for message in messages(self.socket.received(length)) {
-                        events.extend(event(&message, &mut self.names, self.ignored));
+                        events.extend(event(&message, &mut self.names, &self.ignored));
                     }
                 }
                 Ok(None) => break,
@@ -90,10 +102,17 @@ impl RouteEvents {
     }
 }
 
-fn event(message: &Message<'_>, names: &mut HashMap<u32, String>, ignored: u32) -> Option<RouteEvent> {
+fn event(message: &Message<'_>, names: &mut HashMap<u32, String>, ignored: &[u32]) -> Option<RouteEvent> {
     match message.kind {
+        RTM_NEWNEXTHOP | RTM_DELNEXTHOP => {
+            let name = |index: u32| names.get(&index).map(String::as_str);
+            let told = nexthop::parse(message, &name).filter(|_| !ignored.contains(&message.port))?;
+            let (id, protocol) = (NexthopId::ours(told.id)?, told.protocol);
+            let object = (message.kind == RTM_NEWNEXTHOP).then_some(told.object);
+            Some(RouteEvent::Nexthop { id, protocol, object })
+        }
         libc::RTM_NEWROUTE | libc::RTM_DELROUTE => {
-            if message.port == ignored {
+            if ignored.contains(&message.port) {
                 return None;
             }
             let name = |index: u32| names.get(&index).map(String::as_str);

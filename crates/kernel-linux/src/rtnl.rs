@@ -66,6 +66,7 @@ pub(crate) const IFINFO: usize = 16;
 pub(crate) const IFADDR: usize = 8;
 pub(crate) const RTMSG: usize = 12;
 pub(crate) const NDMSG: usize = 12;
+pub(crate) const NHMSG: usize = 8;
 
 /// `struct ifinfomsg`; `flags` and `change` as IFF_*.
 pub(crate) fn ifinfo(index: u32, flags: u32, change: u32) -> [u8; IFINFO] {
@@ -123,8 +124,18 @@ pub(crate) const RTA_METRICS: u16 = 8;
 pub(crate) const RTA_MULTIPATH: u16 = 9;
 pub(crate) const RTA_TABLE: u16 = 15;
 pub(crate) const RTA_VIA: u16 = 18;
+pub(crate) const RTA_NH_ID: u16 = 30;
 pub(crate) const RTAX_MTU: u16 = 2;
 pub(crate) const RTNH_F_ONLINK: u8 = 4;
+pub(crate) const RTM_NEWNEXTHOP: u16 = 104;
+pub(crate) const RTM_DELNEXTHOP: u16 = 105;
+pub(crate) const RTM_GETNEXTHOP: u16 = 106;
+pub(crate) const NHA_ID: u16 = 1;
+pub(crate) const NHA_GROUP: u16 = 2;
+pub(crate) const NHA_BLACKHOLE: u16 = 4;
+pub(crate) const NHA_OIF: u16 = 5;
+pub(crate) const NHA_GATEWAY: u16 = 6;
+pub(crate) const NHA_FDB: u16 = 11;
 pub(crate) const NDA_DST: u16 = 1;
 pub(crate) const NDA_LLADDR: u16 = 2;
 pub(crate) const NUD_PERMANENT: u16 = 0x80;

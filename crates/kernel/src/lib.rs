@@ -17,6 +17,7 @@ mod iptables_tables;
 mod iptables_text;
 mod link;
 mod neighbour;
+mod nexthop;
 pub mod nft;
 mod optional;
 mod packet;
@@ -37,6 +38,7 @@ pub use iptables_tables::{Iptables, IptablesApplied, IptablesDriver, RestoreSect
 pub use iptables_text::rule_text;
 pub use link::{Link, LinkEvent};
 pub use neighbour::{Neighbour, NeighbourKey};
+pub use nexthop::{NexthopId, NexthopObject};
 pub use optional::Optional;
 pub use packet::{LoggedPacket, PacketHead, Transport};
 pub use packet_rule::{

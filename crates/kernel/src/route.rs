@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 use model::{Cidr, Family};
 
+use crate::nexthop::NexthopId;
+
 /// `proto boot`: routes to local pods.
 pub const PROTO_BOOT: u8 = 3;
 /// `proto bird`: routes that the speaker learned, and blackholes of own blocks.
@@ -51,6 +53,9 @@ pub struct NextHop {
 pub enum RouteKind {
     /// `scope link` to an interface when there is no gateway. More than one next hop is ECMP.
     Unicast(Vec<NextHop>),
+    /// By a nexthop object. What ways it stands for now, the kernel tells of routes that it lists; nobody says that of
+    /// routes to be written.
+    Nexthop(NexthopId, Vec<NextHop>),
     /// Drops what is not more specifically routed.
     Blackhole,
 }
@@ -66,12 +71,30 @@ pub struct Route {
 }
 
 impl Route {
+    /// The ways out; none of a blackhole, or of a nexthop object whose ways nobody told.
+    pub fn hops(&self) -> &[NextHop] {
+        match &self.kind {
+            RouteKind::Unicast(hops) | RouteKind::Nexthop(_, hops) => hops,
+            RouteKind::Blackhole => &[],
+        }
+    }
+
+    /// The nexthop object that it refers to.
+    pub fn nexthop(&self) -> Option<NexthopId> {
+        match &self.kind {
+            RouteKind::Nexthop(id, _) => Some(*id),
+            RouteKind::Unicast(_) | RouteKind::Blackhole => None,
+        }
+    }
+
     /// Is `actual` what the kernel makes of this route? The link of a next hop that names none, and the order of
     /// next hops, are the kernel's choice.
     pub fn is_realised_by(&self, actual: &Route) -> bool {
         let same = (self.protocol, self.source, self.mtu) == (actual.protocol, actual.source, actual.mtu);
-        let (RouteKind::Unicast(wanted), RouteKind::Unicast(has)) = (&self.kind, &actual.kind) else {
-            return same && self.kind == actual.kind;
+        let (wanted, has) = match (&self.kind, &actual.kind) {
+            (RouteKind::Unicast(wanted), RouteKind::Unicast(has)) => (wanted, has),
+            (RouteKind::Nexthop(wanted, _), RouteKind::Nexthop(has, _)) => return same && wanted == has,
+            _ => return same && self.kind == actual.kind,
         };
         let mut rest: Vec<&NextHop> = has.iter().collect();
         same && wanted.len() == has.len()
@@ -83,7 +106,7 @@ impl Route {
 }
 
 impl NextHop {
-    fn is_realised_by(&self, actual: &NextHop) -> bool {
+    pub(crate) fn is_realised_by(&self, actual: &NextHop) -> bool {
         (self.gateway, self.onlink) == (actual.gateway, actual.onlink)
             && (self.interface.is_none() || self.interface == actual.interface)
     }
@@ -111,6 +134,17 @@ mod tests {
         assert!(!wanted.is_realised_by(&route(vec![via("192.0.2.1", Some("eth0"))])));
         assert!(!wanted.is_realised_by(&Route { mtu: Some(1480), ..eth("eth1", "eth0") }));
         assert!(!wanted.is_realised_by(&Route { kind: RouteKind::Blackhole, ..wanted.clone() }));
+    }
+
+    #[test]
+    fn a_route_by_an_object_is_not_one_by_the_same_ways() {
+        let by = |id, hops| Route { kind: RouteKind::Nexthop(NexthopId::of(id), hops), ..route(vec![]) };
+        let hops = vec![via("192.0.2.1", Some("eth0"))];
+
+        assert!(by(7, vec![]).is_realised_by(&by(7, hops.clone())));
+        assert!(!by(7, vec![]).is_realised_by(&by(8, hops.clone())));
+        assert!(!by(7, vec![]).is_realised_by(&route(hops.clone())));
+        assert!(!route(hops.clone()).is_realised_by(&by(7, hops)));
     }
 
     #[test]

@@ -116,7 +116,13 @@ impl<D: Driver> Table<D> {
 
     /// Only deletes: for what nobody refers to any more.
     pub fn apply_deletes(&mut self, now: Instant) -> Applied<D::Key> {
-        let deletes: Vec<_> = self.delta.deletes().filter(|key| self.is_due(key, now)).cloned().collect();
+        self.apply_deletes_but(now, |_| false)
+    }
+
+    /// Only deletes, but for those that are still referred to.
+    pub fn apply_deletes_but(&mut self, now: Instant, spared: impl Fn(&D::Key) -> bool) -> Applied<D::Key> {
+        let due = |key: &&D::Key| self.is_due(key, now) && !spared(key);
+        let deletes: Vec<_> = self.delta.deletes().filter(due).cloned().collect();
         if deletes.is_empty() {
             return Applied::default();
         }
@@ -142,6 +148,11 @@ impl<D: Driver> Table<D> {
     /// Does every key hold what is wanted?
     pub fn is_settled(&self) -> bool {
         self.delta.pending() == 0
+    }
+
+    /// Is anything there that is not wanted?
+    pub fn has_deletes(&self) -> bool {
+        self.delta.deletes().next().is_some()
     }
 
     /// Is `key` still to be written or deleted?

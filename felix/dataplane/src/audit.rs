@@ -68,7 +68,7 @@ pub(crate) fn of_stage<D: Driver>(stage: &mut Stage<D>, show: fn(&D::Value) -> S
 pub(crate) fn route(route: &Route) -> String {
     let mut text = match &route.kind {
         RouteKind::Blackhole => "blackhole".to_owned(),
-        RouteKind::Unicast(hops) => {
+        RouteKind::Unicast(hops) | RouteKind::Nexthop(_, hops) => {
             let hop = |hop: &kernel::NextHop| {
                 let via = hop.gateway.map(|gateway| format!("via {gateway}"));
                 let dev = hop.interface.as_ref().map(|interface| format!("dev {interface}"));

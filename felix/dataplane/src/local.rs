@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
-use kernel::{Driver, Failures, NeighbourKey, Route, RouteKey, RouteKind};
+use kernel::{Driver, Failures, NeighbourKey, Route, RouteKey};
 use model::HostInterface;
 
 /// The interfaces that an entry uses; none when it uses no interface.
@@ -67,10 +67,7 @@ impl<D: Driver> Driver for LocalFact<D> {
 
 /// The interfaces through which a route leaves.
 pub(crate) fn of_route<'a>(_: &'a RouteKey, route: &'a Route) -> Vec<&'a str> {
-    match &route.kind {
-        RouteKind::Unicast(hops) => hops.iter().filter_map(|hop| hop.interface.as_deref()).collect(),
-        RouteKind::Blackhole => Vec::new(),
-    }
+    route.hops().iter().filter_map(|hop| hop.interface.as_deref()).collect()
 }
 
 /// The interface on which a neighbour is.

@@ -28,13 +28,13 @@ pub(crate) fn route(
 }
 
 /// What the host's side of a pod's interface needs so that the node answers for the pod's gateway.
-pub(crate) fn sysctls(interface: &str, ipv6: bool) -> Arc<[Sysctl]> {
+pub(crate) fn sysctls(interface: &str, ipv6: bool, rp_filter: &'static str) -> Arc<[Sysctl]> {
     let v4 = [
         ("ipv4/conf", "route_localnet", "1", true),
         ("ipv4/neigh", "proxy_delay", "0", false),
         ("ipv4/conf", "proxy_arp", "1", true),
         ("ipv4/conf", "forwarding", "1", true),
-        ("ipv4/conf", "rp_filter", "1", true),
+        ("ipv4/conf", "rp_filter", rp_filter, true),
     ];
     let v6 = [
         ("ipv6/conf", "accept_ra", "0", false),

@@ -19,11 +19,20 @@ pub struct RenderSettings {
     pub ipip: bool,
     /// For whom the rules are.
     pub dataplane: RuleDataplane,
+    /// What the host gives new interfaces as `rp_filter`, and pods' interfaces get, too: rules of ours check the
+    /// way back themselves, for both families, and asking twice costs every packet.
+    pub rp_filter: &'static str,
 }
 
 impl Default for RenderSettings {
     fn default() -> Self {
-        Self { ipv6: true, random_fully: true, ipip: true, dataplane: RuleDataplane::Iptables }
+        Self {
+            ipv6: true,
+            random_fully: true,
+            ipip: true,
+            dataplane: RuleDataplane::Iptables,
+            rp_filter: "1",
+        }
     }
 }
 

@@ -222,7 +222,8 @@ struct Held {
 impl Addresses for Memory {
     async fn allocate(&self, request: AddressRequest) -> Result<Vec<IpAddr>, AddressError> {
         let mut memory = self.0.lock();
-        let next = IpAddr::from([10, 65, 0, memory.held.len() as u8 + 1]);
+        let [high, low] = (memory.held.len() as u16 + 1).to_be_bytes();
+        let next = IpAddr::from([10, 65, high, low]);
         Ok(vec![*memory.held.entry(request.handle).or_insert(next)])
     }
 

@@ -46,8 +46,14 @@ impl Agent {
         ensure!(dataplane.use_nftables(way == Way::Nftables, Instant::now()), "the kernel takes no nftables");
         let mut calc = Calc::new(NODE.into());
         calc.apply(Update::InSync);
-        let settings =
-            RenderSettings { ipip: false, ipv6: false, dataplane: rules, ..RenderSettings::default() };
+        // The kernel's default, as with Calico's tree beside it.
+        let settings = RenderSettings {
+            ipip: false,
+            ipv6: false,
+            dataplane: rules,
+            rp_filter: "0",
+            ..RenderSettings::default()
+        };
         Ok(Self { netns, calc, renderer: Renderer::new(settings), dataplane })
     }
 

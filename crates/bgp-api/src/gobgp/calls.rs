@@ -24,7 +24,8 @@ pub(crate) async fn answer(service: Service, request: Request<Incoming>) -> Resp
         "AddPath" => unary(request, |r| service.add_path(r)).await,
         "DeletePath" => unary(request, |r| service.delete_path(r)).await,
         "AddPeer" | "DeletePeer" | "UpdatePeer" | "StartBgp" | "StopBgp" => refuse(format!(
-            "{call}: peers and settings of this speaker come from the cluster or from its file, not from here"
+            "{call}: peers and settings of this speaker come from the cluster (kubectl apply a BGPPeer or BGPConfiguration of \
+             projectcalico.org/v3) or, of a route reflector outside, from its file; not from here"
         )),
         _ => refuse(format!("{call} is not answered by this speaker")),
     }

@@ -9,7 +9,8 @@ use crate::daemon::{Daemon, Wish};
 
 pub struct OpenBgpd;
 
-/// On a session over IPv4 it gives ::1 as the next hop of IPv6 routes, which we rightly do not take.
+/// On a session over IPv4 it gives ::1 as the next hop of IPv6 routes, which we rightly do not take. GoBGP is told the
+/// same: neither an address of the link, `local-address` nor `set nexthop` change it.
 const ROUTES: [&str; 1] = ["192.0.2.0/24"];
 
 fn ask(lab: &Lab, command: &str) -> String {

@@ -80,8 +80,10 @@ impl Store {
     /// Runs the upkeep of a node to its end.
     pub fn keep_up(&mut self, snapshot: &mut Snapshot, reserve: &mut Reserve, now: u64) -> Settled {
         snapshot.begin();
+        let mut first = true;
         for _ in 0..2000 {
-            snapshot.blocks().for_each(|block| reserve.saw(&block.value));
+            snapshot.blocks().filter(|b| b.is_fresh || first).for_each(|block| reserve.saw(&block.value));
+            first = false;
             match upkeep(reserve, snapshot, now) {
                 Step::Done(settled) => return settled,
                 step => self.execute(snapshot, &step),

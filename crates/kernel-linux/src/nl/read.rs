@@ -157,6 +157,7 @@ mod tests {
                             let _ = attribute.string();
                         }
                         let _ = crate::route::parse(&message, &|_| None);
+                        let _ = crate::nexthop::parse(&Message { kind: 104, ..message }, &|_| None);
                         let _ = crate::link::parse_link(&message);
                         let _ = crate::link::parse_address(&message);
                         let _ = crate::nflog::parse(&message);

@@ -5,6 +5,7 @@
 //! refuses what it is told to refuse. Clones share one state.
 
 mod iptables;
+mod nexthop;
 mod nft;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,16 +17,20 @@ use model::Family;
 use crate::iptables::IptablesTable;
 use crate::{
     Driver, Failures, IpSet, IpSetAction, IpSetMember, IpSetName, IpSetPort, IpSetProbe, IpSetWrite,
-    Neighbour, NeighbourKey, NextHop, Route, RouteKey, RouteKind, Tunnel,
+    Neighbour, NeighbourKey, NexthopId, NexthopObject, Route, RouteKey, Tunnel,
 };
 
 pub use iptables::FakeIptables;
+pub use nexthop::FakeNexthops;
 pub use nft::{FakeNft, FakeNftChain, FakeNftTable};
 
 /// Something that can be told to fail.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Entry {
     Route(RouteKey),
+    Nexthop(NexthopId),
+    /// Everything about nexthop objects, as by a kernel that has none.
+    Nexthops,
     Neighbour(NeighbourKey),
     IpSet(IpSetName),
     Sysctl(String),
@@ -45,6 +50,7 @@ pub enum Entry {
 pub struct State {
     pub links: BTreeSet<String>,
     pub routes: BTreeMap<RouteKey, Route>,
+    pub nexthops: BTreeMap<NexthopId, NexthopObject>,
     pub neighbours: BTreeMap<NeighbourKey, Neighbour>,
     pub ip_sets: BTreeMap<IpSetName, IpSet>,
     pub sysctls: BTreeMap<String, String>,
@@ -86,12 +92,15 @@ impl FakeKernel {
         self.state().links.insert(name.to_owned());
     }
 
-    /// Removes a link, and with it its routes and neighbours, as the real kernel does.
+    /// Removes a link, and with it its routes, nexthop objects and neighbours, as the real kernel does.
     pub fn remove_link(&self, name: &str) {
         let mut state = self.state();
         state.links.remove(name);
         state.neighbours.retain(|key, _| key.interface != name);
-        state.routes.retain(|_, route| !hops(route).iter().any(|hop| hop.interface.as_deref() == Some(name)));
+        state
+            .routes
+            .retain(|_, route| !route.hops().iter().any(|hop| hop.interface.as_deref() == Some(name)));
+        state.remove_nexthops(|hop| hop.interface.as_deref() == Some(name));
     }
 
     /// Makes every write of `entry` fail until `heal`.
@@ -106,6 +115,10 @@ impl FakeKernel {
 
     pub fn routes(&self) -> FakeRoutes {
         FakeRoutes(self.clone())
+    }
+
+    pub fn nexthops(&self) -> FakeNexthops {
+        FakeNexthops(self.clone())
     }
 
     pub fn neighbours(&self) -> FakeNeighbours {
@@ -172,13 +185,6 @@ impl FakeKernel {
     }
 }
 
-fn hops(route: &Route) -> &[NextHop] {
-    match &route.kind {
-        RouteKind::Unicast(hops) => hops,
-        RouteKind::Blackhole => &[],
-    }
-}
-
 fn no_link(name: &str) -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, format!("there is no link {name}"))
 }
@@ -192,14 +198,17 @@ impl Driver for FakeRoutes {
     type Value = Route;
 
     fn list(&mut self) -> io::Result<BTreeMap<RouteKey, Route>> {
-        self.0.list(|state| state.routes.clone())
+        self.0.list(|state| state.routes.iter().map(|(key, route)| (*key, state.told(route))).collect())
     }
 
     fn apply(&mut self, puts: &[(RouteKey, Route)], deletes: &[RouteKey]) -> Failures<RouteKey> {
         let put = |state: &mut State, key: &RouteKey, route: &Route| {
-            let links = hops(route).iter().filter_map(|hop| hop.interface.as_ref());
-            if let Some(missing) = links.into_iter().find(|name| !state.links.contains(*name)) {
+            let mut links = route.hops().iter().filter_map(|hop| hop.interface.as_ref());
+            if let Some(missing) = links.find(|name| !state.links.contains(*name)) {
                 return Err(no_link(missing));
+            }
+            if let Some(missing) = route.nexthop().filter(|id| !state.nexthops.contains_key(id)) {
+                return Err(io::Error::other(format!("nexthop {missing} does not exist")));
             }
             state.routes.insert(*key, route.clone());
             Ok(())

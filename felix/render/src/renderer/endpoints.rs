@@ -86,7 +86,10 @@ impl Renderer {
             let key = NeighbourKey { interface: interface.clone(), address };
             self.neighbours.put(key, Neighbour { mac: endpoint.local.mac });
         }
-        self.sysctls.put(interface.clone(), sysctls(interface, self.settings.ipv6));
+        // The kernel knows nothing of what a pod may send from beside its addresses.
+        let is_allowed = self.rules.source_spoofing && !endpoint.options.allowed_sources.is_empty();
+        let rp_filter = if is_allowed { "0" } else { self.settings.rp_filter };
+        self.sysctls.put(interface.clone(), sysctls(interface, self.settings.ipv6, rp_filter));
     }
 
     /// Where two interfaces claim one address, the last by name has it: any rule will do that depends on

@@ -311,6 +311,8 @@ fn a_pod_sends_from_elsewhere_only_where_both_it_and_the_settings_say_so() {
 
     let skip = format!("--in-interface {WEB} --source 192.0.2.0/24 --jump ACCEPT\n");
     assert_eq!(node.text(Raw, "cali-rpf-skip"), skip);
+    let rp_filter = node.dataplane.sysctls[WEB].iter().find(|sysctl| sysctl.path.ends_with("rp_filter"));
+    assert_eq!(rp_filter.unwrap().value, "0", "the kernel must not drop it either");
     assert!(!node.text(Filter, &chain).contains("closed"));
 
     web.annotations.insert(key, "everything".to_owned());
