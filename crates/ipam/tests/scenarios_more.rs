@@ -219,15 +219,14 @@ fn blocks_of_a_deleted_pool_can_still_be_given_up() {
     node.settings.pools.clear();
 
     let usage = ipam::gc::usage(&[], store.blocks());
-    let end = loop {
+    loop {
         match release_affinity(&node, cidr("10.0.0.0/26"), false) {
             Step::Done(()) => break,
             Step::Failed(error) => panic!("{error}"),
             step => store.execute(&mut node, &step),
         }
-    };
+    }
 
-    let () = end;
     assert_eq!(block_of(&store, address).affinity, None);
     assert!(!usage.is_empty(), "orphaned blocks are shown");
 }
