@@ -18,6 +18,8 @@ const WAITING: usize = 64;
 pub(crate) async fn statuses(datastore: Datastore, node: NodeName, console: Console) {
     let mut changes = datastore.watch_node_statuses(node);
     let mut wanted: BTreeMap<String, (CalicoNodeStatusSpec, Instant)> = BTreeMap::new();
+    // What went wrong last: the same is told once.
+    let mut told = String::new();
     loop {
         let next = wanted.values().map(|(_, at)| *at).min();
         tokio::select! {
@@ -38,8 +40,13 @@ pub(crate) async fn statuses(datastore: Datastore, node: NodeName, console: Cons
                 + Duration::from_secs(u64::try_from(spec.update_period_seconds).unwrap_or(u64::MAX).max(1));
             let classes = spec.classes.clone();
             let Ok(status) = console.ask(move |subject| node_status(subject, &classes)).await else { return };
-            if let Err(error) = datastore.write_node_status(name, &status).await {
-                tracing::debug!(name, %error, "status is written again later");
+            let written = datastore.write_node_status(name, &status).await;
+            let failure = written.err().map(|error| error.to_string()).unwrap_or_default();
+            if failure != told {
+                if !failure.is_empty() {
+                    tracing::warn!(name, error = failure, "status is written again later");
+                }
+                told = failure;
             }
         }
     }

@@ -155,6 +155,84 @@ stringData: {tor: opensesame}
     assert!(!log.contains("opensesame"), "the password is in the log");
 }
 
+/// A node fills the status that names it, and its sessions coming up were told as Events.
+fn the_cluster_is_told_of_sessions(cluster: &Cluster) {
+    cluster.apply(
+        "apiVersion: projectcalico.org/v3
+kind: CalicoNodeStatus
+metadata: {name: second}
+spec: {node: n2, classes: [Agent, BGP, Routes], updatePeriodSeconds: 1}
+",
+    );
+    let told = || {
+        let path = "jsonpath={.status.agent.birdV4.state} {.status.bgp.peersV4[*].state} {.status.routes.routesV4[*].type}";
+        cluster.kubectl_ok(&["get", "caliconodestatus", "second", "-o", path])
+    };
+    within(60, "the node's own words", told, |text| {
+        text.starts_with("Ready ") && text.contains("Established") && text.contains("FIB")
+    });
+    let events = || {
+        let fields = "involvedObject.kind=Node,involvedObject.name=n1";
+        let path = "jsonpath={.items[*].source.component}";
+        cluster.kubectl_ok(&["get", "events", "--field-selector", fields, "-o", path])
+    };
+    within(120, "an Event of the speaker", events, |text| text.contains("bird-lite"));
+}
+
+/// A pod with BIRD in it peers with its node, and what it announces is reached by the other node.
+fn a_pod_peers_with_its_node(cluster: &Cluster) {
+    cluster.pod("router", "n1");
+    cluster.pods_ready();
+    let address = cluster.address("router");
+    cluster.apply(
+        "apiVersion: projectcalico.org/v3
+kind: FelixConfiguration
+metadata: {name: default}
+spec: {defaultEndpointToHostAction: Accept}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPConfiguration
+metadata: {name: default}
+spec: {localWorkloadPeeringIPV4: 169.254.0.179}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: routers}
+spec: {localWorkloadSelector: app == 'router', asNumber: 65401}
+---
+apiVersion: projectcalico.org/v3
+kind: IPPool
+metadata: {name: behind-pods}
+spec: {cidr: 10.77.0.0/16, disabled: true}
+",
+    );
+    let dir = std::env::temp_dir().join(format!("bird-in-pod-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).expect("make a directory");
+    let config = format!(
+        "router id {address}; protocol device {{}} protocol static {{ ipv4; route 10.77.1.0/26 blackhole; }}
+         protocol bgp node {{ local {address} as 65401; neighbor 169.254.0.179 as 64512; multihop;
+           connect retry time 1; error wait time 1, 2; ipv4 {{ import all; export where source = RTS_STATIC; }}; }}"
+    );
+    std::fs::write(dir.join("bird.conf"), config).expect("write the configuration");
+    let file = |name: &str| dir.join(name).display().to_string();
+    let (conf, socket) = (file("bird.conf"), file("bird.ctl"));
+    let bird = ["exec", "default/router", "--", "/usr/sbin/bird", "-f", "-c", &conf, "-s", &socket];
+    let mut bird = cluster.lab_command(&bird).spawn().expect("BIRD starts");
+
+    let routes = |node: &'static str| move || cluster.exec(node, &["ip", "-4", "route"]);
+    within(90, "the way to the pod", routes("n1"), |text| {
+        text.lines().any(|l| l.starts_with("10.77.1.0/26") && l.contains(&address) && l.contains("dev cali"))
+    });
+    within(60, "the way to its node", routes("n2"), |text| text.contains("10.77.1.0/26"));
+    bird.kill().expect("BIRD ends");
+    let _ = bird.wait();
+    cluster.kubectl_ok(&["delete", "bgppeer", "routers"]);
+    within(60, "nothing of it is left", routes("n1"), |text| !text.contains("10.77.1.0/26"));
+    let links = || cluster.exec("n1", &["ip", "-o", "-4", "addr"]);
+    within(30, "the address goes", links, |text| !text.contains("169.254.0.179"));
+    let _ = std::fs::remove_dir_all(&dir);
+}
+
 #[test]
 fn filters_services_and_passwords_live() {
     let options = Options { nodes: 2, subnets: 1, ..Options::default() };
@@ -163,4 +241,6 @@ fn filters_services_and_passwords_live() {
     a_filter_rejects_and_shows_itself(&cluster);
     a_load_balancer_reaches_the_router(&cluster);
     a_password_comes_from_a_secret(&cluster);
+    the_cluster_is_told_of_sessions(&cluster);
+    a_pod_peers_with_its_node(&cluster);
 }

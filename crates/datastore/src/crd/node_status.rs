@@ -116,6 +116,7 @@ pub struct PeerStatusEntry {
     /// When that began.
     pub since: String,
     /// Why it is not Established, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
 
@@ -136,7 +137,9 @@ pub struct RouteStatusEntry {
     #[serde(rename = "type")]
     pub kind: String,
     pub destination: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub gateway: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub learned_from: Option<LearnedFrom>,
 }
 
@@ -146,6 +149,26 @@ pub struct RouteStatusEntry {
 pub struct LearnedFrom {
     /// Static, NodeMesh or BGPPeer.
     pub source_type: String,
-    #[serde(rename = "peerIP")]
+    #[serde(rename = "peerIP", skip_serializing_if = "Option::is_none")]
     pub peer_ip: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// A merge patch takes a null at the top for "away with it", and inside a list for a value, which is refused.
+    #[test]
+    fn entries_of_lists_have_no_nulls() {
+        let peer = serde_json::to_value(PeerStatusEntry::default()).unwrap();
+        let learned_from = Some(LearnedFrom { source_type: "Static".into(), peer_ip: None });
+        let route = RouteStatusEntry { learned_from, ..RouteStatusEntry::default() };
+
+        assert_eq!(peer, json!({ "peerIP": "", "type": "", "state": "", "since": "" }));
+        let route = serde_json::to_value(route).unwrap();
+        let expected = json!({ "type": "", "destination": "", "learnedFrom": { "sourceType": "Static" } });
+        assert_eq!(route, expected);
+    }
 }
