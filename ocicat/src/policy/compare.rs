@@ -38,7 +38,12 @@ pub(super) struct Comparison {
     pub(super) changes: BTreeMap<ChangeKey, Changed>,
     /// Pairs of classes that were not looked at, as the time was up.
     pub(super) unseen: usize,
+    /// Changes beyond the first [`MOST_CHANGES`] pairs of workloads: counted, not kept.
+    pub(super) uncounted: usize,
 }
+
+/// Pairs of workloads of which it is kept what changes.
+const MOST_CHANGES: usize = 100_000;
 
 /// Compares on all processors until `limit` is up; `progress` gets how many of how many pairs are done.
 pub(super) fn compare(
@@ -85,11 +90,13 @@ pub(super) fn compare(
 
 impl Comparison {
     fn add(&mut self, key: ChangeKey, changed: Changed) {
+        let is_full = self.changes.len() >= MOST_CHANGES;
         match self.changes.get_mut(&key) {
             Some(known) => {
                 known.packets.extend(changed.packets);
                 known.pairs += changed.pairs;
             }
+            None if is_full => self.uncounted += 1,
             None => _ = self.changes.insert(key, changed),
         }
     }

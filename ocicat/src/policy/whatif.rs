@@ -36,6 +36,9 @@ pub(crate) struct WhatifOptions {
     /// Stop comparing after so many seconds; what was found so far is told, with status 1
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     limit: u64,
+    /// Tell of so many pairs of workloads, and of the others how many they are; 0 tells of all
+    #[arg(long, value_name = "COUNT", default_value_t = 500)]
+    rows: usize,
     #[command(flatten)]
     cluster: ClusterOptions,
     #[command(flatten)]
@@ -63,9 +66,10 @@ pub(crate) fn run(options: &WhatifOptions) -> Result<Report, CallError> {
         (0, true) => 0,
         (0, false) => CHANGES,
     };
+    let rows = if options.rows == 0 { usize::MAX } else { options.rows };
     let text = match options.output.output {
-        Format::Json => format!("{:#}\n", comparison_json(&comparison)),
-        Format::Table => comparison_text(&comparison),
+        Format::Json => format!("{:#}\n", comparison_json(&comparison, rows)),
+        Format::Table => comparison_text(&comparison, rows),
     };
     Ok(Report { text, status })
 }
@@ -186,13 +190,23 @@ impl Progress {
     }
 }
 
-fn comparison_text(comparison: &Comparison) -> String {
+/// Pairs of workloads that would change, and are not told of.
+fn left_out(comparison: &Comparison, rows: usize) -> usize {
+    comparison.changes.len().saturating_sub(rows) + comparison.uncounted
+}
+
+fn comparison_text(comparison: &Comparison, rows: usize) -> String {
     let mut text = String::new();
     if comparison.changes.is_empty() {
         text.push_str("no connection would change\n");
     } else {
-        let rows: Vec<_> = comparison.changes.iter().map(|(key, changed)| row(key, changed)).collect();
-        text.push_str(&table(&["WOULD BE", "FROM", "TO", "PACKETS", "PAIRS", "NOW", "THEN"], &rows));
+        let shown = comparison.changes.iter().take(rows);
+        let lines: Vec<_> = shown.map(|(key, changed)| row(key, changed)).collect();
+        text.push_str(&table(&["WOULD BE", "FROM", "TO", "PACKETS", "PAIRS", "NOW", "THEN"], &lines));
+        let left_out = left_out(comparison, rows);
+        if left_out > 0 {
+            text.push_str(&format!("and {left_out} more lines like these\n"));
+        }
     }
     if comparison.unseen > 0 {
         text.push_str(
@@ -214,8 +228,8 @@ fn row(key: &ChangeKey, changed: &Changed) -> Vec<String> {
     ]
 }
 
-fn comparison_json(comparison: &Comparison) -> Value {
-    let changes = comparison.changes.iter().map(|(key, changed)| {
+fn comparison_json(comparison: &Comparison, rows: usize) -> Value {
+    let changes = comparison.changes.iter().take(rows).map(|(key, changed)| {
         json!({
             "allowed": key.allowed,
             "from": key.from,
@@ -227,7 +241,11 @@ fn comparison_json(comparison: &Comparison) -> Value {
             "then": changed.decided.1,
         })
     });
-    json!({ "changes": changes.collect::<Vec<_>>(), "complete": comparison.unseen == 0 })
+    json!({
+        "changes": changes.collect::<Vec<_>>(),
+        "leftOut": left_out(comparison, rows),
+        "complete": comparison.unseen == 0,
+    })
 }
 
 #[cfg(test)]
@@ -294,6 +312,48 @@ mod tests {
         ];
         assert_eq!(told, expected);
         assert_eq!(comparison.unseen, 0);
+    }
+
+    /// A thousand pods of twenty workloads, forty policies: what is compared follows the workloads, and what is said
+    /// has a bound.
+    #[test]
+    fn a_thousand_pods_are_compared_whole_and_told_in_so_many_lines() {
+        let app = |n: u32| format!("app-{:02}", n % 20);
+        let mut updates = vec![Update::Namespace("shop".into(), Some(Labels::new()))];
+        for n in 0..1000_u32 {
+            let Update::Pod(key, Some(mut pod)) = pod("shop", &format!("{}-{n}", app(n)), &app(n), 0) else {
+                panic!()
+            };
+            pod.addresses = vec![std::net::Ipv4Addr::from(0x0a41_0000 + n).into()];
+            updates.push(Update::Pod(key, Some(pod)));
+        }
+        let mut changes = Vec::new();
+        for n in 0..40_u32 {
+            let object = json!({
+                "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+                "metadata": { "name": format!("p{n}"), "namespace": "shop" },
+                "spec": {
+                    "podSelector": { "matchLabels": { "app": app(n) } }, "policyTypes": ["Ingress"],
+                    "ingress": [{
+                        "from": [{ "podSelector": { "matchLabels": { "app": app(n + 1) } } }],
+                        "ports": [{ "port": 8000 + n % 4 }],
+                    }],
+                },
+            });
+            changes.push(datastore::document(&object).unwrap().update);
+        }
+
+        let comparison = whatif(&Cluster::new(updates), &changes);
+
+        // From each workload and from outside to each workload; a workload's own pods among themselves, too.
+        assert_eq!((comparison.changes.len(), comparison.unseen, comparison.uncounted), (21 * 20, 0, 0));
+        let pairs: usize = comparison.changes.values().map(|changed| changed.pairs).sum();
+        assert_eq!(pairs, 1000 * 999 + 1000);
+        let text = comparison_text(&comparison, 10);
+        assert_eq!(text.lines().count(), 12, "{text}");
+        assert!(text.ends_with("and 410 more lines like these\n"), "{text}");
+        let json = comparison_json(&comparison, 10);
+        assert_eq!((json["changes"].as_array().unwrap().len(), &json["leftOut"]), (10, &json!(410)));
     }
 
     #[test]
