@@ -150,7 +150,7 @@ impl DropLog {
         }
     }
 
-    fn take(&self, record: api::Drop, now: Instant) {
+    pub(crate) fn take(&self, record: api::Drop, now: Instant) {
         let mut state = self.state.lock();
         let label = state.label(&record);
         self.metrics.denied.get_or_create(&label).inc();

@@ -1,6 +1,9 @@
 //! The operator's socket: what `ocicat` and gRPC clients ask of this node. Root only, bounded, read-only.
 
 mod live;
+pub mod met;
+#[cfg(test)]
+mod tests;
 
 use std::future::Future;
 use std::io;

@@ -454,4 +454,4 @@ mod links;
 pub mod look;
 mod strangers;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

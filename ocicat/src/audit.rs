@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::client::CallError;
 use crate::felix::FelixTarget;
-use crate::table::{or_dash, plain, table};
+use crate::table::{duration, plain, table};
 use crate::{Format, Report};
 
 /// Asks every agent; all is well when no entry differs and everything could be looked at.
@@ -28,15 +28,19 @@ pub(crate) fn run(target: &FelixTarget, format: Format) -> Result<Report, CallEr
 /// A line for each node, and one table of all that differs.
 fn audits_text(audits: &[Audit]) -> String {
     let mut text: String = audits.iter().map(node_text).collect();
-    let rows = audits.iter().flat_map(|audit| {
-        audit.differences.iter().map(|difference| {
-            let (entry, what) = (plain(&difference.entry), plain(&difference.what));
-            vec![audit.node.clone(), difference.kind.clone(), entry, what, or_dash(&plain(&difference.by))]
-        })
+    let differences = audits.iter().flat_map(|audit| audit.differences.iter().map(move |one| (audit, one)));
+    // Of most kinds of state the kernel never tells who changed it.
+    let is_any_known = differences.clone().any(|(_, difference)| !difference.by.is_empty());
+    let rows = differences.map(|(audit, difference)| {
+        let by = if difference.by.is_empty() { "unknown".to_owned() } else { plain(&difference.by) };
+        let (entry, what) = (plain(&difference.entry), plain(&difference.what));
+        let row = [audit.node.clone(), difference.kind.clone(), entry, what];
+        row.into_iter().chain(is_any_known.then_some(by)).collect()
     });
     let rows: Vec<_> = rows.collect();
     if !rows.is_empty() {
-        text.push_str(&table(&["NODE", "KIND", "ENTRY", "DIFFERENCE", "BY"], &rows));
+        let header = ["NODE", "KIND", "ENTRY", "DIFFERENCE", "BY"];
+        text.push_str(&table(&header[..if is_any_known { 5 } else { 4 }], &rows));
     }
     text
 }
@@ -54,6 +58,11 @@ fn node_text(audit: &Audit) -> String {
     for problem in &audit.problems {
         text.push_str(&format!("  {}\n", plain(problem)));
     }
+    for writer in &audit.writers {
+        let (process, ago) = (plain(&writer.process), duration(writer.seconds_ago));
+        let (kind, pid) = (&writer.kind, writer.pid);
+        text.push_str(&format!("  {kind}: {process} (process {pid}) wrote there, too, {ago} ago\n"));
+    }
     text
 }
 
@@ -66,6 +75,14 @@ fn audit_json(audit: &Audit) -> Value {
             "by": difference.by,
         })
     });
+    let writers = audit.writers.iter().map(|writer| {
+        json!({
+            "kind": writer.kind,
+            "process": writer.process,
+            "pid": writer.pid,
+            "secondsAgo": writer.seconds_ago,
+        })
+    });
     let checked = audit.checked.iter().map(|kind| (kind.kind.clone(), Value::from(kind.entries)));
     json!({
         "node": audit.node,
@@ -73,12 +90,13 @@ fn audit_json(audit: &Audit) -> Value {
         "checked": checked.collect::<serde_json::Map<_, _>>(),
         "differences": differences.collect::<Vec<_>>(),
         "problems": audit.problems,
+        "writers": writers.collect::<Vec<_>>(),
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use proto::felix::{Checked, Difference};
+    use proto::felix::{Checked, Difference, Writer};
 
     use super::*;
 
@@ -100,11 +118,36 @@ mod tests {
         let expected = "\
 n1: 1 entry differs (3 routes)
 n2: as intended ()
-NODE  KIND    ENTRY         DIFFERENCE  BY
-n1    routes  10.65.0.1/32  missing     -
+NODE  KIND    ENTRY         DIFFERENCE
+n1    routes  10.65.0.1/32  missing
 ";
         let other = Audit { node: "n2".into(), ..Audit::default() };
         assert_eq!(audits_text(&[audit.clone(), other]), expected);
         assert_eq!(audit_json(&audit)["asIntended"], false);
+    }
+
+    #[test]
+    fn who_changed_it_is_told_where_the_kernel_knows() {
+        let difference = |kind: &str, by: &str| Difference {
+            kind: kind.into(),
+            entry: "x".into(),
+            what: "missing".into(),
+            by: by.into(),
+        };
+        let writer = Writer { kind: "nftables".into(), process: "nft".into(), pid: 42, seconds_ago: 3 };
+        let audit = Audit {
+            node: "n1".into(),
+            differences: vec![difference("nftables", "nft (process 42)"), difference("route", "")],
+            writers: vec![writer],
+            ..Audit::default()
+        };
+        let expected = "\
+n1: 2 entries differ ()
+  nftables: nft (process 42) wrote there, too, 3s ago
+NODE  KIND      ENTRY  DIFFERENCE  BY
+n1    nftables  x      missing     nft (process 42)
+n1    route     x      missing     unknown
+";
+        assert_eq!(audits_text(&[audit]), expected);
     }
 }

@@ -166,8 +166,8 @@ fn an_audit_of_all_nodes_tells_of_each() {
     let expected = "\
 n1: as intended ()
 n2: 1 entry differs ()
-NODE  KIND   ENTRY         DIFFERENCE  BY
-n2    route  10.65.0.1/32  missing     -
+NODE  KIND   ENTRY         DIFFERENCE
+n2    route  10.65.0.1/32  missing
 ";
     assert_eq!(text, expected, "{errors}");
     assert!(errors.contains("the node agent (felix) of node n3"), "{errors}");

@@ -18,6 +18,8 @@ const BURST: usize = 4096;
 /// A socket that hears of rules in the network namespace in which it was opened.
 pub struct RuleEvents {
     socket: Socket,
+    /// Whose changes were told of, but not yet who that is.
+    writers: HashSet<u32>,
 }
 
 impl RuleEvents {
@@ -26,27 +28,36 @@ impl RuleEvents {
         let socket = Socket::open(Protocol::Netfilter).map_err(|e| named("open rule events", e))?;
         socket.set_timeout(0)?;
         socket.join(GROUP).map_err(|e| named("subscribe to changes of rules", e))?;
-        Ok(Self { socket })
+        Ok(Self { socket, writers: HashSet::new() })
     }
 
-    /// Waits for changes that may concern our rules. Lost ones become `Overrun`.
+    /// Waits for changes that may concern our rules, and tells equal ones once. Lost ones become `Overrun`. The
+    /// list is empty when all that came was of no concern.
     pub fn receive(&mut self) -> io::Result<Vec<RuleEvent>> {
-        let mut seen = HashSet::new();
+        let (mut events, mut seen) = (Vec::new(), HashSet::new());
+        let mut push = |event: RuleEvent| {
+            if seen.insert(event.clone()) {
+                events.push(event);
+            }
+        };
         let mut next = self.socket.receive().map(Some);
         for _ in 0..BURST {
             match next {
                 Ok(Some(length)) => {
-                    seen.extend(messages(self.socket.received(length)).filter_map(|m| parse(&m)))
+                    for message in messages(self.socket.received(length)) {
+                        take(&message, &mut self.writers).into_iter().for_each(&mut push);
+                    }
                 }
                 Ok(None) => break,
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
-                    seen.insert(RuleEvent::Overrun);
+                    self.writers.clear();
+                    push(RuleEvent::Overrun);
                 }
                 Err(error) => return Err(named("receive changes of rules", error)),
             }
             next = self.socket.try_receive();
         }
-        Ok(seen.into_iter().collect())
+        Ok(events)
     }
 
     /// Delivers events from a thread of its own, until `deliver` returns `false` or the socket fails.
@@ -65,7 +76,28 @@ impl RuleEvents {
     }
 }
 
-/// The event that one message is; `None` where it cannot concern rules of ours.
+/// The event that one message is. Writers are named behind what they wrote, where that concerns rules of ours.
+fn take(message: &Message<'_>, writers: &mut HashSet<u32>) -> Option<RuleEvent> {
+    if message.kind == NFTABLES << 8 | NEW_GENERATION {
+        return writers.remove(&message.port).then(|| commit(message));
+    }
+    let event = parse(message)?;
+    writers.insert(message.port);
+    Some(event)
+}
+
+fn commit(message: &Message<'_>) -> RuleEvent {
+    let attributes = message.attributes(NFGENMSG);
+    let named = |kind: u16| attributes.into_iter().find(|attribute| attribute.kind == kind);
+    let number = |octets: &[u8]| octets.first_chunk::<4>().map(|octets| u32::from_be_bytes(*octets));
+    RuleEvent::Commit {
+        writer: message.port,
+        process: named(ATTR_PROCESS_NAME).map(|name| name.string()).unwrap_or_default().into(),
+        pid: named(ATTR_PROCESS_ID).and_then(|pid| number(pid.payload)).unwrap_or_default(),
+    }
+}
+
+/// The change that one message tells of; `None` where it cannot concern rules of ours.
 fn parse(message: &Message<'_>) -> Option<RuleEvent> {
     if message.kind >> 8 != NFTABLES {
         return None;
@@ -107,6 +139,11 @@ const NEW_CHAIN: u16 = 3;
 const DELETE_CHAIN: u16 = 5;
 const NEW_RULE: u16 = 6;
 const DELETE_RULE: u16 = 8;
+/// NFT_MSG_NEWGEN: what was written is in force.
+const NEW_GENERATION: u16 = 15;
+/// NFTA_GEN_PROC_PID and NFTA_GEN_PROC_NAME.
+const ATTR_PROCESS_ID: u16 = 2;
+const ATTR_PROCESS_NAME: u16 = 3;
 /// The table's name stands first in messages of every kind.
 const ATTR_TABLE: u16 = 1;
 const ATTR_CHAIN_NAME: u16 = 3;

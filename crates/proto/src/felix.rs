@@ -203,6 +203,24 @@ pub struct Audit {
     /// What could not be looked at, and why.
     #[prost(string, repeated, tag = "4")]
     pub problems: Vec<String>,
+    /// Who else wrote where we do, the last one of each kind for which the kernel tells.
+    #[prost(message, repeated, tag = "5")]
+    pub writers: Vec<Writer>,
+}
+
+/// Somebody else who wrote.
+#[derive(Clone, PartialEq, Message)]
+pub struct Writer {
+    /// Kind of kernel state.
+    #[prost(string, tag = "1")]
+    pub kind: String,
+    /// Name of the process, cut to 15 octets.
+    #[prost(string, tag = "2")]
+    pub process: String,
+    #[prost(uint32, tag = "3")]
+    pub pid: u32,
+    #[prost(uint64, tag = "4")]
+    pub seconds_ago: u64,
 }
 
 /// One kind of kernel state.

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use kernel::{Driver, Neighbour, Route, RouteKind, Tunnel};
 
+use crate::foreign::ForeignWriter;
 use crate::stage::Stage;
 use crate::status::Kind;
 
@@ -30,6 +31,8 @@ pub struct KindAudit {
     pub differences: Vec<Difference>,
     /// Why it could not be read; then nothing is known of it.
     pub error: Option<String>,
+    /// Who else wrote here last. `None` where nobody did since we run, or where the kernel does not tell.
+    pub writer: Option<ForeignWriter>,
 }
 
 /// One entry that is not as it should be.

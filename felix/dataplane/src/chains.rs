@@ -130,11 +130,13 @@ impl<D: IptablesDriver> Chains<D> {
         self.check_after = (!interval.is_zero()).then_some(interval);
     }
 
-    /// Somebody wrote rules, perhaps ourselves.
-    pub(crate) fn written_by(&mut self, writer: u32, now: Instant) {
-        if !self.iptables.driver().has_written(writer) {
+    /// Somebody wrote rules; says whether it was somebody else.
+    pub(crate) fn written_by(&mut self, writer: u32, now: Instant) -> bool {
+        let is_foreign = !self.iptables.driver().has_written(writer);
+        if is_foreign {
             self.disturbed(now);
         }
+        is_foreign
     }
 
     /// Somebody else wrote what may concern us: reads back soon.

@@ -13,6 +13,7 @@ use model::{ChainInsertMode, Family, FelixConfiguration, HostInterface};
 use crate::audit::{self, Audit};
 use crate::chains::Chains;
 use crate::endpoint::{EndpointState, missing_chains};
+use crate::foreign::ForeignWriters;
 use crate::ip_sets::SetStage;
 use crate::leftovers::Leftovers;
 use crate::local::{LocalFact, of_neighbour, of_route};
@@ -63,6 +64,7 @@ pub struct Dataplane<P: Ports> {
     uses_nft: bool,
     /// Is the place that policy has left still to be emptied?
     is_moving: bool,
+    foreign: ForeignWriters,
     routes: Stage<LocalFact<P::Routes>>,
     neighbours: Stage<LocalFact<P::Neighbours>>,
     sysctls: Stage<P::Sysctls>,
@@ -88,6 +90,7 @@ impl<P: Ports> Dataplane<P> {
             nft: drivers.nftables.map(|driver| NftStage::new(driver, families)),
             uses_nft: false,
             is_moving: true,
+            foreign: ForeignWriters::default(),
             routes: Stage::new(Kind::Routes, routes, |key| key.destination.to_string()),
             neighbours: Stage::new(Kind::Neighbours, neighbours, |key| {
                 format!("{} on {}", key.address, key.interface)
@@ -323,12 +326,17 @@ impl<P: Ports> Dataplane<P> {
     pub fn rules_written(&mut self, event: RuleEvent, now: Instant) {
         match event {
             RuleEvent::Iptables { family, writer } => {
-                self.of_family(family).into_iter().for_each(|chains| chains.written_by(writer, now));
+                if self.of_family(family).is_some_and(|chains| chains.written_by(writer, now)) {
+                    self.foreign.wrote(writer, Kind::Chains(family));
+                }
             }
             RuleEvent::Native { writer } => {
-                let nft = self.nft.iter_mut().filter(|nft| !nft.is_own(writer));
-                nft.for_each(|nft| nft.disturbed(now));
+                for nft in self.nft.iter_mut().filter(|nft| !nft.is_own(writer)) {
+                    nft.disturbed(now);
+                    self.foreign.wrote(writer, Kind::Nftables);
+                }
             }
+            RuleEvent::Commit { writer, process, pid } => self.foreign.is(writer, &process, pid, now),
             RuleEvent::Overrun => {
                 self.chains.iter_mut().for_each(|chains| chains.disturbed(now));
                 self.nft.iter_mut().for_each(|nft| nft.disturbed(now));
@@ -475,6 +483,9 @@ impl<P: Ports> Dataplane<P> {
         ]);
         kinds.extend(self.chains.iter_mut().map(|chains| (chains.kind(), chains.audit())));
         kinds.extend(self.nft.iter_mut().map(|nft| (Kind::Nftables, nft.audit())));
+        for (kind, audit) in &mut kinds {
+            audit.writer = self.foreign.last(*kind).cloned();
+        }
         Audit { kinds }
     }
 

@@ -357,6 +357,29 @@ fn an_audit_names_what_differs_and_changes_nothing() {
 }
 
 #[test]
+fn an_audit_names_who_else_wrote_where_the_kernel_tells() {
+    let mut node = Node::new();
+    node.add_pod("web", WEB, "10.65.0.1");
+    node.sync();
+    node.settle();
+    let named = |writer| RuleEvent::Commit { writer, process: "nft".into(), pid: 42 };
+
+    node.dataplane.rules_written(named(7), node.now);
+    assert_eq!(
+        node.dataplane.audit().kinds[&Kind::Chains(Family::V4)].writer,
+        None,
+        "it wrote nothing of ours"
+    );
+    node.dataplane.rules_written(RuleEvent::Iptables { family: Family::V4, writer: 7 }, node.now);
+    node.dataplane.rules_written(named(7), node.now);
+
+    let audit = node.dataplane.audit();
+    let writer = audit.kinds[&Kind::Chains(Family::V4)].writer.clone().expect("a writer");
+    assert_eq!((&*writer.process, writer.pid, writer.at), ("nft", 42, node.now));
+    assert_eq!(audit.kinds[&Kind::IpSets].writer, None);
+}
+
+#[test]
 fn others_who_write_without_end_delay_nothing() {
     let mut node = Node::new();
     node.add_pod("web", WEB, "10.65.0.1");
@@ -365,13 +388,13 @@ fn others_who_write_without_end_delay_nothing() {
     node.now += Duration::from_secs(1);
     let event = RuleEvent::Iptables { family: Family::V4, writer: 7 };
     for _ in 0..1000 {
-        node.dataplane.rules_written(event, node.now);
+        node.dataplane.rules_written(event.clone(), node.now);
     }
     node.apply();
     node.kernel.state().chains.get_mut(&FILTER).unwrap().rules.get_mut("cali-FORWARD").unwrap().clear();
 
     for _ in 0..1000 {
-        node.dataplane.rules_written(event, node.now);
+        node.dataplane.rules_written(event.clone(), node.now);
     }
     let due = node.dataplane.poll_timeout().expect("it is read again");
 

@@ -87,7 +87,7 @@ fn judge(worker: &mut dyn Look, asked: &Asked, links: &Links) -> api::Explained 
         packet.source_port = asked.source_port;
     }
     packet.icmp = asked.icmp;
-    let Walked { verdict, rules, reason } = worker.walk(&packet.via(from.as_deref(), to.as_deref()));
+    let Walked { verdict, rules, reason, met } = worker.walk(&packet.via(from.as_deref(), to.as_deref()));
     let decided_by = reason.map(|reason| {
         let interface = if reason.direction == "egress" { &from } else { &to };
         let interface = interface.clone().unwrap_or_default();
@@ -109,7 +109,12 @@ fn judge(worker: &mut dyn Look, asked: &Asked, links: &Links) -> api::Explained 
         Verdict::Drop | Verdict::Reject(_) => "denied",
         Verdict::Undecided => "undecided",
     };
+    // What the packet meets is compared with the kernel in the same turn: nothing is written in between.
+    let audit = worker.audit();
+    let differences = audit.differences.into_iter().filter(|entry| met.concerns(&entry.kind, &entry.entry));
     api::Explained {
+        differences: differences.collect(),
+        problems: audit.problems,
         from_interface: from.unwrap_or_default(),
         to_interface: to.unwrap_or_default(),
         verdict: verdict.to_owned(),

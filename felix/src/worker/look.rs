@@ -1,11 +1,12 @@
 //! What an operator may ask the dataplane's thread, in its turn: nothing here changes anything.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use felix_calc::EndpointPolicies;
-use felix_dataplane::Ports;
+use felix_dataplane::{ForeignWriter, Ports};
 use felix_render::{DropPlace, DropReason};
 use kernel::interpret::Ruleset as _;
 use kernel::interpret::{Packet, Step, Verdict, walk};
@@ -16,6 +17,7 @@ use proto::felix as api;
 use super::Worker;
 use super::links::host_addresses;
 use crate::drop_log::{Reason, TierOf};
+use crate::operator::met::{Met, Noted};
 
 /// One question; it sees the thread's state between two turns.
 pub struct Question(Work);
@@ -81,6 +83,8 @@ pub struct Walked {
     pub rules: Vec<api::RuleStep>,
     /// What the rule before the drop logs.
     pub reason: Option<Reason>,
+    /// Everything that it met.
+    pub met: Met,
 }
 
 impl<P: Ports> Look for Worker<P> {
@@ -99,7 +103,9 @@ impl<P: Ports> Look for Worker<P> {
     fn walk(&self, packet: &Packet) -> Walked {
         let addresses = self.own_addresses();
         let rules = self.dataplane.wanted_rules(&addresses);
-        let outcome = walk(&rules, packet);
+        let noted = Noted::new(&rules, packet);
+        let outcome = walk(&noted, packet);
+        let met = noted.into_met();
         let family = packet.family();
         let text = |step: &Step| {
             let chain = kernel::ChainName::fixed(&step.chain);
@@ -118,6 +124,7 @@ impl<P: Ports> Look for Worker<P> {
             verdict: outcome.verdict,
             rules: steps.collect(),
             reason: logged.filter(|_| stopped).and_then(|logged| self.reason(&logged.prefix)),
+            met,
         }
     }
 
@@ -145,26 +152,27 @@ impl<P: Ports> Look for Worker<P> {
     }
 
     fn audit(&mut self) -> api::Audit {
-        let audit = self.dataplane.audit();
         let mut told = api::Audit::default();
-        for (kind, found) in audit.kinds {
-            told.checked.push(api::Checked { kind: kind.to_string(), entries: found.intended as u64 });
+        for (kind, found) in self.dataplane.audit().kinds {
+            let kind = kind.to_string();
+            told.checked.push(api::Checked { kind: kind.clone(), entries: found.intended as u64 });
             told.problems.extend(found.error.map(|error| format!("{kind}: {error}")));
+            let by = found.writer.as_ref().filter(|writer| writer.at.elapsed() < BLAMED).map(named);
+            let by = by.unwrap_or_default();
             told.differences.extend(found.differences.into_iter().map(|difference| api::Difference {
-                kind: kind.to_string(),
+                kind: kind.clone(),
                 entry: difference.what,
-                what: match (difference.intended, difference.actual) {
-                    (Some(intended), None) => format!("missing: {intended}"),
-                    (None, Some(actual)) => format!("unwanted: {actual}"),
-                    (intended, actual) => format!(
-                        "changed: {} in place of {}",
-                        actual.unwrap_or_default(),
-                        intended.unwrap_or_default()
-                    ),
-                },
-                by: String::new(),
+                what: changed(difference.intended, difference.actual),
+                by: by.clone(),
+            }));
+            told.writers.extend(found.writer.map(|writer| api::Writer {
+                kind,
+                process: writer.process.to_string(),
+                pid: writer.pid,
+                seconds_ago: writer.at.elapsed().as_secs(),
             }));
         }
+        self.audit_links(&mut told);
         told
     }
 
@@ -205,6 +213,53 @@ impl<P: Ports> Look for Worker<P> {
                 ignored: String::new(),
             });
         in_force.chain(notes).collect()
+    }
+}
+
+impl<P: Ports> Worker<P> {
+    /// Links are made by others; here it is told which of them pods lack, and which have no pod.
+    fn audit_links(&mut self, told: &mut api::Audit) {
+        const KIND: &str = "link";
+        let wanted: BTreeSet<String> = self.dataplane.pod_interfaces().cloned().collect();
+        told.checked.push(api::Checked { kind: KIND.to_owned(), entries: wanted.len() as u64 });
+        let links = match (self.read_links)() {
+            Ok(links) => links,
+            Err(error) => return told.problems.push(format!("{KIND}: {error}")),
+        };
+        let up = || Some("up".to_owned());
+        let states: BTreeMap<&str, bool> = links.iter().map(|link| (link.name.as_str(), link.up)).collect();
+        let mut differ = |entry: &str, intended, actual| {
+            let what = changed(intended, actual);
+            let (kind, entry, by) = (KIND.to_owned(), entry.to_owned(), String::new());
+            told.differences.push(api::Difference { kind, entry, what, by });
+        };
+        for interface in &wanted {
+            match states.get(interface.as_str()) {
+                Some(true) => {}
+                Some(false) => differ(interface, up(), Some("down".to_owned())),
+                None => differ(interface, up(), None),
+            }
+        }
+        let of_pods = states.keys().filter(|name| self.is_pod_link(name) && !wanted.contains(**name));
+        of_pods.for_each(|name| differ(name, None, Some("a link of no pod".to_owned())));
+    }
+}
+
+/// Whoever wrote longer ago than this has nothing to do with what differs now: that was put right meanwhile.
+const BLAMED: Duration = Duration::from_secs(60);
+
+fn named(writer: &ForeignWriter) -> String {
+    format!("{} (process {})", writer.process, writer.pid)
+}
+
+/// One difference in words.
+fn changed(intended: Option<String>, actual: Option<String>) -> String {
+    match (intended, actual) {
+        (Some(intended), None) => format!("missing: {intended}"),
+        (None, Some(actual)) => format!("unwanted: {actual}"),
+        (intended, actual) => {
+            format!("changed: {} in place of {}", actual.unwrap_or_default(), intended.unwrap_or_default())
+        }
     }
 }
 

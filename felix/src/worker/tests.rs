@@ -72,7 +72,7 @@ fn policy_moves_to_nftables_with_kube_proxy_and_back_with_the_setting() {
     assert!(is_in_iptables(&node) && !is_in_nftables(&node));
 }
 
-struct Fake;
+pub(crate) struct Fake;
 
 impl Ports for Fake {
     type IpSets = FakeIpSets;
@@ -85,14 +85,14 @@ impl Ports for Fake {
 }
 
 /// A node on which somebody else has a rule in FORWARD.
-struct Node {
-    kernel: FakeKernel,
-    worker: Worker<Fake>,
+pub(crate) struct Node {
+    pub(crate) kernel: FakeKernel,
+    pub(crate) worker: Worker<Fake>,
     configurations: watch::Receiver<Arc<FelixConfiguration>>,
 }
 
 impl Node {
-    fn new(overrides: Overrides) -> Self {
+    pub(crate) fn new(overrides: Overrides) -> Self {
         let kernel = FakeKernel::new();
         let foreign = "-s 192.0.2.7 -j DROP".to_owned();
         let filter = (Family::V4, IptablesTable::Filter);
@@ -141,7 +141,7 @@ impl Node {
         Self { kernel, worker, configurations }
     }
 
-    fn update(&mut self, update: Update) {
+    pub(crate) fn update(&mut self, update: Update) {
         let now = Instant::now();
         self.worker.handle(Command::Updates(vec![update], now), now);
         if self.worker.in_sync {
