@@ -59,7 +59,7 @@ impl<P: Ports> Worker<P> {
         }
     }
 
-    fn is_pod_link(&self, name: &str) -> bool {
+    pub(super) fn is_pod_link(&self, name: &str) -> bool {
         name.starts_with(&self.configuration.interface_prefix)
     }
 

@@ -157,6 +157,8 @@ stringData: {tor: opensesame}
 
 /// A node fills the status that names it, and its sessions coming up were told as Events.
 fn the_cluster_is_told_of_sessions(cluster: &Cluster) {
+    // A speaker with a problem, such as a filter that is missing, is not Ready.
+    patch_peerings(cluster, r#"{"spec": {"filters": null}}"#);
     cluster.apply(
         "apiVersion: projectcalico.org/v3
 kind: CalicoNodeStatus
