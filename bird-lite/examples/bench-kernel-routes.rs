@@ -208,6 +208,8 @@ fn pool(ipip_mode: EncapMode) -> Update {
         namespace_selector: Selector::all(),
         allowed_uses: vec![AllowedUse::Workload],
         assignment_mode: AssignmentMode::Automatic,
+        deleting: false,
+        created: 0,
     };
     Update::Pool(pool.name.clone(), Some(pool))
 }

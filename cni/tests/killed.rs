@@ -99,6 +99,7 @@ fn nothing_left(node: &Node, pod: &Container, step: usize) {
 
 /// Runs a verb and kills it when it is about to make its `step`th call that could change anything. False: it ended
 /// before.
+#[allow(clippy::zombie_processes, reason = "waiting for a stop also reaps the process that ended")]
 fn killed_before(step: usize, runtime: &Runtime<'_>, verb: &str, pod: &Container, conf: &Value) -> bool {
     // Whoever starts a process traces it; all of it happens on one thread.
     runtime.node.inside(|| {

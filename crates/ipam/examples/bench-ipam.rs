@@ -1,6 +1,7 @@
 //! How long IPAM thinks, and how often it calls the API server: a store in memory counts.
 #![allow(clippy::unwrap_used, reason = "a bench stops at the first thing that is wrong")]
 #![allow(clippy::print_stdout, reason = "that is what it is for")]
+#![allow(clippy::disallowed_methods, reason = "a bench reads the clock")]
 
 #[path = "../tests/common/mod.rs"]
 mod common;

@@ -10,17 +10,17 @@ use kernel::{Driver, NextHop, NexthopId, NexthopObject, PROTO_BIRD, Route, Route
 use kernel_linux::{NexthopDriver, RouteDriver, RouteEvent, RouteEvents, RouteOwner, Rtnl};
 
 fn way(gateway: &str, interface: &str, onlink: bool) -> NexthopObject {
-    let gateway: IpAddr = gateway.parse().unwrap();
+    let gateway: IpAddr = gateway.parse().expect("an address");
     NexthopObject::Way(NextHop { gateway: Some(gateway), interface: Some(interface.to_owned()), onlink })
 }
 
 fn number(n: u32) -> NexthopId {
-    NexthopId::ours(NexthopId::FIRST_WAY.number() + n).unwrap()
+    NexthopId::ours(NexthopId::FIRST_WAY.number() + n).expect("a number of ours")
 }
 
 fn by(destination: &str, id: NexthopId) -> (RouteKey, Route) {
     let kind = RouteKind::Nexthop(id, Vec::new());
-    let key = RouteKey::new(destination.parse().unwrap(), 1024);
+    let key = RouteKey::new(destination.parse().expect("a prefix"), 1024);
     (key, Route { kind, protocol: PROTO_BIRD, source: None, mtu: None })
 }
 
@@ -36,8 +36,8 @@ fn links() {
 }
 
 fn drivers() -> (NexthopDriver, RouteDriver) {
-    let routes = RouteDriver::new(vec![RouteOwner::Protocol(PROTO_BIRD)]).unwrap();
-    (NexthopDriver::new(PROTO_BIRD).unwrap(), routes)
+    let routes = RouteDriver::new(vec![RouteOwner::Protocol(PROTO_BIRD)]).expect("a socket for routes");
+    (NexthopDriver::new(PROTO_BIRD).expect("a socket for nexthops"), routes)
 }
 
 #[test]

@@ -128,7 +128,7 @@ spec: {{nodeName: n1, containers: [{{name: main, image: lab/busybox}}]}}
 /// Who holds addresses of pods, by the handles in the cluster's blocks.
 fn holders(cluster: &Cluster) -> Vec<String> {
     let blocks = cluster.kubectl_ok(&["get", "ipamblocks", "-o", "json"]);
-    let blocks: Value = serde_json::from_str(&blocks).unwrap();
+    let blocks: Value = serde_json::from_str(&blocks).expect("JSON");
     let mut held = Vec::new();
     for block in blocks["items"].as_array().into_iter().flatten() {
         let attributes = block["spec"]["attributes"].as_array().cloned().unwrap_or_default();
