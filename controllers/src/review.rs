@@ -29,7 +29,17 @@ pub async fn review(datastore: &Datastore, request: &Value) -> datastore::Result
         return deletion(datastore, request).await;
     }
     let (object, old) = (&request["object"], &request["oldObject"]);
-    Ok(written(object, old))
+    let mut verdict = written(object, old);
+    if let Verdict::Allowed(warnings) = &mut verdict
+        && object["kind"] == "IPPool"
+        && request["operation"] == "CREATE"
+    {
+        // No refusal: a pool that replaces another is there before the other goes.
+        warnings.extend(datastore.overlapping_pools(object).await?.first().map(|other| {
+            format!("spec.cidr: overlaps IPPool {other}: of the two, the newer gives no address until the older is gone")
+        }));
+    }
+    Ok(verdict)
 }
 
 /// The review with its answer, as it is sent back.

@@ -58,9 +58,13 @@ impl Cluster {
 
     /// Applies YAML; what it says when it is refused.
     fn apply(&self, yaml: &str) -> Result<(), String> {
+        said(&self.apply_raw(yaml))
+    }
+
+    fn apply_raw(&self, yaml: &str) -> Output {
         let file = self.home.join("object.yaml");
         std::fs::write(&file, yaml).unwrap();
-        said(&self.kubectl(&["apply", "-f", file.to_str().unwrap()]))
+        self.kubectl(&["apply", "-f", file.to_str().unwrap()])
     }
 
     /// Starts the webhook, and waits until it is registered.
@@ -148,6 +152,20 @@ fn kubectl_is_told_what_is_wrong_and_where() {
     cluster.apply(&policy("GlobalNetworkPolicy", "x", sound)).unwrap();
     let label = ["label", "globalnetworkpolicies.projectcalico.org", "x", "a=b"];
     said(&cluster.kubectl(&label)).unwrap();
+}
+
+#[test]
+fn who_makes_pools_that_overlap_is_told_which_one_counts() {
+    let cluster = Cluster::start("overlap");
+    cluster.start_webhook();
+    cluster.apply(&policy("IPPool", "old", "{cidr: 10.0.0.0/16}")).unwrap();
+
+    let output = cluster.apply_raw(&policy("IPPool", "new", "{cidr: 10.0.128.0/17}"));
+
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && said.contains("overlaps IPPool old"), "{said}");
+    let apart = cluster.apply_raw(&policy("IPPool", "apart", "{cidr: 10.1.0.0/16}"));
+    assert!(!String::from_utf8_lossy(&apart.stderr).contains("overlaps"));
 }
 
 #[test]

@@ -2,13 +2,27 @@
 
 use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use kube::{Api, Resource};
-use model::Cidr;
+use model::{Cidr, IpPool};
 use serde_json::{Map, Value, json};
 
+use super::objects::pools;
 use crate::crd;
 use crate::{Datastore, Error, Result};
 
 impl Datastore {
+    /// Names of the IPPools that share addresses with the pool `object`, which need not be there yet.
+    ///
+    /// # Errors
+    /// When the API server cannot be reached or refuses.
+    pub async fn overlapping_pools(&self, object: &Value) -> Result<Vec<String>> {
+        let Some(cidr) = object["spec"]["cidr"].as_str().and_then(|text| text.parse::<Cidr>().ok()) else {
+            return Ok(Vec::new());
+        };
+        let is_other = |pool: &IpPool| object["metadata"]["name"] != pool.name.as_str();
+        let others = pools(self).await?.into_iter().filter(is_other);
+        Ok(others.filter(|pool| pool.cidr.overlaps(cidr)).map(|pool| pool.name).collect())
+    }
+
     /// Changes fields of the IPAMConfiguration `default`, making it if there is none; others stay as they are.
     ///
     /// # Errors
