@@ -48,14 +48,16 @@ fn install(options: &Options) -> Result<(), String> {
     if !options.when_ready {
         install_binaries(options)?;
     }
+    // From here on: whoever reads that the configuration is there may end us at once.
+    let end = (options.when_ready || options.stay).then(EndSignals::hold);
     if !options.binaries_only {
-        if options.when_ready {
-            wait_for_agent(options);
+        if options.when_ready && !wait_for_agent(options, end.as_ref()) {
+            return Ok(());
         }
         configure(options, template)?;
     }
-    if options.stay {
-        wait_for_end();
+    if let Some(end) = end.filter(|_| options.stay) {
+        end.wait();
     }
     Ok(())
 }
@@ -80,8 +82,9 @@ fn configure(options: &Options, template: Option<String>) -> Result<(), String> 
     Ok(())
 }
 
-/// A runtime calls the node ready as soon as the configuration is there: by then pods must get addresses.
-fn wait_for_agent(options: &Options) {
+/// A runtime calls the node ready as soon as the configuration is there: by then pods must get addresses. False: it
+/// was told to end.
+fn wait_for_agent(options: &Options, end: Option<&EndSignals>) -> bool {
     let agent = Agent::new(Path::new(&options.felix_socket));
     let mut last = String::new();
     while let Err(error) = agent.status() {
@@ -90,22 +93,45 @@ fn wait_for_agent(options: &Options) {
             say(&reason);
             last = reason;
         }
-        std::thread::sleep(LOOK_AGAIN);
+        if end.is_some_and(|end| end.comes_within(LOOK_AGAIN)) {
+            return false;
+        }
     }
+    true
 }
 
-/// The first process of a container dies of no signal that it does not wait for.
-fn wait_for_end() {
-    // SAFETY: all-zero is a valid set, and the calls write into what is ours.
-    unsafe {
-        let mut signals: libc::sigset_t = std::mem::zeroed();
+/// SIGTERM and SIGINT, held back until somebody waits for them: the first process of a container dies of no signal
+/// that it does not wait for.
+struct EndSignals(libc::sigset_t);
+
+impl EndSignals {
+    fn hold() -> Self {
+        // SAFETY: all-zero is a valid set, and the calls write into what is ours.
+        let signals = unsafe {
+            let mut signals: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut signals);
+            for signal in [libc::SIGTERM, libc::SIGINT] {
+                libc::sigaddset(&raw mut signals, signal);
+            }
+            libc::sigprocmask(libc::SIG_BLOCK, &raw const signals, std::ptr::null_mut());
+            signals
+        };
+        Self(signals)
+    }
+
+    fn comes_within(&self, time: Duration) -> bool {
+        let limit = libc::timespec {
+            tv_sec: time.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+            tv_nsec: time.subsec_nanos().into(),
+        };
+        // SAFETY: both are ours and live as long as the call.
+        unsafe { libc::sigtimedwait(&raw const self.0, std::ptr::null_mut(), &raw const limit) > 0 }
+    }
+
+    fn wait(&self) {
         let mut received = 0;
-        libc::sigemptyset(&raw mut signals);
-        for signal in [libc::SIGTERM, libc::SIGINT] {
-            libc::sigaddset(&raw mut signals, signal);
-        }
-        libc::sigprocmask(libc::SIG_BLOCK, &raw const signals, std::ptr::null_mut());
-        libc::sigwait(&raw const signals, &raw mut received);
+        // SAFETY: both are ours and live as long as the call.
+        unsafe { libc::sigwait(&raw const self.0, &raw mut received) };
     }
 }
 

@@ -86,9 +86,11 @@ impl Cluster {
 
     /// The lab's command line for this cluster.
     pub fn lab_command(&self, arguments: &[&str]) -> Command {
-        let (verb, rest) = arguments.split_first().expect("the lab is told what to do");
+        // Some verbs are two words.
+        let words = if matches!(arguments.first(), Some(&("node" | "link"))) { 2 } else { 1 };
+        let (verb, rest) = arguments.split_at_checked(words).expect("the lab is told what to do");
         let mut command = Command::new(programs().join("lab"));
-        command.args([verb, "--name", &self.name]).args(rest).stdin(Stdio::null());
+        command.args(verb).args(["--name", &self.name]).args(rest).stdin(Stdio::null());
         command
     }
 
