@@ -1,10 +1,18 @@
 //! ExaBGP: says exactly what it is told to say.
 
+use std::path::Path;
+
 use crate::common::Lab;
 use crate::daemon::{Daemon, Wish};
 
 /// Announces routes with an attribute of the unknown type 99.
 pub struct ExaBgp;
+
+/// Where Debian's package puts it.
+const INSTALLED: &str = "/usr/sbin/exabgp";
+/// Where `scripts/setup` unpacks the same package when it cannot be installed.
+const UNPACKED: &str = "/var/cache/ocicat/exabgp/usr/sbin/python3-exabgp";
+const LIBRARY: &str = "PYTHONPATH=/var/cache/ocicat/exabgp/usr/lib/python3/dist-packages";
 
 const CONFIG: &str = "
 neighbor 10.99.0.1 {
@@ -26,7 +34,7 @@ impl Daemon for ExaBgp {
     }
 
     fn program(&self) -> (&'static str, &'static str) {
-        ("/usr/sbin/exabgp", "exabgp")
+        (if Path::new(INSTALLED).exists() { INSTALLED } else { UNPACKED }, "exabgp")
     }
 
     fn start(&self, lab: &mut Lab, _: Wish) -> Vec<usize> {
@@ -34,7 +42,11 @@ impl Daemon for ExaBgp {
         let environment =
             "exabgp.daemon.user=root exabgp.api.cli=false exabgp.log.all=true exabgp.daemon.drop=false";
         let mut arguments: Vec<&str> = environment.split(' ').collect();
-        arguments.extend(["/usr/sbin/exabgp", &config]);
+        let (program, _) = self.program();
+        if program == UNPACKED {
+            arguments.extend([LIBRARY, "/usr/bin/python3"]);
+        }
+        arguments.extend([program, &config]);
         vec![lab.spawn("exabgp", "/usr/bin/env", &arguments)]
     }
 
