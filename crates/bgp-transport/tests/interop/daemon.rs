@@ -49,6 +49,10 @@ pub trait Daemon: Sync {
     fn session(&self, lab: &Lab) -> String;
     /// What [`Self::session`] says while the session is up.
     fn up(&self) -> &'static str;
+    /// What [`Self::route`] says of a route that a long-lived graceful restart marked (`LLGR_STALE`, 65535:6).
+    fn stale(&self) -> &'static str {
+        "(65535,6)"
+    }
     /// Takes back what it announces.
     fn withdraw_own(&self, lab: &Lab);
     /// Asks us to send all again.

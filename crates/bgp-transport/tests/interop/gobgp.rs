@@ -57,6 +57,10 @@ impl Daemon for GoBgp {
         "BGP state = ESTABLISHED"
     }
 
+    fn stale(&self) -> &'static str {
+        "llgr-stale"
+    }
+
     fn withdraw_own(&self, lab: &Lab) {
         for (family, route, _) in ROUTES {
             lab.query("gobgp", &["global", "rib", "del", route, "-a", family]);

@@ -373,6 +373,30 @@ fn its_routes_age_to_their_end(daemon: &dyn Daemon) {
     });
 }
 
+/// We die and do not come back: the peer keeps our routes for our restart time, then marked as stale for our long time
+/// (RFC 9494), then no longer.
+fn our_routes_age_to_their_end(daemon: &dyn Daemon) {
+    let mut lab = Lab::new(daemon.name());
+    daemon.start(&mut lab, Wish { long_lived: true, ..Wish::default() });
+    lab.run(|| async {
+        let peer = PeerConfig { restart_time: 2, long_lived_stale_time: Some(6), ..peer() };
+        let mut driver = start(config(peer), false);
+        until(&mut driver, "all routes", |s| exchanged(daemon, &lab, s)).await;
+        drop(driver);
+        let end = std::time::Instant::now() + DEADLINE;
+        let mut marked = [false; OURS.len()];
+        while OURS.iter().any(|ours| daemon.has(&lab, ours)) {
+            let told = OURS.map(|ours| daemon.route(&lab, ours));
+            for (marked, told) in marked.iter_mut().zip(&told) {
+                *marked |= told.contains(daemon.stale());
+            }
+            assert!(std::time::Instant::now() < end, "they keep our routes for ever: {told:?}");
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        assert_eq!(marked, [true; OURS.len()], "our routes go without a long time");
+    });
+}
+
 /// Both of two paths to one prefix are here, and one stays when the other is taken back.
 fn two_paths_to_one_prefix(daemon: &dyn Daemon) {
     let mut lab = Lab::new(daemon.name());
@@ -507,6 +531,7 @@ stories! {
         ipv4_by_an_ipv6_next_hop
         long_lived_restart_is_negotiated
         its_routes_age_to_their_end
+        our_routes_age_to_their_end
         two_paths_to_one_prefix
         roles_agree;
     GoBgp with_gobgp:
@@ -525,6 +550,7 @@ stories! {
         our_reason_of_a_shutdown_is_heard
         long_lived_restart_is_negotiated
         its_routes_age_to_their_end
+        our_routes_age_to_their_end
         two_paths_to_one_prefix;
     Frr with_frr:
         exchanges_and_withdraws
