@@ -126,7 +126,8 @@ impl Console {
 }
 
 impl Calls {
-    /// The recording, which calls may switch on and off: the owner lets it take what there is after each turn.
+    /// The recording, which calls may switch on and off, and those who watch: the owner lets it take what there is after
+    /// each turn.
     pub fn recording(&self) -> &Recording {
         &self.recording
     }

@@ -7,6 +7,7 @@ mod attributes;
 mod calls;
 mod paths;
 mod peers;
+mod watch;
 
 use bgp::Speaker;
 use operator_socket::grpc::Answers;

@@ -15,6 +15,7 @@ mod metrics;
 mod recording;
 mod routes;
 mod socket;
+mod watchers;
 mod words;
 
 pub use bird::{BirdSocket, utc};

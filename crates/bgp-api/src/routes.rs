@@ -173,7 +173,7 @@ impl Found {
     }
 
     /// An Adj-RIB-In holds what was received, the table what policy made of it.
-    fn path(status: RouteStatus, as_received: bool) -> Self {
+    pub(crate) fn path(status: RouteStatus, as_received: bool) -> Self {
         let rejected_by = status.rejected_by;
         Self {
             prefix: status.prefix,

@@ -186,6 +186,7 @@ fn what_is_not_answered_is_refused_in_words() {
         (vec!["neighbor", &tor, "local"], "no route server runs here"),
         (vec!["global", "rib", "-a", "evpn"], "IPv4 and IPv6 unicast only"),
         (vec!["vrf"], "ListVrf is not answered"),
+        (vec!["monitor", "adj-in"], "tells of best paths"),
         (vec!["neighbor", "192.0.2.77", "reset"], "not found neighbor 192.0.2.77"),
         (vec!["neighbor", "rack7"], "is no address of a peer"),
     ] {
@@ -193,4 +194,64 @@ fn what_is_not_answered_is_refused_in_words() {
         let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success() && text.contains(words), "{arguments:?}: {text}");
     }
+}
+
+#[test]
+fn best_paths_are_told_as_they_come_change_and_go() {
+    let at = Addresses::new(6);
+    let pair = Pair::start(&at);
+    converged(&pair);
+    let mut monitor = pair.ours.monitor(&["global", "rib", "--current"]);
+    let tor = at.theirs.ip();
+    let told = |part: &str| until(part, || wants(monitor.told(), &[part]));
+
+    told(&format!("[ROUTE] 198.51.100.0/24 via {tor} aspath [65001] attrs [{{Origin: i}} {{Med: 50}}"));
+    told("[ROUTE] 2001:db8:51::/48 via 2001:db8::2 aspath [65001]");
+    told("[ROUTE] 10.65.0.0/26 via");
+    pair.theirs.gobgp_text(&["global", "rib", "add", "192.0.2.0/24"]);
+    told(&format!("[ROUTE] 192.0.2.0/24 via {tor} aspath [65001]"));
+    pair.theirs.gobgp_text(&["global", "rib", "add", "192.0.2.0/24", "med", "7"]);
+    told(&format!("[ROUTE] 192.0.2.0/24 via {tor} aspath [65001] attrs [{{Origin: ?}} {{Med: 7}}"));
+    pair.theirs.gobgp_text(&["global", "rib", "del", "192.0.2.0/24"]);
+    told("[DELROUTE] 192.0.2.0/24");
+    let all = monitor.told();
+    assert_eq!(all.matches(" 192.0.2.0/24 ").count(), 3, "each is told once: {all}");
+    assert_eq!(all.matches("203.0.113.0/24").count(), 1, "what does not change is not told again: {all}");
+    assert!(!monitor.has_ended(), "{all}");
+}
+
+#[test]
+fn states_of_a_session_are_told_as_they_change() {
+    let at = Addresses::new(7);
+    let pair = Pair::start(&at);
+    converged(&pair);
+    let tor = at.theirs.ip().to_string();
+    let monitor = pair.ours.monitor(&["neighbor", &tor]);
+    let states = || -> Vec<String> {
+        let told = monitor.told();
+        let states = told.lines().filter_map(|line| line.split_once("fsm: "));
+        states.map(|(_, state)| state.to_owned()).collect()
+    };
+
+    // It tells what happens after its watch has begun, and not when that is.
+    until("a state", || {
+        pair.ours.gobgp_text(&["neighbor", &tor, "reset"]);
+        converged(&pair);
+        if states().is_empty() { Err(monitor.told()) } else { Ok(()) }
+    });
+    let up = || wants(states().join(", "), &["ESTABLISHED admin: UP"]);
+    until("that it is up", up);
+    pair.ours.gobgp_text(&["neighbor", &tor, "shutdown"]);
+    until("that it is down", || match states().last() {
+        Some(last) if last == "IDLE admin: DOWN" => Ok(()),
+        _ => Err(states().join(", ")),
+    });
+    let before = states().len();
+    pair.ours.gobgp_text(&["neighbor", &tor, "enable"]);
+    until("that it is up again", || match states().split_off(before).last() {
+        Some(last) if last == "ESTABLISHED admin: UP" => Ok(()),
+        _ => Err(monitor.told()),
+    });
+    let again = states().split_off(before);
+    assert!(again.windows(2).all(|pair| pair[0] != pair[1]), "no state is told twice: {again:?}");
 }

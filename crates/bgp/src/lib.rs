@@ -52,6 +52,7 @@ mod status;
 mod table;
 mod timers;
 mod update_group;
+mod watch;
 
 pub use bfd::{BfdConfig, BfdFailure, BfdState, BfdWanted};
 pub use cause::{Cause, Closed, ConnectFailure, Refused};
@@ -74,3 +75,4 @@ pub use rib::{Route, RouteSource};
 pub use route_status::{AdvertisedRoute, RouteStatus};
 pub use speaker::{ConnId, Event, Origin, Output, Speaker};
 pub use status::{PeerState, PeerStatus, PeerTimers};
+pub use watch::Watched;

@@ -1,7 +1,7 @@
 //! The table of routes. Owns all paths of all peers (Adj-RIB-In and Loc-RIB in one), what is best, and which
 //! entries have changed since consumers looked. Never decides what a peer may send or get.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -94,6 +94,8 @@ pub(crate) struct Rib {
     table: Table,
     peers: Vec<Option<Known>>,
     changed: Vec<Slot>,
+    /// Prefixes with another best path, while somebody watches.
+    pub(crate) watched: Option<BTreeSet<Prefix>>,
     /// For the owner, when there is one that takes changes.
     reported: Option<VecDeque<Slot>>,
     /// Entries without a path, which consumers may still have to hear of.
@@ -119,6 +121,7 @@ impl Rib {
             table: Table::new(seed),
             peers: Vec::new(),
             changed: Vec::new(),
+            watched: None,
             reported: start.report_routes.then(VecDeque::new),
             gone: Vec::new(),
         }
@@ -227,7 +230,12 @@ impl Rib {
         let several = self.max_paths > 1 && node.paths.as_slice().len() > 1;
         let node = self.table.node_mut(slot);
         (node.best, node.reason) = best.unwrap_or((NO_BEST, Reason::OnlyRoute));
-        let different = identity(node) != before || several;
+        let another = identity(node) != before;
+        if another && let Some(watched) = &mut self.watched {
+            watched.insert(self.table.prefix(slot));
+        }
+        let node = self.table.node_mut(slot);
+        let different = another || several;
         if !std::mem::replace(&mut node.waits.changed, true) {
             self.changed.push(slot);
         }

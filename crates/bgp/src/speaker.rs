@@ -17,6 +17,7 @@ use crate::record::{Entry, Tape};
 use crate::restart::Deferral;
 use crate::retire::{Lingering, Retiring};
 use crate::rib::Rib;
+use crate::watch::Watch;
 use crate::{BfdWanted, Cause, Config, NextHopInterest, Password, PeerKey, Route, Start};
 
 /// Names a TCP connection between speaker and transport.
@@ -153,6 +154,8 @@ pub struct Speaker {
     pub(crate) dynamic_peers: usize,
     /// The recording, while one runs.
     pub(crate) tape: Option<Box<Tape>>,
+    /// While somebody watches.
+    pub(crate) watch: Option<Box<Watch>>,
     /// Something was told to the speaker since it is there.
     pub(crate) touched: bool,
     next_conn: u64,
@@ -198,6 +201,7 @@ impl Speaker {
             free_peers: Vec::new(),
             dynamic_peers: 0,
             tape: None,
+            watch: None,
             touched: false,
             next_conn: 0,
             config: Config { peers: Default::default(), dynamic: Vec::new(), ..config.clone() },
@@ -366,6 +370,7 @@ impl Speaker {
         self.dynamic_peers -= usize::from(peer.dynamic);
         self.half_open -= peer.connections.iter().filter(|c| c.half_open).count();
         self.by_key.remove(&peer.key);
+        self.note_gone(peer.key);
         for connection in &peer.connections {
             self.by_conn.remove(&connection.id);
         }
@@ -377,6 +382,7 @@ impl Speaker {
 
     /// What every input that concerns a peer ends with.
     pub(crate) fn settle(&mut self, index: PeerIndex, now: Instant) {
+        self.note_state(index);
         self.forget_idle_dynamic(index);
         self.note_deferral(index, now);
         self.arm(index);

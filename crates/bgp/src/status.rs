@@ -188,7 +188,7 @@ fn timers(peer: &Peer) -> PeerTimers {
     }
 }
 
-fn state(peer: &Peer) -> PeerState {
+pub(crate) fn state(peer: &Peer) -> PeerState {
     let phase = peer.connections.iter().map(|c| c.phase).max();
     match phase {
         Some(Phase::Established) => PeerState::Established,

@@ -5,10 +5,12 @@
 mod attribute;
 mod capability;
 mod peer;
+mod watch;
 
 pub use attribute::*;
 pub use capability::*;
 pub use peer::*;
+pub use watch::*;
 
 use prost::{Enumeration, Message};
 
@@ -250,6 +252,9 @@ pub struct Path {
     pub age: Option<Timestamp>,
     #[prost(bool, tag = "4")]
     pub best: bool,
+    /// The prefix has no path any more; then there are no attributes.
+    #[prost(bool, tag = "5")]
+    pub is_withdraw: bool,
     #[prost(message, optional, tag = "9")]
     pub family: Option<Family>,
     #[prost(uint32, tag = "10")]

@@ -20,6 +20,7 @@ pub(crate) async fn answer(service: Service, request: Request<Incoming>) -> Resp
         "EnablePeer" => unary(request, |r| service.enable_peer(r)).await,
         "DisablePeer" | "ShutdownPeer" => unary(request, |r| service.disable_peer(r)).await,
         "ListPath" => streaming(request, |r| service.list_path(r)).await,
+        "WatchEvent" => streaming(request, |r| service.watch_event(r)).await,
         "GetTable" => unary(request, |r| service.get_table(r)).await,
         "AddPath" => unary(request, |r| service.add_path(r)).await,
         "DeletePath" => unary(request, |r| service.delete_path(r)).await,

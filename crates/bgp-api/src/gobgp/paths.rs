@@ -46,20 +46,7 @@ impl Service {
             [one] => lookup(one)?,
             _ => return Err(Status::invalid_argument("one prefix at a time")),
         };
-        let origins = self.ask(|speaker, subject| {
-            let peers = speaker.peers();
-            let origin = |status: &bgp::PeerStatus| Origin {
-                peer: status.peer,
-                asn: status.asn.unwrap_or(0),
-                id: status.router_id.map(|id| id.to_string()).unwrap_or_default(),
-                external: !status.internal,
-                since: (status.state == PeerState::Established)
-                    .then(|| timestamp(subject.wall(status.since))),
-            };
-            let started = subject.owner.started.unwrap_or(subject.now);
-            Ok((peers.iter().map(origin).collect::<Vec<_>>(), timestamp(subject.wall(started))))
-        });
-        let (origins, started) = origins.await?;
+        let (origins, started) = self.origins().await?;
         let walk = Walk::begin(&self.console, table, wanted).await?;
         let pages =
             stream::unfold(walk, |mut walk| async move { walk.page().await.map(|page| (page, walk)) });
@@ -69,6 +56,19 @@ impl Service {
             stream::iter(responses.map(|d| Ok(api::ListPathResponse { destination: Some(d) })))
         });
         Ok(Box::pin(responses))
+    }
+
+    /// What is told of the peers that paths came from, and since when the speaker is there.
+    pub(super) async fn origins(&self) -> Result<(Vec<Origin>, api::Timestamp), Status> {
+        self.ask(|speaker, subject| {
+            let origin = |status: &bgp::PeerStatus| {
+                let up = status.state == PeerState::Established;
+                Origin::new(status, up.then(|| timestamp(subject.wall(status.since))))
+            };
+            let started = subject.owner.started.unwrap_or(subject.now);
+            Ok((speaker.peers().iter().map(origin).collect(), timestamp(subject.wall(started))))
+        })
+        .await
     }
 
     pub(super) async fn get_table(
@@ -146,12 +146,25 @@ impl Service {
 }
 
 /// What is told of a path's peer.
-struct Origin {
+pub(super) struct Origin {
     peer: bgp::PeerKey,
     asn: u32,
     id: String,
     external: bool,
     since: Option<api::Timestamp>,
+}
+
+impl Origin {
+    /// `since` is when its session began.
+    pub(super) fn new(status: &bgp::PeerStatus, since: Option<api::Timestamp>) -> Self {
+        Self {
+            peer: status.peer,
+            asn: status.asn.unwrap_or(0),
+            id: status.router_id.map(|id| id.to_string()).unwrap_or_default(),
+            external: !status.internal,
+            since,
+        }
+    }
 }
 
 fn table(kind: i32, name: &str) -> Result<Table, Status> {
@@ -206,7 +219,7 @@ fn destinations(
         .collect()
 }
 
-fn path(found: &Found, origins: &[Origin], started: api::Timestamp, sent: bool) -> api::Path {
+pub(super) fn path(found: &Found, origins: &[Origin], started: api::Timestamp, sent: bool) -> api::Path {
     let of: Family = found.prefix.family();
     let mut path = api::Path {
         nlri: Some(nlri(&found.prefix)),

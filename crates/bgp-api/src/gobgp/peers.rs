@@ -74,7 +74,12 @@ impl Service {
     }
 }
 
-fn peer(speaker: &Speaker, subject: &Subject<'_>, status: &PeerStatus, advertised: bool) -> api::Peer {
+pub(super) fn peer(
+    speaker: &Speaker,
+    subject: &Subject<'_>,
+    status: &PeerStatus,
+    advertised: bool,
+) -> api::Peer {
     let default = PeerConfig::new(0);
     let config = speaker.peer_config(status.peer).unwrap_or(&default);
     let kind = if status.internal { api::PeerType::Internal } else { api::PeerType::External };
@@ -113,15 +118,19 @@ fn peer(speaker: &Speaker, subject: &Subject<'_>, status: &PeerStatus, advertise
     }
 }
 
-fn state(status: &PeerStatus, local_asn: u32, kind: api::PeerType) -> api::PeerState {
-    let session = match status.state {
+pub(super) fn session(state: PeerState) -> api::SessionState {
+    match state {
         PeerState::Idle => api::SessionState::Idle,
         PeerState::Connect => api::SessionState::Connect,
         PeerState::Active => api::SessionState::Active,
         PeerState::OpenSent => api::SessionState::OpenSent,
         PeerState::OpenConfirm => api::SessionState::OpenConfirm,
         PeerState::Established => api::SessionState::Established,
-    };
+    }
+}
+
+pub(super) fn state(status: &PeerStatus, local_asn: u32, kind: api::PeerType) -> api::PeerState {
+    let session = session(status.state);
     let admin = match &status.cause {
         Cause::AdminDown | Cause::Disabled(_) if session != api::SessionState::Established => {
             api::AdminState::Down

@@ -5,7 +5,7 @@
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -47,8 +47,23 @@ impl Running {
 
     /// Runs the GoBGP client.
     pub fn gobgp(&self, arguments: &[&str]) -> Output {
+        self.gobgp_command(arguments).output().unwrap()
+    }
+
+    fn gobgp_command(&self, arguments: &[&str]) -> Command {
         let target = format!("unix://{}", self.socket.display());
-        program("gobgpd", "/usr/bin/gobgp").args(["--target", &target]).args(arguments).output().unwrap()
+        let mut command = program("gobgpd", "/usr/bin/gobgp");
+        command.args(["--target", &target]).args(arguments);
+        command
+    }
+
+    /// Starts `gobgp monitor …`, which tells what happens until this is dropped.
+    pub fn monitor(&self, arguments: &[&str]) -> Monitor {
+        let path = self.directory.join(arguments.join("-").replace('/', "-"));
+        let file = fs::File::create(&path).unwrap();
+        let mut command = self.gobgp_command(&[&["monitor"], arguments].concat());
+        command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
+        Monitor { path, child: command.spawn().unwrap() }
     }
 
     /// What the GoBGP client prints; it must succeed.
@@ -71,6 +86,30 @@ impl Running {
         let output = program("bird2", "/usr/sbin/birdc").arg("-s").arg(&self.bird).args(arguments).output();
         let output = output.unwrap();
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+    }
+}
+
+/// A client that watches.
+pub struct Monitor {
+    path: PathBuf,
+    child: Child,
+}
+
+impl Monitor {
+    /// What it has told until now.
+    pub fn told(&self) -> String {
+        fs::read_to_string(&self.path).unwrap()
+    }
+
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
