@@ -177,9 +177,7 @@ fn refuse_second(name: &LabName) -> Result<(), Failure> {
 fn prepare_state(options: &LabOptions) -> Result<PathBuf, Failure> {
     let state = options.name.state_dir();
     let failed = |e: std::io::Error| Failure::failed(format!("make {}: {e}", state.display()));
-    fs::create_dir_all(STATE_ROOT).map_err(failed)?;
-    // Others may pass through (FRR's zebra runs as a user of its own) but not look around; secrets are 0600.
-    fs::DirBuilder::new().mode(0o711).create(&state).map_err(failed)?;
+    make_state_dir(&state).map_err(failed)?;
     let text = serde_json::to_string_pretty(options).map_err(|e| Failure::failed(e.to_string()))?;
     let path = state.join(OPTIONS_FILE);
     let mut file = OpenOptions::new();
@@ -187,6 +185,20 @@ fn prepare_state(options: &LabOptions) -> Result<PathBuf, Failure> {
     let mut file = file.write(true).create(true).truncate(true).open(&path).map_err(failed)?;
     std::io::Write::write_all(&mut file, text.as_bytes()).map_err(failed)?;
     Ok(state)
+}
+
+/// The end of another lab, if it was the last, takes away the directory above: then it is made again.
+fn make_state_dir(state: &Path) -> std::io::Result<()> {
+    let mut made = Ok(());
+    for _ in 0..20 {
+        fs::create_dir_all(STATE_ROOT)?;
+        // Others may pass through (FRR's zebra runs as a user of its own) but not look around; secrets are 0600.
+        made = fs::DirBuilder::new().mode(0o711).create(state);
+        if !made.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+            break;
+        }
+    }
+    made
 }
 
 fn start_daemon(name: &LabName, state: &Path) -> Result<Child, Failure> {
