@@ -1,8 +1,7 @@
 //! Addresses that were drawn from the node's reserve and that the block does not show yet, kept as files.
 //!
-//! One small JSON file a container, written before ADD hears of its addresses and replaced atomically, so that a
-//! SIGKILL at any moment forgets no address that a pod has. A file goes when the block says what it says. The
-//! directory is on a tmpfs, as that of the endpoints is: no pod outlives a reboot.
+//! One file a container ([`StateFiles`]), written before ADD hears of its addresses: no address that a pod has is
+//! forgotten. A file goes when the block says what it says.
 //!
 //! ```json
 //! {"handle": "k8s-pod-network.3f0c", "addresses": ["10.65.0.7"], "attributes": {"node": "n1", "pod": "web"},
@@ -18,6 +17,8 @@ use std::path::{Path, PathBuf};
 use ipam::Draw;
 use serde::{Deserialize, Serialize};
 
+use crate::state_files::{StateFiles, set_aside};
+
 /// Name of the directory in the state directory.
 const DIRECTORY: &str = "draws";
 /// Longer names of files are cut; the file says itself which handle it is about.
@@ -25,7 +26,7 @@ const MAX_NAME: usize = 200;
 
 /// The directory of draws.
 pub struct DrawJournal {
-    directory: PathBuf,
+    files: StateFiles,
 }
 
 /// What a file says.
@@ -47,31 +48,15 @@ impl DrawJournal {
     /// # Errors
     /// When the directory cannot be made or listed.
     pub fn open(state_dir: &Path) -> io::Result<(Self, Vec<Draw>, Vec<PathBuf>)> {
-        let directory = state_dir.join(DIRECTORY);
-        fs::create_dir_all(&directory)?;
-        let mut draws = Vec::new();
-        let mut set_aside = Vec::new();
-        for entry in fs::read_dir(&directory)? {
-            let path = entry?.path();
-            match path.extension().and_then(|extension| extension.to_str()) {
-                Some("json") => {}
-                // A write that was interrupted: whoever waited for it was told nothing.
-                Some("tmp") => {
-                    let _ = fs::remove_file(&path);
-                    continue;
-                }
-                _ => continue,
-            }
+        let (files, found) = StateFiles::open(state_dir.join(DIRECTORY))?;
+        let (mut draws, mut senseless) = (Vec::new(), Vec::new());
+        for path in found {
             match read(&path) {
                 Some(draw) => draws.push(draw),
-                None => {
-                    let aside = path.with_extension("bad");
-                    let _ = fs::rename(&path, &aside);
-                    set_aside.push(aside);
-                }
+                None => senseless.push(set_aside(&path)),
             }
         }
-        Ok((Self { directory }, draws, set_aside))
+        Ok((Self { files }, draws, senseless))
     }
 
     /// Keeps a draw; when this returns, it outlives the process.
@@ -85,10 +70,7 @@ impl DrawJournal {
             attributes: draw.attributes.clone(),
             released_at: draw.released_at,
         };
-        let path = self.path(&draw.handle);
-        let temporary = path.with_extension("tmp");
-        fs::write(&temporary, serde_json::to_vec(&entry)?)?;
-        fs::rename(&temporary, &path)
+        self.files.put(&file_name(&draw.handle), &entry)
     }
 
     /// Forgets a draw that the block shows.
@@ -96,28 +78,25 @@ impl DrawJournal {
     /// # Errors
     /// When the file cannot be deleted; one that is not there is no error.
     pub fn remove(&self, handle: &str) -> io::Result<()> {
-        match fs::remove_file(self.path(handle)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        self.files.remove(&file_name(handle))
     }
+}
 
-    /// A name of its own for every handle: what is not plain is escaped, what is long ends in a hash.
-    fn path(&self, handle: &str) -> PathBuf {
-        let mut name = String::new();
-        for byte in handle.bytes() {
-            match byte {
-                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => name.push(char::from(byte)),
-                b'.' if !name.is_empty() => name.push('.'),
-                _ => name.push_str(&format!("%{byte:02x}")),
-            }
+/// A name of its own for every handle: what is not plain is escaped, what is long ends in a hash.
+fn file_name(handle: &str) -> String {
+    let mut name = String::new();
+    for byte in handle.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => name.push(char::from(byte)),
+            b'.' if !name.is_empty() => name.push('.'),
+            _ => name.push_str(&format!("%{byte:02x}")),
         }
-        if name.len() > MAX_NAME {
-            name.truncate(MAX_NAME - 17);
-            name.push_str(&format!("%{:016x}", ipam::fnv64(handle)));
-        }
-        self.directory.join(format!("{name}.json"))
     }
+    if name.len() > MAX_NAME {
+        name.truncate(MAX_NAME - 17);
+        name.push_str(&format!("%{:016x}", ipam::fnv64(handle)));
+    }
+    name
 }
 
 fn read(path: &Path) -> Option<Draw> {

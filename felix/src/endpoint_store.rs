@@ -1,8 +1,6 @@
 //! The pods of this node as the CNI plugin reported them, kept in files so that they outlive the process.
 //!
-//! One small JSON file a container, written before the kernel is touched and replaced atomically, so that a
-//! SIGKILL at any moment leaves either the old or the new state. The directory is on a tmpfs: pods do not
-//! outlive a reboot either, and nothing has to be synced to a disk.
+//! One file a container ([`StateFiles`]), written before the kernel is touched.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,6 +11,8 @@ use std::path::{Path, PathBuf};
 use model::{LocalEndpoint, PodKey};
 use proto::node::request::Attachment;
 use serde::{Deserialize, Serialize};
+
+use crate::state_files::StateFiles;
 
 /// Longest container ID that is accepted; it becomes a file name.
 const MAX_ID: usize = 200;
@@ -37,7 +37,7 @@ pub struct StoredEndpoint {
 
 /// The endpoints of this node, in memory and on disk.
 pub struct EndpointStore {
-    directory: PathBuf,
+    files: StateFiles,
     endpoints: BTreeMap<String, StoredEndpoint>,
 }
 
@@ -104,21 +104,10 @@ impl EndpointStore {
 
     /// Reads what an earlier run left; files that make no sense are named and skipped.
     pub fn open(state_dir: &Path) -> io::Result<(Self, Vec<UnreadableFile>)> {
-        let directory = Self::directory(state_dir);
-        fs::create_dir_all(&directory)?;
+        let (files, found) = StateFiles::open(Self::directory(state_dir))?;
         let mut endpoints = BTreeMap::new();
         let mut unreadable = Vec::new();
-        for entry in fs::read_dir(&directory)? {
-            let path = entry?.path();
-            match path.extension().and_then(|extension| extension.to_str()) {
-                Some("json") => {}
-                // A write that was interrupted: the file it was to replace is still there.
-                Some("tmp") => {
-                    let _ = fs::remove_file(&path);
-                    continue;
-                }
-                _ => continue,
-            }
+        for path in found {
             match read(&path) {
                 Ok(endpoint) => {
                     endpoints.insert(endpoint.container_id.clone(), endpoint);
@@ -126,7 +115,7 @@ impl EndpointStore {
                 Err(reason) => unreadable.push(UnreadableFile { path, reason }),
             }
         }
-        Ok((Self { directory, endpoints }, unreadable))
+        Ok((Self { files, endpoints }, unreadable))
     }
 
     /// Every endpoint, by container ID.
@@ -144,10 +133,7 @@ impl EndpointStore {
     /// sandbox takes the interface over before the old one's DEL comes.
     pub fn put(&mut self, endpoint: StoredEndpoint) -> io::Result<Vec<StoredEndpoint>> {
         if self.endpoints.get(&endpoint.container_id) != Some(&endpoint) {
-            let path = self.path(&endpoint.container_id);
-            let temporary = path.with_extension("tmp");
-            fs::write(&temporary, serde_json::to_vec(&endpoint)?)?;
-            fs::rename(&temporary, &path)?;
+            self.files.put(&endpoint.container_id, &endpoint)?;
         }
         let replaced: Vec<_> = self
             .iter()
@@ -164,14 +150,8 @@ impl EndpointStore {
         if !self.endpoints.contains_key(container_id) {
             return Ok(None);
         }
-        match fs::remove_file(self.path(container_id)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(self.endpoints.remove(container_id)),
-        }
-    }
-
-    fn path(&self, container_id: &str) -> PathBuf {
-        self.directory.join(format!("{container_id}.json"))
+        self.files.remove(container_id)?;
+        Ok(self.endpoints.remove(container_id))
     }
 }
 

@@ -43,6 +43,7 @@ mod scratch;
 mod server;
 mod service;
 mod settings;
+mod state_files;
 mod steps;
 mod strict;
 mod tunnel_address;
