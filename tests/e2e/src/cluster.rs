@@ -84,6 +84,27 @@ impl Cluster {
         &self.kubeconfig
     }
 
+    /// Attributes of the addresses that are given out, one for each; what rests after its release is nobody's.
+    pub fn allocations(&self) -> Vec<Value> {
+        let text = self.kubectl_ok(&["get", "ipamblocks", "-o", "json"]);
+        let blocks: Value = serde_json::from_str(&text).expect("kubectl prints JSON");
+        let mut held = Vec::new();
+        for block in blocks["items"].as_array().into_iter().flatten() {
+            let attributes = &block["spec"]["attributes"];
+            let given = block["spec"]["allocations"].as_array().into_iter().flatten();
+            let indexes = given.filter_map(|index| usize::try_from(index.as_u64()?).ok());
+            held.extend(indexes.filter_map(|index| attributes.get(index)).cloned());
+        }
+        held.retain(|of| of["releasedAt"].is_null());
+        held
+    }
+
+    /// Names of the pods that hold addresses.
+    pub fn pods_with_addresses(&self) -> Vec<String> {
+        let held = self.allocations().into_iter();
+        held.filter_map(|of| of["secondary"]["pod"].as_str().map(str::to_owned)).collect()
+    }
+
     /// The lab's command line for this cluster.
     pub fn lab_command(&self, arguments: &[&str]) -> Command {
         // Some verbs are two words.

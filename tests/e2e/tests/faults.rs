@@ -73,16 +73,12 @@ fn a_pod_that_is_deleted_while_felix_is_down_leaves_nothing() {
     cluster.kubectl_ok(&["delete", "pod", "p1", "--timeout=30s"]);
     cluster.lab_ok(&["start", "n1", "felix"]);
 
-    // One that was released rests before it is given again.
-    let holders = || -> Vec<String> {
-        let text = cluster.kubectl_ok(&["get", "ipamblocks", "-o", "json"]);
-        let blocks: serde_json::Value = serde_json::from_str(&text).expect("kubectl prints JSON");
-        let blocks = blocks["items"].as_array().into_iter().flatten();
-        let attributes = blocks.filter_map(|block| block["spec"]["attributes"].as_array()).flatten();
-        let in_use = attributes.filter(|of| of["releasedAt"].is_null());
-        in_use.filter_map(|of| of["secondary"]["pod"].as_str().map(str::to_owned)).collect()
-    };
-    within(20, "the address is released", holders, |pods| !pods.iter().any(|pod| pod == "p1"));
+    within(
+        20,
+        "the address is released",
+        || cluster.pods_with_addresses(),
+        |pods| !pods.iter().any(|pod| pod == "p1"),
+    );
     let routes = || cluster.exec("n1", &["ip", "route"]);
     within(20, "the route is gone", routes, |text| {
         !text.lines().any(|line| line.starts_with(&format!("{address} ")))

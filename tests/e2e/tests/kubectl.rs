@@ -31,18 +31,12 @@ spec: {nodeName: n2, containers: [{name: c, image: lab/responder, ports: [{conta
     assert!(pods.contains("1/1") && pods.contains("Running") && pods.contains("10.65.7.7"), "{pods}");
 
     cluster.kubectl_ok(&["delete", "pod", "anywhere", "fixed", "--timeout=30s"]);
-    // One that was released rests before it is given again.
-    let held = || -> Vec<String> {
-        let text = cluster.kubectl_ok(&["get", "ipamblocks", "-o", "json"]);
-        let blocks: serde_json::Value = serde_json::from_str(&text).expect("kubectl prints JSON");
-        let blocks = blocks["items"].as_array().into_iter().flatten();
-        let attributes = blocks.filter_map(|block| block["spec"]["attributes"].as_array()).flatten();
-        let in_use = attributes.filter(|of| of["releasedAt"].is_null());
-        in_use.filter_map(|of| of["secondary"]["pod"].as_str().map(str::to_owned)).collect()
-    };
-    within(20, "addresses are released", held, |pods| {
-        !pods.iter().any(|pod| pod == "anywhere" || pod == "fixed")
-    });
+    within(
+        20,
+        "addresses are released",
+        || cluster.pods_with_addresses(),
+        |pods| !pods.iter().any(|pod| pod == "anywhere" || pod == "fixed"),
+    );
 }
 
 #[test]

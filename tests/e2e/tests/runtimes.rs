@@ -4,7 +4,6 @@ use std::path::Path;
 
 use e2e::runtime::{Containerd, IMAGE, PodSpec, Podman};
 use e2e::{Cluster, Options, within};
-use serde_json::Value;
 
 #[test]
 fn containerd_connects_and_disconnects_pods_as_the_kubelet_asks() {
@@ -122,21 +121,11 @@ spec: {{nodeName: n1, containers: [{{name: main, image: lab/busybox}}]}}
 
 /// Who holds addresses of pods, by the handles in the cluster's blocks.
 fn holders(cluster: &Cluster) -> Vec<String> {
-    let blocks = cluster.kubectl_ok(&["get", "ipamblocks", "-o", "json"]);
-    let blocks: Value = serde_json::from_str(&blocks).expect("JSON");
-    let mut held = Vec::new();
-    for block in blocks["items"].as_array().into_iter().flatten() {
-        let attributes = block["spec"]["attributes"].as_array().cloned().unwrap_or_default();
-        for index in block["spec"]["allocations"].as_array().into_iter().flatten() {
-            let owner = index.as_u64().and_then(|index| attributes.get(index as usize));
-            // What rests after its release is nobody's.
-            let owner = owner.filter(|owner| owner["releasedAt"].is_null());
-            held.extend(owner.and_then(|owner| owner["handle_id"].as_str()).map(str::to_owned));
-        }
-    }
-    held.retain(|handle| handle.starts_with("k8s-pod-network."));
-    held.sort();
-    held
+    let held = cluster.allocations().into_iter();
+    let handles = held.filter_map(|of| of["handle_id"].as_str().map(str::to_owned));
+    let mut handles: Vec<_> = handles.filter(|handle| handle.starts_with("k8s-pod-network.")).collect();
+    handles.sort();
+    handles
 }
 
 /// The block hears of a pod's address a moment after the pod is there.
