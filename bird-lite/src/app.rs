@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use bgp::{Change, Config, Event, PeerKey, Speaker, Start};
 use bgp_api::{
-    BirdSocket, Console, ControlSocket, EventLog, Health, KernelRoutes, Metrics, Owner, Readiness, Recording,
+    BirdSocket, Console, ControlSocket, EventLog, Health, KernelRoutes, Metrics, Observers, Owner, Readiness,
     Subject, control_socket,
 };
 use bgp_packet::Family;
@@ -84,7 +84,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
         event_log: EventLog::default(),
         peer_events: PeerEvents::default(),
         events,
-        recording: calls.recording().clone(),
+        observers: calls.observers().clone(),
         record: settings.record,
         cluster: Cluster::new(settings.node_name).with_namespace(settings.namespace),
         dataplane,
@@ -123,7 +123,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
         }
         app.carry_on();
         if let Some(driver) = &mut app.driver {
-            app.recording.take(driver.speaker_mut());
+            app.observers.look(driver.speaker_mut());
         }
     }
     tracing::info!("stopping; routes stay, peers keep ours by graceful restart");
@@ -172,7 +172,7 @@ struct App {
     event_log: EventLog,
     peer_events: PeerEvents,
     events: mpsc::Sender<NodeEvent>,
-    recording: Recording,
+    observers: Observers,
     /// Where to record as soon as there is a speaker.
     record: Option<PathBuf>,
     cluster: Cluster,
@@ -310,7 +310,7 @@ impl App {
         }
         let mut speaker = Speaker::new(config, start, now);
         if let Some(path) = self.record.take()
-            && let Err(error) = self.recording.start(&path, &mut speaker, now)
+            && let Err(error) = self.observers.recording().start(&path, &mut speaker, now)
         {
             tracing::error!(path = %path.display(), %error, "cannot record");
         }

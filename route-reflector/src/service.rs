@@ -50,7 +50,8 @@ pub(crate) async fn run(arguments: &Arguments, settings: Settings) -> anyhow::Re
     let mut watch = Watch::new().context("watch files")?;
     let mut nodes = watch_nodes(settings.nodes.as_ref(), Nodes::default(), FIRST_LIST).await?;
     let config = with_others(&settings, &nodes, None);
-    let speaker = start_speaker(config, restarted, calls.recording(), arguments.record.as_deref())?;
+    let speaker =
+        start_speaker(config, restarted, calls.observers().recording(), arguments.record.as_deref())?;
     let mut service = Service::start(settings, speaker, health)?;
     tracing::info!(restarted, "reflecting");
     service.watch_files(&arguments.config, &mut watch);
@@ -71,7 +72,7 @@ pub(crate) async fn run(arguments: &Arguments, settings: Settings) -> anyhow::Re
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }
-        calls.recording().take(service.driver.speaker_mut());
+        calls.observers().look(service.driver.speaker_mut());
         service.report();
     }
     tracing::info!("stopping; clients keep their routes by graceful restart");

@@ -8,7 +8,7 @@ use std::time::{Instant, SystemTime};
 use bgp::Speaker;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::Recording;
+use crate::Observers;
 
 /// Questions that wait at a time; who asks more waits itself.
 const QUEUE: usize = 16;
@@ -85,14 +85,14 @@ impl Call {
 #[derive(Clone, Debug)]
 pub struct Console {
     calls: mpsc::Sender<Call>,
-    pub(crate) recording: Recording,
+    pub(crate) observers: Observers,
 }
 
 /// The end at which the speaker's owner takes them.
 #[derive(Debug)]
 pub struct Calls {
     calls: mpsc::Receiver<Call>,
-    recording: Recording,
+    observers: Observers,
 }
 
 /// The speaker's owner is gone: the process is stopping.
@@ -102,8 +102,8 @@ pub struct Gone;
 /// A queue of calls.
 pub fn console() -> (Console, Calls) {
     let (sender, receiver) = mpsc::channel(QUEUE);
-    let recording = Recording::default();
-    (Console { calls: sender, recording: recording.clone() }, Calls { calls: receiver, recording })
+    let observers = Observers::default();
+    (Console { calls: sender, observers: observers.clone() }, Calls { calls: receiver, observers })
 }
 
 impl Console {
@@ -126,10 +126,9 @@ impl Console {
 }
 
 impl Calls {
-    /// The recording, which calls may switch on and off, and those who watch: the owner lets it take what there is after
-    /// each turn.
-    pub fn recording(&self) -> &Recording {
-        &self.recording
+    /// Those who look on: the owner lets them look after each turn.
+    pub fn observers(&self) -> &Observers {
+        &self.observers
     }
 
     /// The next call. May be dropped at any time without loss.

@@ -28,11 +28,11 @@ async fn answer(client: &mut Framed, console: &Console, request: Request) -> io:
     let answer = match request.call {
         Some(Call::Routes(wanted)) => return routes(client, console, &wanted).await,
         Some(Call::Summary(wanted)) => {
-            let recording = console.recording.path();
+            let recording = console.observers.recording.path();
             console.ask(move |subject| summary(subject, &wanted.peer, recording)).await
         }
         Some(Call::Record(wanted)) => {
-            let recording = console.recording.clone();
+            let recording = console.observers.recording.clone();
             console.ask(move |subject| record(subject, &recording, &wanted.file)).await
         }
         Some(Call::Steer(steer)) => console.ask(move |subject| self::steer(subject, &steer)).await,

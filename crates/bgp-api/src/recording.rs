@@ -1,5 +1,4 @@
-//! What the loop takes out of its speaker after each turn. Owns the file of a recording, when one runs and where it goes;
-//! what is in it is the speaker's. Those who watch the speaker are told on the same way.
+//! The file of a recording. Owns when one runs and where it goes; what is in it is the speaker's.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
@@ -10,17 +9,12 @@ use std::time::Instant;
 
 use bgp::Speaker;
 
-use crate::watchers::Watchers;
-
 /// Most octets of one recording: it is for a failure, not for a month.
 const MAX_OCTETS: u64 = 4 << 30;
 
-/// Whether a recording runs and who watches, shared by those who switch it and the loop that feeds it.
+/// Whether a recording runs, shared by those who switch it and the loop that feeds it.
 #[derive(Clone, Debug, Default)]
-pub struct Recording {
-    open: Arc<Mutex<Option<Open>>>,
-    watchers: Watchers,
-}
+pub struct Recording(Arc<Mutex<Option<Open>>>);
 
 #[derive(Debug)]
 struct Open {
@@ -31,7 +25,7 @@ struct Open {
 
 impl Recording {
     fn lock(&self) -> MutexGuard<'_, Option<Open>> {
-        self.open.lock().expect("nobody panics while holding it")
+        self.0.lock().expect("nobody panics while holding it")
     }
 
     /// Begins a recording in a new file that only root can read. Only one that begins with the speaker, at the
@@ -54,15 +48,11 @@ impl Recording {
 
     /// Ends the recording. Gives back its file; `None` when there was none.
     pub fn stop(&self, speaker: &mut Speaker) -> Option<PathBuf> {
-        self.write(speaker);
+        self.take(speaker);
         speaker.stop_recording();
         let open = self.lock().take()?;
         tracing::info!(path = %open.path.display(), octets = open.written, "recording ends");
         Some(open.path)
-    }
-
-    pub(crate) fn watchers(&self) -> &Watchers {
-        &self.watchers
     }
 
     /// The file that is written.
@@ -70,14 +60,8 @@ impl Recording {
         self.lock().as_ref().map(|open| open.path.clone())
     }
 
-    /// Writes what the speaker has recorded meanwhile, and tells those who watch what has changed. To be called after
-    /// each turn; a file that cannot be written ends the recording.
-    pub fn take(&self, speaker: &mut Speaker) {
-        self.watchers.take(speaker);
-        self.write(speaker);
-    }
-
-    fn write(&self, speaker: &mut Speaker) {
+    /// Writes what the speaker has recorded meanwhile; a file that cannot be written ends the recording.
+    pub(crate) fn take(&self, speaker: &mut Speaker) {
         let mut guard = self.lock();
         let Some(open) = &mut *guard else { return };
         if let Err(error) = open.take(speaker) {

@@ -20,7 +20,7 @@ impl Service {
         request: api::WatchEventRequest,
     ) -> Result<Answers<api::WatchEventResponse>, Status> {
         let (interest, current) = interest(&request)?;
-        let watchers = self.console.recording.watchers().clone();
+        let watchers = self.console.observers.watchers.clone();
         let begun = self.ask(move |speaker, subject| {
             let watch = watchers.add(speaker, interest, ROOM).map_err(|TooMany| {
                 Status::resource_exhausted("as many watch this speaker already as may at a time")

@@ -141,7 +141,7 @@ async fn run(
     let started = Instant::now();
     let (console, mut calls) = bgp_api::console();
     let mut speaker = Speaker::new(config, start, started);
-    calls.recording().start(&socket.with_file_name("record"), &mut speaker, started).unwrap();
+    calls.observers().recording().start(&socket.with_file_name("record"), &mut speaker, started).unwrap();
     let mut driver = Driver::new(speaker).unwrap();
     driver.listen(&[listen]).unwrap_or_else(|errors| panic!("{}", errors[0]));
     for (prefix, attributes) in routes {
@@ -165,7 +165,7 @@ async fn run(
             }
             _ = &mut stopped => return,
         }
-        calls.recording().take(driver.speaker_mut());
+        calls.observers().look(driver.speaker_mut());
         while driver.speaker_mut().poll_event().is_some() {}
         while driver.speaker_mut().poll_route().is_some() {}
     }
