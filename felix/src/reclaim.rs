@@ -9,7 +9,7 @@ mod adds;
 mod ground;
 mod watched;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -187,11 +187,13 @@ impl<G: Ground> Reclaimer<G> {
                 && !watched.knows_pod(&endpoint.pod_key(), &endpoint.uid)
         };
         let endpoints = view.endpoints.iter().filter(is_stale).map(|e| (e.container_id.clone(), ()));
-        let is_lost = |container: &str| {
-            let is_stored = view.endpoints.iter().any(|endpoint| endpoint.container_id == container);
-            let suffix = format!(".{container}");
-            !is_stored && !view.truth.handles.iter().any(|handle| handle.ends_with(&suffix))
-        };
+        // Both halves of a handle, `<network>.<container ID>`, may have dots in them.
+        let ends = view.truth.handles.iter().flat_map(|handle| {
+            handle.match_indices('.').map(move |(dot, _)| &handle[dot + 1..])
+        });
+        let stored = view.endpoints.iter().map(|endpoint| endpoint.container_id.as_str());
+        let known: HashSet<&str> = stored.chain(ends).collect();
+        let is_lost = |container: &str| !known.contains(container);
         let links = view.links.iter().filter(|(_, container)| is_lost(container));
         let links = links.map(|(link, container)| (link.clone(), container.clone()));
         Found {
@@ -200,7 +202,8 @@ impl<G: Ground> Reclaimer<G> {
             claims: self.claims.look(now, claims.into_iter().map(|(cidr, state)| (cidr, word(state)))),
             endpoints: {
                 let gone = self.endpoints.look(now, endpoints);
-                let is_gone = |e: &&StoredEndpoint| gone.iter().any(|(id, ())| *id == e.container_id);
+                let gone: HashSet<&str> = gone.iter().map(|(id, ())| id.as_str()).collect();
+                let is_gone = |e: &&StoredEndpoint| gone.contains(e.container_id.as_str());
                 view.endpoints.iter().filter(is_gone).cloned().collect()
             },
             links: self.links.look(now, links),

@@ -52,8 +52,8 @@ pub struct Reserve {
     pub(crate) knows_handle: bool,
     /// Blocks of others where addresses that this node released rest, and until when.
     pub(crate) rests: BTreeMap<Cidr, u64>,
-    /// No block is claimed ahead before this time, in nanoseconds since the epoch: there was none to claim.
-    pub(crate) no_claim_before: u64,
+    /// By pool: no block is claimed ahead before this time, in nanoseconds since the epoch: there was none to claim.
+    pub(crate) no_claim_before: BTreeMap<String, u64>,
 }
 
 /// What was seen of a block last.
@@ -61,8 +61,15 @@ pub struct Reserve {
 struct Seen {
     sequence_number: u64,
     ready: VecDeque<IpAddr>,
-    /// Handles of this node that hold addresses of it.
-    handles: BTreeSet<String>,
+    /// What handles of this node hold of it, with what stands beside it.
+    handles: BTreeMap<String, Held>,
+}
+
+/// What one handle holds of one block.
+#[derive(Clone, Debug, Default)]
+struct Held {
+    addresses: Vec<IpAddr>,
+    attributes: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug)]
@@ -72,6 +79,8 @@ pub(crate) struct Entry {
     pub(crate) is_stored: bool,
     /// A handle object may stand for it in the datastore.
     pub(crate) may_have_handle: bool,
+    /// It was given again because of what was seen of its blocks: they are read before that is believed for good.
+    pub(crate) is_again: bool,
 }
 
 /// What became of a request to release.
@@ -95,7 +104,7 @@ impl Reserve {
             leaving: BTreeSet::new(),
             knows_handle: false,
             rests: BTreeMap::new(),
-            no_claim_before: 0,
+            no_claim_before: BTreeMap::new(),
         }
     }
 
@@ -107,7 +116,7 @@ impl Reserve {
             for seen in self.blocks.values_mut() {
                 seen.ready.retain(|address| !draw.addresses.contains(address));
             }
-            let entry = Entry { is_stored: true, may_have_handle: true, draw };
+            let entry = Entry { is_stored: true, may_have_handle: true, is_again: false, draw };
             self.draws.insert(entry.draw.handle.clone(), entry);
         }
     }
@@ -118,7 +127,8 @@ impl Reserve {
     }
 
     /// Draws what is asked for, or nothing: when not all of it is ready in a pool that the request may use, or
-    /// when its handle holds something already.
+    /// when its handle holds something else already. A handle that holds just this, as its blocks were seen, gets
+    /// it again, and the blocks are looked at afterwards as after any draw.
     ///
     /// The draw counts from now on; blocks hear of it once it was [`stored`](Self::stored).
     pub fn draw(&mut self, request: &Request, settings: &Settings) -> Option<Draw> {
@@ -126,8 +136,18 @@ impl Reserve {
             let is_same = entry.draw.released_at.is_none() && fulfils(&entry.draw.addresses, request);
             return is_same.then(|| entry.draw.clone());
         }
-        if self.blocks.values().any(|seen| seen.handles.contains(&request.handle)) {
-            return None;
+        if let Some(draw) = self.held(&request.handle) {
+            if !is_just(&draw.addresses, request) {
+                return None;
+            }
+            let entry = Entry {
+                draw: draw.clone(),
+                is_stored: false,
+                may_have_handle: true,
+                is_again: true,
+            };
+            self.draws.insert(draw.handle.clone(), entry);
+            return Some(draw);
         }
         let mut addresses = Vec::new();
         for address in &request.addresses {
@@ -153,9 +173,17 @@ impl Reserve {
             attributes: request.attributes.clone(),
             released_at: None,
         };
-        let entry = Entry { draw: draw.clone(), is_stored: false, may_have_handle: false };
+        let entry = Entry { draw: draw.clone(), is_stored: false, may_have_handle: false, is_again: false };
         self.draws.insert(draw.handle.clone(), entry);
         Some(draw)
+    }
+
+    /// What a handle holds, as the blocks were seen.
+    fn held(&self, handle: &str) -> Option<Draw> {
+        let mut parts = self.blocks.values().filter_map(|seen| seen.handles.get(handle)).peekable();
+        let attributes = parts.peek()?.attributes.clone();
+        let addresses = parts.flat_map(|held| held.addresses.iter().copied()).collect();
+        Some(Draw { handle: handle.to_owned(), addresses, attributes, released_at: None })
     }
 
     /// Ready addresses of one pool, the first that has enough.
@@ -192,7 +220,8 @@ impl Reserve {
         if self.draws.get(handle).is_none_or(|entry| entry.is_stored) {
             return;
         }
-        let Some(entry) = self.draws.remove(handle) else { return };
+        // What its block shows as the handle's own was never ready.
+        let Some(entry) = self.draws.remove(handle).filter(|entry| !entry.is_again) else { return };
         for address in entry.draw.addresses.into_iter().rev() {
             if let Some((_, seen)) = self.blocks.iter_mut().find(|(cidr, _)| cidr.contains(address)) {
                 seen.ready.push_front(address);
@@ -282,7 +311,15 @@ impl Reserve {
         let own = block.allocated().filter(|(_, attributes)| {
             attributes.secondary.get(names::NODE).is_none_or(|node| node == self.node.as_str())
         });
-        seen.handles = own.filter_map(|(_, attributes)| attributes.handle.clone()).collect();
+        seen.handles = BTreeMap::new();
+        for (address, attributes) in own {
+            let Some(handle) = attributes.handle.as_ref().filter(|handle| **handle != self.handle) else {
+                continue;
+            };
+            let held = seen.handles.entry(handle.clone()).or_default();
+            held.addresses.push(address);
+            held.attributes.clone_from(&attributes.secondary);
+        }
         let is_own = block.affinity.as_ref() == Some(&self.node);
         if !is_own && seen.ready.is_empty() && seen.handles.is_empty() {
             self.blocks.remove(&block.cidr);
@@ -297,9 +334,13 @@ impl Reserve {
         self.restore(found);
     }
 
-    /// Was a later state of this block seen?
-    pub(crate) fn knows_later(&self, block: &Block) -> bool {
+    /// Is what the node knows of this block not enough? A later state of it was seen, or a draw was given again by it.
+    pub(crate) fn must_read(&self, block: &Block) -> bool {
+        let is_again = |entry: &Entry| {
+            entry.is_again && entry.draw.addresses.iter().any(|address| block.cidr.contains(*address))
+        };
         self.blocks.get(&block.cidr).is_some_and(|seen| seen.sequence_number > block.sequence_number)
+            || self.draws.values().any(is_again)
     }
 
     /// The block is gone: nothing of it is ready.
@@ -375,6 +416,12 @@ impl Reserve {
     pub(crate) fn finish(&mut self, handle: &str) -> Option<Draw> {
         self.draws.remove(handle).map(|entry| entry.draw)
     }
+}
+
+/// Are these addresses what the request asks for, and nothing besides?
+fn is_just(addresses: &[IpAddr], request: &Request) -> bool {
+    let count = request.addresses.len() + request.count(Family::V4) + request.count(Family::V6);
+    addresses.len() == count && fulfils(addresses, request)
 }
 
 /// Are these addresses what the request asks for?

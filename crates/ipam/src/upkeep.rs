@@ -1,10 +1,10 @@
 //! What a node does behind its pods: blocks learn of draws, the reserve is filled up, rests end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::net::IpAddr;
 
-use model::{AffinityState, AllowedUse, Block, BlockAffinity, Cidr, Handle, IpPool};
+use model::{AffinityState, AllowedUse, AssignmentMode, Block, BlockAffinity, Cidr, Family, Handle, IpPool};
 
 use crate::affinity::{claim, complete, release_affinity};
 use crate::assign::{block_limit, described};
@@ -100,7 +100,7 @@ impl Upkeep<'_> {
                 Known::Unknown => return next_read(Key::Block(cidr)),
                 Known::Absent => self.without_block(cidr),
                 // A watch told of a later state: what is decided on the old one may be nothing.
-                Known::Present(block) if !block.is_fresh && self.reserve.knows_later(&block.value) => {
+                Known::Present(block) if !block.is_fresh && self.reserve.must_read(&block.value) => {
                     return next_read(Key::Block(cidr));
                 }
                 Known::Present(block) => self.block(block)?,
@@ -341,37 +341,59 @@ impl Upkeep<'_> {
         Ok(())
     }
 
-    /// Claims a further block before the last one is full, where there is one that nobody has.
+    /// Claims a further block before the last one is full, and a first one where a pod's next addresses come from
+    /// unless it asks for others, where there is one that nobody has.
     fn claim_ahead(&mut self) -> Progress<()> {
         let settings = &self.snapshot.settings;
-        if !settings.configuration.auto_allocate_blocks || self.now < self.reserve.no_claim_before {
+        if !settings.configuration.auto_allocate_blocks {
             return Ok(());
         }
-        for pool in &settings.pools {
-            if !self.keeps(pool) {
-                continue;
-            }
+        let kept: Vec<&IpPool> = settings.pools.iter().filter(|pool| self.keeps(pool)).collect();
+        // Families in which a pod of any namespace has addresses of this node's blocks.
+        let mut served: BTreeSet<Family> = BTreeSet::new();
+        for pool in kept {
             let family = pool.cidr.family();
-            let size = 1_usize << (family.bits() - pool.block_size).min(16);
             let stock = self.stock(pool);
-            let blocks = || self.snapshot.own_affinities().map(|affinity| affinity.value.cidr);
-            let has_block = blocks().any(|cidr| pool.cidr.covers(cidr));
-            let count = blocks().filter(|cidr| cidr.family() == family).count();
-            if !has_block || size < SMALLEST_AHEAD || stock.free + stock.ready >= CLAIM_BELOW {
-                continue;
+            let has_block = self.snapshot.own_affinities().any(|a| pool.cidr.covers(a.value.cidr));
+            let is_automatic = pool.assignment_mode == AssignmentMode::Automatic;
+            let is_wanted = if has_block {
+                stock.free + stock.ready < CLAIM_BELOW
+            } else {
+                is_automatic && !served.contains(&family)
+            };
+            if is_wanted && self.may_claim(pool) {
+                if !self.snapshot.has_all() {
+                    return Err(Box::new(Step::Read(Read::All)));
+                }
+                match self.unclaimed(pool).filter(|_| has_block || self.has_plenty(pool)) {
+                    Some(cidr) => return claim(self.snapshot, cidr),
+                    None => {
+                        let later = self.now.saturating_add(CLAIM_AGAIN);
+                        self.reserve.no_claim_before.insert(pool.name.clone(), later);
+                    }
+                }
             }
-            if count >= block_limit(&settings.configuration) {
-                continue;
-            }
-            if !self.snapshot.has_all() {
-                return Err(Box::new(Step::Read(Read::All)));
-            }
-            match self.unclaimed(pool) {
-                Some(cidr) => return claim(self.snapshot, cidr),
-                None => self.reserve.no_claim_before = self.now.saturating_add(CLAIM_AGAIN),
+            if is_automatic && pool.namespace_selector.is_all() && stock.free + stock.ready > 0 {
+                served.insert(family);
             }
         }
         Ok(())
+    }
+
+    /// Is it worth looking for a block of this pool to claim ahead?
+    fn may_claim(&self, pool: &IpPool) -> bool {
+        let family = pool.cidr.family();
+        let size = 1_usize << (family.bits() - pool.block_size).min(16);
+        let own = self.snapshot.own_affinities().filter(|a| a.value.cidr.family() == family).count();
+        size >= SMALLEST_AHEAD
+            && own < block_limit(&self.snapshot.settings.configuration)
+            && self.reserve.no_claim_before.get(&pool.name).is_none_or(|before| self.now >= *before)
+    }
+
+    /// Has a pool blocks for nodes that have no pod yet? The last half is for those that have.
+    fn has_plenty(&self, pool: &IpPool) -> bool {
+        let taken = self.snapshot.blocks().filter(|block| pool.cidr.overlaps(block.value.cidr)).count();
+        taken as u128 * 2 < candidates::count(pool)
     }
 
     fn unclaimed(&self, pool: &IpPool) -> Option<Cidr> {

@@ -10,7 +10,7 @@ use common::{NOW, Store, finish, give_back, pool, request, snapshot};
 use ipam::{
     AssignError, Draw, Key, Lost, Object, READY, Request, Reserve, Returned, Snapshot, Write, held_by,
 };
-use model::{AllowedUse, Block, IpPool, Labels};
+use model::{AllowedUse, Block, Cidr, IpPool, Labels};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -102,16 +102,70 @@ fn thirty_pods_at_once_ask_nobody_and_become_one_write_of_their_block() {
 }
 
 #[test]
-fn asking_again_gives_the_same_and_a_written_handle_asks_its_block() {
+fn asking_again_gives_the_same_whether_its_block_heard_of_it_or_not() {
     let mut node = Node::new(&one_pool());
     let first = node.draw(&request("net.1")).unwrap();
 
     assert_eq!(node.draw(&request("net.1")).unwrap(), first);
     assert_eq!(node.draw(&Request { ipv6: 1, ..request("net.1") }), None);
     node.keep_up();
-    assert_eq!(node.draw(&request("net.1")), None);
+    let ready = node.reserve.ready();
+    (node.store.writes, node.store.reads) = (Vec::new(), 0);
 
+    assert_eq!(node.draw(&request("net.1")).unwrap(), first);
+    assert_eq!(node.draw(&Request { ipv6: 1, ..request("net.1") }), None, "it never had one");
+    node.keep_up();
+    assert_eq!((node.store.writes.len(), node.store.reads, node.reserve.ready()), (0, 1, ready));
+    assert!(!node.reserve.has_draw("net.1"));
+    // A journal that cannot be written makes nothing ready of what the block shows as the pod's.
+    node.reserve.draw(&request("net.1"), &node.snapshot.settings).unwrap();
+    node.reserve.undo("net.1");
+    assert_eq!(node.reserve.ready(), ready);
     assert_eq!(node.assign(&request("net.1")).unwrap(), first.addresses);
+}
+
+#[test]
+fn asking_again_after_somebody_freed_the_address_takes_it_back() {
+    let mut node = Node::new(&one_pool());
+    let first = node.draw(&request("net.1")).unwrap();
+    node.keep_up();
+    give_back(&mut node.store, &mut snapshot("n1", &one_pool()), "net.1");
+
+    assert_eq!(node.draw(&request("net.1")).unwrap(), first, "as the node last saw it");
+    node.keep_up();
+
+    assert_eq!(held_by(node.block(first.addresses[0]), "net.1"), first.addresses);
+}
+
+#[test]
+fn the_first_pod_of_a_node_and_of_a_namespace_with_a_pool_of_its_own_asks_nobody() {
+    let mut pools =
+        vec![pool("a", "10.0.0.0/20", 26), pool("b", "10.1.0.0/20", 26), pool("c", "10.2.0.0/20", 26)];
+    pools[0].namespace_selector = "env == 'prod'".parse().unwrap();
+    let mut node =
+        Node { store: Store::default(), snapshot: snapshot("n1", &pools), reserve: Reserve::new("n1".into()) };
+
+    node.keep_up();
+
+    let blocks: Vec<Cidr> = node.store.blocks().map(|block| block.cidr).collect();
+    assert_eq!(blocks.len(), 2, "none of c, which is next when b is full: {blocks:?}");
+    let prod = Labels::from([("env".to_owned(), "prod".to_owned())]);
+    let drawn = node.draw(&Request { namespace_labels: prod, ..request("net.1") }).unwrap();
+    assert!(pools[0].cidr.contains(drawn.addresses[0]));
+    assert!(pools[1].cidr.contains(node.draw(&request("net.2")).unwrap().addresses[0]));
+}
+
+#[test]
+fn the_last_half_of_a_pool_is_for_nodes_that_have_pods() {
+    let pools = one_pool();
+    let mut store = Store::default();
+    for name in ["n1", "n2", "n3"] {
+        let mut node = Node { store, snapshot: snapshot(name, &pools), reserve: Reserve::new(name.into()) };
+        node.keep_up();
+        store = node.store;
+    }
+
+    assert_eq!(store.blocks().count(), 2);
 }
 
 #[test]
