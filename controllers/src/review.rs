@@ -29,15 +29,12 @@ pub async fn review(datastore: &Datastore, request: &Value) -> datastore::Result
         return deletion(datastore, request).await;
     }
     let (object, old) = (&request["object"], &request["oldObject"]);
-    let mut verdict = written(object, old);
-    if let Verdict::Allowed(warnings) = &mut verdict
-        && object["kind"] == "IPPool"
-        && request["operation"] == "CREATE"
-    {
-        // No refusal: a pool that replaces another is there before the other goes.
-        warnings.extend(datastore.overlapping_pools(object).await?.first().map(|other| {
-            format!("spec.cidr: overlaps IPPool {other}: of the two, the newer gives no address until the older is gone")
-        }));
+    let verdict = written(object, old);
+    if matches!(verdict, Verdict::Allowed(_)) && object["kind"] == "IPPool" && request["operation"] == "CREATE" {
+        let conflicts = datastore.pool_conflicts(object).await?;
+        if !conflicts.is_empty() {
+            return Ok(Verdict::Refused(422, conflicts.join("; ")));
+        }
     }
     Ok(verdict)
 }

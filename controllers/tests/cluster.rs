@@ -155,17 +155,27 @@ fn kubectl_is_told_what_is_wrong_and_where() {
 }
 
 #[test]
-fn who_makes_pools_that_overlap_is_told_which_one_counts() {
+fn a_pool_that_shares_addresses_or_has_blocks_of_another_size_is_refused() {
     let cluster = Cluster::start("overlap");
     cluster.start_webhook();
     cluster.apply(&policy("IPPool", "old", "{cidr: 10.0.0.0/16}")).unwrap();
+    let left = "{cidr: 10.9.0.64/26, allocations: [], attributes: [], unallocated: []}";
+    cluster.apply(&policy("IPAMBlock", "10-9-0-64-26", left)).unwrap();
 
-    let output = cluster.apply_raw(&policy("IPPool", "new", "{cidr: 10.0.128.0/17}"));
-
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success() && said.contains("overlaps IPPool old"), "{said}");
-    let apart = cluster.apply_raw(&policy("IPPool", "apart", "{cidr: 10.1.0.0/16}"));
-    assert!(!String::from_utf8_lossy(&apart.stderr).contains("overlaps"));
+    for (spec, words) in [
+        ("{cidr: 10.0.128.0/17}", "spec.cidr: overlaps IPPool old (10.0.0.0/16)"),
+        ("{cidr: 10.0.0.0/8, disabled: true}", "spec.cidr: overlaps IPPool old"),
+        ("{cidr: 10.9.0.0/16, blockSize: 28}", "spec.blockSize: 28, but block 10.9.0.64/26"),
+    ] {
+        let error = cluster.apply(&policy("IPPool", "new", spec)).expect_err(spec);
+        assert!(error.contains(words), "{spec}: {error}");
+    }
+    cluster.apply(&policy("IPPool", "apart", "{cidr: 10.1.0.0/16, blockSize: 28}")).unwrap();
+    cluster.apply(&policy("IPPool", "same", "{cidr: 10.9.0.0/16}")).unwrap();
+    // What is there already can be changed, and a pool can be cut into its parts.
+    cluster.apply(&policy("IPPool", "old", "{cidr: 10.0.0.0/16, natOutgoing: true}")).unwrap();
+    let parts = ["10.0.0.0/17".parse().unwrap(), "10.0.128.0/17".parse().unwrap()];
+    cluster.runtime.block_on(cluster.datastore.replace_pool("old", &parts)).unwrap();
 }
 
 #[test]

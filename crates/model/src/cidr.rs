@@ -133,6 +133,15 @@ impl Cidr {
     pub fn object_name(self) -> String {
         self.to_string().replace(['.', ':', '/'], "-")
     }
+
+    /// The range that [`object_name`](Self::object_name) spells; `None` when it spells none.
+    pub fn of_object_name(name: &str) -> Option<Self> {
+        let (address, length) = name.rsplit_once('-')?;
+        let ipv4 = || address.replace('-', ".").parse::<Ipv4Addr>().ok().map(IpAddr::V4);
+        let ipv6 = || address.replace('-', ":").parse::<Ipv6Addr>().ok().map(IpAddr::V6);
+        let cidr = Self::truncated(ipv4().or_else(ipv6)?, length.parse().ok()?)?;
+        (cidr.object_name() == name).then_some(cidr)
+    }
 }
 
 impl FromStr for Cidr {
@@ -224,5 +233,12 @@ mod tests {
     fn object_names_are_calicos() {
         assert_eq!("10.65.0.64/26".parse::<Cidr>().unwrap().object_name(), "10-65-0-64-26");
         assert_eq!("fd00:10:65::/122".parse::<Cidr>().unwrap().object_name(), "fd00-10-65---122");
+        for text in ["10.65.0.64/26", "fd00:10:65::/122", "::/0", "0.0.0.0/0", "a:b:c:d:e:f:1:2/128"] {
+            let cidr: Cidr = text.parse().unwrap();
+            assert_eq!(Cidr::of_object_name(&cidr.object_name()), Some(cidr));
+        }
+        for name in ["", "-", "10-65-0-64-99", "10-65-0-65-26", "web-1", "10-65-0-26", "é-1"] {
+            assert_eq!(Cidr::of_object_name(name), None, "{name}");
+        }
     }
 }

@@ -1,26 +1,64 @@
 //! What an operator changes about IPAM by hand: its settings, and pools that are cut into smaller ones.
 
-use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
+use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Resource};
-use model::{Cidr, IpPool};
+use model::{Cidr, Family, IpPool};
 use serde_json::{Map, Value, json};
 
 use super::objects::pools;
 use crate::crd;
 use crate::{Datastore, Error, Result};
 
+/// Annotation of a pool that is a part of another, which it replaces: the name of that one.
+const REPLACES: &str = "projectcalico.org/replaces-ippool";
+
 impl Datastore {
-    /// Names of the IPPools that share addresses with the pool `object`, which need not be there yet.
+    /// What is in the way of a pool `object` that is to be made, by its fields: other pools that share addresses with
+    /// it, and blocks of another size that are left of an earlier one.
     ///
     /// # Errors
     /// When the API server cannot be reached or refuses.
-    pub async fn overlapping_pools(&self, object: &Value) -> Result<Vec<String>> {
+    pub async fn pool_conflicts(&self, object: &Value) -> Result<Vec<String>> {
         let Some(cidr) = object["spec"]["cidr"].as_str().and_then(|text| text.parse::<Cidr>().ok()) else {
             return Ok(Vec::new());
         };
-        let is_other = |pool: &IpPool| object["metadata"]["name"] != pool.name.as_str();
-        let others = pools(self).await?.into_iter().filter(is_other);
-        Ok(others.filter(|pool| pool.cidr.overlaps(cidr)).map(|pool| pool.name).collect())
+        let replaced = &object["metadata"]["annotations"][REPLACES];
+        let is_other = |pool: &&IpPool| object["metadata"]["name"] != pool.name.as_str();
+        // A part of the pool that it is to replace, which goes as soon as all its parts are there.
+        let is_replaced = |pool: &&IpPool| *replaced == pool.name.as_str() && pool.cidr.covers(cidr);
+        let pools = pools(self).await?;
+        let overlapping = |pool: &&IpPool| is_other(pool) && !is_replaced(pool) && pool.cidr.overlaps(cidr);
+        let mut conflicts: Vec<String> = (pools.iter().filter(overlapping))
+            .map(|pool| format!("spec.cidr: overlaps IPPool {} ({})", pool.name, pool.cidr))
+            .collect();
+        let default = if cidr.family() == Family::V4 { 26 } else { 122 };
+        let size = object["spec"]["blockSize"].as_u64().unwrap_or(default);
+        if let Some(block) = self.block_of_other_size(cidr, size).await? {
+            conflicts.push(format!(
+                "spec.blockSize: {size}, but block {block} of another size is there: use {}, or wait until it is gone",
+                block.length()
+            ));
+        }
+        Ok(conflicts)
+    }
+
+    /// A block within `range` whose prefix length is not `size`.
+    async fn block_of_other_size(&self, range: Cidr, size: u64) -> Result<Option<Cidr>> {
+        let api: Api<crd::IPAMBlock> = Api::all(self.client());
+        // Names say it all: no block is transferred.
+        let mut params = ListParams::default().limit(500);
+        loop {
+            let page = self.bounded(|| "IPAM blocks".to_owned(), api.list_metadata(&params)).await?;
+            let names = page.items.iter().filter_map(|object| object.metadata.name.as_deref());
+            let is_odd = |block: &Cidr| range.overlaps(*block) && u64::from(block.length()) != size;
+            if let Some(block) = names.filter_map(Cidr::of_object_name).find(is_odd) {
+                return Ok(Some(block));
+            }
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => params.continue_token = Some(token),
+                None => return Ok(None),
+            }
+        }
     }
 
     /// Changes fields of the IPAMConfiguration `default`, making it if there is none; others stay as they are.
@@ -61,6 +99,7 @@ impl Datastore {
             let part = format!("split-{name}-{number}");
             let mut pool = DynamicObject { types: old.types.clone(), ..DynamicObject::new(&part, &kind) };
             pool.metadata.labels = old.metadata.labels.clone();
+            pool.metadata.annotations = Some([(REPLACES.to_owned(), name.to_owned())].into());
             pool.data = old.data.clone();
             pool.data["spec"]["cidr"] = cidr.to_string().into();
             let what = || format!("IP pool {part}");
