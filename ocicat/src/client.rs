@@ -186,6 +186,18 @@ pub(crate) struct Answers<T> {
 }
 
 impl<T> Answers<T> {
+    /// What was answered, and why others did not, in words.
+    pub(crate) fn sorted(results: Vec<Result<T, CallError>>) -> (Vec<T>, Vec<String>) {
+        let (mut given, mut silent) = (Vec::new(), Vec::new());
+        for result in results {
+            match result {
+                Ok(answer) => given.push(answer),
+                Err(error) => silent.push(error.to_string()),
+            }
+        }
+        (given, silent)
+    }
+
     /// Tells on standard error of agents that did not answer; when none did, that is an error.
     pub(crate) fn of(results: Vec<Result<T, CallError>>) -> Result<Self, CallError> {
         let (mut given, mut errors) = (Vec::new(), Vec::new());

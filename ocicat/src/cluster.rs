@@ -20,8 +20,11 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct ClusterOptions {
     /// Kubeconfig of the API server; without it that of the only lab of this machine, ~/.kube/config, or the pod's own
-    #[arg(long, env = "KUBECONFIG", value_name = "FILE")]
+    #[arg(long, global = true, env = "KUBECONFIG", value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
+    /// Context of the kubeconfig; without it the current one
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) context: Option<String>,
 }
 
 /// What is asked of the cluster.
@@ -39,7 +42,8 @@ pub(crate) struct Cluster {
 impl ClusterOptions {
     /// The kubeconfig that is used; `None` leaves it to the defaults of whoever connects.
     pub(crate) fn path(&self) -> Option<PathBuf> {
-        self.named().or_else(|| only_lab(Path::new(LABS))).or_else(|| {
+        let lab = || only_lab(Path::new(LABS)).filter(|_| self.context.is_none());
+        self.named().or_else(lab).or_else(|| {
             let home = PathBuf::from(std::env::var_os("HOME")?);
             Some(home.join(".kube/config")).filter(|path| path.exists())
         })
@@ -51,7 +55,7 @@ impl ClusterOptions {
 
     /// A cluster was named.
     pub(crate) fn is_named(&self) -> bool {
-        self.named().is_some()
+        self.named().is_some() || self.context.is_some()
     }
 
     /// The directory of the lab that was named as the cluster.
@@ -62,15 +66,33 @@ impl ClusterOptions {
 
     /// Reads everything that says how packets may go.
     pub(crate) fn read(&self) -> Result<Cluster, CallError> {
-        let failed = |reason: String| CallError::Cluster { reason };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| failed(error.to_string()))?;
-        let path = self.path();
-        let updates = runtime.block_on(async {
-            let datastore = Datastore::connect(path.as_deref()).await?;
-            datastore.snapshot(Interest::policy(), PATIENCE).await
+        let updates = runtime()?.block_on(async {
+            let datastore = connect(self).await?;
+            let snapshot = datastore.snapshot(Interest::policy(), PATIENCE).await;
+            snapshot.map_err(|error| CallError::Cluster { reason: error.to_string() })
         });
-        updates.map(Cluster::new).map_err(|error| failed(error.to_string()))
+        updates.map(Cluster::new)
+    }
+}
+
+/// For questions to the API server, one after another.
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, CallError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| CallError::Cluster { reason: error.to_string() })
+}
+
+/// The API server that is meant. Talks to nobody yet.
+pub(crate) async fn connect(options: &ClusterOptions) -> Result<Datastore, CallError> {
+    Datastore::connect_to(options.path().as_deref(), options.context.as_deref()).await.map_err(away)
+}
+
+/// Refusals are answers; everything else is that nobody answers.
+pub(crate) fn away(error: datastore::Error) -> CallError {
+    match error {
+        datastore::Error::Refused { .. } | datastore::Error::NotFound { .. } => {
+            CallError::Question { reason: error.to_string() }
+        }
+        error => CallError::Cluster { reason: error.to_string() },
     }
 }
 

@@ -6,6 +6,8 @@ mod change;
 mod check;
 mod show;
 
+pub(crate) use show::number;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -16,7 +18,7 @@ use ipam::gc::{Allocation, Inventory, allocations};
 use model::{IpamConfiguration, NodeName, Update};
 
 use crate::client::CallError;
-use crate::cluster::{ClusterOptions, PATIENCE};
+use crate::cluster::{ClusterOptions, PATIENCE, away, connect, runtime};
 use crate::{OutputOptions, Report};
 
 /// What to do.
@@ -121,9 +123,7 @@ struct IpamSettings {
 }
 
 pub(crate) fn run(command: &IpamCommand) -> Result<Report, CallError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| CallError::Cluster { reason: error.to_string() })?;
-    runtime.block_on(async {
+    runtime()?.block_on(async {
         match command {
             IpamCommand::Show(options) => show::run(options, &connect(&options.cluster).await?).await,
             IpamCommand::Check(options) => check::run(options, &connect(&options.cluster).await?).await,
@@ -136,20 +136,6 @@ pub(crate) fn run(command: &IpamCommand) -> Result<Report, CallError> {
     })
 }
 
-async fn connect(options: &ClusterOptions) -> Result<Datastore, CallError> {
-    Datastore::connect(options.path().as_deref()).await.map_err(away)
-}
-
-/// Refusals are answers; everything else is that nobody answers.
-fn away(error: datastore::Error) -> CallError {
-    match error {
-        datastore::Error::Refused { .. } | datastore::Error::NotFound { .. } => {
-            CallError::Question { reason: error.to_string() }
-        }
-        error => CallError::Cluster { reason: error.to_string() },
-    }
-}
-
 fn failed(error: datastore::IpamError) -> CallError {
     match error {
         datastore::IpamError::Datastore(error) => away(error),
@@ -158,7 +144,7 @@ fn failed(error: datastore::IpamError) -> CallError {
 }
 
 /// Blocks, claims, pools, nodes and settings; no handles and no pods.
-async fn read(datastore: &Datastore) -> Result<(Inventory, IpamConfiguration), CallError> {
+pub(crate) async fn read(datastore: &Datastore) -> Result<(Inventory, IpamConfiguration), CallError> {
     let kinds = vec![Kind::Node, Kind::IpamBlock, Kind::BlockAffinity, Kind::IpPool, Kind::IpamConfiguration];
     let interest = Interest { kinds, node: NodeName::from(""), overrides: BTreeMap::new() };
     let updates = datastore.snapshot(interest, PATIENCE).await.map_err(away)?;

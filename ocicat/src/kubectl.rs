@@ -17,18 +17,28 @@ const PODS: [&str; 5] = [
 pub(crate) struct Kubectl {
     /// `None` leaves the choice to it.
     kubeconfig: Option<PathBuf>,
+    /// `None` is the kubeconfig's own choice.
+    context: Option<String>,
 }
 
 impl Kubectl {
-    pub(crate) fn new(kubeconfig: Option<PathBuf>) -> Self {
-        Self { kubeconfig }
+    pub(crate) fn new(kubeconfig: Option<PathBuf>, context: Option<String>) -> Self {
+        Self { kubeconfig, context }
     }
 
     /// One that is not started yet; the command's own words are to follow.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new("kubectl");
         if let Some(kubeconfig) = &self.kubeconfig {
-            command.arg("--kubeconfig").arg(kubeconfig);
+            // A list of files is for the variable alone.
+            if std::env::split_paths(kubeconfig).count() > 1 {
+                command.env("KUBECONFIG", kubeconfig);
+            } else {
+                command.arg("--kubeconfig").arg(kubeconfig);
+            }
+        }
+        if let Some(context) = &self.context {
+            command.arg("--context").arg(context);
         }
         command.stdin(Stdio::null());
         command

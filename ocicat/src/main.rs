@@ -10,20 +10,23 @@ mod cluster;
 mod drops;
 mod explain;
 mod felix;
+mod get;
 mod ipam;
 mod kubectl;
 mod node;
+mod node_status;
 mod policy;
 mod reach;
 mod relay;
 mod remote;
+mod status;
 mod table;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 /// Asks the agents of a cluster, a laboratory or this node what they do and why.
 ///
@@ -35,12 +38,19 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 #[derive(Parser)]
 #[command(name = "ocicat", version, disable_help_subcommand = true)]
 struct Cli {
+    /// Before or after the command, as kubectl has them.
+    #[command(flatten)]
+    cluster: cluster::ClusterOptions,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Subcommand)]
 enum Command {
+    /// One screen: problems first, then nodes, sessions, policies and pools
+    Status(status::StatusOptions),
+    /// Objects of the network with the columns that calicoctl's users know
+    Get(get::GetOptions),
     /// BGP speakers (bird-lite, route reflectors): all of the cluster, or one
     #[command(subcommand)]
     Bgp(bgp::BgpCommand),
@@ -121,7 +131,11 @@ impl Report {
 }
 
 fn main() -> ExitCode {
-    let outcome = match Cli::parse().command {
+    let matches = Cli::command().bin_name(program()).get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let outcome = match cli.command {
+        Command::Status(options) => status::run(&options),
+        Command::Get(options) => get::run(&options),
         Command::Bgp(command) => bgp::run(command),
         Command::Node(NodeCommand::Status(options)) => node::status(&options.socket, options.output.output),
         Command::Node(NodeCommand::Config { target, output }) => node::config(&target, output.output),
@@ -151,6 +165,13 @@ fn main() -> ExitCode {
     }
 }
 
+/// What it was started as: `kubectl` looks for its plugins by name.
+fn program() -> &'static str {
+    let name = std::env::args_os().next().map(PathBuf::from);
+    let name = name.as_deref().and_then(|path| path.file_stem()).and_then(|name| name.to_str());
+    if name.is_some_and(|name| name.starts_with("kubectl-ocicat")) { "kubectl ocicat" } else { "ocicat" }
+}
+
 /// Exit status: the agent answers, and something is wrong.
 const UNWELL: u8 = 1;
 /// Exit status: the command line makes no sense.
@@ -166,12 +187,27 @@ const CHANGES: u8 = 6;
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn options_of_the_cluster_stand_before_or_after_the_command() {
+        for line in [
+            "ocicat --context c --kubeconfig k status",
+            "ocicat status --context c --kubeconfig k",
+            "ocicat --context x status --kubeconfig k --context c",
+        ] {
+            let cli = Cli::try_parse_from(line.split(' '));
+            let Ok(Cli { command: Command::Status(options), .. }) = cli else { panic!("{line}") };
+            let cluster = options.cluster();
+            assert_eq!(
+                (cluster.context.as_deref(), cluster.kubeconfig.as_deref()),
+                (Some("c"), Some("k".as_ref()))
+            );
+        }
     }
 }

@@ -6,10 +6,12 @@ use proto::felix as api;
 use proto::node::reply::Outcome;
 use proto::node::request::{Call, Status};
 use proto::node::{Reply, Request};
+use proto::speaker::Peer;
 use serde_json::{Value, json};
 
 use crate::client::{CallError, call};
 use crate::felix::FelixTarget;
+use crate::node_status::{peers_beside, peers_json, tables};
 use crate::reach::{Agent, Kind};
 use crate::table::{or_dash, plain, table};
 use crate::{Format, Report};
@@ -19,20 +21,28 @@ pub(crate) fn status(socket: &Path, format: Format) -> Result<Report, CallError>
     let request = Request { call: Some(Call::Status(Status {})) };
     let agent = Agent::at(Kind::Felix, socket);
     let reply: Reply = call(&agent, &request)?;
+    let peers = peers_beside(socket);
     match reply.outcome {
-        Some(Outcome::Done(_)) => Ok(report(format, None)),
-        Some(Outcome::Failed(failed)) => Ok(report(format, Some(&failed.message))),
+        Some(Outcome::Done(_)) => Ok(report(format, None, &peers)),
+        Some(Outcome::Failed(failed)) => Ok(report(format, Some(&failed.message), &peers)),
         _ => Err(CallError::other_version(&agent)),
     }
 }
 
-fn report(format: Format, reason: Option<&str>) -> Report {
+/// What the sessions do is shown, and no part of the verdict: `bgp summary --check` judges them.
+fn report(format: Format, reason: Option<&str>, peers: &Result<Vec<Peer>, String>) -> Report {
+    let sessions = match peers {
+        Ok(peers) => tables(peers),
+        Err(reason) => format!("\nBGP status is not known: {}\n", plain(reason)),
+    };
     let text = match (format, reason) {
         (Format::Json, _) => {
-            format!("{:#}\n", json!({ "ready": reason.is_none(), "reason": reason.unwrap_or_default() }))
+            let (ready, why) = (reason.is_none(), reason.unwrap_or_default());
+            let peers = peers.as_ref().map(|peers| peers_json(peers));
+            format!("{:#}\n", json!({ "ready": ready, "reason": why, "peers": peers.ok() }))
         }
-        (Format::Table, None) => "ready: pods of this node can be connected\n".to_owned(),
-        (Format::Table, Some(reason)) => format!("not ready: {}\n", plain(reason)),
+        (Format::Table, None) => format!("ready: pods of this node can be connected\n{sessions}"),
+        (Format::Table, Some(reason)) => format!("not ready: {}\n{sessions}", plain(reason)),
     };
     Report::new(text, reason.is_none())
 }
@@ -81,9 +91,11 @@ mod tests {
 
     #[test]
     fn a_status_says_why_not() {
-        let report = report(Format::Table, Some("not in sync with\nthe API server"));
+        let report =
+            report(Format::Table, Some("not in sync with\nthe API server"), &Err("it is gone".into()));
 
         assert_eq!(report.status, crate::UNWELL);
-        assert_eq!(report.text, "not ready: not in sync with the API server\n");
+        let expected = "not ready: not in sync with the API server\n\nBGP status is not known: it is gone\n";
+        assert_eq!(report.text, expected);
     }
 }

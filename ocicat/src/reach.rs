@@ -117,7 +117,7 @@ pub(crate) struct Reach {
     local: bool,
     /// Namespace of the calico-node pods
     #[arg(long, env = "OCICAT_NAMESPACE", value_name = "NAME", default_value = "kube-system")]
-    namespace: String,
+    agent_namespace: String,
     #[command(flatten)]
     pub(crate) cluster: ClusterOptions,
 }
@@ -140,7 +140,7 @@ impl Reach {
 
     /// `kubectl` for the cluster that is meant.
     pub(crate) fn kubectl(&self) -> Kubectl {
-        Kubectl::new(self.cluster.path())
+        Kubectl::new(self.cluster.path(), self.cluster.context.clone())
     }
 
     /// The lab that was named; else this machine when it is all that is wanted, or has labs and no other cluster was named;
@@ -154,7 +154,7 @@ impl Reach {
         if self.local || (!self.cluster.is_named() && has_labs()) {
             return Places::Here { why_not_the_cluster: None };
         }
-        let (kubectl, namespace) = (self.kubectl(), self.namespace.clone());
+        let (kubectl, namespace) = (self.kubectl(), self.agent_namespace.clone());
         match kubectl.agent_pods(&namespace) {
             Ok(pods) if !pods.is_empty() => Places::Pods { kubectl, namespace, pods },
             Ok(_) => {

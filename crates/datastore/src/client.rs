@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use model::{Secret, Update};
 use tokio::sync::mpsc;
@@ -24,13 +24,23 @@ impl Datastore {
     /// # Errors
     /// [`Error::Configuration`] when there is no usable configuration.
     pub async fn connect(kubeconfig: Option<&Path>) -> Result<Self> {
+        Self::connect_to(kubeconfig, None).await
+    }
+
+    /// As [`connect`](Self::connect), to the cluster of another context than the kubeconfig's current one. The path may
+    /// be a list of files as `KUBECONFIG` has it; what comes first counts.
+    ///
+    /// # Errors
+    /// [`Error::Configuration`] when there is no usable configuration, or no such context.
+    pub async fn connect_to(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<Self> {
         let mut config = match kubeconfig {
             Some(path) => {
                 let named = |error: &dyn std::fmt::Display| {
                     Error::Configuration(format!("kubeconfig {}: {error}", path.display()))
                 };
-                let file = Kubeconfig::read_from(path).map_err(|error| named(&error))?;
-                let options = KubeConfigOptions::default();
+                let file = kubeconfig_of(path).map_err(|error| named(&error))?;
+                let options =
+                    KubeConfigOptions { context: context.map(str::to_owned), ..KubeConfigOptions::default() };
                 Config::from_custom_kubeconfig(file, &options).await.map_err(|error| named(&error))?
             }
             None => Config::incluster().map_err(|error| {
@@ -89,6 +99,17 @@ impl Datastore {
     ) -> mpsc::Receiver<(String, Secret)> {
         watch::secrets::spawn(self.client(), namespace, wanted)
     }
+}
+
+/// One file, or those of a list that exist, put together.
+fn kubeconfig_of(path: &Path) -> std::result::Result<Kubeconfig, KubeconfigError> {
+    let mut files = std::env::split_paths(path).filter(|file| file.exists());
+    let (Some(first), Some(second)) = (files.next(), files.next()) else {
+        let only = std::env::split_paths(path).find(|file| file.exists());
+        return Kubeconfig::read_from(only.as_deref().unwrap_or(path));
+    };
+    let merged = Kubeconfig::read_from(first)?.merge(Kubeconfig::read_from(second)?)?;
+    files.try_fold(merged, |merged, file| merged.merge(Kubeconfig::read_from(file)?))
 }
 
 /// A request that takes longer has failed; only watches may.

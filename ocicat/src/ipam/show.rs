@@ -70,7 +70,7 @@ fn usage_row(name: &str, cidr: Cidr, usage: &Usage) -> Vec<String> {
 }
 
 /// Five digits of what is larger, as IPv6 pools are.
-fn number(count: u128) -> String {
+pub(crate) fn number(count: u128) -> String {
     if count < 1_000_000 { count.to_string() } else { format!("{:.4e}", count as f64) }
 }
 
