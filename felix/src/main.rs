@@ -61,6 +61,9 @@ fn main() -> Result<()> {
         health: arguments.health_listen.is_some(),
         metrics: arguments.metrics_listen.is_some(),
     };
+    if let Some(mount) = &arguments.proc_sys {
+        kernel_linux::sysctl::use_mount(mount);
+    }
     let path = arguments.config_file.clone();
     let file = config_file::read(&path);
     let text = file.as_deref().unwrap_or_default();

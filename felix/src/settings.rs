@@ -50,6 +50,10 @@ pub struct Arguments {
     /// File of settings, between the cluster's and the environment's in precedence; it need not exist.
     #[arg(long, value_name = "FILE", default_value = config_file::PLACE)]
     pub config_file: PathBuf,
+    /// Where sysctls are written in place of /proc/sys, which containers have read-only: below it, the host's
+    /// /proc/sys/net is mounted at `net`.
+    #[arg(long, value_name = "DIR", env = "OCICAT_PROC_SYS")]
+    pub proc_sys: Option<PathBuf>,
     /// Seconds after which addresses that nobody on this node uses are taken back, 0 for never [env:
     /// OCICAT_LEAK_GRACE; default: 300].
     #[arg(long, value_name = "SECONDS")]

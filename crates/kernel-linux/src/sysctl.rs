@@ -1,19 +1,33 @@
 //! Writes to /proc/sys of the network namespace of the calling thread.
+//!
+//! Whose sysctls below `net` a file is depends on who opens it, not on where the file system is mounted. So a container,
+//! in which /proc/sys is read-only, writes through another mount of the host's (see [`use_mount`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use kernel::{Driver, Failures};
 
 use crate::nl::named;
+
+/// Where sysctls are mounted, when that is not /proc/sys.
+static MOUNT: OnceLock<PathBuf> = OnceLock::new();
+
+/// Writes below `mount` from now on in place of /proc/sys: another place where its directory `net` is mounted, and can be
+/// written. Once in a process; later calls change nothing.
+pub fn use_mount(mount: &Path) {
+    MOUNT.get_or_init(|| mount.to_owned());
+}
 
 /// Reads one value, as `read("net/ipv4/conf/default/rp_filter")`.
 pub fn read(path: &str) -> io::Result<String> {
     let mut value = String::new();
     full_path(path)
         .and_then(|path| File::open(path)?.read_to_string(&mut value))
-        .map_err(|e| named(format!("read /proc/sys/{path}"), e))?;
+        .map_err(|e| named(format!("read {}/{path}", mount().display()), e))?;
     Ok(value.trim_end().to_owned())
 }
 
@@ -21,15 +35,19 @@ pub fn read(path: &str) -> io::Result<String> {
 pub fn write(path: &str, value: &str) -> io::Result<()> {
     full_path(path)
         .and_then(|path| OpenOptions::new().write(true).open(path)?.write_all(value.as_bytes()))
-        .map_err(|e| named(format!("write {value} to /proc/sys/{path}"), e))
+        .map_err(|e| named(format!("write {value} to {}/{path}", mount().display()), e))
 }
 
 /// An interface name may contain dots but neither slashes nor a way up.
-fn full_path(path: &str) -> io::Result<String> {
+fn full_path(path: &str) -> io::Result<PathBuf> {
     if path.split('/').any(|part| part.is_empty() || part == "." || part == "..") {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a path below /proc/sys"));
     }
-    Ok(format!("/proc/sys/{path}"))
+    Ok(mount().join(path))
+}
+
+fn mount() -> &'static Path {
+    MOUNT.get().map_or(Path::new("/proc/sys"), PathBuf::as_path)
 }
 
 /// What the host side of a pod's veth needs so that the pod reaches everything through it

@@ -76,6 +76,7 @@ pub(crate) fn table() -> Vec<Resource> {
             .fields(&["type"]),
         group::<core::v1::ServiceAccount>("", "serviceaccounts", "ServiceAccount", Namespaced)
             .short(&["sa"])
+            .subresources(&["token"])
             .columns(&columns::SERVICE_ACCOUNT),
         group::<core::v1::Service>("", "services", "Service", Namespaced)
             .short(&["svc"])

@@ -1,5 +1,6 @@
 //! The REST surface: who asks, what for, and in which form the answer goes back.
 
+mod authorize;
 mod body;
 mod handlers;
 mod request;
@@ -16,6 +17,7 @@ use tokio::sync::mpsc;
 use self::body::{Response, status_response, text_response};
 use self::request::{Query, Route};
 use crate::api::Api;
+use crate::auth::{Auth, User};
 use crate::discovery;
 use crate::openapi;
 use crate::status::ApiError;
@@ -24,7 +26,7 @@ use crate::status::ApiError;
 #[derive(Debug)]
 pub(crate) struct Context {
     pub(crate) api: Arc<Api>,
-    pub(crate) token: String,
+    pub(crate) auth: Arc<Auth>,
     pub(crate) address: String,
     pub(crate) bookmark_interval: Duration,
     /// Says by its end that no connection uses the store any more.
@@ -60,9 +62,9 @@ async fn answer(
         ["version"] => return Ok(body::json_response(StatusCode::OK, &discovery::version())),
         _ => {}
     }
-    if !has_certificate && !is_token_right(context, &request) {
-        return Err(ApiError::unauthorized());
-    }
+    let authorization = header_text(&request, &header::AUTHORIZATION);
+    let user = context.auth.user(&context.api, authorization, has_certificate);
+    let user = user.ok_or_else(ApiError::unauthorized)?;
     let query = Query::parse(request.uri().query().unwrap_or(""));
     let index = context.api.index();
     let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
@@ -79,16 +81,32 @@ async fn answer(
             let (_, text) = index.documents().get(&rest.join("/")).ok_or_else(ApiError::no_such_path)?;
             Ok(body::bytes_response(StatusCode::OK, text.clone()))
         }
+        ["audit"] if is_read => authorize::audit(context, &user),
         [] if is_read => Ok(body::json_response(StatusCode::OK, &discovery::paths(&index))),
         ["api", version, rest @ ..] => {
             let route = Route::find(&index, "", version, rest)?;
-            handlers::handle(context, request, route, query).await
+            resource(context, &user, request, route, query).await
         }
         ["apis", group, version, rest @ ..] => {
             let route = Route::find(&index, group, version, rest)?;
-            handlers::handle(context, request, route, query).await
+            resource(context, &user, request, route, query).await
         }
         _ => Err(ApiError::no_such_path()),
+    }
+}
+
+async fn resource(
+    context: &Arc<Context>,
+    user: &User,
+    request: Request,
+    route: Route,
+    query: Query,
+) -> Result<Response, ApiError> {
+    authorize::check(context, user, &request, &route, &query)?;
+    match (route.resource.plural.as_str(), route.subresource.as_deref()) {
+        ("selfsubjectaccessreviews", None) => authorize::review(context, user, request).await,
+        ("serviceaccounts", Some("token")) => authorize::token(context, request, &route).await,
+        _ => handlers::handle(context, request, route, query).await,
     }
 }
 
@@ -131,16 +149,6 @@ fn discovery_root(context: &Context, request: &Request, is_groups: bool) -> Resp
         }
     }
     response
-}
-
-fn is_token_right(context: &Context, request: &Request) -> bool {
-    let given = header_text(request, &header::AUTHORIZATION).strip_prefix("Bearer ").unwrap_or("");
-    ring_equal(given.trim().as_bytes(), context.token.as_bytes())
-}
-
-/// Comparison that takes the same time wherever the difference is.
-fn ring_equal(a: &[u8], b: &[u8]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).fold(0, |d, (x, y)| d | (x ^ y)) == 0
 }
 
 fn header_text<'a>(request: &'a Request, name: &header::HeaderName) -> &'a str {

