@@ -6,6 +6,7 @@
 
 mod address_book;
 mod addresses;
+mod adopt;
 mod annotations;
 mod autodetect;
 mod backend;

@@ -164,10 +164,13 @@ impl<A: Addresses, P: Pods> NodeService<A, P> {
         if !self.adds.begin(&request.handle, Instant::now()) {
             return Err(retry("the container's earlier addresses are being taken back"));
         }
-        self.addresses.allocate(request).await.map_err(|error| match error {
+        let given = self.addresses.allocate(request).await.map_err(|error| match error {
             AddressError::Invalid(message) => invalid(message),
             AddressError::Unavailable(message) => retry(message),
-        })
+        })?;
+        // A pod that was adopted may use an address that no block shows as its own yet.
+        self.nobody_has(&given, &attachment.container_id).map_err(|Refusal(_, message)| retry(message))?;
+        Ok(given)
     }
 
     /// IPAM does not watch over these; at least no other pod of this node may have them.
@@ -262,6 +265,17 @@ impl<A: Addresses, P: Pods> NodeService<A, P> {
             Ok(EndpointState::Unknown) => format!("{interface} is not an endpoint of this node"),
             Err(silent) => silent.to_string(),
         }
+    }
+
+    /// Takes over a pod that another agent connected.
+    ///
+    /// # Errors
+    /// When its file cannot be written; the dataplane knows it all the same.
+    pub fn adopt(&self, endpoint: StoredEndpoint) -> std::io::Result<()> {
+        let local = endpoint.local();
+        let stored = self.store.lock().put(endpoint);
+        self.dataplane.send(Command::EndpointUp { endpoint: local, programmed: None });
+        stored.map(drop)
     }
 
     fn endpoint_down(&self, call: &EndpointDown) -> Result<Outcome, Refusal> {

@@ -22,6 +22,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
 use crate::address_book::AddressBook;
+use crate::adopt::{self, Adoption};
 use crate::backend::Backends;
 use crate::checks::{self, Features};
 use crate::cluster::{Cluster, OwnNode};
@@ -118,7 +119,11 @@ pub async fn run(settings: Settings, fixed: FixedAddresses, log_level: LogLevel)
     tokio::spawn({
         let (cluster, dataplane, addresses) = (cluster.clone(), dataplane.clone(), addresses.clone());
         let (watched, asked) = (reclaimer.watched.clone(), reclaimer.asked.clone());
+        let adoption = Mutex::new(Adoption::new(settings.node.clone(), settings.overrides.clone()));
+        let service = service.clone();
         let also = move |update: &Update| {
+            // Before the dataplane hears of it: what it does not know it would sweep.
+            adopt::observe(&service, &mut adoption.lock(), update);
             addresses.observe(update);
             book.observe(update);
             if reclaim::observe(&watched, update) {

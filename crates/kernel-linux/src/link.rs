@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use kernel::Link;
 use model::Family;
 
-use crate::nl::{Message, errno, named};
+use crate::nl::{Message, Writer, errno, named};
 use crate::rtnl::*;
 
 /// The link group into which links are put that are to be deleted in the background.
@@ -72,6 +72,35 @@ impl Rtnl {
             Ok(()) => Ok(found),
             Err(error) if errno(&error) == Some(libc::ENODEV) => Ok(None),
             Err(error) => Err(error),
+        }
+    }
+
+    /// The far end of a veth whose end in this namespace is `name`, without its addresses. `None` when there is no such
+    /// link, or its far end is not in another namespace.
+    ///
+    /// The kernel tells of links in other namespaces by the number that it gave the namespace (`IFLA_TARGET_NETNSID`,
+    /// since Linux 4.20), so nobody has to find the namespace's file.
+    pub fn far_end(&mut self, name: &str) -> io::Result<Option<Link>> {
+        let Some(link) = self.link_by_name(name)? else { return Ok(None) };
+        let mut place = None;
+        let near = |w: &mut Writer<'_>| w.bytes(&ifinfo(link.index, 0, 0));
+        let what = || format!("look up the far end of {name}");
+        let read = |message: &Message<'_>| {
+            let word = |kind: u16| message.attributes(IFINFO).find(|a| a.kind == kind).and_then(|a| a.u32());
+            place = word(libc::IFLA_LINK).zip(word(libc::IFLA_LINK_NETNSID));
+        };
+        self.socket.request(libc::RTM_GETLINK, 0, near, read).map_err(|e| named(what(), e))?;
+        let Some((index, namespace)) = place else { return Ok(None) };
+        let mut found = None;
+        let far = |w: &mut Writer<'_>| {
+            w.bytes(&ifinfo(index, 0, 0));
+            w.u32(IFLA_TARGET_NETNSID, namespace);
+        };
+        let result = self.socket.request(libc::RTM_GETLINK, 0, far, |message| found = parse_link(message));
+        match result {
+            Ok(()) => Ok(found),
+            Err(error) if errno(&error) == Some(libc::ENODEV) => Ok(None),
+            Err(error) => Err(named(what(), error)),
         }
     }
 

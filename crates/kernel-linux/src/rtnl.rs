@@ -109,6 +109,7 @@ pub(crate) const IFLA_IFALIAS: u16 = 20;
 pub(crate) const IFLA_GROUP: u16 = 27;
 pub(crate) const IFLA_NET_NS_FD: u16 = 28;
 pub(crate) const IFLA_EXT_MASK: u16 = 29;
+pub(crate) const IFLA_TARGET_NETNSID: u16 = 46;
 pub(crate) const RTEXT_FILTER_SKIP_STATS: u32 = 8;
 pub(crate) const VETH_INFO_PEER: u16 = 1;
 pub(crate) const IFA_ADDRESS: u16 = 1;

@@ -63,6 +63,22 @@ fn pod_and_host_reach_each_other_in_both_families() {
 }
 
 #[test]
+fn the_far_end_of_a_veth_is_seen_from_the_host() {
+    in_new_netns(|| {
+        let pod = new_netns();
+        let mut rtnl = Rtnl::open().unwrap();
+        rtnl.create_pod_link(&link("cali1"), &pod).unwrap();
+        run("ip", &["link", "add", "here", "type", "veth", "peer", "name", "there"]);
+
+        let far = rtnl.far_end("cali1").unwrap().unwrap();
+
+        assert_eq!((far.name.as_str(), far.mac), ("eth0", Some(POD_MAC)));
+        assert_eq!(rtnl.far_end("here").unwrap(), None);
+        assert_eq!(rtnl.far_end("nothing").unwrap(), None);
+    });
+}
+
+#[test]
 fn configuring_twice_changes_nothing() {
     in_new_netns(|| {
         let pod = new_netns();

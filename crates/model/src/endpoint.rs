@@ -42,7 +42,7 @@ pub struct LocalEndpoint {
     pub pod: PodKey,
     pub interface: HostInterface,
     pub addresses: Vec<IpAddr>,
-    /// MAC of the pod's side, for the permanent neighbour entry.
+    /// MAC of the pod's side, for the permanent neighbour entry; zeros when it is not known.
     pub mac: [u8; 6],
 }
 

@@ -9,7 +9,7 @@ use serde::Deserialize;
 /// The layer of every package of the workspace; a new package must find its place here first.
 const LAYERS: &[(u8, &[&str])] = &[
     (0, &["delta", "model", "bgp-packet", "proto"]),
-    (1, &["kernel", "felix-calc", "felix-render", "felix-dataplane", "felix-evaluate", "ipam", "bfd", "bgp"]),
+    (1, &["kernel", "felix-calc", "felix-render", "felix-dataplane", "felix-evaluate", "ipam", "migrate", "bfd", "bgp"]),
     (2, &["kernel-linux", "datastore", "bgp-transport", "bgp-api", "operator-socket", "probes"]),
     (3, &["felix", "bird-lite", "route-reflector", "cni", "controllers", "ocicat", "lab"]),
 ];

@@ -82,7 +82,9 @@ impl Renderer {
             }
         }
         self.use_groups(interface, all_groups);
-        for address in addresses(endpoint, self.ipv6()) {
+        // Of a pod that somebody else connected it may be unknown: then the kernel asks the pod.
+        let knows_mac = endpoint.local.mac != [0; 6];
+        for address in addresses(endpoint, self.ipv6()).filter(|_| knows_mac) {
             let key = NeighbourKey { interface: interface.clone(), address };
             self.neighbours.put(key, Neighbour { mac: endpoint.local.mac });
         }
