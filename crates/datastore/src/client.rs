@@ -6,16 +6,21 @@ use std::time::Duration;
 
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
-use model::{Secret, Update};
+use model::{NodeName, Secret, Update};
 use tokio::sync::mpsc;
 
-use crate::watch::{self, Interest};
+use crate::typha::{self, Feed};
+use crate::watch::kinds::Watched;
+use crate::watch::sources::ObjectStream;
+use crate::watch::{self, Interest, Kind, RawStream, Source};
 use crate::{Error, Result};
 
 /// The cluster, seen through its API server. Cheap to clone.
 #[derive(Clone)]
 pub struct Datastore {
     client: Client,
+    /// Watches are typha's.
+    typha: Option<Feed>,
 }
 
 impl Datastore {
@@ -51,12 +56,30 @@ impl Datastore {
         // We know what to retry, and when; the client does not.
         config.default_retry = false;
         let client = Client::try_from(config).map_err(|error| Error::Configuration(error.to_string()))?;
-        Ok(Self { client })
+        Ok(Self { client, typha: None })
     }
 
     /// Over a client that exists already.
     pub fn from_client(client: Client) -> Self {
-        Self { client }
+        Self { client, typha: None }
+    }
+
+    /// From now on, what is the same for all nodes is heard from typha, by a program of this name on this node.
+    /// Must be called within a runtime.
+    #[must_use]
+    pub fn through_typha(self, settings: typha::Settings, node: &NodeName, program: &str) -> Self {
+        let feed = Feed::start(self.client.clone(), settings, node, program);
+        Self { typha: Some(feed), ..self }
+    }
+
+    /// Lists and watches objects of a kind that become no updates.
+    pub(crate) fn objects<K: Watched>(&self, kind: Kind) -> ObjectStream<K> {
+        watch::sources::objects(self.client(), self.typha.as_ref(), kind)
+    }
+
+    /// Lists and watches one kind for ever, for who passes it on; see [`Kind::SHARED`].
+    pub fn watch_raw(&self, kind: Kind) -> RawStream {
+        watch::sources::watch_raw(self.client(), kind)
     }
 
     /// The client, for what has no method here.
@@ -66,7 +89,7 @@ impl Datastore {
 
     /// Lists and watches; see [`watch`](crate::watch).
     pub fn watch(&self, interest: Interest) -> mpsc::Receiver<Update> {
-        watch::spawn(self.client(), interest)
+        watch::spawn(Source { client: self.client(), typha: self.typha.clone() }, interest)
     }
 
     /// Everything as it is now.
@@ -87,7 +110,7 @@ impl Datastore {
     pub fn watch_namespace_annotations(
         &self,
     ) -> tokio::sync::watch::Receiver<Option<watch::namespaces::NamespaceAnnotations>> {
-        watch::namespaces::spawn(self.client())
+        watch::namespaces::spawn(self.objects(Kind::Namespace))
     }
 
     /// Watches Secrets of one namespace: those whose names `wanted` holds, one by one, and no other. What one

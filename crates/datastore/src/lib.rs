@@ -30,6 +30,7 @@ mod plain;
 mod policy_report;
 mod policy_status;
 mod report;
+pub mod typha;
 pub mod watch;
 mod write;
 

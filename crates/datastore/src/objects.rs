@@ -11,10 +11,14 @@ use k8s_openapi::api::networking::v1::NetworkPolicySpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::{ByteString, NamespaceResourceScope};
 use kube::Resource;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// Revision of what is read of objects: typha forwards no more than this. Whoever adds a field to a type of this file
+/// adds one to it, so that a program never relies on a typha that leaves the field out.
+pub const FIELDS: u32 = 1;
 
 /// A Node.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct NodeObject {
     #[serde(deserialize_with = "lean")]
     pub metadata: ObjectMeta,
@@ -22,13 +26,14 @@ pub struct NodeObject {
     pub status: NodeStatus,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct NodeStatus {
     #[serde(default)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub addresses: Option<Vec<NodeStatusAddress>>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct NodeStatusAddress {
     #[serde(rename = "type")]
     pub type_: String,
@@ -36,7 +41,7 @@ pub struct NodeStatusAddress {
 }
 
 /// A Pod.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct PodObject {
     #[serde(deserialize_with = "lean")]
     pub metadata: ObjectMeta,
@@ -46,71 +51,84 @@ pub struct PodObject {
     pub status: PodStatus,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PodSpec {
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub node_name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub host_network: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub service_account_name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub containers: Option<Vec<Container>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub init_containers: Option<Vec<Container>>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Container {
     #[serde(default)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub ports: Option<Vec<ContainerPort>>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ContainerPort {
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     pub container_port: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub protocol: Option<String>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub struct PodStatus {
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub phase: Option<String>,
     #[serde(rename = "podIP")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub pod_ip: Option<String>,
     #[serde(rename = "podIPs")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub pod_ips: Option<Vec<PodIp>>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct PodIp {
     #[serde(default)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub ip: Option<String>,
 }
 
 /// A Namespace.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct NamespaceObject {
     #[serde(deserialize_with = "lean")]
     pub metadata: ObjectMeta,
 }
 
 /// A ServiceAccount.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct ServiceAccountObject {
     #[serde(deserialize_with = "lean")]
     pub metadata: ObjectMeta,
 }
 
 /// A NetworkPolicy of `networking.k8s.io/v1`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct NetworkPolicyObject {
     #[serde(deserialize_with = "lean")]
     pub metadata: ObjectMeta,
     #[serde(default)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub spec: Option<NetworkPolicySpec>,
 }
 
 /// A Service.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct ServiceObject {
     #[serde(deserialize_with = "lean")]
     pub metadata: ObjectMeta,
@@ -120,41 +138,49 @@ pub struct ServiceObject {
     pub status: ServiceStatus,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ServiceSpec {
     #[serde(rename = "type")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub type_: Option<String>,
     #[serde(rename = "clusterIP")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub cluster_ip: Option<String>,
     #[serde(rename = "clusterIPs")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub cluster_ips: Option<Vec<String>>,
     #[serde(rename = "externalIPs")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub external_ips: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub external_traffic_policy: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub ports: Option<Vec<PortEntry>>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ServiceStatus {
     pub load_balancer: LoadBalancerStatus,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub struct LoadBalancerStatus {
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub ingress: Option<Vec<LoadBalancerIngress>>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub struct LoadBalancerIngress {
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub ip: Option<String>,
 }
 
 /// An EndpointSlice of `discovery.k8s.io/v1`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EndpointSliceObject {
     #[serde(deserialize_with = "lean")]
@@ -162,33 +188,41 @@ pub struct EndpointSliceObject {
     #[serde(default)]
     pub address_type: String,
     #[serde(default)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoints: Option<Vec<Endpoint>>,
     #[serde(default)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub ports: Option<Vec<PortEntry>>,
 }
 
 /// A port of a Service or of an EndpointSlice.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub struct PortEntry {
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub protocol: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<i32>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Endpoint {
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub node_name: Option<String>,
     #[serde(deserialize_with = "or_default")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<String>,
     #[serde(deserialize_with = "or_default")]
     pub conditions: EndpointConditions,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub struct EndpointConditions {
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub ready: Option<bool>,
 }
 
@@ -209,7 +243,7 @@ impl fmt::Debug for SecretObject {
 
 /// A custom resource of type `K` whose spec is not understood yet, so that one that cannot be read does not
 /// hide the others.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(bound = "")]
 pub struct Custom<K> {
     #[serde(deserialize_with = "lean")]
@@ -256,7 +290,7 @@ impl<K: Resource<DynamicType = ()>> Resource for Custom<K> {
 }
 
 /// A policy of `policy.networking.k8s.io`, whose spec is read rule by rule.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(bound = "")]
 pub struct ClusterPolicyObject<K> {
     #[serde(deserialize_with = "lean")]

@@ -7,8 +7,7 @@ use futures_util::StreamExt;
 use k8s_openapi::api::core::v1 as core;
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, watcher};
+use kube::runtime::watcher;
 use model::NodeName;
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -16,7 +15,8 @@ use tokio::sync::mpsc;
 use crate::Result;
 use crate::client::Datastore;
 use crate::crd::{CalicoNodeStatus, CalicoNodeStatusSpec, CalicoNodeStatusStatus};
-use crate::watch::Retry;
+use crate::objects::Custom;
+use crate::watch::Kind;
 
 /// Where Events about things without a namespace are.
 const EVENT_NAMESPACE: &str = "default";
@@ -40,9 +40,8 @@ impl Datastore {
         node: NodeName,
     ) -> mpsc::Receiver<(String, Option<CalicoNodeStatusSpec>)> {
         let (sender, changes) = mpsc::channel(16);
-        let api: Api<CalicoNodeStatus> = Api::all(self.client());
+        let mut events = self.objects::<Custom<CalicoNodeStatus>>(Kind::CalicoNodeStatus);
         tokio::spawn(async move {
-            let mut events = watcher(api, watcher::Config::default()).backoff(Retry::new()).boxed();
             let (mut known, mut listed) = (BTreeSet::<String>::new(), BTreeSet::new());
             while let Some(event) = events.next().await {
                 let changed = match event {
@@ -121,7 +120,11 @@ impl Datastore {
     }
 }
 
-fn change(object: CalicoNodeStatus, node: &NodeName) -> (String, Option<CalicoNodeStatusSpec>) {
-    let spec = (object.spec.node == node.as_str()).then_some(object.spec);
-    (object.metadata.name.unwrap_or_default(), spec)
+/// One that cannot be read asks nothing.
+fn change(
+    object: Custom<CalicoNodeStatus>,
+    node: &NodeName,
+) -> (String, Option<CalicoNodeStatusSpec>) {
+    let spec = serde_json::from_value::<CalicoNodeStatusSpec>(object.spec).ok();
+    (object.metadata.name.unwrap_or_default(), spec.filter(|spec| spec.node == node.as_str()))
 }

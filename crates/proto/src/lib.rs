@@ -9,5 +9,6 @@ mod frame;
 pub mod gobgp;
 pub mod node;
 pub mod speaker;
+pub mod typha;
 
 pub use frame::{FrameError, MAX_FRAME, decode_frame, encode_frame, read_frame, write_frame};

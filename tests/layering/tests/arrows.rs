@@ -9,9 +9,10 @@ use serde::Deserialize;
 /// The layer of every package of the workspace; a new package must find its place here first.
 const LAYERS: &[(u8, &[&str])] = &[
     (0, &["delta", "model", "bgp-packet", "proto"]),
-    (1, &["kernel", "felix-calc", "felix-render", "felix-dataplane", "felix-evaluate", "ipam", "migrate", "bfd", "bgp"]),
+    (1, &["kernel", "felix-calc", "felix-render", "felix-dataplane", "felix-evaluate"]),
+    (1, &["fanout", "ipam", "migrate", "bfd", "bgp"]),
     (2, &["kernel-linux", "datastore", "bgp-transport", "bgp-api", "operator-socket", "probes"]),
-    (3, &["felix", "bird-lite", "route-reflector", "cni", "controllers", "ocicat", "lab"]),
+    (3, &["felix", "bird-lite", "route-reflector", "cni", "controllers", "typha", "ocicat", "lab"]),
 ];
 
 /// Stand beside the layers: they serve tests only.
@@ -23,6 +24,7 @@ const PURE_DEPENDENCIES: &[&str] = &[
     "bytes",
     "hashbrown",
     "ipnetwork",
+    "lz4_flex",
     "prost",
     "serde",
     "serde_json",

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde::Deserialize;
 
-const SHIPPED: [&str; 6] = ["felix", "bird-lite", "route-reflector", "cni", "controllers", "ocicat"];
+const SHIPPED: [&str; 7] = ["felix", "bird-lite", "route-reflector", "cni", "controllers", "typha", "ocicat"];
 const BANNED: [&str; 5] = ["bgp-rs", "serde_yaml", "openssl", "openssl-sys", "aws-lc-rs"];
 
 #[derive(Deserialize)]

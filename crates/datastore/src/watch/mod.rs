@@ -1,9 +1,10 @@
 //! List and watch of every kind as one stream of [`Update`]s.
 
 mod follow;
-mod kinds;
+pub(crate) mod kinds;
 pub(crate) mod namespaces;
 pub(crate) mod secrets;
+pub(crate) mod sources;
 pub(crate) mod tracker;
 
 use std::collections::BTreeMap;
@@ -11,8 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use futures_util::stream::SelectAll;
+use futures_util::{StreamExt, stream};
 use kube::Client;
 use kube::runtime::utils::Backoff;
 use model::{NodeName, Update};
@@ -20,7 +21,11 @@ use tokio::sync::mpsc;
 
 pub use follow::Followed;
 pub(crate) use follow::follow;
+pub use sources::RawStream;
+use sources::EventStream;
 use tracker::{Event, Tracker, Viewer};
+
+use crate::typha::Feed;
 
 /// A kind of object that is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -59,6 +64,8 @@ pub enum Kind {
     EndpointSlice,
     /// Pods of this node alone; watched once a BGPPeer chooses some of them as peers.
     LocalPod,
+    /// Who asks what of a node. It becomes no [`Update`].
+    CalicoNodeStatus,
 }
 
 impl Kind {
@@ -93,6 +100,50 @@ impl Kind {
         Kind::EndpointSlice,
     ];
 
+    /// Every kind that is the same for all nodes, by the name that typha gives it.
+    pub const SHARED: [(Kind, &str); 30] = [
+        (Kind::Node, "Node"),
+        (Kind::Pod, "Pod"),
+        (Kind::Namespace, "Namespace"),
+        (Kind::ServiceAccount, "ServiceAccount"),
+        (Kind::KubernetesNetworkPolicy, "KubernetesNetworkPolicy"),
+        (Kind::NetworkPolicy, "NetworkPolicy"),
+        (Kind::GlobalNetworkPolicy, "GlobalNetworkPolicy"),
+        (Kind::StagedNetworkPolicy, "StagedNetworkPolicy"),
+        (Kind::StagedGlobalNetworkPolicy, "StagedGlobalNetworkPolicy"),
+        (Kind::StagedKubernetesNetworkPolicy, "StagedKubernetesNetworkPolicy"),
+        (Kind::ClusterNetworkPolicy, "ClusterNetworkPolicy"),
+        (Kind::AdminNetworkPolicy, "AdminNetworkPolicy"),
+        (Kind::BaselineAdminNetworkPolicy, "BaselineAdminNetworkPolicy"),
+        (Kind::Tier, "Tier"),
+        (Kind::NetworkSet, "NetworkSet"),
+        (Kind::GlobalNetworkSet, "GlobalNetworkSet"),
+        (Kind::HostEndpoint, "HostEndpoint"),
+        (Kind::Profile, "Profile"),
+        (Kind::IpPool, "IPPool"),
+        (Kind::IpamBlock, "IPAMBlock"),
+        (Kind::BlockAffinity, "BlockAffinity"),
+        (Kind::IpamConfiguration, "IPAMConfiguration"),
+        (Kind::IpReservation, "IPReservation"),
+        (Kind::BgpConfiguration, "BGPConfiguration"),
+        (Kind::BgpPeer, "BGPPeer"),
+        (Kind::BgpFilter, "BGPFilter"),
+        (Kind::FelixConfiguration, "FelixConfiguration"),
+        (Kind::Service, "Service"),
+        (Kind::EndpointSlice, "EndpointSlice"),
+        (Kind::CalicoNodeStatus, "CalicoNodeStatus"),
+    ];
+
+    /// Its name among [`Kind::SHARED`].
+    pub fn shared_name(self) -> Option<&'static str> {
+        Self::SHARED.iter().find(|(kind, _)| *kind == self).map(|(_, name)| *name)
+    }
+
+    /// The kind of this name among [`Kind::SHARED`].
+    pub fn shared(name: &str) -> Option<Self> {
+        Self::SHARED.iter().find(|(_, known)| *known == name).map(|(kind, _)| *kind)
+    }
+
     /// Kinds that not every cluster has: without them it is whole.
     fn is_optional(self) -> bool {
         matches!(
@@ -120,7 +171,7 @@ impl Kind {
 
     /// Is it watched only once something needs it? A node that announces no Service, and has no rule that names
     /// one, has no use for thousands of EndpointSlices.
-    fn is_on_demand(self) -> bool {
+    pub fn is_on_demand(self) -> bool {
         matches!(self, Kind::Service | Kind::EndpointSlice | Kind::LocalPod)
     }
 }
@@ -154,18 +205,50 @@ impl Interest {
     }
 }
 
+/// Where to listen.
+#[derive(Clone)]
+pub(crate) struct Source {
+    pub(crate) client: Client,
+    /// Kinds that are the same for all nodes come from there.
+    pub(crate) typha: Option<Feed>,
+}
+
+impl Source {
+    /// Events of kinds, for who lives on `node`.
+    fn events(&self, kinds: Vec<Kind>, node: &NodeName) -> Vec<EventStream> {
+        let (shared, own): (Vec<Kind>, Vec<Kind>) =
+            kinds.into_iter().partition(|kind| self.typha.is_some() && kind.shared_name().is_some());
+        let own = own.into_iter().map(|kind| sources::watch(self.client.clone(), kind, node));
+        let mut all: Vec<EventStream> = own.collect();
+        if let Some(typha) = self.typha.as_ref().filter(|_| !shared.is_empty()) {
+            let decoders: BTreeMap<Kind, _> =
+                shared.iter().map(|kind| (*kind, sources::decoder(*kind))).collect();
+            let events = stream::unfold((typha.subscribe(shared), decoders), |(mut raw, decoders)| async move {
+                loop {
+                    let (kind, event) = raw.recv().await?;
+                    if let Some(decode) = decoders.get(&kind) {
+                        return Some(((kind, decode(event)), (raw, decoders)));
+                    }
+                }
+            });
+            all.push(events.boxed());
+        }
+        all
+    }
+}
+
 /// Starts to watch; the task ends when the receiver is dropped.
 ///
 /// Connection losses, restarts of the API server and expired revisions are dealt with inside: the stream has no
 /// end and no error. A slow receiver slows the watch down instead of filling memory.
-pub(crate) fn spawn(client: Client, interest: Interest) -> mpsc::Receiver<Update> {
+pub(crate) fn spawn(source: Source, interest: Interest) -> mpsc::Receiver<Update> {
     let (sender, receiver) = mpsc::channel(CHANNEL);
     tokio::spawn(async move {
         let Interest { mut kinds, node, overrides } = interest;
         kinds.sort();
         kinds.dedup();
         let mut tracker = Tracker::new(Viewer { node: node.clone(), overrides }, kinds.iter().copied());
-        run(&mut tracker, &client, &node, &sender).await;
+        run(&mut tracker, &source, &node, &sender).await;
     });
     receiver
 }
@@ -174,15 +257,16 @@ pub(crate) fn spawn(client: Client, interest: Interest) -> mpsc::Receiver<Update
 ///
 /// As patient as a watch: whoever calls sets a limit.
 pub(crate) async fn snapshot(client: Client, interest: Interest) -> Vec<Update> {
+    let source = Source { client, typha: None };
     let Interest { mut kinds, node, overrides } = interest;
     kinds.sort();
     kinds.dedup();
     let mut tracker = Tracker::new(Viewer { node: node.clone(), overrides }, kinds.iter().copied());
     tracker.wake(|_| true);
     let mut updates = Vec::new();
-    let mut events: SelectAll<kinds::EventStream> = SelectAll::new();
+    let mut events: SelectAll<EventStream> = SelectAll::new();
     while !tracker.is_in_sync() {
-        events.extend(tracker.take_woken().into_iter().map(|kind| kinds::watch(client.clone(), kind, &node)));
+        events.extend(source.events(tracker.take_woken(), &node));
         let Some((kind, event)) = events.next().await else { break };
         tracker.handle(kind, event, &mut updates);
     }
@@ -192,11 +276,11 @@ pub(crate) async fn snapshot(client: Client, interest: Interest) -> Vec<Update> 
 /// Updates that wait for the receiver.
 const CHANNEL: usize = 256;
 
-async fn run(tracker: &mut Tracker, client: &Client, node: &NodeName, sender: &mpsc::Sender<Update>) {
+async fn run(tracker: &mut Tracker, source: &Source, node: &NodeName, sender: &mpsc::Sender<Update>) {
     let mut updates = Vec::new();
-    let mut events: SelectAll<kinds::EventStream> = SelectAll::new();
+    let mut events: SelectAll<EventStream> = SelectAll::new();
     loop {
-        events.extend(tracker.take_woken().into_iter().map(|kind| kinds::watch(client.clone(), kind, node)));
+        events.extend(source.events(tracker.take_woken(), node));
         let next = tokio::select! {
             next = events.next() => next,
             () = sender.closed() => return,

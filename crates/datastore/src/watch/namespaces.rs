@@ -3,24 +3,22 @@
 use std::collections::BTreeMap;
 
 use futures_util::StreamExt;
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, watcher};
-use kube::{Api, Client};
+use kube::runtime::watcher;
 use model::Labels;
 use tokio::sync::watch;
 
-use super::Retry;
+use super::sources::ObjectStream;
 use crate::objects::NamespaceObject;
 
 /// Calico's annotations of every namespace, by its name.
 pub type NamespaceAnnotations = BTreeMap<String, Labels>;
 
 /// Follows them until nobody listens; `None` until they have been listed.
-pub(crate) fn spawn(client: Client) -> watch::Receiver<Option<NamespaceAnnotations>> {
+pub(crate) fn spawn(
+    mut events: ObjectStream<NamespaceObject>,
+) -> watch::Receiver<Option<NamespaceAnnotations>> {
     let (sender, receiver) = watch::channel(None);
-    let events = watcher(Api::<NamespaceObject>::all(client), watcher::Config::default());
     tokio::spawn(async move {
-        let mut events = events.backoff(Retry::new()).boxed();
         let mut listed = NamespaceAnnotations::new();
         loop {
             let event = tokio::select! {

@@ -8,6 +8,7 @@ use std::fmt::{self, Write};
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
 
+pub(crate) use fanout::Name as ObjectName;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use model::{Labels, NodeName, PeerTarget, Update};
 use serde_json::Value;
@@ -15,22 +16,6 @@ use serde_json::Value;
 use super::Kind;
 use crate::convert::{self, FelixObject, Problems};
 use crate::crd;
-
-/// Namespace (empty for cluster-wide objects) and name.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct ObjectName {
-    pub(crate) namespace: Arc<str>,
-    pub(crate) name: Arc<str>,
-}
-
-impl fmt::Display for ObjectName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if !self.namespace.is_empty() {
-            write!(f, "{}/", self.namespace)?;
-        }
-        f.write_str(&self.name)
-    }
-}
 
 /// What one object says.
 #[derive(Debug)]
