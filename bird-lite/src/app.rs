@@ -17,7 +17,7 @@ use bird_lite::cluster::Cluster;
 use bird_lite::origin::Origins;
 use bird_lite::peer_events::PeerEvents;
 use bird_lite::peers::{Plan, Planner, RouterId};
-use datastore::{Datastore, Interest, NodeEvent};
+use datastore::{Datastore, Interest, NodeEvent, typha};
 use model::{NodeName, Secret, Update};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -51,6 +51,8 @@ pub(crate) struct Settings {
     pub(crate) health_listen: SocketAddr,
     /// Learned routes refer to nexthop objects where the kernel has such.
     pub(crate) nexthop_objects: bool,
+    /// Typha, from which the cluster is heard in place of the API server.
+    pub(crate) typha: Option<typha::Settings>,
 }
 
 /// Runs until asked to stop.
@@ -71,6 +73,10 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
         Dataplane::open(settings.nexthop_objects).context("read the kernel's routes")?;
     let datastore =
         Datastore::connect(settings.kubeconfig.as_deref()).await.context("connect to the cluster")?;
+    let datastore = match settings.typha {
+        Some(typha) => datastore.through_typha(typha, &settings.node_name, "bird-lite"),
+        None => datastore,
+    };
     let ranges = settings.advertise_cluster_ips.map(|text| ("CALICO_ADVERTISE_CLUSTER_IPS".to_owned(), text));
     let interest = Interest::speaker(settings.node_name.clone(), ranges.into_iter().collect());
     let mut updates = datastore.watch(interest);

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use bird_lite::peers::RouterId;
 use clap::{ArgAction, Parser};
+use datastore::typha;
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::log_level::LogLevel;
@@ -76,6 +77,10 @@ fn main() -> anyhow::Result<()> {
         advertise_cluster_ips: arguments.advertise_cluster_ips.filter(|ranges| !ranges.trim().is_empty()),
         health_listen: arguments.health_listen,
         nexthop_objects: arguments.nexthop_objects,
+        typha: typha::Settings::from_parameters(
+            |name| std::env::var(format!("FELIX_{}", name.to_ascii_uppercase())).ok(),
+            std::env::var("OCICAT_TYPHA_FALLBACK").ok().as_deref(),
+        )?,
     }))?;
     // Sockets close without a Cease, and routes stay: peers and kernel carry on until we are back.
     runtime.shutdown_background();

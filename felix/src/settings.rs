@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use datastore::typha;
 use model::{
     Family, FelixConfiguration, Listener, LogSeverity, NodeName, SettingNote, SettingReason, SettingSource,
 };
@@ -85,6 +86,8 @@ pub struct Settings {
     pub ipv4: AddressSetting,
     pub ipv6: AddressSetting,
     pub overrides: Overrides,
+    /// How typha is used; `None` for the API server itself.
+    pub typha: Result<Option<typha::Settings>, typha::WrongSetting>,
 }
 
 /// Where the node's address of one family comes from (`IP`, `IP6` and their `_AUTODETECTION_METHOD`).
@@ -148,7 +151,10 @@ impl Settings {
         env.ignored.extend(configuration.notes.iter().map(IgnoredSetting::from));
         let address = |listener: Listener| SocketAddr::new(listener.host, listener.port);
         let metrics = configuration.metrics.enabled.then(|| address(configuration.metrics));
+        let fallback = env.text("OCICAT_TYPHA_FALLBACK");
+        let typha = typha::Settings::from_parameters(|name| overrides.of_process(name), fallback.as_deref());
         let settings = Self {
+            typha,
             node: NodeName::from(node.as_str()),
             kubeconfig: arguments.kubeconfig.or_else(|| env.text("KUBECONFIG").map(PathBuf::from)),
             socket: arguments.socket,
@@ -199,6 +205,13 @@ impl Overrides {
         }
         cluster.log_severity = self.log_severity.or(cluster.log_severity);
         cluster
+    }
+
+    /// A parameter that counts from the start on, as environment or configuration file give it.
+    fn of_process(&self, name: &str) -> Option<String> {
+        let variable = self.variables.get(&format!("FELIX_{}", name.to_ascii_uppercase()));
+        let of_file = || self.file.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value);
+        variable.or_else(of_file).cloned()
     }
 
     /// The same without the configuration file.

@@ -95,7 +95,7 @@ pub async fn run(settings: Settings, fixed: FixedAddresses, log_level: LogLevel)
         .with_context(|| format!("open state directory {}", settings.state_dir.display()))?;
     unreadable.iter().for_each(|file| tracing::error!(%file, "endpoint"));
 
-    let datastore = Datastore::connect(settings.kubeconfig.as_deref()).await?;
+    let datastore = connect(&settings).await?;
     let updates = datastore.watch(Interest::felix(settings.node.clone()));
     let cluster = Arc::new(Cluster::new(settings.node.clone()));
     let addresses = ClusterAddresses::new(&datastore, settings.node.clone(), &settings.state_dir, &store)?;
@@ -158,6 +158,15 @@ pub async fn run(settings: Settings, fixed: FixedAddresses, log_level: LogLevel)
     tracing::info!("felix ends; what is in the kernel stays");
     dataplane.send(Command::Stop);
     Ok(())
+}
+
+/// Talks to nobody yet.
+async fn connect(settings: &Settings) -> Result<Datastore> {
+    let datastore = Datastore::connect(settings.kubeconfig.as_deref()).await?;
+    Ok(match settings.typha.clone()? {
+        Some(typha) => datastore.through_typha(typha, &settings.node, "felix"),
+        None => datastore,
+    })
 }
 
 async fn open_kernel(settings: &Settings, features: Features, health: &Health) -> Doors {

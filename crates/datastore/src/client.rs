@@ -73,7 +73,7 @@ impl Datastore {
     }
 
     /// Lists and watches objects of a kind that become no updates.
-    pub(crate) fn objects<K: Watched>(&self, kind: Kind) -> ObjectStream<K> {
+    pub(crate) fn watch_objects<K: Watched>(&self, kind: Kind) -> ObjectStream<K> {
         watch::sources::objects(self.client(), self.typha.as_ref(), kind)
     }
 
@@ -110,7 +110,7 @@ impl Datastore {
     pub fn watch_namespace_annotations(
         &self,
     ) -> tokio::sync::watch::Receiver<Option<watch::namespaces::NamespaceAnnotations>> {
-        watch::namespaces::spawn(self.objects(Kind::Namespace))
+        watch::namespaces::spawn(self.watch_objects(Kind::Namespace))
     }
 
     /// Watches Secrets of one namespace: those whose names `wanted` holds, one by one, and no other. What one

@@ -40,7 +40,7 @@ impl Datastore {
         node: NodeName,
     ) -> mpsc::Receiver<(String, Option<CalicoNodeStatusSpec>)> {
         let (sender, changes) = mpsc::channel(16);
-        let mut events = self.objects::<Custom<CalicoNodeStatus>>(Kind::CalicoNodeStatus);
+        let mut events = self.watch_objects::<Custom<CalicoNodeStatus>>(Kind::CalicoNodeStatus);
         tokio::spawn(async move {
             let (mut known, mut listed) = (BTreeSet::<String>::new(), BTreeSet::new());
             while let Some(event) = events.next().await {

@@ -30,8 +30,20 @@ pub(super) fn fields() -> impl Iterator<Item = &'static str> {
     all.filter(|field| !field.is_empty())
 }
 
-/// What says who and where the process is.
-const OF_PROCESS: [&str; 1] = ["FelixHostname"];
+/// What says who and where the process is, and by which typha it hears of the cluster.
+const OF_PROCESS: [&str; 11] = [
+    "FelixHostname",
+    "TyphaAddr",
+    "TyphaCAFile",
+    "TyphaCN",
+    "TyphaCertFile",
+    "TyphaK8sNamespace",
+    "TyphaK8sServiceName",
+    "TyphaKeyFile",
+    "TyphaReadTimeout",
+    "TyphaURISAN",
+    "TyphaWriteTimeout",
+];
 
 /// Name, field of the object, and values that say what is the case anyway.
 type Entry = (&'static str, &'static str, &'static [&'static str]);
@@ -162,7 +174,7 @@ const TABLE: &[(&str, &[Entry])] = &[
         ("DebugSimulateDataplaneApplyDelay", "debugSimulateDataplaneApplyDelay", &[]),
         ("DebugSimulateDataplaneHangAfter", "debugSimulateDataplaneHangAfter", &[]),
     ]),
-    ("the datastore is the Kubernetes API, without Typha", &[
+    ("the datastore is the Kubernetes API", &[
         ("DatastoreType", "", &["kubernetes"]),
         ("EtcdAddr", "", &[]),
         ("EtcdCaFile", "", &[]),
@@ -171,16 +183,6 @@ const TABLE: &[(&str, &[Entry])] = &[
         ("EtcdKeyFile", "", &[]),
         ("EtcdScheme", "", &[]),
         ("EtcdDriver", "", &[]),
-        ("TyphaAddr", "", &[]),
-        ("TyphaCAFile", "", &[]),
-        ("TyphaCN", "", &[]),
-        ("TyphaCertFile", "", &[]),
-        ("TyphaK8sNamespace", "", &[]),
-        ("TyphaK8sServiceName", "", &["none"]),
-        ("TyphaKeyFile", "", &[]),
-        ("TyphaReadTimeout", "", &[]),
-        ("TyphaURISAN", "", &[]),
-        ("TyphaWriteTimeout", "", &[]),
     ]),
     ("it follows from the Node and the cluster", &[
         ("IpInIpTunnelAddr", "", &[]),
