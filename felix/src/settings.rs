@@ -210,7 +210,8 @@ impl Overrides {
     /// A parameter that counts from the start on, as environment or configuration file give it.
     fn of_process(&self, name: &str) -> Option<String> {
         let variable = self.variables.get(&format!("FELIX_{}", name.to_ascii_uppercase()));
-        let of_file = || self.file.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value);
+        let of_file =
+            || self.file.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value);
         variable.or_else(of_file).cloned()
     }
 

@@ -167,7 +167,14 @@ impl Typha {
         let child = Command::new(binary)
             .arg("--kubeconfig")
             .arg(kubeconfig)
-            .args(["--listen", &clients.to_string(), "--health-listen", &health.to_string(), "--service", "none"])
+            .args([
+                "--listen",
+                &clients.to_string(),
+                "--health-listen",
+                &health.to_string(),
+                "--service",
+                "none",
+            ])
             .arg("--ca-file")
             .arg(&files.ca)
             .arg("--cert-file")
@@ -189,8 +196,13 @@ impl Typha {
     fn usage(&mut self) -> String {
         let read = |file: &str| std::fs::read_to_string(format!("/proc/{}/{file}", self.child.id())).unwrap();
         let stat = read("stat");
-        let fields: Vec<u64> =
-            stat.rsplit(')').next().unwrap().split_whitespace().filter_map(|field| field.parse().ok()).collect();
+        let fields: Vec<u64> = stat
+            .rsplit(')')
+            .next()
+            .unwrap()
+            .split_whitespace()
+            .filter_map(|field| field.parse().ok())
+            .collect();
         // After the state, which is no number: utime is the 11th, stime the 12th. A tick is 10 ms.
         let cpu = (fields[10] + fields[11]) as f64 / 100.0;
         let status = read("status");
@@ -237,15 +249,19 @@ async fn connect_all(clients: usize, typha: SocketAddr, files: &Files, shared: &
     let handshakes = Arc::new(Semaphore::new(64));
     for number in 0..clients {
         let kinds = if number % 2 == 0 { &felix } else { &speaker };
-        let kinds: Vec<&'static str> =
-            kinds.iter().filter(|kind| !kind.is_on_demand()).filter_map(|kind| Kind::shared_name(*kind)).collect();
+        let kinds: Vec<&'static str> = kinds
+            .iter()
+            .filter(|kind| !kind.is_on_demand())
+            .filter_map(|kind| Kind::shared_name(*kind))
+            .collect();
         shared.unlisted.fetch_add(kinds.len(), Ordering::Relaxed);
         let (shared, config, handshakes) = (shared.clone(), config.clone(), handshakes.clone());
         tokio::spawn(async move {
             let permit = handshakes.acquire_owned().await.unwrap();
             let stream = TcpStream::connect(typha).await.unwrap();
             stream.set_nodelay(true).unwrap();
-            let stream = TlsConnector::from(config).connect(ServerName::from(typha.ip()), stream).await.unwrap();
+            let stream =
+                TlsConnector::from(config).connect(ServerName::from(typha.ip()), stream).await.unwrap();
             drop(permit);
             let mut follower = Follower::new(&format!("n{number}"), "bench", "0", FIELDS);
             kinds.iter().for_each(|kind| follower.subscribe(kind));
@@ -358,6 +374,7 @@ async fn many_changes(server: &ApiServer, shared: &Shared, typha: &mut Typha) {
 fn percentiles(mut times: Vec<u64>) -> String {
     times.sort_unstable();
     let at = |share: usize| times.get((times.len() * share / 100).min(times.len().saturating_sub(1)));
-    let text = |share| at(share).map_or("none".to_owned(), |time| format!("{:.1?}", Duration::from_micros(*time)));
+    let text =
+        |share| at(share).map_or("none".to_owned(), |time| format!("{:.1?}", Duration::from_micros(*time)));
     format!("median {}, 99th percentile {}, worst {}", text(50), text(99), text(100))
 }

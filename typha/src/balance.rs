@@ -25,7 +25,9 @@ pub async fn run(datastore: Datastore, hub: Arc<Hub>, namespace: String, service
         if count_in.is_zero() {
             count_in = COUNT;
             match service_endpoints(&datastore.client(), &namespace, &service).await {
-                Ok(found) => limit = connection_limit(hub.look(|server| server.len("Node")), found.len(), PROGRAMS),
+                Ok(found) => {
+                    limit = connection_limit(hub.look(|server| server.len("Node")), found.len(), PROGRAMS)
+                }
                 Err(error) => tracing::debug!(%error, "the other instances cannot be counted"),
             }
         }

@@ -97,7 +97,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let mut interrupted = signal(SignalKind::interrupt())?;
     let tls = tls(&arguments)?.map(|tls| Arc::new(Mutex::new(tls)));
     let datastore = Datastore::connect(arguments.kubeconfig.as_deref()).await?;
-    let bind = async |address| TcpListener::bind(address).await.with_context(|| format!("listen on {address}"));
+    let bind =
+        async |address| TcpListener::bind(address).await.with_context(|| format!("listen on {address}"));
     let (clients, health) = (bind(arguments.listen).await?, bind(arguments.health_listen).await?);
     let (stop, stopped) = watch::channel(false);
     let hub = Hub::new(Limits::default());

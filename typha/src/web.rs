@@ -101,10 +101,18 @@ fn counters(hub: &Hub, registry: &mut Registry) {
     count("typha_lists_again", "Lists begun again for clients that were too slow", counters.lists_again);
     count("typha_chunks_sent", "Messages with objects that were sent", counters.chunks);
     count("typha_sent_bytes", "Octets that were sent, before TLS", counters.octets);
-    count("typha_connections_dropped", "Clients that were dropped: silent, behind, not understood", counters.dropped);
+    count(
+        "typha_connections_dropped",
+        "Clients that were dropped: silent, behind, not understood",
+        counters.dropped,
+    );
     let behind = Gauge::<f64, AtomicU64>::default();
     behind.set(hub.look(|server| server.longest_behind(Instant::now())).as_secs_f64());
-    registry.register("typha_longest_behind_seconds", "How long a client has had something left to read", behind);
+    registry.register(
+        "typha_longest_behind_seconds",
+        "How long a client has had something left to read",
+        behind,
+    );
 }
 
 fn level(value: usize) -> i64 {

@@ -42,9 +42,7 @@ async fn until(updates: &mut Receiver<Update>, is_last: impl Fn(&Update) -> bool
 }
 
 fn is_policy(name: &str, is_there: bool) -> impl Fn(&Update) -> bool {
-    move |update| {
-        matches!(update, Update::Policy(key, policy) if &*key.name == name && policy.is_some() == is_there)
-    }
+    move |update| matches!(update, Update::Policy(key, policy) if &*key.name == name && policy.is_some() == is_there)
 }
 
 /// In an order that does not depend on when which list came.
@@ -145,7 +143,8 @@ async fn an_api_server_that_was_away_is_no_news_and_what_changed_is() {
 async fn only_who_is_named_may_listen() {
     let cluster = Cluster::start().await;
     let (pki, other) = (Pki::new("named"), Pki::new("other"));
-    let typha = Typha::start(cluster.datastore(), anywhere(), Some(pki.files(SERVER, Some("spiffe://typha"))));
+    let typha =
+        Typha::start(cluster.datastore(), anywhere(), Some(pki.files(SERVER, Some("spiffe://typha"))));
     let listen = |tls| {
         let through = cluster.datastore().through_typha(typha.settings(tls), &node(), "felix");
         through.watch(Interest { kinds: vec![datastore::Kind::Tier], ..Interest::felix(node()) })
@@ -190,7 +189,8 @@ async fn new_certificates_count_without_a_restart() {
     assert!(new.directory().is_dir());
     let tls = Some((new.files(CLIENT, None), named(SERVER)));
     let through = cluster.datastore().through_typha(typha.settings(tls), &node(), "felix");
-    let mut updates = through.watch(Interest { kinds: vec![datastore::Kind::Tier], ..Interest::felix(node()) });
+    let mut updates =
+        through.watch(Interest { kinds: vec![datastore::Kind::Tier], ..Interest::felix(node()) });
     until(&mut updates, |update| *update == Update::InSync).await;
 }
 

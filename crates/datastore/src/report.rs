@@ -121,10 +121,7 @@ impl Datastore {
 }
 
 /// One that cannot be read asks nothing.
-fn change(
-    object: Custom<CalicoNodeStatus>,
-    node: &NodeName,
-) -> (String, Option<CalicoNodeStatusSpec>) {
+fn change(object: Custom<CalicoNodeStatus>, node: &NodeName) -> (String, Option<CalicoNodeStatusSpec>) {
     let spec = serde_json::from_value::<CalicoNodeStatusSpec>(object.spec).ok();
     (object.metadata.name.unwrap_or_default(), spec.filter(|spec| spec.node == node.as_str()))
 }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use proto::typha::{FromClient, FromServer, Hello, PROTOCOL, Pong, Subscribe, Wanted, from_client, from_server};
+use proto::typha::{
+    FromClient, FromServer, Hello, PROTOCOL, Pong, Subscribe, Wanted, from_client, from_server,
+};
 
 use crate::chunk::expand;
 use crate::{Event, Name};
@@ -12,7 +14,9 @@ use crate::{Event, Name};
 pub enum ProtocolError {
     #[error("its first message is no Welcome")]
     NoWelcome,
-    #[error("it forwards fields of revision {server}, and this program reads {client}: typha must be upgraded first")]
+    #[error(
+        "it forwards fields of revision {server}, and this program reads {client}: typha must be upgraded first"
+    )]
     Older { server: u32, client: u32 },
     #[error("a message is not well-formed")]
     Malformed,
@@ -69,9 +73,8 @@ impl Follower {
         self.kinds.insert(kind.to_owned(), Kind::default());
         if self.is_welcome {
             let wanted = vec![Wanted { kind: kind.to_owned(), position: 0 }];
-            self.answers.push(FromClient {
-                message: Some(from_client::Message::Subscribe(Subscribe { wanted })),
-            });
+            self.answers
+                .push(FromClient { message: Some(from_client::Message::Subscribe(Subscribe { wanted })) });
         }
     }
 
@@ -142,9 +145,9 @@ impl Follower {
             }
             Message::Missing(missing) => return Ok(vec![(missing.kind, Event::Missing)]),
             Message::Skip(skip) => self.skip = skip.indexes,
-            Message::Ping(ping) => self.answers.push(FromClient {
-                message: Some(from_client::Message::Pong(Pong { number: ping.number })),
-            }),
+            Message::Ping(ping) => self
+                .answers
+                .push(FromClient { message: Some(from_client::Message::Pong(Pong { number: ping.number })) }),
             Message::Goodbye(goodbye) => return Err(ProtocolError::Goodbye(goodbye.reason)),
         }
         Ok(Vec::new())
@@ -156,7 +159,8 @@ impl Follower {
         let objects = expand(chunk).ok_or(ProtocolError::Malformed)?;
         kind.position = chunk.position;
         // The indexes ascend.
-        let is_alive = |index: usize| u32::try_from(index).is_ok_and(|index| skip.binary_search(&index).is_err());
+        let is_alive =
+            |index: usize| u32::try_from(index).is_ok_and(|index| skip.binary_search(&index).is_err());
         let alive = objects.into_iter().enumerate().filter(|(index, _)| is_alive(*index));
         let events = alive.map(|(_, object)| {
             let name = Name::new(&object.namespace, &object.name);

@@ -177,7 +177,9 @@ impl Log {
         self.chunks.insert(last, Chunk::new(&self.kind, last, last, objects));
         self.last = last;
         self.unsettled += 1;
-        if self.unsettled > self.chunks.len().max(UNSETTLED) / 2 || self.dead > self.objects.len() / 2 + CHUNK_ENTRIES {
+        if self.unsettled > self.chunks.len().max(UNSETTLED) / 2
+            || self.dead > self.objects.len() / 2 + CHUNK_ENTRIES
+        {
             self.tidy();
         }
     }
@@ -195,7 +197,8 @@ impl Log {
         self.forget_gone();
         let mut group: Vec<u64> = Vec::new();
         let mut size = 0;
-        let all: Vec<(u64, usize, bool)> = self.chunks.iter().map(|(last, c)| (*last, c.live_size(), is_good(c))).collect();
+        let all: Vec<(u64, usize, bool)> =
+            self.chunks.iter().map(|(last, c)| (*last, c.live_size(), is_good(c))).collect();
         for (last, live_size, is_good) in all {
             if is_good || size + live_size > CHUNK {
                 self.merge(&mem::take(&mut group));

@@ -260,7 +260,9 @@ impl Server {
     /// Ends a connection and says why.
     pub fn close(&mut self, id: ClientId, reason: &str) {
         if let Some(client) = self.clients.get_mut(&id).filter(|client| !client.is_over) {
-            client.queue.push_back(encode(from_server::Message::Goodbye(Goodbye { reason: reason.to_owned() })));
+            client
+                .queue
+                .push_back(encode(from_server::Message::Goodbye(Goodbye { reason: reason.to_owned() })));
             client.is_over = true;
             self.ready.insert(id);
         }

@@ -45,7 +45,8 @@ impl Known {
                 self.lists += 1;
             }
             Event::Put(name, content) => {
-                let version: u64 = std::str::from_utf8(&content).unwrap().trim_end_matches('.').parse().unwrap();
+                let version: u64 =
+                    std::str::from_utf8(&content).unwrap().trim_end_matches('.').parse().unwrap();
                 if let Some(listing) = &mut self.listing {
                     listing.insert(name.clone());
                 }
@@ -213,7 +214,10 @@ fn play(seed: u64, steps: u64) {
         }
         for (kind, objects, entries, _) in server.sizes() {
             // What is gone is remembered up to as many as there are, and the dead up to half of that, more or less.
-            assert!(entries <= 3 * objects + 3 * 8 + 512 + 200, "{kind}: {entries} entries for {objects} objects");
+            assert!(
+                entries <= 3 * objects + 3 * 8 + 512 + 200,
+                "{kind}: {entries} entries for {objects} objects"
+            );
         }
     }
     for (number, peer) in peers.iter_mut().enumerate() {

@@ -137,7 +137,8 @@ pub struct Typha {
 
 impl Typha {
     pub fn start(datastore: Datastore, address: SocketAddr, tls: Option<Files>) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let hub = Hub::new(Limits::default());
         let listener = loop {
             // The port of one that was just killed.

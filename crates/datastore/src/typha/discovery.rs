@@ -42,7 +42,8 @@ fn of_slice(slice: &EndpointSliceObject) -> Vec<Found> {
     let ports = slice.ports.as_deref().unwrap_or_default();
     let named = ports.iter().find(|port| port.name.as_deref() == Some(PORT_NAME)).or(ports.first());
     let Some(port) = named.and_then(|port| u16::try_from(port.port?).ok()) else { return Vec::new() };
-    let serving = slice.endpoints.iter().flatten().filter(|endpoint| endpoint.conditions.ready != Some(false));
+    let serving =
+        slice.endpoints.iter().flatten().filter(|endpoint| endpoint.conditions.ready != Some(false));
     let addresses = serving.flat_map(|endpoint| {
         let parsed = endpoint.addresses.iter().filter_map(|address| address.parse().ok());
         parsed.map(|ip| Found { address: SocketAddr::new(ip, port), node: endpoint.node_name.clone() })
@@ -51,7 +52,12 @@ fn of_slice(slice: &EndpointSliceObject) -> Vec<Found> {
 }
 
 /// The order in which to try: an endpoint of this node first, then at random; the one that was left last.
-pub(super) fn order(mut found: Vec<Found>, node: &str, left: Option<SocketAddr>, random: u64) -> Vec<SocketAddr> {
+pub(super) fn order(
+    mut found: Vec<Found>,
+    node: &str,
+    left: Option<SocketAddr>,
+    random: u64,
+) -> Vec<SocketAddr> {
     let mut state = random | 1;
     for end in (1..found.len()).rev() {
         state ^= state << 13;
@@ -71,7 +77,8 @@ pub(super) async fn resolve(place: &Place, client: &Client) -> std::result::Resu
             found.map_err(|error| error.to_string())
         }
         Place::Address(address) => {
-            let found = tokio::net::lookup_host(address).await.map_err(|error| format!("{address}: {error}"))?;
+            let found =
+                tokio::net::lookup_host(address).await.map_err(|error| format!("{address}: {error}"))?;
             Ok(found.map(|address| Found { address, node: None }).collect())
         }
     }

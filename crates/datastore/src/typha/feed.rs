@@ -146,7 +146,8 @@ impl Worker {
     }
 
     fn direct_watches(&self) -> SelectAll<RawStream> {
-        let mut kinds: Vec<Kind> = self.listeners.iter().flat_map(|listener| listener.kinds.keys().copied()).collect();
+        let mut kinds: Vec<Kind> =
+            self.listeners.iter().flat_map(|listener| listener.kinds.keys().copied()).collect();
         kinds.sort();
         kinds.dedup();
         kinds.into_iter().map(|kind| watch_raw(self.client.clone(), kind)).collect()

@@ -24,7 +24,10 @@ pub struct Settings {
 pub enum Place {
     /// `host:port`.
     Address(String),
-    Service { namespace: String, name: String },
+    Service {
+        namespace: String,
+        name: String,
+    },
 }
 
 /// A parameter that cannot be used; nothing is done without it.
@@ -42,7 +45,8 @@ impl Settings {
         parameter: impl Fn(&str) -> Option<String>,
         fallback: Option<&str>,
     ) -> Result<Option<Self>, WrongSetting> {
-        let text = |name: &str| parameter(name).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
+        let text =
+            |name: &str| parameter(name).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
         let service = text("TyphaK8sServiceName").filter(|name| name != "none");
         let place = match (text("TyphaAddr"), service) {
             (Some(address), _) => Place::Address(address),
@@ -90,7 +94,8 @@ mod tests {
     fn typha_is_used_when_it_is_named() {
         assert_eq!(settings(&[]), Ok(None));
         assert_eq!(settings(&[("TyphaK8sServiceName", "none")]), Ok(None));
-        let by_name = settings(&[("TyphaK8sServiceName", "calico-typha"), ("fallback", "60")]).unwrap().unwrap();
+        let by_name =
+            settings(&[("TyphaK8sServiceName", "calico-typha"), ("fallback", "60")]).unwrap().unwrap();
         let name = "calico-typha".to_owned();
         assert_eq!(by_name.place, Place::Service { namespace: "kube-system".to_owned(), name });
         assert_eq!((by_name.read_timeout.as_secs(), by_name.fallback), (30, Some(Duration::from_secs(60))));
@@ -104,7 +109,8 @@ mod tests {
         let files = [("TyphaCAFile", "ca"), ("TyphaCertFile", "cert"), ("TyphaKeyFile", "key")];
         let cn = ("TyphaCN", "typha-server");
         assert!(settings(&[address, files[0], files[1], files[2], cn]).unwrap().unwrap().tls.is_some());
-        for half in [vec![address, files[0]], vec![address, cn], vec![address, files[0], files[1], files[2]]] {
+        for half in [vec![address, files[0]], vec![address, cn], vec![address, files[0], files[1], files[2]]]
+        {
             assert!(settings(&half).is_err(), "{half:?}");
         }
     }
@@ -112,7 +118,8 @@ mod tests {
     #[test]
     fn a_time_that_is_none_is_refused() {
         let address = ("TyphaAddr", "192.0.2.1:5473");
-        for (name, value) in [("TyphaReadTimeout", "soon"), ("TyphaWriteTimeout", "-1"), ("fallback", "inf")] {
+        for (name, value) in [("TyphaReadTimeout", "soon"), ("TyphaWriteTimeout", "-1"), ("fallback", "inf")]
+        {
             assert!(settings(&[address, (name, value)]).is_err(), "{name}={value}");
         }
     }

@@ -38,8 +38,7 @@ pub(super) fn visit<V: Visitor>(visitor: V, kind: Kind, node: &NodeName) -> V::O
     match kind {
         Kind::LocalPod => {
             let here = watcher::Config::default().fields(&format!("spec.nodeName={node}"));
-            visitor
-                .visit(kind, here, |object: &PodObject, problems| pod(object, problems).map(Item::Update))
+            visitor.visit(kind, here, |object: &PodObject, problems| pod(object, problems).map(Item::Update))
         }
         Kind::Node => built_in(visitor, kind, |object: &NodeObject, problems| {
             convert::node(object, problems).map(|node| Update::Node(node.name.clone(), Some(node)))
@@ -122,10 +121,12 @@ fn beside_policies<V: Visitor>(visitor: V, kind: Kind) -> V::Output {
             let (key, set) = convert::network_set(meta, &spec, problems)?;
             Some(Item::Update(Update::NetworkSet(key, Some(set))))
         }),
-        Kind::GlobalNetworkSet => custom::<crd::GlobalNetworkSet, _, _>(visitor, kind, |meta, spec, problems| {
-            let (key, set) = convert::global_network_set(meta, &spec, problems)?;
-            Some(Item::Update(Update::NetworkSet(key, Some(set))))
-        }),
+        Kind::GlobalNetworkSet => {
+            custom::<crd::GlobalNetworkSet, _, _>(visitor, kind, |meta, spec, problems| {
+                let (key, set) = convert::global_network_set(meta, &spec, problems)?;
+                Some(Item::Update(Update::NetworkSet(key, Some(set))))
+            })
+        }
         Kind::HostEndpoint => custom::<crd::HostEndpoint, _, _>(visitor, kind, |meta, spec, problems| {
             let endpoint = convert::host_endpoint(meta, &spec, problems)?;
             Some(Item::Update(Update::HostEndpoint(endpoint.name.clone(), Some(Box::new(endpoint)))))

@@ -21,8 +21,8 @@ use tokio::sync::mpsc;
 
 pub use follow::Followed;
 pub(crate) use follow::follow;
-pub use sources::RawStream;
 use sources::EventStream;
+pub use sources::RawStream;
 use tracker::{Event, Tracker, Viewer};
 
 use crate::typha::Feed;
@@ -223,14 +223,15 @@ impl Source {
         if let Some(typha) = self.typha.as_ref().filter(|_| !shared.is_empty()) {
             let decoders: BTreeMap<Kind, _> =
                 shared.iter().map(|kind| (*kind, sources::decoder(*kind))).collect();
-            let events = stream::unfold((typha.subscribe(shared), decoders), |(mut raw, decoders)| async move {
-                loop {
-                    let (kind, event) = raw.recv().await?;
-                    if let Some(decode) = decoders.get(&kind) {
-                        return Some(((kind, decode(event)), (raw, decoders)));
+            let events =
+                stream::unfold((typha.subscribe(shared), decoders), |(mut raw, decoders)| async move {
+                    loop {
+                        let (kind, event) = raw.recv().await?;
+                        if let Some(decode) = decoders.get(&kind) {
+                            return Some(((kind, decode(event)), (raw, decoders)));
+                        }
                     }
-                }
-            });
+                });
             all.push(events.boxed());
         }
         all

@@ -133,7 +133,10 @@ impl Visitor for Raw {
 fn encode<K: Watched>(mut object: K) -> Option<Bytes> {
     object.meta_mut().resource_version = None;
     let encoded = serde_json::to_vec(&object);
-    encoded.inspect_err(|error| tracing::error!(%error, "an object cannot be written as JSON")).ok().map(Bytes::from)
+    encoded
+        .inspect_err(|error| tracing::error!(%error, "an object cannot be written as JSON"))
+        .ok()
+        .map(Bytes::from)
 }
 
 struct Decode;

@@ -94,7 +94,8 @@ impl Client {
 
     /// Asks whether it still listens, when it is time. One question at a time.
     pub(super) fn ping(&mut self, limits: &Limits, now: Instant) -> bool {
-        if self.is_over || self.hello.is_none() || self.pong < self.ping || now < self.pinged_at + limits.ping {
+        if self.is_over || self.hello.is_none() || self.pong < self.ping || now < self.pinged_at + limits.ping
+        {
             return false;
         }
         self.ping += 1;
@@ -119,7 +120,11 @@ impl Client {
     }
 
     /// The next message. Kinds take turns, so that a large list keeps no small one waiting.
-    pub(super) fn poll(&mut self, logs: &mut BTreeMap<Arc<str>, Log>, counters: &mut Counters) -> Option<Bytes> {
+    pub(super) fn poll(
+        &mut self,
+        logs: &mut BTreeMap<Arc<str>, Log>,
+        counters: &mut Counters,
+    ) -> Option<Bytes> {
         if let Some(frame) = self.queue.pop_front() {
             return Some(frame);
         }
@@ -129,9 +134,12 @@ impl Client {
         let turn = self.turn.take();
         let is_later = |kind: &Arc<str>| turn.as_ref().is_some_and(|turn| kind > turn);
         let kinds = self.positions.keys();
-        let order: Vec<Arc<str>> = kinds.clone().filter(|k| is_later(k)).chain(kinds.filter(|k| !is_later(k))).cloned().collect();
+        let order: Vec<Arc<str>> =
+            kinds.clone().filter(|k| is_later(k)).chain(kinds.filter(|k| !is_later(k))).cloned().collect();
         for kind in order {
-            let (Some(log), Some(position)) = (logs.get_mut(&kind), self.positions.get_mut(&kind)) else { continue };
+            let (Some(log), Some(position)) = (logs.get_mut(&kind), self.positions.get_mut(&kind)) else {
+                continue;
+            };
             if let Some((first, second)) = position.step(&kind, log, counters) {
                 self.queue.extend(second);
                 self.turn = Some(kind);
@@ -150,7 +158,8 @@ impl Position {
             State::Unlisted => return None,
             State::Missing => {
                 let is_news = !std::mem::replace(&mut self.told_missing, true);
-                return is_news.then(|| (encode(from_server::Message::Missing(Missing { kind: kind() })), None));
+                return is_news
+                    .then(|| (encode(from_server::Message::Missing(Missing { kind: kind() })), None));
             }
             State::Listed => {}
         }
@@ -158,12 +167,8 @@ impl Position {
         if !self.begun || is_lost {
             counters.lists += 1;
             counters.lists_again += u64::from(is_lost);
-            *self = Self {
-                begun: true,
-                floor: log.horizon(),
-                list_until: Some(log.last()),
-                ..Self::default()
-            };
+            *self =
+                Self { begun: true, floor: log.horizon(), list_until: Some(log.last()), ..Self::default() };
             return Some((encode(from_server::Message::ListBegins(ListBegins { kind: kind() })), None));
         }
         let list_until = self.list_until;
