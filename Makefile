@@ -5,7 +5,7 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 BIN := $(TARGET_DIR)/debug
 JOBS ?= 2
 
-.PHONY: help setup build test-vm cni-static demo test check fmt bench bench-bgp bench-cni bench-codec bench-speaker bench-calc bench-policy deny
+.PHONY: help setup build image test-vm cni-static demo test check fmt bench bench-bgp bench-cni bench-codec bench-speaker bench-calc bench-policy deny
 
 help: ## lists the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -21,6 +21,9 @@ cni-static: ## links the CNI plugins statically, as they are installed on nodes
 	  $(CARGO) rustc --profile plugin -p cni --bin $$bin -j$(JOBS) -- -C target-feature=+crt-static -C relocation-model=static || exit 1; \
 	done
 	@mkdir -p $(TARGET_DIR)/release && cp --remove-destination $(TARGET_DIR)/plugin/calico $(TARGET_DIR)/plugin/calico-ipam $(TARGET_DIR)/release/
+
+image: setup ## builds the container image localhost/ocicat:dev; OUTPUT=ocicat.tar saves it, too
+	@JOBS=$(JOBS) images/build $(if $(OUTPUT),--output $(OUTPUT))
 
 demo: build ## plays the demo: a cluster on this machine, told as a story
 	@$(BIN)/demo
