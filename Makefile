@@ -5,7 +5,7 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 BIN := $(TARGET_DIR)/debug
 JOBS ?= 2
 
-.PHONY: help setup build image test-vm cni-static demo test check fmt bench bench-bgp bench-cni bench-codec bench-speaker bench-calc bench-policy deny
+.PHONY: help setup build image test-vm cni-static demo test check fmt bench bench-bgp bench-cni bench-codec bench-speaker bench-calc bench-policy bench-typha deny
 
 help: ## lists the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -63,6 +63,10 @@ bench-calc: setup ## measures the policy calculation at 100 000 endpoints and 5 
 
 bench-policy: setup ## measures policy in the kernel beside nft, iptables-restore and Calico's tree; ARGS="--section packets" for a part
 	@$(CARGO) run -q --release -p bench-policy -j$(JOBS) -- $(ARGS)
+
+bench-typha: setup ## measures typha with 2 000 clients and 100 000 endpoints over TLS; ARGS="200 10000" for fewer
+	@$(CARGO) build -q --release -p typha --bins --examples -j$(JOBS)
+	@ulimit -n 16384 && $(TARGET_DIR)/release/examples/bench-typha $(ARGS)
 
 deny: ## licences, advisories, sources of what is linked
 	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny

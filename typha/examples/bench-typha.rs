@@ -292,7 +292,9 @@ async fn client(
                     shared.heard_at.fetch_max(micros(shared.started), Ordering::Relaxed);
                 }
             }
-            Some(from_server::Message::Listed(_)) => drop(shared.unlisted.fetch_sub(1, Ordering::Relaxed)),
+            Some(from_server::Message::Listed(_) | from_server::Message::Missing(_)) => {
+                shared.unlisted.fetch_sub(1, Ordering::Relaxed);
+            }
             Some(from_server::Message::Ping(ping)) => {
                 let pong = from_client::Message::Pong(Pong { number: ping.number });
                 let pong = encode_frame(&FromClient { message: Some(pong) });

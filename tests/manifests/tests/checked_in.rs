@@ -187,13 +187,13 @@ fn assert_same(one: Vec<Value>, other: Vec<Value>) {
     }
 }
 
-/// A patch puts variables first; no variable refers to another one.
+/// A patch puts variables and volumes first; no variable refers to another one.
 fn order_variables(value: &mut Value) {
     match value {
         Value::Object(members) => {
             for (name, member) in members {
-                if let ("env", Value::Array(variables)) = (name.as_str(), &mut *member) {
-                    variables.sort_by_key(|variable| variable["name"].to_string());
+                if let ("env" | "volumes" | "volumeMounts", Value::Array(items)) = (name.as_str(), &mut *member) {
+                    items.sort_by_key(|item| (item["name"].to_string(), item["mountPath"].to_string()));
                 }
                 order_variables(member);
             }
