@@ -4,7 +4,7 @@
 //! level deeper where a branch has many members, because a packet is compared with every member of a branch.
 //! For nftables one map.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use kernel::{Chain, ChainName, InterfaceMatch, InterfaceSide, PacketRule, RuleAction};
@@ -19,6 +19,10 @@ pub(crate) struct Dispatch<'a> {
     pub(crate) root: &'static str,
     pub(crate) side: InterfaceSide,
     pub(crate) targets: &'a BTreeMap<&'a str, ChainName>,
+    /// What stands before the dispatch where that is a map.
+    pub(crate) before: &'a [PacketRule],
+    /// Those of the targets that are dispatched to before that.
+    pub(crate) apart: &'a BTreeSet<&'a str>,
     /// What is done with every other interface; at the end of each chain.
     pub(crate) otherwise: &'a [PacketRule],
 }
@@ -33,15 +37,19 @@ impl Dispatch<'_> {
             self.branch(ChainName::fixed(self.root), cut, &all, &mut chains);
             return chains;
         }
-        let map: BTreeMap<Arc<str>, ChainName> =
-            self.targets.iter().map(|(interface, chain)| (Arc::from(*interface), chain.clone())).collect();
-        let map = RuleAction::InterfaceMap { side: self.side, chains: Arc::new(map) };
         let mut rules = Vec::new();
-        if !self.targets.is_empty() {
-            rules.push(PacketRule::new(map));
-        }
+        rules.extend(self.map(true));
+        rules.extend(self.map(false).into_iter().flat_map(|map| self.before.iter().cloned().chain([map])));
         rules.extend(self.otherwise.iter().cloned());
         vec![Chain { name: ChainName::fixed(self.root), rules: rules.into() }]
+    }
+
+    fn map(&self, apart: bool) -> Option<PacketRule> {
+        let members = self.targets.iter().filter(|(interface, _)| self.apart.contains(*interface) == apart);
+        let map: BTreeMap<Arc<str>, ChainName> =
+            members.map(|(interface, chain)| (Arc::from(*interface), chain.clone())).collect();
+        let map = (!map.is_empty()).then(|| Arc::new(map))?;
+        Some(PacketRule::new(RuleAction::InterfaceMap { side: self.side, chains: map }))
     }
 
     /// The chain that leads to `members`, and those below it. Their names differ from the root's by what stands
@@ -100,6 +108,8 @@ mod tests {
             root: "cali-from-wl-dispatch",
             side: InterfaceSide::In,
             targets: &targets,
+            before: &[],
+            apart: &BTreeSet::new(),
             otherwise: &otherwise,
         };
         let text = |chain: Chain| {

@@ -6,6 +6,7 @@ use felix_calc::{ActiveEndpoint, ActivePolicy, ActiveTier, EndpointPolicies, Pod
 use kernel::{Chain, ChainName, ConntrackState, Match, PacketRule, PacketSide, RejectWith, RuleAction};
 use model::{Direction, PolicyKey, PortRange, Protocol};
 
+use crate::compact::{CompactChain, ProfileSays};
 use crate::drops::DropReason;
 use crate::groups::{Group, groups};
 use crate::marks::{clear_mark, mark_clear, mark_set, set_mark};
@@ -62,6 +63,7 @@ pub(crate) fn render_pod<'a>(
     endpoint: &ActiveEndpoint,
     direction: Direction,
     policy: impl Fn(&PolicyKey) -> Option<&'a Arc<ActivePolicy>>,
+    profile: impl Fn(&Arc<str>) -> ProfileSays,
 ) -> (Chain, Vec<Group>) {
     let name = endpoint_chain(Way::Pod, direction, &endpoint.local.interface);
     let closed = |reason: String| {
@@ -77,7 +79,14 @@ pub(crate) fn render_pod<'a>(
             }
             let limits = by_direction(direction, endpoint.options.ingress, endpoint.options.egress);
             let chain = EndpointChain { way: Way::Pod, direction, tiers, profiles, limits };
-            let (rules, groups) = chain.render(context, policy);
+            let (rules, groups) = if context.is_nftables() && !limits_packets(endpoint) {
+                let mut rules: Vec<_> = chain.connection_limit().into_iter().collect();
+                let compact = CompactChain { direction, tiers, profiles };
+                let groups = compact.render(context, policy, profile, &mut rules);
+                (rules, groups)
+            } else {
+                chain.render(context, policy)
+            };
             (Chain { name, rules: rules.into() }, groups)
         }
     }
@@ -161,14 +170,18 @@ impl EndpointChain<'_> {
         if context.settings.drop_invalid {
             rules.push(PacketRule::new(context.deny()).when(conntrack(&[ConntrackState::Invalid])));
         }
-        if let Some(most) = self.limits.connections {
-            let one_too_many = PacketRule::new(RuleAction::Reject(RejectWith::TcpReset))
-                .when(protocol(Protocol::TCP))
-                .when(Match::TcpSyn)
-                .when(Match::ConnectionsAbove(most));
-            rules.push(one_too_many);
-        }
+        rules.extend(self.connection_limit());
         rules
+    }
+
+    /// Refuses what would be one connection too many.
+    fn connection_limit(&self) -> Option<PacketRule> {
+        let most = self.limits.connections?;
+        let one_too_many = PacketRule::new(RuleAction::Reject(RejectWith::TcpReset))
+            .when(protocol(Protocol::TCP))
+            .when(Match::TcpSyn)
+            .when(Match::ConnectionsAbove(most));
+        Some(one_too_many)
     }
 
     /// Packets above the rate go, whatever they belong to.
@@ -214,7 +227,7 @@ impl EndpointChain<'_> {
 }
 
 /// A pod's own tunnels would carry packets past the policy of where they end.
-fn encapsulated(context: &Context<'_>) -> Vec<PacketRule> {
+pub(crate) fn encapsulated(context: &Context<'_>) -> Vec<PacketRule> {
     let mut rules = Vec::new();
     if !context.settings.vxlan_from_pods {
         let ranges = [PortRange::single(context.settings.vxlan_port)].into();

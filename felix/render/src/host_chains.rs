@@ -138,8 +138,14 @@ impl HostChains<'_> {
             otherwise.extend(self.skip_pods(branch));
             otherwise.push(PacketRule::new(RuleAction::Goto(chain)));
         }
-        let dispatch =
-            Dispatch { root: branch.root, side: branch.side(), targets: &targets, otherwise: &otherwise };
+        let dispatch = Dispatch {
+            root: branch.root,
+            side: branch.side(),
+            targets: &targets,
+            before: &[],
+            apart: &BTreeSet::new(),
+            otherwise: &otherwise,
+        };
         if context.is_nftables() && targets.is_empty() && otherwise.is_empty() {
             // Nothing leads to it either.
             return;

@@ -1,7 +1,7 @@
 //! Policy where kube-proxy works in mode IPVS: packets to Services then come in through INPUT and go out through
 //! OUTPUT, which knows their way in no more. A mark of the packet remembers it (`spec/felix.md` §1.7).
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use kernel::{Chain, ChainName, InterfaceSide, Match, PacketRule, PacketSide, RuleAction};
@@ -162,8 +162,14 @@ impl<'a> Ipvs<'a> {
             PacketRule::new(RuleAction::SetMark { value, mask: self.marks.mask })
                 .comment("Non-Cali endpoint mark"),
         );
-        let dispatch =
-            Dispatch { root: SET_MARK, side: InterfaceSide::In, targets: &targets, otherwise: &otherwise };
+        let dispatch = Dispatch {
+            root: SET_MARK,
+            side: InterfaceSide::In,
+            targets: &targets,
+            before: &[],
+            apart: &BTreeSet::new(),
+            otherwise: &otherwise,
+        };
         let mut chains = dispatch.render(false);
         chains.extend(marks.iter().map(|(interface, value)| {
             let set = RuleAction::SetMark { value: *value, mask: self.marks.mask };

@@ -18,6 +18,7 @@
 //! ```
 
 mod base_chains;
+mod compact;
 mod dispatch;
 mod drops;
 mod endpoint_chains;

@@ -30,16 +30,17 @@ pub fn nft_chain_name(table: IptablesTable, name: &str) -> Arc<str> {
 pub fn spell_chain(family: Family, table: IptablesTable, chain: &Chain) -> SpelledChain {
     let decides = CLOSED_PREFIXES.iter().any(|prefix| chain.name.as_str().starts_with(prefix));
     let name = nft_chain_name(table, chain.name.as_str());
-    let mut speller = ChainSpeller::new(family, table, name);
-    chain.rules.iter().for_each(|rule| speller.push(rule));
-    speller.finish(None, decides)
+    ChainSpeller::new(family, table, name).spell(chain.rules.iter(), None, decides)
 }
 
 /// Spells what stands in a chain of the kernel: a base chain of ours at the same place.
 pub fn spell_hook(family: Family, table: IptablesTable, name: HookName, hook: &Hook) -> SpelledChain {
-    let mut speller = ChainSpeller::new(family, table, nft_chain_name(table, name));
-    hook.inserts.iter().chain(&hook.appends).for_each(|rule| speller.push(rule));
-    speller.finish(Some(nft_hook(table, name)), false)
+    let rules = hook.inserts.iter().chain(&hook.appends);
+    ChainSpeller::new(family, table, nft_chain_name(table, name)).spell(
+        rules,
+        Some(nft_hook(table, name)),
+        false,
+    )
 }
 
 /// Where the base chain of a kernel's chain stands. Translation of sources comes behind kube-proxy's.
@@ -81,11 +82,26 @@ struct ChainSpeller {
     name: Arc<str>,
     rules: Vec<NftRule>,
     maps: Vec<(Arc<str>, NftMap)>,
+    /// How many maps are still to come.
+    maps_to_come: usize,
 }
 
 impl ChainSpeller {
     fn new(family: Family, table: IptablesTable, name: Arc<str>) -> Self {
-        Self { family, table, name, rules: Vec::new(), maps: Vec::new() }
+        Self { family, table, name, rules: Vec::new(), maps: Vec::new(), maps_to_come: 0 }
+    }
+
+    fn spell<'a>(
+        mut self,
+        rules: impl Iterator<Item = &'a PacketRule> + Clone,
+        hook: Option<NftHook>,
+        decides: bool,
+    ) -> SpelledChain {
+        let asks_map = |rule: &&PacketRule| matches!(rule.action, RuleAction::InterfaceMap { .. });
+        self.maps_to_come = rules.clone().filter(asks_map).count();
+        rules.for_each(|rule| self.push(rule));
+        let chain = NftChain { hook, rules: self.rules.into(), decides };
+        SpelledChain { name: self.name, chain, maps: self.maps }
     }
 
     fn push(&mut self, rule: &PacketRule) {
@@ -121,8 +137,10 @@ impl ChainSpeller {
         self.rules.push(speller.rule);
     }
 
+    /// The last map of a chain has the chain's own name, whether there are others or not.
     fn add_map(&mut self, chains: &std::collections::BTreeMap<Arc<str>, ChainName>) -> Arc<str> {
-        let name = match self.maps.len() {
+        self.maps_to_come = self.maps_to_come.saturating_sub(1);
+        let name = match self.maps_to_come {
             0 => self.name.clone(),
             more => format!("{}-{more}", self.name).into(),
         };
@@ -130,11 +148,6 @@ impl ChainSpeller {
         let entries = chains.iter().map(|(interface, chain)| (interface.clone(), goto(chain)));
         self.maps.push((name.clone(), entries.collect()));
         name
-    }
-
-    fn finish(self, hook: Option<NftHook>, decides: bool) -> SpelledChain {
-        let chain = NftChain { hook, rules: self.rules.into(), decides };
-        SpelledChain { name: self.name, chain, maps: self.maps }
     }
 }
 

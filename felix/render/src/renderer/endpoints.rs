@@ -9,9 +9,10 @@ use kernel::{Chain, ChainName, InterfaceSide, IptablesTable, Neighbour, Neighbou
 use model::{Cidr, Direction, Family, HostInterface};
 
 use super::{DIRECTIONS, Renderer};
+use crate::compact::{ProfileSays, before_dispatch};
 use crate::dispatch::Dispatch;
 use crate::drops::DropReason;
-use crate::endpoint_chains::{Way, endpoint_chain, is_closed, render_pod};
+use crate::endpoint_chains::{Way, endpoint_chain, is_closed, limits_packets, render_pod};
 use crate::names::{FROM_WORKLOAD_DISPATCH, TO_WORKLOAD_DISPATCH};
 use crate::pod_state::{addresses, is_interface_name, route, route_form, sysctls};
 use crate::settings::{Context, RuleDataplane};
@@ -53,6 +54,10 @@ impl Renderer {
         let is_nftables = self.rules.dataplane == RuleDataplane::Nftables;
         self.static_dirty |=
             asks(&old) || asks(&endpoint) || (is_nftables && is_closed(&old) != is_closed(&endpoint));
+        let is_apart = |endpoint: &Option<Arc<ActiveEndpoint>>| {
+            is_closed(endpoint) || endpoint.as_deref().is_some_and(limits_packets)
+        };
+        self.dispatch_dirty |= is_nftables && is_apart(&old) != is_apart(&endpoint);
         match endpoint {
             Some(endpoint) => {
                 self.render_endpoint(&endpoint);
@@ -75,8 +80,11 @@ impl Renderer {
         for family in self.families() {
             let context = Context::new(&rules, family, IptablesTable::Filter);
             for direction in DIRECTIONS {
-                let policies = &self.policies;
-                let (chain, groups) = render_pod(&context, endpoint, direction, |key| policies.get(key));
+                let (policies, profiles) = (&self.policies, &self.profiles);
+                let says =
+                    |name: &Arc<str>| ProfileSays::of(profiles.get(name).map(|known| &**known), direction);
+                let (chain, groups) =
+                    render_pod(&context, endpoint, direction, |key| policies.get(key), says);
                 self.put_chain(family, chain);
                 all_groups.extend(groups);
             }
@@ -172,6 +180,11 @@ impl Renderer {
     pub(super) fn render_dispatches(&mut self) {
         let rules = self.rules.clone();
         let mut wanted = BTreeSet::new();
+        // What is closed is so for connections that are there, and where packets are counted, these count.
+        let is_apart = |endpoint: &ActiveEndpoint| is_closed(&rules, endpoint) || limits_packets(endpoint);
+        let apart = self.endpoints.iter().filter(|(_, endpoint)| is_apart(endpoint));
+        let apart: BTreeSet<HostInterface> = apart.map(|(interface, _)| interface.clone()).collect();
+        let apart: BTreeSet<&str> = apart.iter().map(String::as_str).collect();
         for family in self.families() {
             let context = Context::new(&rules, family, IptablesTable::Filter);
             for (root, side, direction) in DISPATCHES {
@@ -181,7 +194,15 @@ impl Renderer {
                     interfaces.map(|interface| (interface.as_str(), target(interface))).collect();
                 let place = (direction, &DropReason::UnknownInterface);
                 let otherwise = context.dropped(place, Some("Unknown interface".to_owned()), &[]);
-                let dispatch = Dispatch { root, side, targets: &targets, otherwise: &otherwise };
+                let before = before_dispatch(&context, direction);
+                let dispatch = Dispatch {
+                    root,
+                    side,
+                    targets: &targets,
+                    before: &before,
+                    apart: &apart,
+                    otherwise: &otherwise,
+                };
                 let chains: Vec<Chain> = dispatch.render(context.is_nftables());
                 for chain in chains {
                     wanted.insert(chain.name.clone());

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use felix_calc::{ActivePolicy, ActiveProfile};
+use felix_calc::{ActivePolicy, ActiveProfile, EndpointPolicies};
 use kernel::IptablesTable;
 use model::PolicyKey;
 
 use super::{DIRECTIONS, Renderer};
+use crate::compact::{ProfileSays, passes};
 use crate::drops::DropReason;
 use crate::groups::Group;
 use crate::names::{policy_chain, profile_chain};
@@ -36,9 +37,11 @@ impl Renderer {
             tiers.any(|tier| tier.ingress.contains(&key) || tier.egress.contains(&key))
         });
         self.host_endpoints_dirty |= is_of_hosts;
-        // Another selector makes other groups, where endpoints have the policy already.
+        // Another selector makes other groups, where endpoints have the policy already. What comes behind a tier is
+        // only there when the tier may pass a packet on.
+        let passing = |policy: &ActivePolicy| DIRECTIONS.map(|direction| passes(policy, direction));
         if let (Some(old), Some(new)) = (old, policy)
-            && old.selector != new.selector
+            && (old.selector != new.selector || passing(&old) != passing(&new))
         {
             self.regroup(&key);
         }
@@ -48,10 +51,14 @@ impl Renderer {
         let has = |tiers: &[felix_calc::ActiveTier]| {
             tiers.iter().any(|tier| tier.ingress.contains(key) || tier.egress.contains(key))
         };
-        let concerned = self.endpoints.values().filter(|endpoint| match &endpoint.policies {
-            felix_calc::EndpointPolicies::Open { tiers, .. } => has(tiers),
-            felix_calc::EndpointPolicies::Closed(_) => false,
+        self.render_endpoints_whose(|policies| match policies {
+            EndpointPolicies::Open { tiers, .. } => has(tiers),
+            EndpointPolicies::Closed(_) => false,
         });
+    }
+
+    fn render_endpoints_whose(&mut self, concerned: impl Fn(&EndpointPolicies) -> bool) {
+        let concerned = self.endpoints.values().filter(|endpoint| concerned(&endpoint.policies));
         for endpoint in concerned.cloned().collect::<Vec<_>>() {
             self.render_endpoint(&endpoint);
         }
@@ -69,6 +76,7 @@ impl Renderer {
 
     pub(super) fn set_profile(&mut self, name: Arc<str>, profile: Option<Arc<ActiveProfile>>) {
         let reason = DropReason::Profile(name.clone(), 0);
+        let before = self.profiles.get(&name).cloned();
         match profile {
             Some(profile) => {
                 self.drop_names.remember(reason);
@@ -83,6 +91,16 @@ impl Renderer {
         }
         self.host_endpoints_dirty |=
             self.host_endpoints.values().any(|active| active.profiles.contains(&name));
+        let says = |profile: Option<&Arc<ActiveProfile>>| {
+            DIRECTIONS.map(|direction| ProfileSays::of(profile.map(|profile| &**profile), direction))
+        };
+        if says(before.as_ref()) != says(self.profiles.get(&name)) {
+            let has = |policies: &EndpointPolicies| match policies {
+                EndpointPolicies::Open { profiles, .. } => profiles.contains(&name),
+                EndpointPolicies::Closed(_) => false,
+            };
+            self.render_endpoints_whose(has);
+        }
     }
 
     fn render_profile(&mut self, profile: &ActiveProfile) {

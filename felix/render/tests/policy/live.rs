@@ -408,9 +408,65 @@ fn for_nftables_lists_stand_in_one_match_and_interfaces_in_a_map() {
     let policy = chain("cali-pi-np/default/p");
     assert_eq!((policy.len(), policy[0].matches.len()), (1, 3), "{policy:?}");
     let dispatch = chain("cali-to-wl-dispatch");
-    let RuleAction::InterfaceMap { chains, .. } = &dispatch[0].action else { panic!("{dispatch:?}") };
+    // What all pods have in common stands before the map: connections, invalid packets, clean marks.
+    let RuleAction::InterfaceMap { chains, .. } = &dispatch[3].action else { panic!("{dispatch:?}") };
     assert_eq!(chains[WEB].as_str(), format!("cali-tw-{WEB}"));
-    assert_eq!(dispatch.len(), 2);
+    assert_eq!(dispatch.len(), 5);
+    let count =
+        |prefix| node.dataplane.chains[&(Family::V4, Filter, ChainName::limited(prefix, WEB))].rules.len();
+    assert_eq!(count("cali-tw-"), 2, "to the policy, and the end of the tier");
+    assert_eq!(count("cali-fw-"), 1, "the namespace's profile allows everything");
+}
+
+/// With nftables a pod's chain has only what a packet can come to, which other policies and profiles decide.
+#[test]
+fn what_a_pod_is_subject_to_follows_the_contents_of_policies_and_profiles() {
+    let mut node = Node::in_sync("n1");
+    let web = node::pod("default", "web", "10.65.0.2", &[]);
+    let key = PolicyKey::new(PolicyKind::NetworkPolicy, Some("default"), "p");
+    let policy = |action| {
+        let rule = Rule { protocol: Some(Protocol::TCP), ..Rule::any(action) };
+        let ingress = vec![rule];
+        node::policy(Policy {
+            applies_to_ingress: true,
+            ingress,
+            ..Policy::new(key.clone(), Selector::all())
+        })
+    };
+    node.apply([Update::FelixConfiguration(Some(Box::new(quiet()))), node::namespace("default", &[])]);
+    node.add_local(node::local(&web.key, &web.addresses));
+    node.apply([node::update(&web), policy(Action::Deny)]);
+    let to_web = |protocol| {
+        let packet = Packet::new("192.0.2.7".parse().unwrap(), "10.65.0.2".parse().unwrap(), protocol, 80);
+        packet.via(Some("eth0"), Some(WEB))
+    };
+    let passes =
+        |node: &Node| [Protocol::TCP, Protocol::UDP].map(|protocol| is_forwarded(node, &to_web(protocol)));
+    assert_eq!(passes(&node), [false, false]);
+
+    node.apply([policy(Action::Pass)]);
+    assert_eq!(passes(&node), [true, false], "passed on to the namespace's profile");
+    node.apply([policy(Action::Allow)]);
+    assert_eq!(passes(&node), [true, false]);
+    node.apply([policy(Action::Pass)]);
+    assert_eq!(passes(&node), [true, false]);
+    node.apply([policy(Action::Deny)]);
+    assert_eq!(passes(&node), [false, false]);
+}
+
+/// Both ways into the node's own processes.
+#[test]
+fn connections_of_a_pod_with_its_node_pass_but_not_those_of_a_closed_one() {
+    let mut node = Node::in_sync("n1");
+    let web = node::pod("default", "web", "10.65.0.2", &[]);
+    node.apply([Update::FelixConfiguration(Some(Box::new(quiet()))), node::namespace("default", &[])]);
+    node.add_local(node::local(&web.key, &web.addresses));
+    let packet = Packet::new("10.65.0.2".parse().unwrap(), "192.0.2.1".parse().unwrap(), Protocol::TCP, 22);
+    let established = Packet { state: ConntrackState::Established, ..packet.via(Some(WEB), None) };
+    assert!(!is_forwarded(&node, &established), "its Pod is not known");
+
+    node.apply([node::update(&web)]);
+    assert!(is_forwarded(&node, &established));
 }
 
 #[test]
