@@ -161,6 +161,11 @@ where
 
 /// Does something with each agent, several at a time; the results are in the order of the agents.
 pub(crate) fn each<T: Send>(agents: &[Agent], ask: impl Fn(&Agent) -> T + Sync) -> Vec<T> {
+    each_of(agents, ask)
+}
+
+/// As [`each`], with anything.
+pub(crate) fn each_of<A: Sync, T: Send>(agents: &[A], ask: impl Fn(&A) -> T + Sync) -> Vec<T> {
     let next = AtomicUsize::new(0);
     let results: Vec<Mutex<Option<T>>> = agents.iter().map(|_| Mutex::new(None)).collect();
     std::thread::scope(|scope| {

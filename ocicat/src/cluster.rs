@@ -1,6 +1,7 @@
 //! The cluster as the API server has it, read once. Owns where the kubeconfig is looked for.
 
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -51,6 +52,14 @@ impl ClusterOptions {
 
     fn named(&self) -> Option<PathBuf> {
         self.kubeconfig.clone().filter(|path| !path.as_os_str().is_empty())
+    }
+
+    /// The same choice for an `ocicat` that is started.
+    pub(crate) fn arguments(&self) -> Vec<OsString> {
+        let named = |option: &str, value: &OsStr| [OsString::from(option), value.to_owned()];
+        let kubeconfig = self.named().map(|path| named("--kubeconfig", path.as_os_str()));
+        let context = self.context.as_ref().map(|context| named("--context", context.as_ref()));
+        kubeconfig.into_iter().chain(context).flatten().collect()
     }
 
     /// A cluster was named.

@@ -109,3 +109,16 @@ async fn read(datastore: &Datastore, kind: &Kind, namespace: Option<&str>) -> Re
 const fn core(kind: &'static str, plural: &'static str) -> ObjectKind {
     ObjectKind { group: "", version: "v1", kind, plural }
 }
+
+/// Every object of every kind as YAML, kind by kind.
+pub(crate) async fn everything(datastore: &Datastore) -> Vec<(&'static str, Result<String, CallError>)> {
+    let mut all = Vec::new();
+    for kind in kinds::KINDS {
+        let objects = read(datastore, kind, None).await;
+        let text = objects.and_then(|objects| {
+            print(kind, &objects, &Look::Yaml, false, true).map_err(|reason| CallError::Question { reason })
+        });
+        all.push((short(kind), text));
+    }
+    all
+}

@@ -1,7 +1,13 @@
 //! `kubectl`, so that its credentials and its choice of a cluster count. Owns starting it and what it says of pods.
 
+use std::io::Read;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// Octets of an answer that are kept.
+const MOST_OUTPUT: u64 = 16 << 20;
 
 /// The label of the pods that hold a node's agents, and what is asked of them.
 const PODS: [&str; 5] = [
@@ -56,6 +62,40 @@ impl Kubectl {
             return Err(format!("kubectl: {}", last_line(&said).unwrap_or("it failed")));
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// What it prints, at most 16 MiB, within a time.
+    ///
+    /// # Errors
+    /// In words: it is not here, was too slow, or the last thing that it complained of.
+    pub(crate) fn read_within(&self, arguments: &[&str], limit: Duration) -> Result<String, String> {
+        let mut command = self.command();
+        command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(|error| format!("kubectl cannot be started: {error}"))?;
+        let drained = |pipe: Option<Box<dyn Read + Send>>| {
+            let (give, take) = mpsc::channel();
+            std::thread::spawn(move || {
+                let mut octets = Vec::new();
+                let _ = pipe.map(|pipe| pipe.take(MOST_OUTPUT).read_to_end(&mut octets));
+                let _ = give.send(octets);
+            });
+            take
+        };
+        let output = drained(child.stdout.take().map(|pipe| Box::new(pipe) as Box<dyn Read + Send>));
+        let errors = drained(child.stderr.take().map(|pipe| Box::new(pipe) as Box<dyn Read + Send>));
+        let came = output.recv_timeout(limit);
+        if came.is_err() {
+            // Fails only for one that is gone.
+            let _ = child.kill();
+        }
+        let status = child.wait().map_err(|error| format!("kubectl: {error}"))?;
+        let Ok(came) = came else { return Err(format!("no answer within {} s", limit.as_secs())) };
+        if !status.success() {
+            let said = errors.recv_timeout(Duration::from_secs(1)).unwrap_or_default();
+            let said = String::from_utf8_lossy(&said).into_owned();
+            return Err(last_line(&said).unwrap_or("it failed").to_owned());
+        }
+        Ok(String::from_utf8_lossy(&came).into_owned())
     }
 
     /// Nodes with the names of the pods in which their agents run, in order of node.

@@ -7,6 +7,8 @@ mod audit;
 mod bgp;
 mod client;
 mod cluster;
+mod diags;
+mod doctor;
 mod drops;
 mod explain;
 mod felix;
@@ -17,6 +19,8 @@ mod node;
 mod node_status;
 mod policy;
 mod reach;
+#[cfg(test)]
+mod reference;
 mod relay;
 mod remote;
 mod status;
@@ -34,7 +38,8 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 ///
 /// Exit status: 0 when answered and all is well, 1 when an agent answers that it cannot, is not ready, or that something
 /// is not as it should be, or when one of several does not answer, 2 for a wrong command line, 3 when nobody answers; `explain`: 4 when policy denies the
-/// connection, 5 when policy and a node's kernel differ; `policy whatif`: 6 when a connection would change.
+/// connection, 5 when policy and a node's kernel differ; `policy whatif`: 6 when a connection would change;
+/// `doctor`: 7 when there are warnings and no errors.
 #[derive(Parser)]
 #[command(name = "ocicat", version, disable_help_subcommand = true)]
 struct Cli {
@@ -49,6 +54,10 @@ struct Cli {
 enum Command {
     /// One screen: problems first, then nodes, sessions, policies and pools
     Status(status::StatusOptions),
+    /// What is wrong with each node, with what was seen and the command that mends it; works without the API server
+    Doctor(doctor::DoctorOptions),
+    /// One bundle for whoever was not there: kernel, agents, logs, objects of all nodes, without secrets
+    Diags(diags::DiagsOptions),
     /// Objects of the network with the columns that calicoctl's users know
     Get(get::GetOptions),
     /// BGP speakers (bird-lite, route reflectors): all of the cluster, or one
@@ -135,6 +144,8 @@ fn main() -> ExitCode {
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let outcome = match cli.command {
         Command::Status(options) => status::run(&options),
+        Command::Doctor(options) => doctor::run(&options),
+        Command::Diags(options) => diags::run(&options),
         Command::Get(options) => get::run(&options),
         Command::Bgp(command) => bgp::run(command),
         Command::Node(NodeCommand::Status(options)) => node::status(&options.socket, options.output.output),
@@ -184,6 +195,8 @@ const DENIED: u8 = 4;
 const DIFFERS: u8 = 5;
 /// Exit status: a connection would change.
 const CHANGES: u8 = 6;
+/// Exit status: nothing is broken, but something may.
+const WARNED: u8 = 7;
 
 #[cfg(test)]
 mod tests {

@@ -4,6 +4,7 @@
 //! through their sockets, and those of a cluster through `kubectl exec`: a program in the agent's pod joins standard input
 //! and output to the socket, and whoever may not `exec` there is not answered.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -138,6 +139,17 @@ impl Reach {
         self.local
     }
 
+    /// The same choice for an `ocicat` that is started.
+    pub(crate) fn arguments(&self) -> Vec<OsString> {
+        let mut arguments = self.cluster.arguments();
+        arguments.extend(["--agent-namespace".into(), OsString::from(&self.agent_namespace)]);
+        if let Some(lab) = &self.lab {
+            arguments.extend(["--lab".into(), OsString::from(lab)]);
+        }
+        arguments.extend(self.local.then(|| "--local".into()));
+        arguments
+    }
+
     /// `kubectl` for the cluster that is meant.
     pub(crate) fn kubectl(&self) -> Kubectl {
         Kubectl::new(self.cluster.path(), self.cluster.context.clone())
@@ -207,6 +219,38 @@ impl Places {
             _ => None,
         };
         CallError::Nowhere { agent: kind, tried, reason }
+    }
+}
+
+/// A node of a lab on this machine.
+pub(crate) struct LabNode {
+    pub(crate) name: String,
+    /// Where its agents' sockets are.
+    pub(crate) directory: PathBuf,
+    pub(crate) netns: PathBuf,
+}
+
+impl Places {
+    /// Nodes of the labs that are meant; none for a cluster, and where this machine itself is a node.
+    pub(crate) fn lab_nodes(&self) -> Vec<LabNode> {
+        let labs = match self {
+            Self::Lab(lab) => vec![lab.clone()],
+            Self::Here { .. } if !Path::new(PLACE).join(Kind::Felix.socket()).exists() => {
+                entries(Path::new(LABS))
+            }
+            _ => Vec::new(),
+        };
+        let nodes =
+            labs.iter().flat_map(|lab| entries(lab).into_iter().map(move |directory| (lab, directory)));
+        nodes
+            .filter_map(|(lab, directory)| {
+                let (lab, name) = (lab.file_name()?.to_str()?, directory.file_name()?.to_str()?.to_owned());
+                let netns = Path::new("/run/netns").join(format!("{lab}-{name}"));
+                // A router has a namespace, and no agent.
+                let is_node = netns.exists() && name != "tor" && directory.is_dir();
+                is_node.then_some(LabNode { name, directory, netns })
+            })
+            .collect()
     }
 }
 

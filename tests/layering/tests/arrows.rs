@@ -10,7 +10,7 @@ use serde::Deserialize;
 const LAYERS: &[(u8, &[&str])] = &[
     (0, &["delta", "model", "bgp-packet", "proto"]),
     (1, &["kernel", "felix-calc", "felix-render", "felix-dataplane", "felix-evaluate"]),
-    (1, &["fanout", "ipam", "migrate", "bfd", "bgp"]),
+    (1, &["fanout", "ipam", "migrate", "bfd", "bgp", "doctor"]),
     (2, &["kernel-linux", "datastore", "bgp-transport", "bgp-api", "operator-socket", "probes"]),
     (3, &["felix", "bird-lite", "route-reflector", "cni", "controllers", "typha", "ocicat", "lab"]),
 ];

@@ -6,13 +6,15 @@ mod messages;
 mod numbers;
 mod probe;
 mod read;
+mod survey;
 
 use std::io;
 
 use kernel::nft::{NftChange, NftDriver, NftRefusal, SavedNft};
 use model::Family;
 
-pub(crate) use probe::probe;
+pub use probe::probe;
+pub use survey::{ForeignChain, all_nft_chains};
 
 use crate::nl::{Protocol, Socket, errno, named};
 use messages::Transaction;

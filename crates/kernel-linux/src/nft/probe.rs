@@ -11,7 +11,7 @@ use crate::rtnl::family_number;
 ///
 /// Reading is no proof: some kernels have nf_tables without the families of IP, list nothing and refuse every
 /// write.
-pub(crate) fn probe(family: Family) -> io::Result<()> {
+pub fn probe(family: Family) -> io::Result<()> {
     let mut socket = Socket::open(Protocol::Netfilter).map_err(|e| named("open nfnetlink", e))?;
     let header = |w: &mut crate::nl::Writer<'_>| w.bytes(&[family_number(family), 0, 0, 0]);
     let bracket = |w: &mut crate::nl::Writer<'_>| w.bytes(&[0, 0, 0, NFTABLES as u8]);
