@@ -170,7 +170,7 @@ fn settings() -> String {
     let mut out = format!(
         "{NOTE}# Settings of the node agent\nA setting is a field of FelixConfiguration, an environment variable, or a line of \
          `/etc/calico/felix.cfg`; the environment wins, then the file, then `node.<name>`, then `default`. `ocicat node config` \
-         shows what is in force on each node, and why something is not.\n\n## In force\n\
+         shows what is in force on each node, and why something is not. A dash: the variable has another name than the field, as Calico has it (`FELIX_IPINIPMTU`).\n\n## In force\n\
          | field | environment | type | default | |\n|---|---|---|---|---|\n"
     );
     out.extend(used);
