@@ -85,7 +85,7 @@ async fn main() {
         established(handle.addresses()[0])
     );
     one_change(&server, clients.div_ceil(2), &shared).await;
-    many_changes(&server, &shared, &mut typha).await;
+    many_changes(&server, endpoints, &shared, &mut typha).await;
     typha.child.kill().unwrap();
     typha.child.wait().unwrap();
     std::fs::remove_dir_all(directory).unwrap();
@@ -196,7 +196,7 @@ impl Typha {
     fn usage(&mut self) -> String {
         let read = |file: &str| std::fs::read_to_string(format!("/proc/{}/{file}", self.child.id())).unwrap();
         let stat = read("stat");
-        let fields: Vec<u64> = stat
+        let fields: Vec<i64> = stat
             .rsplit(')')
             .next()
             .unwrap()
@@ -349,7 +349,7 @@ async fn one_change(server: &ApiServer, felixes: usize, shared: &Shared) {
     println!("one change until the last of {felixes} felixes has it: {}", percentiles(times));
 }
 
-async fn many_changes(server: &ApiServer, shared: &Shared, typha: &mut Typha) {
+async fn many_changes(server: &ApiServer, endpoints: usize, shared: &Shared, typha: &mut Typha) {
     typha.usage();
     shared.latencies.lock().clear();
     let octets = shared.octets.load(Ordering::Relaxed);
@@ -359,7 +359,7 @@ async fn many_changes(server: &ApiServer, shared: &Shared, typha: &mut Typha) {
         if Instant::now() < due {
             tokio::time::sleep_until(due.into()).await;
         }
-        change(server, 100 + number as usize % 5_000, shared);
+        change(server, number as usize % endpoints.min(5_000), shared);
     }
     let took = started.elapsed();
     tokio::time::sleep(Duration::from_secs(2)).await;

@@ -1,6 +1,8 @@
 //! Random clusters, clients that are slow, that lose their connection, that come back, and servers that start anew:
 //! in the end every client knows what the server knows, never having gone back in time.
 
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "helpers of tests; one start of time")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
