@@ -1,5 +1,7 @@
 //! The checked-in manifests are what their sources say. `UPDATE=1 cargo test -p manifests` writes them.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -192,7 +194,9 @@ fn order_variables(value: &mut Value) {
     match value {
         Value::Object(members) => {
             for (name, member) in members {
-                if let ("env" | "volumes" | "volumeMounts", Value::Array(items)) = (name.as_str(), &mut *member) {
+                if let ("env" | "volumes" | "volumeMounts", Value::Array(items)) =
+                    (name.as_str(), &mut *member)
+                {
                     items.sort_by_key(|item| (item["name"].to_string(), item["mountPath"].to_string()));
                 }
                 order_variables(member);
