@@ -8,6 +8,7 @@ use proto::felix::response::Answer;
 use proto::felix::{Request, Response};
 
 use crate::client::{Answers, CallError, call, call_many, each};
+use crate::cluster::ClusterOptions;
 use crate::reach::{Agent, Kind, Reach};
 
 /// Who is asked: the node agent of every node unless one is named.
@@ -24,6 +25,11 @@ pub(crate) struct FelixTarget {
 }
 
 impl FelixTarget {
+    /// The cluster that the agents are of.
+    pub(crate) fn cluster(&self) -> &ClusterOptions {
+        &self.reach.cluster
+    }
+
     /// The agents to ask. One whose node is not known yet is asked who it is.
     pub(crate) fn agents(&self) -> Result<Vec<Agent>, CallError> {
         if let Some(socket) = &self.socket {

@@ -1,6 +1,6 @@
 //! `ocicat`: asks the agents of a node what they do and why.
 //!
-//! Owns the command line and how answers look. Never changes anything by itself: it reads sockets of agents, those of
+//! Owns the command line and how answers look. Changes nothing but what `ipam` and `migrate` are told to: it reads sockets of agents, those of
 //! other nodes by `kubectl exec`, and the API server where a question is about the cluster.
 
 mod audit;
@@ -15,6 +15,7 @@ mod felix;
 mod get;
 mod ipam;
 mod kubectl;
+mod migrate;
 mod node;
 mod node_status;
 mod policy;
@@ -83,6 +84,9 @@ enum Command {
         #[command(flatten)]
         output: OutputOptions,
     },
+    /// From Calico to us and back, node by node, with the addresses that pods have
+    #[command(subcommand)]
+    Migrate(migrate::MigrateCommand),
     /// Joins standard input and output to an agent's socket: how other machines ask the agents of this node
     Relay(relay::RelayOptions),
     /// Prints the version
@@ -155,6 +159,7 @@ fn main() -> ExitCode {
         Command::Explain(options) => explain::run(&options),
         Command::Policy(command) => policy::run(&command),
         Command::Audit { target, output } => audit::run(&target, output.output),
+        Command::Migrate(command) => migrate::run(&command),
         Command::Relay(options) => relay::run(&options),
         Command::Version => Ok(Report::new(format!("ocicat {}\n", env!("CARGO_PKG_VERSION")), true)),
     };

@@ -139,26 +139,41 @@ pub fn seal(spec: &Value, node: &str) -> Value {
     sealed
 }
 
+/// The block without its seal.
+pub fn unsealed(spec: &Value) -> Value {
+    if is_sealed(spec) { without(spec, |handle, _| handle.starts_with(SEAL)) } else { spec.clone() }
+}
+
 /// The block as the agent that returns wants it: without what only ours has, and numbered after what it left.
 pub fn returned(spec: &Value, left: Option<&Value>) -> Value {
-    let mut back = spec.clone();
+    let is_ours = |handle: &str, attribute: &Value| {
+        let is_resting = attribute.get("releasedAt").is_some_and(|at| !at.is_null());
+        is_resting || handle.starts_with(RESERVED) || handle.starts_with(SEAL)
+    };
+    let mut back = without(spec, is_ours);
+    if let Some(left) = left.filter(|_| back.is_object()) {
+        grown(&mut back, left);
+    }
+    back
+}
+
+/// The block with the addresses free whose handle and attributes `goes` names.
+fn without(spec: &Value, goes: impl Fn(&str, &Value) -> bool) -> Value {
+    let mut block = spec.clone();
     if !spec.is_object() {
-        return back;
+        return block;
     }
     let attributes = spec.get("attributes").and_then(Value::as_array).cloned().unwrap_or_default();
-    let is_kept = |attribute: &Value| {
-        let handle = attribute.get("handle_id").and_then(Value::as_str).unwrap_or_default();
-        let is_resting = attribute.get("releasedAt").is_some_and(|at| !at.is_null());
-        !is_resting && !handle.starts_with(RESERVED) && !handle.starts_with(SEAL)
-    };
+    let handle =
+        |attribute: &Value| attribute.get("handle_id").and_then(Value::as_str).unwrap_or_default().to_owned();
     let mut places = BTreeMap::new();
     let mut kept = Vec::new();
-    for (index, attribute) in attributes.iter().enumerate().filter(|(_, attribute)| is_kept(attribute)) {
+    for (index, attribute) in attributes.iter().enumerate().filter(|(_, one)| !goes(&handle(one), one)) {
         places.insert(index as u64, kept.len());
         kept.push(attribute.clone());
     }
     let mut freed = Vec::new();
-    if let Some(allocations) = back.get_mut("allocations").and_then(Value::as_array_mut) {
+    if let Some(allocations) = block.get_mut("allocations").and_then(Value::as_array_mut) {
         for (ordinal, entry) in allocations.iter_mut().enumerate() {
             let Some(index) = entry.as_u64() else { continue };
             *entry = places.get(&index).map_or(Value::Null, |place| json!(place));
@@ -167,16 +182,13 @@ pub fn returned(spec: &Value, left: Option<&Value>) -> Value {
             }
         }
     }
-    if let Some(numbers) = back.get_mut("sequenceNumberForAllocation").and_then(Value::as_object_mut) {
+    if let Some(numbers) = block.get_mut("sequenceNumberForAllocation").and_then(Value::as_object_mut) {
         freed.iter().for_each(|ordinal| _ = numbers.remove(&ordinal.to_string()));
     }
-    back["attributes"] = Value::Array(kept);
+    block["attributes"] = Value::Array(kept);
     let free = spec.get("unallocated").and_then(Value::as_array).cloned().unwrap_or_default();
-    back["unallocated"] = Value::Array(free.into_iter().chain(freed).collect());
-    if let Some(left) = left {
-        grown(&mut back, left);
-    }
-    back
+    block["unallocated"] = Value::Array(free.into_iter().chain(freed).collect());
+    block
 }
 
 /// A write grows the number of the block: whoever has read it before must see that.
@@ -216,6 +228,12 @@ mod tests {
             wanted["sequenceNumber"] = json!(9);
             wanted
         });
+        let open = unsealed(&sealed);
+        assert_eq!(
+            (&open["allocations"], &open["attributes"]),
+            (&block()["allocations"], &block()["attributes"])
+        );
+        assert_eq!(unsealed(&block()), block());
         // Sealing twice changes no address.
         assert_eq!(seal(&sealed, "node-a")["allocations"], sealed["allocations"]);
     }

@@ -12,10 +12,12 @@ mod mapping;
 mod nodes;
 mod note;
 
-pub use blocks::{Counts, block_notes, free_addresses, handle_changes, is_sealed, owner, returned, seal};
+pub use blocks::{
+    Counts, block_notes, free_addresses, handle_changes, is_sealed, owner, returned, seal, unsealed,
+};
 pub use environment::{Installation, installation_notes};
 pub use fields::carried;
 pub use kinds::{CALICO, KINDS, Kind, OURS, kind_of};
 pub use mapping::{Mapped, collisions, same, to_calico_object, to_ours};
-pub use nodes::{Agent, Direction, LABEL, NodeView, PodView, Step, next_step};
+pub use nodes::{Agent, Direction, LABEL, NodeView, PodView, Step, kept_away, next_step};
 pub use note::{Effect, Note};

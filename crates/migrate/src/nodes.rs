@@ -4,6 +4,8 @@
 //! nodes that are ours, and between the two nobody runs there: the kernel forwards as it stands, and the node's blocks are
 //! copied. Everything follows from what is seen, so whoever begins again goes on where it stopped.
 
+use serde_json::{Value, json};
+
 /// The label that says whose a node is; without it a node is Calico's.
 pub const LABEL: &str = "projectcalico.org/network-agent";
 
@@ -123,9 +125,52 @@ pub fn next_step(nodes: &[NodeView], direction: Direction, may_go: impl Fn(&str)
     }
 }
 
+/// The affinity of a DaemonSet's pods that keep away from nodes that are not Calico's, whatever else they keep to.
+pub fn kept_away(affinity: &Value) -> Value {
+    let strangers = [Agent::Moving.name(), Agent::Ocicat.name()];
+    let away = json!({"key": LABEL, "operator": "NotIn", "values": strangers});
+    let required = "/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms";
+    let mut terms = affinity.pointer(required).and_then(Value::as_array).cloned().unwrap_or_default();
+    terms.retain(Value::is_object);
+    if terms.is_empty() {
+        terms.push(json!({}));
+    }
+    for term in &mut terms {
+        let mut all = term.get("matchExpressions").and_then(Value::as_array).cloned().unwrap_or_default();
+        if !all.contains(&away) {
+            all.push(away.clone());
+        }
+        term["matchExpressions"] = Value::Array(all);
+    }
+    let object =
+        |value: Option<&Value>| value.filter(|value| value.is_object()).cloned().unwrap_or_else(|| json!({}));
+    let mut kept = object(Some(affinity));
+    let mut of_nodes = object(kept.get("nodeAffinity"));
+    of_nodes["requiredDuringSchedulingIgnoredDuringExecution"] = json!({"nodeSelectorTerms": terms});
+    kept["nodeAffinity"] = of_nodes;
+    kept
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn calicos_pods_keep_away_and_keep_to_what_they_kept_to() {
+        let away = json!({"key": LABEL, "operator": "NotIn", "values": ["moving", "ocicat"]});
+        let required = |term: Value| json!({"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}});
+        let linux = json!({"key": "kubernetes.io/os", "operator": "In", "values": ["linux"]});
+        let given =
+            json!({"podAffinity": {}, "nodeAffinity": required(json!({"matchExpressions": [linux]}))});
+
+        let kept = kept_away(&given);
+
+        assert_eq!(kept["nodeAffinity"], required(json!({"matchExpressions": [linux, away]})));
+        assert_eq!((kept_away(&kept), &kept["podAffinity"]), (kept.clone(), &json!({})));
+        for nonsense in [json!(null), json!(3), json!({"nodeAffinity": []})] {
+            assert_eq!(kept_away(&nonsense)["nodeAffinity"], required(json!({"matchExpressions": [away]})));
+        }
+    }
 
     const READY: Option<PodView> = Some(PodView { is_ready: true });
     const UNREADY: Option<PodView> = Some(PodView { is_ready: false });
