@@ -51,7 +51,7 @@ pub(crate) struct MoveOptions {
     /// Objects only: no node changes hands
     #[arg(long, conflicts_with = "nodes")]
     objects: bool,
-    /// Only this node; may be given several times
+    /// Only this node, also when it is not Ready; may be given several times
     #[arg(long = "node", value_name = "NAME")]
     nodes: Vec<String>,
     /// How many seconds an agent may take to leave a node, and the other to be ready there

@@ -90,9 +90,11 @@ pub enum Step {
     Halt { node: String, why: String },
 }
 
-/// What comes next for `nodes`, of which only those go that `may_go` names. One node at a time, and none while another
-/// that has gone is not well.
-pub fn next_step(nodes: &[NodeView], direction: Direction, may_go: impl Fn(&str) -> bool) -> Step {
+/// What comes next for `nodes`. Only those that are `named` go, also when they are not Ready; all that are Ready when none
+/// is named. One node at a time, and none while another that has gone is not well.
+pub fn next_step(nodes: &[NodeView], direction: Direction, named: &[String]) -> Step {
+    let is_named = |node: &str| named.iter().any(|name| name == node);
+    let may_go = |node: &str| named.is_empty() || is_named(node);
     let target = direction.target();
     let pods = |node: &NodeView| match direction {
         Direction::Over => (node.calico, node.ours),
@@ -116,7 +118,7 @@ pub fn next_step(nodes: &[NodeView], direction: Direction, may_go: impl Fn(&str)
     }
     let mut waiting = nodes.iter().filter(|node| node.agent != target && may_go(&node.name));
     let Some(first) = waiting.clone().next() else { return Step::Done };
-    match waiting.find(|node| node.is_ready) {
+    match waiting.find(|node| node.is_ready || is_named(&node.name)) {
         Some(node) => Step::Leave { node: node.name.clone() },
         None => Step::Halt {
             node: first.name.clone(),
@@ -180,7 +182,7 @@ mod tests {
     }
 
     fn over(nodes: &[NodeView]) -> Step {
-        next_step(nodes, Direction::Over, |_| true)
+        next_step(nodes, Direction::Over, &[])
     }
 
     #[test]
@@ -192,7 +194,7 @@ mod tests {
             };
             let mut order = Vec::new();
             loop {
-                match next_step(&nodes, direction, |_| true) {
+                match next_step(&nodes, direction, &[]) {
                     Step::Leave { node } => {
                         order.push(format!("leave {node}"));
                         let found = nodes.iter_mut().find(|of| of.name == node).unwrap();
@@ -238,7 +240,9 @@ mod tests {
 
         assert_eq!(over(&[sick.clone(), well]), Step::Leave { node: "b".to_owned() });
         assert!(matches!(over(std::slice::from_ref(&sick)), Step::Halt { node, .. } if node == "a"));
-        assert_eq!(next_step(&[sick], Direction::Over, |name| name != "a"), Step::Done);
+        let named = |name: &str| next_step(std::slice::from_ref(&sick), Direction::Over, &[name.to_owned()]);
+        assert_eq!(named("a"), Step::Leave { node: "a".to_owned() }, "somebody wants it so");
+        assert_eq!(named("b"), Step::Done);
         assert_eq!(over(&[]), Step::Done);
     }
 

@@ -153,7 +153,7 @@ pub(super) async fn move_nodes(
     let mut since = Instant::now();
     let mut waiting = String::new();
     loop {
-        let step = next_step(&nodes(api).await?, direction, may_go);
+        let step = next_step(&nodes(api).await?, direction, &orders.nodes);
         match step {
             Step::Done => return Ok(true),
             Step::Halt { node, why } => {

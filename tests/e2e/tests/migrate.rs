@@ -1,0 +1,303 @@
+//! A cluster as Calico leaves it goes over and back, node by node: no packet is lost, no pod changes its address.
+//!
+//! What Calico would have in the kernel and in the API server is made by hand out of a lab; agents of either kind come and
+//! go by the labels of nodes, as DaemonSets would have it.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
+
+use std::fs;
+use std::process::{Child, Command, Output, Stdio};
+
+use e2e::{Cluster, Options, programs, within};
+use serde_json::{Value, json};
+
+const NODES: [&str; 2] = ["n1", "n2"];
+const LABEL: &str = "projectcalico.org/network-agent";
+/// Kinds of IPAM with Calico's plural and kind, which are its own for one of them.
+const KINDS: [(&str, &str, &str); 6] = [
+    ("ippools", "ippools", "IPPool"),
+    ("ipamblocks", "ipamblocks", "IPAMBlock"),
+    ("blockaffinities", "blockaffinities", "BlockAffinity"),
+    ("ipamhandles", "ipamhandles", "IPAMHandle"),
+    ("ipamconfigurations", "ipamconfigs", "IPAMConfig"),
+    ("clusterinformations", "clusterinformations", "ClusterInformation"),
+];
+
+#[test]
+fn a_cluster_of_calico_moves_in_and_back_without_losing_a_packet() {
+    let cluster = Cluster::up("migr", &Options { nodes: 2, subnets: 1, tor: "none", ..Options::default() });
+    for (pod, node) in [("p1", "n1"), ("p2", "n2"), ("p3", "n1")] {
+        cluster.pod(pod, node);
+    }
+    cluster.pods_ready();
+    cluster.expect_probe("default/p2", "default/p1", 80, "allowed");
+    as_calico_leaves_it(&cluster);
+    let addresses = ["p1", "p2", "p3"].map(|pod| cluster.address(pod));
+    let ping = cluster.ping("default/p2", &addresses[0]);
+
+    let plan = said(&ocicat(&cluster, &["migrate", "plan", "-o", "json"]));
+    assert_eq!((&plan["blocked"], &plan["source"]), (&json!(false), &json!("crd.projectcalico.org/v1")), "{plan:#}");
+    // What cannot be done is said before anything is written.
+    let dry = ocicat(&cluster, &["migrate", "apply", "--dry-run"]);
+    assert!(dry.status.success() && objects(&cluster, "ippools.projectcalico.org").is_empty(), "{dry:?}");
+
+    // From here on our speakers stand for Calico's BIRD where felix does not run: blocks of every node are copied first.
+    move_all(&cluster, "apply", "ocicat", "calico");
+
+    let listed = objects(&cluster, "ipamblocks.projectcalico.org");
+    for (pod, address) in ["p1", "p2", "p3"].iter().zip(&addresses) {
+        assert_eq!(cluster.address(pod), *address);
+        assert_eq!(holder(&listed, pod).as_deref(), handle_of(&cluster, pod).as_deref(), "{pod}");
+    }
+    cluster.expect_probe("default/p2", "default/p1", 80, "allowed");
+    cluster.expect_probe("default/p1", "default/p3", 80, "denied");
+    let rules = || cluster.exec("n1", &["sh", "-c", "iptables-save; ipset list -n"]);
+    let is_swept = |text: &String| !text.contains("cali-pi-_gone") && !text.contains("cali40s:gone");
+    within(20, "what Calico left and nobody wants is gone", rules, is_swept);
+    let verified = ocicat(&cluster, &["migrate", "verify"]);
+    assert!(verified.status.success(), "{verified:?}");
+    let sealed = objects(&cluster, "ipamblocks.crd.projectcalico.org");
+    assert!(sealed.iter().all(|block| block["spec"]["unallocated"] == json!([])), "{sealed:?}");
+
+    // DEL of a pod that Calico made, and ADD of ours.
+    cluster.kubectl_ok(&["delete", "pod", "p3", "--timeout=30s"]);
+    within(20, "the address is released", || cluster.pods_with_addresses(), |pods| !pods.contains(&"p3".to_owned()));
+    let routes = || cluster.exec("n1", &["ip", "route"]);
+    within(20, "the route is gone", routes, |text| !text.contains(&format!("{} dev", addresses[2])));
+    cluster.pod("p4", "n1");
+    cluster.pods_ready();
+    cluster.expect_probe("default/p2", "default/p4", 80, "allowed");
+
+    move_all(&cluster, "back", "calico", "ocicat");
+
+    let tally = ping.stop();
+    assert_eq!(tally.lost(), 0, "{tally:?}");
+    assert!(tally.sent > 20, "{tally:?}");
+    let listed = objects(&cluster, "ipamblocks.crd.projectcalico.org");
+    for (pod, is_there) in [("p1", true), ("p2", true), ("p3", false), ("p4", true)] {
+        assert_eq!(holder(&listed, pod).is_some(), is_there, "{pod}: {listed:?}");
+    }
+    let text = json!(listed).to_string();
+    assert!(!text.contains("ocicat-"), "Calico finds nothing that is only ours: {text}");
+    let handles = json!(objects(&cluster, "ipamhandles.crd.projectcalico.org")).to_string();
+    assert!(handles.contains(&handle_in(&listed, "p4")) && !handles.contains("ocicat-"), "{handles}");
+}
+
+#[test]
+fn where_there_is_no_calico_nothing_is_planned() {
+    let cluster = Cluster::up("nomigr", &Options { nodes: 1, subnets: 1, tor: "none", ..Options::default() });
+
+    for verb in ["plan", "apply", "back", "verify"] {
+        let output = ocicat(&cluster, &["migrate", verb]);
+
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(1) && text.contains("there is no Calico here"), "{verb}: {output:?}");
+    }
+}
+
+/// Runs a move while agents come and go as labels say, and asserts that it ends well.
+#[track_caller]
+fn move_all(cluster: &Cluster, verb: &str, comes: &str, leaves: &str) {
+    let mut arguments = vec!["migrate", verb, "--wait", "90"];
+    NODES.iter().for_each(|node| arguments.extend(["--node", node]));
+    let mut moving = start(cluster, &arguments);
+    for node in NODES {
+        let ended = moving.try_wait().unwrap();
+        assert!(ended.is_none(), "{verb} ended early: {:?}", moving.wait_with_output());
+        let label = || cluster.kubectl_ok(&["get", "node", node, "-o", &format!("jsonpath={{.metadata.labels['{}']}}", LABEL.replace('.', "\\."))]);
+        within(60, &format!("{node} is to be left"), label, |label| label == "moving");
+        if leaves == "ocicat" {
+            cluster.lab_ok(&["stop", node, "felix"]);
+        }
+        cluster.kubectl_ok(&["delete", "pod", "-n", "kube-system", &format!("{leaves}-{node}")]);
+        within(60, &format!("{node} is another's"), label, |label| label == comes);
+        if comes == "ocicat" {
+            NODES.iter().for_each(|node| _ = cluster.lab_ok(&["start", node, "bird-lite"]));
+            cluster.lab_ok(&["start", node, "felix"]);
+            cluster.well_again(node);
+        }
+        agent_pod(cluster, comes, node);
+        if comes == "calico" {
+            let status = json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}}).to_string();
+            cluster.kubectl_ok(&["patch", "node", node, "--subresource=status", "--type=merge", "-p", &status]);
+        }
+    }
+    let output = moving.wait_with_output().unwrap();
+    assert!(output.status.success(), "{verb}: {output:?}");
+}
+
+/// Stops the agents and takes away what Calico would not have left, in the kernel, in files and in the API server.
+fn as_calico_leaves_it(cluster: &Cluster) {
+    for node in NODES {
+        cluster.lab_ok(&["stop", node]);
+        let state = cluster.socket(node, "felix");
+        fs::remove_dir_all(&state).unwrap();
+        fs::create_dir(&state).unwrap();
+        cluster.exec(node, &["sh", "-c", FORGET]);
+    }
+    for (plural, calico_plural, kind) in KINDS {
+        let objects = objects(cluster, &format!("{plural}.projectcalico.org"));
+        cluster.apply(&definition(calico_plural, kind).to_string());
+        within(
+            20,
+            "the kind is served",
+            || cluster.kubectl(&["get", &format!("{calico_plural}.crd.projectcalico.org")]).status.success(),
+            |served| *served,
+        );
+        for object in objects {
+            let stored = as_stored(kind, &object);
+            if let Some(stored) = stored {
+                cluster.apply(&stored.to_string());
+            }
+        }
+        cluster.kubectl_ok(&["delete", &format!("{plural}.projectcalico.org"), "--all"]);
+    }
+    cluster.apply(&definition("globalnetworkpolicies", "GlobalNetworkPolicy").to_string());
+    let envelope = json!({"name": "closed", "labels": {"of": "calico"}, "creationTimestamp": null}).to_string();
+    let policy = json!({
+        "apiVersion": "crd.projectcalico.org/v1", "kind": "GlobalNetworkPolicy",
+        "metadata": {"name": "default.closed", "annotations": {"projectcalico.org/metadata": envelope}},
+        "spec": {"selector": "app == 'p3'", "types": ["Ingress"], "ingress": [{"action": "Deny"}]},
+    });
+    within(
+        20,
+        "the policy is stored",
+        || cluster.kubectl_with(&["apply", "-f", "-"], &policy.to_string()).status.success(),
+        |stored| *stored,
+    );
+    for (name, container, selector) in
+        [("calico-node", "calico-node", json!({})), ("calico-node-ocicat", "felix", json!({LABEL: "ocicat"}))]
+    {
+        let template = json!({
+            "metadata": {"labels": {"k8s-app": "calico-node"}},
+            "spec": {"nodeSelector": selector, "containers": [{"name": container, "image": "x"}]},
+        });
+        let set = json!({
+            "apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": name, "namespace": "kube-system"},
+            "spec": {"selector": {"matchLabels": {"k8s-app": "calico-node"}}, "template": template},
+        });
+        cluster.apply(&set.to_string());
+    }
+    NODES.iter().for_each(|node| agent_pod(cluster, "calico", node));
+}
+
+/// No container on links, no entry for neighbours, and things that nobody wants any more.
+const FORGET: &str = "
+set -e
+for link in $(ip -o link show type veth | sed -n 's/^[0-9]*: \\(cali[^@:]*\\).*/\\1/p'); do
+  ip link set dev $link alias ''
+  ip neigh flush dev $link nud permanent
+done
+iptables -N cali-pi-_gone
+iptables -A cali-pi-_gone -j DROP
+ipset create cali40s:gone hash:net
+";
+
+fn definition(plural: &str, kind: &str) -> Value {
+    let schema = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+    let scope = "Cluster";
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": format!("{plural}.crd.projectcalico.org")},
+        "spec": {
+            "group": "crd.projectcalico.org", "scope": scope,
+            "names": {"kind": kind, "plural": plural, "singular": kind.to_lowercase()},
+            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}}],
+        },
+    })
+}
+
+/// An object of ours as Calico would have it; what only ours has is left out.
+fn as_stored(kind: &str, object: &Value) -> Option<Value> {
+    let mut spec = object["spec"].clone();
+    match kind {
+        "IPAMBlock" => {
+            let is_ours = |attribute: &Value| {
+                let handle = attribute["handle_id"].as_str().unwrap_or_default();
+                handle.starts_with("ocicat-") || !attribute["releasedAt"].is_null()
+            };
+            let attributes = spec["attributes"].as_array().unwrap().clone();
+            let mut free = spec["unallocated"].as_array().unwrap().clone();
+            for (ordinal, entry) in spec["allocations"].as_array_mut().unwrap().iter_mut().enumerate() {
+                let index = entry.as_u64().map(|index| usize::try_from(index).unwrap());
+                if index.is_some_and(|index| is_ours(&attributes[index])) {
+                    *entry = Value::Null;
+                    free.push(json!(ordinal));
+                }
+            }
+            spec["unallocated"] = json!(free);
+        }
+        "IPAMHandle" if spec["handleID"].as_str()?.starts_with("ocicat-") => return None,
+        "BlockAffinity" => spec["deleted"] = json!("false"),
+        _ => {}
+    }
+    Some(json!({
+        "apiVersion": "crd.projectcalico.org/v1", "kind": kind,
+        "metadata": {"name": object["metadata"]["name"], "labels": object["metadata"]["labels"]},
+        "spec": spec,
+    }))
+}
+
+/// A pod of an agent that is ready, which no kubelet runs.
+fn agent_pod(cluster: &Cluster, agent: &str, node: &str) {
+    let container = if agent == "calico" { "calico-node" } else { "felix" };
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "name": format!("{agent}-{node}"), "namespace": "kube-system", "labels": {"k8s-app": "calico-node"},
+            "annotations": {"lab/kubelet": "none"},
+        },
+        "spec": {"nodeName": node, "hostNetwork": true, "containers": [{"name": container, "image": "x"}]},
+    });
+    cluster.apply(&pod.to_string());
+    let status = json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}}).to_string();
+    let name = format!("{agent}-{node}");
+    cluster.kubectl_ok(&["patch", "pod", "-n", "kube-system", &name, "--subresource=status", "--type=merge", "-p", &status]);
+}
+
+fn objects(cluster: &Cluster, kind: &str) -> Vec<Value> {
+    let text = cluster.kubectl_ok(&["get", kind, "-o", "json"]);
+    let list: Value = serde_json::from_str(&text).unwrap();
+    list["items"].as_array().unwrap().clone()
+}
+
+/// The handle of the address that a pod holds.
+fn holder(blocks: &[Value], pod: &str) -> Option<String> {
+    let of_block = |block: &Value| {
+        let entries = block["spec"]["allocations"].as_array()?.iter();
+        let indexes = entries.filter_map(|entry| usize::try_from(entry.as_u64()?).ok());
+        let mut held = indexes.map(|index| block["spec"]["attributes"][index].clone());
+        let of_pod = held.find(|of| of["secondary"]["pod"] == *pod && of["releasedAt"].is_null())?;
+        of_pod["handle_id"].as_str().map(str::to_owned)
+    };
+    blocks.iter().find_map(of_block)
+}
+
+fn handle_in(blocks: &[Value], pod: &str) -> String {
+    holder(blocks, pod).unwrap()
+}
+
+/// As Calico's block had it.
+fn handle_of(cluster: &Cluster, pod: &str) -> Option<String> {
+    holder(&objects(cluster, "ipamblocks.crd.projectcalico.org"), pod)
+}
+
+fn start(cluster: &Cluster, arguments: &[&str]) -> Child {
+    Command::new(programs().join("ocicat"))
+        .env("KUBECONFIG", cluster.kubeconfig())
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+fn ocicat(cluster: &Cluster, arguments: &[&str]) -> Output {
+    start(cluster, arguments).wait_with_output().unwrap()
+}
+
+#[track_caller]
+fn said(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
