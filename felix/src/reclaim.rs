@@ -188,9 +188,11 @@ impl<G: Ground> Reclaimer<G> {
         };
         let endpoints = view.endpoints.iter().filter(is_stale).map(|e| (e.container_id.clone(), ()));
         // Both halves of a handle, `<network>.<container ID>`, may have dots in them.
-        let ends = view.truth.handles.iter().flat_map(|handle| {
-            handle.match_indices('.').map(move |(dot, _)| &handle[dot + 1..])
-        });
+        let ends = view
+            .truth
+            .handles
+            .iter()
+            .flat_map(|handle| handle.match_indices('.').map(move |(dot, _)| &handle[dot + 1..]));
         let stored = view.endpoints.iter().map(|endpoint| endpoint.container_id.as_str());
         let known: HashSet<&str> = stored.chain(ends).collect();
         let is_lost = |container: &str| !known.contains(container);

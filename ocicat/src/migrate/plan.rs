@@ -425,3 +425,89 @@ fn is_true(object: &Value, condition: &str) -> bool {
     let conditions = object.pointer("/status/conditions").and_then(Value::as_array);
     conditions.into_iter().flatten().any(|one| one["type"] == condition && one["status"] == "True")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entered(plural: &str, spec: &Value, present: &[Value], agent: Agent) -> Entry {
+        let node = NodeView { name: "node-a".to_owned(), agent, is_ready: true, calico: None, ours: None };
+        let object = json!({"metadata": {"name": "x"}, "spec": spec});
+        entry(kind_of(plural).unwrap(), &object, present, &[node])
+    }
+
+    fn said(entry: &Entry) -> Vec<(&str, Effect)> {
+        entry.notes.iter().map(|note| (note.field.as_str(), note.effect)).collect()
+    }
+
+    fn block() -> Value {
+        json!({
+            "cidr": "10.0.0.0/31", "affinity": "host:node-a", "strictAffinity": false, "allocations": [null, null],
+            "unallocated": [0, 1], "attributes": [],
+        })
+    }
+
+    #[test]
+    fn an_object_that_is_there_with_its_defaults_is_kept() {
+        let spec = json!({"cidr": "10.0.0.0/16", "natOutgoing": true, "nat-outgoing": true, "blockSize": 26});
+
+        let new = entered("ippools", &spec, &[], Agent::Calico);
+        assert_eq!((new.action, said(&new)), (Action::Create, vec![("spec.nat-outgoing", Effect::Ignored)]));
+        let present = new.mapped.unwrap().object;
+        assert_eq!(present["spec"]["nodeSelector"], "all()");
+        let again = entered("ippools", &spec, std::slice::from_ref(&present), Agent::Calico);
+        assert_eq!(again.action, Action::Keep);
+        let other = json!({"cidr": "10.0.0.0/16", "natOutgoing": false, "blockSize": 26});
+        assert_eq!(entered("ippools", &other, &[present], Agent::Calico).action, Action::Update);
+    }
+
+    #[test]
+    fn fields_and_values_that_mean_nothing_here_are_named() {
+        let settings = json!({"bpfEnabled": true, "logSeverityScreen": "Info", "noSuchThing": 3});
+        let entry = entered("felixconfigurations", &settings, &[], Agent::Calico);
+        assert!(said(&entry).contains(&("spec.noSuchThing", Effect::Ignored)), "{:?}", entry.notes);
+        let wrong = json!({"selector": "a ===", "ingress": [{"action": "Deny"}]});
+        let entry = entered("globalnetworkpolicies", &wrong, &[], Agent::Calico);
+        assert_eq!(said(&entry), [("spec.selector", Effect::Blocks)]);
+        let entry = entered("ipamblocks", &json!({"cidr": "10.0.0.0/31"}), &[], Agent::Calico);
+        assert_eq!(said(&entry), [("spec.allocations", Effect::Blocks)]);
+    }
+
+    #[test]
+    fn blocks_of_a_node_that_has_moved_are_ours() {
+        assert_eq!(entered("ipamblocks", &block(), &[], Agent::Calico).action, Action::Create);
+        assert_eq!(entered("ipamblocks", &block(), &[], Agent::Ocicat).action, Action::Leave);
+        let sealed = migrate::seal(&block(), "node-a");
+        assert_eq!(entered("ipamblocks", &sealed, &[], Agent::Moving).action, Action::Leave);
+    }
+
+    #[test]
+    fn pools_and_dataplanes_that_are_not_carried_block() {
+        let mut plan = Plan {
+            source: Source::Stored,
+            entries: vec![
+                entered(
+                    "ippools",
+                    &json!({"cidr": "10.0.0.0/16", "vxlanMode": "Always"}),
+                    &[],
+                    Agent::Calico,
+                ),
+                entered("felixconfigurations", &json!({"wireguardEnabled": true}), &[], Agent::Calico),
+            ],
+            others: Vec::new(),
+            nodes: Vec::new(),
+            room: BTreeMap::new(),
+        };
+
+        say_what_pools_mean(&mut plan);
+
+        assert!(plan.is_blocked() && plan.others.is_empty());
+        let blocks = plan.notes().filter(|(_, _, note)| note.effect == Effect::Blocks);
+        let fields: Vec<_> = blocks.map(|(_, _, note)| note.field.as_str()).collect();
+        assert_eq!(fields, ["spec.vxlanMode", "spec.wireguardEnabled"]);
+        assert!(plan.text().contains("blocks") && plan.json()["blocked"] == true);
+        plan.entries.clear();
+        say_what_pools_mean(&mut plan);
+        assert_eq!(plan.others.len(), 1, "a Calico without pools");
+    }
+}

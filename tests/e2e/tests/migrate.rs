@@ -36,7 +36,11 @@ fn a_cluster_of_calico_moves_in_and_back_without_losing_a_packet() {
     let ping = cluster.ping("default/p2", &addresses[0]);
 
     let plan = said(&ocicat(&cluster, &["migrate", "plan", "-o", "json"]));
-    assert_eq!((&plan["blocked"], &plan["source"]), (&json!(false), &json!("crd.projectcalico.org/v1")), "{plan:#}");
+    assert_eq!(
+        (&plan["blocked"], &plan["source"]),
+        (&json!(false), &json!("crd.projectcalico.org/v1")),
+        "{plan:#}"
+    );
     // What cannot be done is said before anything is written.
     let dry = ocicat(&cluster, &["migrate", "apply", "--dry-run"]);
     assert!(dry.status.success() && objects(&cluster, "ippools.projectcalico.org").is_empty(), "{dry:?}");
@@ -61,7 +65,8 @@ fn a_cluster_of_calico_moves_in_and_back_without_losing_a_packet() {
 
     // DEL of a pod that Calico made, and ADD of ours.
     cluster.kubectl_ok(&["delete", "pod", "p3", "--timeout=30s"]);
-    within(20, "the address is released", || cluster.pods_with_addresses(), |pods| !pods.contains(&"p3".to_owned()));
+    let held = || holder(&objects(&cluster, "ipamblocks.projectcalico.org"), "p3");
+    within(20, "the address is released", held, Option::is_none);
     let routes = || cluster.exec("n1", &["ip", "route"]);
     within(20, "the route is gone", routes, |text| !text.contains(&format!("{} dev", addresses[2])));
     cluster.pod("p4", "n1");
@@ -91,7 +96,10 @@ fn where_there_is_no_calico_nothing_is_planned() {
         let output = ocicat(&cluster, &["migrate", verb]);
 
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.code() == Some(1) && text.contains("there is no Calico here"), "{verb}: {output:?}");
+        assert!(
+            output.status.code() == Some(1) && text.contains("there is no Calico here"),
+            "{verb}: {output:?}"
+        );
     }
 }
 
@@ -104,12 +112,19 @@ fn move_all(cluster: &Cluster, verb: &str, comes: &str, leaves: &str) {
     for node in NODES {
         let ended = moving.try_wait().unwrap();
         assert!(ended.is_none(), "{verb} ended early: {:?}", moving.wait_with_output());
-        let label = || cluster.kubectl_ok(&["get", "node", node, "-o", &format!("jsonpath={{.metadata.labels['{}']}}", LABEL.replace('.', "\\."))]);
+        let shown = format!("jsonpath={{.metadata.labels['{}']}}", LABEL.replace('.', "\\."));
+        let label = || {
+            if comes == "calico" {
+                NODES.iter().for_each(|node| ready(cluster, "", "node", node));
+            }
+            cluster.kubectl_ok(&["get", "node", node, "-o", &shown])
+        };
         within(60, &format!("{node} is to be left"), label, |label| label == "moving");
         if leaves == "ocicat" {
             cluster.lab_ok(&["stop", node, "felix"]);
         }
-        cluster.kubectl_ok(&["delete", "pod", "-n", "kube-system", &format!("{leaves}-{node}")]);
+        let pod = format!("{leaves}-{node}");
+        cluster.kubectl_ok(&["delete", "pod", "-n", "kube-system", &pod, "--grace-period=0", "--force"]);
         within(60, &format!("{node} is another's"), label, |label| label == comes);
         if comes == "ocicat" {
             NODES.iter().for_each(|node| _ = cluster.lab_ok(&["start", node, "bird-lite"]));
@@ -117,11 +132,15 @@ fn move_all(cluster: &Cluster, verb: &str, comes: &str, leaves: &str) {
             cluster.well_again(node);
         }
         agent_pod(cluster, comes, node);
-        if comes == "calico" {
-            let status = json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}}).to_string();
-            cluster.kubectl_ok(&["patch", "node", node, "--subresource=status", "--type=merge", "-p", &status]);
-        }
     }
+    // Nobody tells the lab that Calico's agents would be well.
+    let ended = || {
+        if comes == "calico" {
+            NODES.iter().for_each(|node| ready(cluster, "", "node", node));
+        }
+        moving.try_wait().unwrap()
+    };
+    within(60, &format!("{verb} ends"), ended, Option::is_some);
     let output = moving.wait_with_output().unwrap();
     assert!(output.status.success(), "{verb}: {output:?}");
 }
@@ -153,7 +172,8 @@ fn as_calico_leaves_it(cluster: &Cluster) {
         cluster.kubectl_ok(&["delete", &format!("{plural}.projectcalico.org"), "--all"]);
     }
     cluster.apply(&definition("globalnetworkpolicies", "GlobalNetworkPolicy").to_string());
-    let envelope = json!({"name": "closed", "labels": {"of": "calico"}, "creationTimestamp": null}).to_string();
+    let envelope =
+        json!({"name": "closed", "labels": {"of": "calico"}, "creationTimestamp": null}).to_string();
     let policy = json!({
         "apiVersion": "crd.projectcalico.org/v1", "kind": "GlobalNetworkPolicy",
         "metadata": {"name": "default.closed", "annotations": {"projectcalico.org/metadata": envelope}},
@@ -250,9 +270,24 @@ fn agent_pod(cluster: &Cluster, agent: &str, node: &str) {
         "spec": {"nodeName": node, "hostNetwork": true, "containers": [{"name": container, "image": "x"}]},
     });
     cluster.apply(&pod.to_string());
-    let status = json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}}).to_string();
-    let name = format!("{agent}-{node}");
-    cluster.kubectl_ok(&["patch", "pod", "-n", "kube-system", &name, "--subresource=status", "--type=merge", "-p", &status]);
+    ready(cluster, "kube-system", "pod", &format!("{agent}-{node}"));
+}
+
+/// Says that a pod or a node is Ready.
+fn ready(cluster: &Cluster, namespace: &str, kind: &str, name: &str) {
+    let status = json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}}).to_string();
+    let patch = [
+        "patch",
+        kind,
+        name,
+        "--namespace",
+        namespace,
+        "--subresource=status",
+        "--type=merge",
+        "-p",
+        &status,
+    ];
+    cluster.kubectl_ok(&patch);
 }
 
 fn objects(cluster: &Cluster, kind: &str) -> Vec<Value> {
