@@ -83,13 +83,11 @@ const PLUGIN_KEYS: [&str; 13] = [
 /// Everything that is to be said of an installation, with the thing that it is about.
 pub fn installation_notes(found: &Installation) -> Vec<(String, Note)> {
     let mut notes = Vec::new();
-    if let Some(service) = found.api_service.as_ref().and_then(|api| api.pointer("/spec/service")) {
-        if service.is_object() {
-            let reason = "Calico's API server answers for projectcalico.org/v3, and hides the custom resources of that group: \
-                kubectl delete apiservice v3.projectcalico.org (its objects stay in crd.projectcalico.org/v1)";
-            let note = Note::new(Effect::Blocks, "spec.service", reason);
-            notes.push(("APIService v3.projectcalico.org".to_owned(), note));
-        }
+    if found.api_service.as_ref().and_then(|api| api.pointer("/spec/service")).is_some_and(Value::is_object) {
+        let reason = "Calico's API server answers for projectcalico.org/v3, and hides the custom resources of that group: \
+            kubectl delete apiservice v3.projectcalico.org (its objects stay in crd.projectcalico.org/v1)";
+        let note = Note::new(Effect::Blocks, "spec.service", reason);
+        notes.push(("APIService v3.projectcalico.org".to_owned(), note));
     }
     if found.operator_replicas.is_some_and(|replicas| replicas > 0) {
         let reason = "the operator would undo every step: kubectl -n tigera-operator scale deployment tigera-operator \

@@ -366,8 +366,8 @@ fn say_what_pools_mean(plan: &mut Plan) {
             }
         }
     }
-    let is_pool = |entry: &&Entry| entry.kind.name == "IPPool" && entry.mapped.is_some();
-    if plan.entries.iter().find(is_pool).is_none() {
+    let is_pool = |entry: &Entry| entry.kind.name == "IPPool" && entry.mapped.is_some();
+    if !plan.entries.iter().any(is_pool) {
         let note =
             Note::new(Effect::Blocks, "", "there is none: Calico gives no addresses here that could be kept");
         plan.others.push(("IPPool".to_owned(), note));
