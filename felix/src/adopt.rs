@@ -338,7 +338,7 @@ mod tests {
         let pod = web();
         assert!(adoption.observe(&Update::Pod(pod.key.clone(), Some(pod.clone()))).is_empty());
 
-        assert_eq!(adoption.observe(&Update::InSync), [pod.clone()]);
+        assert_eq!(adoption.observe(&Update::InSync), std::slice::from_ref(&pod));
         let adopted = adoption.judge(&pod, &seen(None), None).unwrap();
 
         assert!(adopted.unknown.is_empty());
