@@ -148,9 +148,9 @@ impl Operator {
     }
 
     async fn policy_status(&self) -> Result<api::PolicyStatus, String> {
+        let node = self.node.to_string();
         let seen = self.dataplane.look(PATIENCE, |worker| worker.policies()).await;
-        let policies = seen.map_err(|error| error.to_string())?;
-        Ok(api::PolicyStatus { node: self.node.to_string(), policies })
+        seen.map(|status| api::PolicyStatus { node, ..status }).map_err(|error| error.to_string())
     }
 
     async fn configuration(&self) -> Result<api::Configuration, String> {

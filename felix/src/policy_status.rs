@@ -68,6 +68,8 @@ pub struct PolicyStatus {
     /// Needed, and changed since they were last known to be in the kernel.
     open: BTreeSet<PolicyKey>,
     told: watch::Sender<Arc<Told>>,
+    /// Objects that make no sense, with the reasons.
+    not_understood: BTreeMap<Arc<str>, Arc<str>>,
     /// Something was told: also that nothing is needed, since an earlier run may have told else.
     has_told: bool,
 }
@@ -75,13 +77,28 @@ pub struct PolicyStatus {
 impl PolicyStatus {
     pub fn new() -> (Self, watch::Receiver<Arc<Told>>) {
         let (told, reports) = watch::channel(Arc::default());
-        let (versions, needed, open) = Default::default();
-        (Self { versions, needed, open, told, has_told: false }, reports)
+        let (versions, needed, open, not_understood) = Default::default();
+        (Self { versions, needed, open, told, not_understood, has_told: false }, reports)
     }
 
-    /// Notes the version of a policy.
+    /// Notes the version of a policy, and what makes no sense.
     pub fn update(&mut self, update: &Update) {
-        let Update::Policy(key, policy) = update else { return };
+        match update {
+            Update::Policy(key, policy) => self.update_policy(key, policy.as_deref()),
+            Update::NotUnderstood(name, Some(why)) => {
+                self.not_understood.insert(name.clone(), why.clone());
+            }
+            Update::NotUnderstood(name, None) => _ = self.not_understood.remove(name),
+            _ => {}
+        }
+    }
+
+    /// Objects that make no sense, a sentence each.
+    pub fn not_understood(&self) -> impl Iterator<Item = String> {
+        self.not_understood.iter().map(|(name, why)| format!("{name} is not understood: {why}"))
+    }
+
+    fn update_policy(&mut self, key: &PolicyKey, policy: Option<&model::Policy>) {
         match policy {
             Some(policy) => {
                 self.versions.insert(key.clone(), (policy.generation, policy.uid.clone()));
@@ -242,6 +259,19 @@ mod tests {
         status.note(key(), false);
         status.applied(Surroundings::default(), |_| None);
         assert!(reports.borrow().policies.is_empty());
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_a_problem_until_it_does() {
+        let (mut status, _reports) = PolicyStatus::new();
+        let said = |why: Option<&str>| Update::NotUnderstood("NetworkPolicy a/b".into(), why.map(Into::into));
+
+        status.update(&said(Some("spec.selector: no")));
+        let problems: Vec<_> = status.not_understood().collect();
+        assert_eq!(problems, ["NetworkPolicy a/b is not understood: spec.selector: no"]);
+
+        status.update(&said(None));
+        assert_eq!(status.not_understood().count(), 0);
     }
 
     #[test]

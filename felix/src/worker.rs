@@ -256,6 +256,7 @@ impl<P: Ports> Worker<P> {
         self.keep_prefix(&mut configuration);
         self.dataplane.set_ownership(&Ownership::from(&configuration));
         self.dataplane.set_max_set_size(configuration.max_ipset_size);
+        kernel_linux::set_lock_probe_interval(configuration.iptables_lock_probe_interval);
         self.journal.settings(&configuration.notes);
         if configuration.policy_conntrack_strict && !self.configuration.policy_conntrack_strict {
             // What was let through so far was never compared.
@@ -336,7 +337,13 @@ impl<P: Ports> Worker<P> {
         let dataplane = &self.dataplane;
         let surroundings = Surroundings {
             host_endpoints: self.renderer.governed_interfaces(),
-            problems: self.renderer.problems().into_iter().chain(self.pod_options.problems()).collect(),
+            problems: self
+                .renderer
+                .problems()
+                .into_iter()
+                .chain(self.pod_options.problems())
+                .chain(self.policies.not_understood())
+                .collect(),
         };
         self.journal.problems(&surroundings.problems);
         self.policies.applied(surroundings, |key| {

@@ -330,7 +330,11 @@ mod tests {
                 usage: Usage { total: 256, in_use: 250, ..Usage::default() },
                 blocks: Vec::new(),
             }],
-            policies: vec![PolicyStatus { node: "n1".into(), policies: vec![policy] }],
+            policies: vec![PolicyStatus {
+                node: "n1".into(),
+                policies: vec![policy],
+                ..PolicyStatus::default()
+            }],
             speakers: vec![Summary { node: "n1".into(), peers, ..Summary::default() }],
             silent: vec!["cannot ask the node agent (felix) of node n2: gone".into()],
         }

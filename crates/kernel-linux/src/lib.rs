@@ -50,3 +50,4 @@ pub use rtnl::Rtnl;
 pub use rule_events::RuleEvents;
 pub use sysctl::SysctlDriver;
 pub use tunnel::TunnelDriver;
+pub use xtables_lock::set_lock_probe_interval;

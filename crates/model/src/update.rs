@@ -41,6 +41,8 @@ pub enum Update {
     /// By name: ranges that nobody gets who does not ask for them.
     IpReservation(String, Option<Vec<Cidr>>),
     FelixConfiguration(Option<Box<FelixConfiguration>>),
+    /// What of an object makes no sense, by its kind and name, in words. What of it does has an update of its own.
+    NotUnderstood(Arc<str>, Option<Arc<str>>),
     /// Every kind has been listed once; sent once, and only then may the kernel be touched.
     InSync,
 }

@@ -348,6 +348,22 @@ pub struct PolicyStatus {
     pub node: String,
     #[prost(message, repeated, tag = "2")]
     pub policies: Vec<ProgrammedPolicy>,
+    #[prost(message, repeated, tag = "3")]
+    pub host_endpoints: Vec<GovernedInterface>,
+    /// What is not in force as somebody wants it, a sentence each.
+    #[prost(string, repeated, tag = "4")]
+    pub problems: Vec<String>,
+}
+
+/// An interface of the node itself that a HostEndpoint governs.
+#[derive(Clone, PartialEq, Message)]
+pub struct GovernedInterface {
+    /// `*`: all that have no HostEndpoint of their own.
+    #[prost(string, tag = "1")]
+    pub interface: String,
+    /// The HostEndpoint's name.
+    #[prost(string, tag = "2")]
+    pub host_endpoint: String,
 }
 
 /// One policy that this node needs.

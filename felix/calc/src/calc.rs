@@ -84,6 +84,7 @@ impl Calc {
             | Update::Service(..)
             | Update::Secret(..)
             | Update::IpamConfiguration(_)
+            | Update::NotUnderstood(..)
             | Update::IpReservation(..) => {}
         }
     }

@@ -63,8 +63,8 @@ pub trait Look {
     /// Intended against actual.
     fn audit(&mut self) -> api::Audit;
 
-    /// The policies that this node needs, and whether they are in the kernel.
-    fn policies(&self) -> Vec<api::ProgrammedPolicy>;
+    /// The policies that this node needs, and whether they are in the kernel; its host endpoints, and its problems.
+    fn policies(&self) -> api::PolicyStatus;
 
     /// The settings in force.
     fn settings(&self) -> Vec<api::Setting>;
@@ -176,15 +176,24 @@ impl<P: Ports> Look for Worker<P> {
         told
     }
 
-    fn policies(&self) -> Vec<api::ProgrammedPolicy> {
+    fn policies(&self) -> api::PolicyStatus {
         let told = self.policies.now();
-        let told = told.policies.iter().map(|(policy, programmed)| api::ProgrammedPolicy {
+        let policies = told.policies.iter().map(|(policy, programmed)| api::ProgrammedPolicy {
             policy: policy.clone(),
             generation: programmed.generation,
             programmed: programmed.error.is_none(),
             error: programmed.error.clone().unwrap_or_default(),
         });
-        told.collect()
+        let governed = told.host_endpoints.iter().map(|(interface, name)| api::GovernedInterface {
+            interface: interface.clone(),
+            host_endpoint: name.to_string(),
+        });
+        api::PolicyStatus {
+            node: String::new(),
+            policies: policies.collect(),
+            host_endpoints: governed.collect(),
+            problems: told.problems.clone(),
+        }
     }
 
     fn settings(&self) -> Vec<api::Setting> {

@@ -86,6 +86,7 @@ fn timed(netns: &Netns, program: &str, arguments: &[&str], input: &str) -> io::R
 /// A node with pods, each subject to five policies.
 pub fn loaded(way: Way) -> anyhow::Result<Agent> {
     let mut agent = Agent::new(new_netns()?, way)?;
+    make_links(agent.netns())?;
     agent.apply([cluster::namespace()]);
     for number in 0..PODS {
         agent.add_local(cluster::local(number));
@@ -94,6 +95,19 @@ pub fn loaded(way: Way) -> anyhow::Result<Agent> {
     agent.apply((0..POLICIES).map(|number| cluster::policy(number, PODS, RULES, 0)));
     agent.write()?;
     Ok(agent)
+}
+
+/// The interfaces of the pods. Without them routes and sysctls would be tried again with every change.
+fn make_links(netns: &Netns) -> anyhow::Result<()> {
+    let mut commands = String::new();
+    for number in 0..PODS {
+        let name = cluster::local(number).interface;
+        commands.push_str(&format!(
+            "link add {name} type veth peer name peer{number}\nlink set {name} up\nlink set peer{number} up\n"
+        ));
+    }
+    run(netns, "ip", &["-batch", "-"], &commands)?;
+    Ok(())
 }
 
 /// The program itself on the same rules in a namespace of its own, fed with the lines of one chain.

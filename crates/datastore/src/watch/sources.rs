@@ -1,6 +1,7 @@
 //! Where events of a kind come from: the API server, or octets that typha has passed on.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
@@ -156,7 +157,11 @@ impl Visitor for Decode {
                 Ok(object) => put(kind, name, &object, &convert),
                 Err(error) => {
                     tracing::warn!(?kind, object = %name, %error, "typha sent what cannot be read");
-                    Event::Put(name, None)
+                    Event::Put(
+                        name,
+                        None,
+                        Some(format!("typha sent what cannot be read: {}", short(&error.to_string())).into()),
+                    )
                 }
             },
             fanout::Event::Gone(name) => Event::Gone(name),
@@ -174,12 +179,37 @@ fn put<K>(
 ) -> Event {
     let mut problems = Problems::default();
     let item = convert(object, &mut problems);
-    for problem in problems.0 {
-        let (field, reason) = (problem.field, problem.reason);
+    for problem in &problems.0 {
+        let (field, reason) = (&problem.field, &problem.reason);
         tracing::warn!(?kind, object = %name, field, reason, "not understood");
     }
-    Event::Put(name, item)
+    let reasons = reasons(&problems, item.is_none());
+    Event::Put(name, item, reasons)
 }
+
+/// What makes no sense in an object, at most [`MAX_REASONS`] of it; `None` where all does.
+fn reasons(problems: &Problems, is_gone: bool) -> Option<Arc<str>> {
+    let wrong: Vec<_> = problems.0.iter().filter(|problem| !problem.is_warning).collect();
+    if wrong.is_empty() {
+        return None;
+    }
+    let told: Vec<String> =
+        wrong.iter().take(MAX_REASONS).map(|problem| short(&problem.to_string())).collect();
+    let more = if wrong.len() > MAX_REASONS { "; and more" } else { "" };
+    let gone = if is_gone { "; it counts as gone" } else { "" };
+    Some(format!("{}{more}{gone}", told.join("; ")).into())
+}
+
+/// The beginning of what may have any length, since users wrote it.
+fn short(text: &str) -> String {
+    match text.char_indices().nth(200) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+/// So many problems of one object are told beyond the log.
+const MAX_REASONS: usize = 4;
 
 /// What a watch says of objects of one type.
 enum Seen<K> {

@@ -34,8 +34,8 @@ pub(crate) enum Item {
 pub(crate) enum Event {
     /// A list begins.
     ListBegins,
-    /// An object is there. `None`: it cannot be understood and counts as gone.
-    Put(ObjectName, Option<Item>),
+    /// An object is there, and what of it makes no sense. Without an item it counts as gone.
+    Put(ObjectName, Option<Item>, Option<Arc<str>>),
     Gone(ObjectName),
     /// The list is complete.
     Listed,
@@ -76,6 +76,8 @@ struct KindState {
     /// Objects seen since a list began.
     listing: Option<BTreeSet<ObjectName>>,
     told: BTreeMap<ObjectName, Told>,
+    /// Objects of which something makes no sense.
+    not_understood: BTreeSet<ObjectName>,
 }
 
 #[derive(Debug)]
@@ -118,13 +120,18 @@ impl Tracker {
         let Some(state) = self.kinds.get_mut(&kind) else { return };
         match event {
             Event::ListBegins => state.listing = Some(BTreeSet::new()),
-            Event::Put(name, item) => {
+            Event::Put(name, item, not_understood) => {
                 if let Some(listing) = &mut state.listing {
                     listing.insert(name.clone());
                 }
+                self.understood(kind, &name, out);
                 match item {
-                    Some(item) => self.put(kind, name, item, out),
+                    Some(item) => self.put(kind, name.clone(), item, out),
                     None => self.gone(kind, &name, out),
+                }
+                if let Some(why) = not_understood {
+                    out.push(Update::NotUnderstood(full_name(kind, &name), Some(why)));
+                    self.kinds.entry(kind).or_default().not_understood.insert(name);
                 }
             }
             Event::Gone(name) => self.gone(kind, &name, out),
@@ -187,7 +194,15 @@ impl Tracker {
         }
     }
 
+    /// Nothing is held against an object any more.
+    fn understood(&mut self, kind: Kind, name: &ObjectName, out: &mut Vec<Update>) {
+        if self.kinds.get_mut(&kind).is_some_and(|state| state.not_understood.remove(name)) {
+            out.push(Update::NotUnderstood(full_name(kind, name), None));
+        }
+    }
+
     fn gone(&mut self, kind: Kind, name: &ObjectName, out: &mut Vec<Update>) {
+        self.understood(kind, name, out);
         let is_setting = match kind {
             Kind::FelixConfiguration => self.felix.remove(&name.name).is_some(),
             Kind::BgpConfiguration => {
@@ -209,8 +224,13 @@ impl Tracker {
         let Some(state) = self.kinds.get_mut(&kind) else { return };
         let Some(seen) = state.listing.take() else { return };
         state.listed_once = true;
-        let vanished: Vec<ObjectName> =
-            state.told.keys().filter(|name| !seen.contains(*name)).cloned().collect();
+        let vanished: Vec<ObjectName> = state
+            .told
+            .keys()
+            .chain(&state.not_understood)
+            .filter(|name| !seen.contains(*name))
+            .cloned()
+            .collect();
         for name in vanished {
             self.gone(kind, &name, out);
         }
@@ -289,6 +309,10 @@ impl Tracker {
     }
 }
 
+fn full_name(kind: Kind, name: &ObjectName) -> Arc<str> {
+    format!("{kind:?} {name}").into()
+}
+
 fn report(kind: Kind, problems: &Problems) {
     for problem in &problems.0 {
         tracing::warn!(?kind, field = problem.field, reason = problem.reason, "setting is not used");
@@ -333,6 +357,7 @@ pub(crate) fn gone_of(update: &Update) -> Update {
         Update::IpReservation(name, _) => Update::IpReservation(name.clone(), None),
         Update::IpamConfiguration(_) => Update::IpamConfiguration(None),
         Update::FelixConfiguration(_) => Update::FelixConfiguration(None),
+        Update::NotUnderstood(name, _) => Update::NotUnderstood(name.clone(), None),
         Update::InSync => Update::InSync,
     }
 }
@@ -373,12 +398,12 @@ mod tests {
     }
 
     fn put(object: &str, label: &str) -> Event {
-        Event::Put(name(object), Some(Item::Update(namespace(object, label))))
+        Event::Put(name(object), Some(Item::Update(namespace(object, label))), None)
     }
 
     fn felix(object: &str, spec: Value) -> Event {
         let meta = ObjectMeta { name: Some(object.to_owned()), ..ObjectMeta::default() };
-        Event::Put(name(object), Some(Item::Felix(Box::new((meta, spec)))))
+        Event::Put(name(object), Some(Item::Felix(Box::new((meta, spec)))), None)
     }
 
     fn run(tracker: &mut Tracker, kind: Kind, events: impl IntoIterator<Item = Event>) -> Vec<Update> {
@@ -431,10 +456,27 @@ mod tests {
         let out = run(
             &mut tracker,
             Kind::Namespace,
-            [Event::Put(name("a"), None), Event::Put(name("a"), None), put("a", "1")],
+            [Event::Put(name("a"), None, None), Event::Put(name("a"), None, None), put("a", "1")],
         );
 
         assert_eq!(out, [Update::Namespace("a".to_owned(), None), namespace("a", "1")]);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_told_until_it_does_or_is_gone() {
+        let mut tracker = tracker();
+        let told = |name: &str, why: Option<&str>| {
+            Update::NotUnderstood(format!("Namespace {name}").into(), why.map(Into::into))
+        };
+        let broken = |object: &str| Event::Put(name(object), None, Some("spec.selector: no".into()));
+
+        let out = run(&mut tracker, Kind::Namespace, [broken("a"), broken("b")]);
+        assert_eq!(out, ["a", "b"].map(|object| told(object, Some("spec.selector: no"))));
+
+        let out = run(&mut tracker, Kind::Namespace, [put("a", "1")]);
+        assert_eq!(out, [told("a", None), namespace("a", "1")]);
+        let out = run(&mut tracker, Kind::Namespace, [Event::ListBegins, put("a", "1"), Event::Listed]);
+        assert_eq!(out, [told("b", None)]);
     }
 
     #[test]
@@ -442,7 +484,7 @@ mod tests {
         let mut tracker = tracker();
         run(&mut tracker, Kind::Namespace, [put("a", "1")]);
 
-        let moved = Event::Put(name("a"), Some(Item::Update(namespace("b", "1"))));
+        let moved = Event::Put(name("a"), Some(Item::Update(namespace("b", "1"))), None);
 
         assert_eq!(
             run(&mut tracker, Kind::Namespace, [moved]),
@@ -492,7 +534,7 @@ mod tests {
         let node = |labels: Value| {
             let object = json!({"metadata": {"name": "n1", "labels": labels}});
             let node = convert::node(&serde_json::from_value(object).unwrap(), &mut Problems::default());
-            Event::Put(name("n1"), Some(Item::Update(Update::Node("n1".into(), node))))
+            Event::Put(name("n1"), Some(Item::Update(Update::Node("n1".into(), node))), None)
         };
         let scoped = felix("zone-a", json!({"nodeSelector": "zone == 'a'", "mtu": 1300}));
         run(&mut tracker, Kind::FelixConfiguration, [Event::ListBegins, scoped, Event::Listed]);
@@ -515,7 +557,7 @@ mod tests {
         let mut policy = model::Policy::new(key.clone(), model::Selector::all());
         let put = |policy: &model::Policy| {
             let update = Update::Policy(key.clone(), Some(Box::new(policy.clone())));
-            Event::Put(name("p"), Some(Item::Update(update)))
+            Event::Put(name("p"), Some(Item::Update(update)), None)
         };
 
         run(&mut tracker, Kind::GlobalNetworkPolicy, [put(&policy)]);

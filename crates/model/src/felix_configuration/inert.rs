@@ -118,7 +118,6 @@ const TABLE: &[(&str, &[Entry])] = &[
         ("NetlinkTimeoutSecs", "netlinkTimeout", &[]),
         ("FeatureDetectOverride", "featureDetectOverride", &[]),
         ("FeatureGates", "featureGates", &[]),
-        ("IptablesLockProbeIntervalMillis", "iptablesLockProbeInterval", &[]),
         ("IptablesLockFilePath", "iptablesLockFilePath", &["/run/xtables.lock"]),
         ("IptablesLockTimeoutSecs", "iptablesLockTimeout", &[]),
         ("SidecarAccelerationEnabled", "sidecarAccelerationEnabled", &["false"]),

@@ -46,6 +46,8 @@ pub struct FelixConfiguration {
     pub ipsets_refresh_interval: Duration,
     pub route_refresh_interval: Duration,
     pub interface_refresh_interval: Duration,
+    /// How often iptables-legacy's lock is tried again while somebody else holds it.
+    pub iptables_lock_probe_interval: Duration,
     /// Most members of an IP set.
     pub max_ipset_size: u32,
     /// `None`: the smallest MTU of the uplinks, less the encapsulation.
@@ -225,6 +227,7 @@ impl Default for FelixConfiguration {
             ipsets_refresh_interval: REFRESH,
             route_refresh_interval: REFRESH,
             interface_refresh_interval: REFRESH,
+            iptables_lock_probe_interval: Duration::from_millis(5),
             max_ipset_size: 1 << 20,
             mtu: None,
             mtu_iface_pattern: None,

@@ -2,8 +2,8 @@
 
 use super::values::{
     address, address_of, boolean, choice, cidrs, duration, failsafe_ports, host, interface_name,
-    interface_patterns, interface_prefix, is_none, log_prefix, mark_mask, mtu, number, port_range,
-    port_ranges, rate, route_protocol, switch,
+    interface_patterns, interface_prefix, is_none, lock_probe, log_prefix, mark_mask, mtu, number,
+    port_range, port_ranges, rate, route_protocol, switch,
 };
 use super::{
     AllowAction, ChainInsertMode, DenyAction, EndpointToHostAction, FelixConfiguration, IptablesBackend,
@@ -65,6 +65,7 @@ const TABLE: &[(&str, &str, Set)] = &[
     ("NftablesRefreshInterval", "nftablesRefreshInterval", |c, t| Ok(c.nftables.refresh_interval = duration(t)?)),
     ("IptablesRefreshInterval", "iptablesRefreshInterval", |c, t| Ok(c.iptables_refresh_interval = duration(t)?)),
     ("IptablesPostWriteCheckIntervalSecs", "iptablesPostWriteCheckInterval", |c, t| Ok(c.iptables_post_write_check_interval = duration(t)?)),
+    ("IptablesLockProbeIntervalMillis", "iptablesLockProbeInterval", |c, t| Ok(c.iptables_lock_probe_interval = lock_probe(t)?)),
     ("IpsetsRefreshInterval", "ipsetsRefreshInterval", |c, t| Ok(c.ipsets_refresh_interval = duration(t)?)),
     ("RouteRefreshInterval", "routeRefreshInterval", |c, t| Ok(c.route_refresh_interval = duration(t)?)),
     ("InterfaceRefreshInterval", "interfaceRefreshInterval", |c, t| Ok(c.interface_refresh_interval = duration(t)?)),

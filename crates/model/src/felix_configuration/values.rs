@@ -10,6 +10,16 @@ pub(super) fn is_none(text: &str) -> bool {
     text.eq_ignore_ascii_case("none")
 }
 
+/// How often a lock is tried: a duration as Go writes it, or a number of milliseconds.
+pub(super) fn lock_probe(text: &str) -> Result<Duration, String> {
+    let interval = match text.trim().parse() {
+        Ok(milliseconds) => Duration::from_millis(milliseconds),
+        Err(_) => duration(text)?,
+    };
+    let is_within = (Duration::from_millis(1)..=Duration::from_secs(1)).contains(&interval);
+    is_within.then_some(interval).ok_or_else(|| format!("{text:?} is not between 1ms and 1s"))
+}
+
 /// A duration as Go writes it (`90s`, `1m30s`, `1.5h`, `100ms`), or a number of seconds.
 ///
 /// # Errors
@@ -244,6 +254,15 @@ pub(super) fn rate(text: &str) -> Result<Option<RateLimit>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lock_is_tried_neither_all_the_time_nor_hardly_ever() {
+        assert_eq!(lock_probe("50"), Ok(Duration::from_millis(50)));
+        assert_eq!(lock_probe("0.02s"), Ok(Duration::from_millis(20)));
+        for text in ["0", "none", "2s", "2000", "-5", "often"] {
+            assert!(lock_probe(text).is_err(), "{text:?} was accepted");
+        }
+    }
 
     #[test]
     fn durations_are_gos() {
