@@ -3,6 +3,7 @@
 
 use std::fs::OpenOptions;
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
+use crate::container::Confinement;
 use crate::netns;
 use crate::status::AgentStatus;
 
@@ -35,6 +37,38 @@ pub struct AgentSpec {
     pub netns: PathBuf,
     /// Where standard output and error go, appended.
     pub log: PathBuf,
+    /// Where its readiness is asked; without one it is ready while it runs.
+    pub readiness: Option<SocketAddr>,
+    /// What it sees of the machine and may do; everything unless given.
+    pub confinement: Option<Confinement>,
+}
+
+impl AgentSpec {
+    /// Starts the process, not supervised.
+    pub async fn spawn(&self) -> io::Result<Child> {
+        let spec = self.clone();
+        let runtime = tokio::runtime::Handle::current();
+        // A child gets the namespaces of the thread that starts it.
+        netns::enter(&self.netns, move || {
+            let _entered = runtime.enter();
+            let log = OpenOptions::new().append(true).create(true).open(&spec.log)?;
+            let mut command = Command::new(&spec.command[0]);
+            command
+                .args(&spec.command[1..])
+                .env_remove("KUBECONFIG")
+                .envs(spec.environment.iter().map(|(k, v)| (k, v)))
+                .stdin(Stdio::null())
+                .stdout(log.try_clone()?)
+                .stderr(log);
+            if let Some(confinement) = spec.confinement {
+                confinement.enter()?;
+                // SAFETY: only prctl is called, and nothing is allocated.
+                unsafe { command.pre_exec(move || confinement.drop_capabilities()) };
+            }
+            command.spawn()
+        })
+        .await
+    }
 }
 
 /// A supervised process.
@@ -75,6 +109,11 @@ impl Agent {
     /// The name in status and commands.
     pub fn name(&self) -> &str {
         &self.spec.name
+    }
+
+    /// Where its readiness is asked.
+    pub fn readiness(&self) -> Option<SocketAddr> {
+        self.spec.readiness
     }
 
     /// What status shows.
@@ -181,21 +220,7 @@ impl Agent {
     }
 
     async fn launch(&self) -> io::Result<Child> {
-        let spec = self.spec.clone();
-        let runtime = tokio::runtime::Handle::current();
-        // A child gets the namespace of the thread that starts it.
-        let child = netns::enter(&spec.netns.clone(), move || {
-            let _entered = runtime.enter();
-            let log = OpenOptions::new().append(true).create(true).open(&spec.log)?;
-            Command::new(&spec.command[0])
-                .args(&spec.command[1..])
-                .envs(spec.environment.iter().map(|(k, v)| (k, v)))
-                .stdin(Stdio::null())
-                .stdout(log.try_clone()?)
-                .stderr(log)
-                .spawn()
-        })
-        .await?;
+        let child = self.spec.spawn().await?;
         let mut view = self.view();
         view.pid = child.id();
         view.state = "running";

@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
@@ -13,9 +14,17 @@ use tokio::task::JoinSet;
 use crate::embedded::Embedded;
 use crate::names::{API_PORT, Family, LabName, api_addresses, netns_path};
 use crate::netns;
+use crate::node_pod::NAMESPACE;
 use crate::options::{ExternalApi, LabOptions};
 use crate::status::ApiServerStatus;
 use crate::topology::ROUTER;
+
+const CONTROLLERS_ACCOUNT: &str = "calico-kube-controllers";
+/// The accounts whose processes a lab runs.
+const ACCOUNTS: [&str; 2] = ["calico-node", CONTROLLERS_ACCOUNT];
+/// How long their tokens are good, as a kubelet asks for them, and how often there are new ones.
+const TOKEN_LIFETIME: Duration = Duration::from_secs(3607);
+pub(crate) const TOKEN_RENEWAL: Duration = Duration::from_secs(1200);
 
 /// The API server of a running lab.
 pub struct ApiServer {
@@ -87,6 +96,35 @@ impl ApiServer {
         let this = Self { lab, family, url: external.url.clone(), host, backend, state: Mutex::default() };
         this.serve(Vec::new()).await?;
         Ok(this)
+    }
+
+    /// Gives the accounts of the manifest new tokens; those of a server elsewhere are not ours to give.
+    pub fn renew_tokens(&self) -> anyhow::Result<()> {
+        let Backend::Embedded(embedded) = &self.backend else { return Ok(()) };
+        for account in ACCOUNTS {
+            embedded
+                .write_account(&self.lab.account_dir(account), NAMESPACE, account, TOKEN_LIFETIME)
+                .with_context(|| format!("give {account} a token"))?;
+        }
+        Ok(())
+    }
+
+    /// Writes the kubeconfig of `controllers`: with its own account, or else the administrator's.
+    pub fn write_controllers_kubeconfig(&self, has_account: bool) -> anyhow::Result<()> {
+        let place = self.lab.controllers_kubeconfig();
+        std::fs::create_dir_all(place.parent().unwrap_or(Path::new("/")))?;
+        if !has_account {
+            return write_secret(&place, &std::fs::read_to_string(self.lab.kubeconfig())?);
+        }
+        let account = self.lab.account_dir(CONTROLLERS_ACCOUNT);
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "lab",
+            "clusters": [{"name": "lab",
+                "cluster": {"server": self.url, "certificate-authority": account.join("ca.crt")}}],
+            "users": [{"name": "lab", "user": {"tokenFile": account.join("token")}}],
+            "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab", "namespace": NAMESPACE}}],
+        });
+        write_secret(&place, &serde_json::to_string_pretty(&config)?)
     }
 
     /// What status shows.

@@ -69,9 +69,9 @@ pub fn daemon_pid(lab: &LabName) -> Option<i32> {
     (words.contains(&b"daemon".as_slice()) && words.contains(&lab.as_str().as_bytes())).then_some(pid)
 }
 
-/// The lab's `controllers`, which is in no namespace of the lab: whoever was started with the lab's kubeconfig.
+/// The lab's `controllers`, which is in no namespace of the lab: whoever was started with its kubeconfig.
 fn controllers_of(lab: &LabName) -> Vec<i32> {
-    let kubeconfig = lab.kubeconfig();
+    let kubeconfig = lab.controllers_kubeconfig();
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     pids.filter(|pid| {

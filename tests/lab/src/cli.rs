@@ -147,6 +147,10 @@ pub struct Up {
     /// Without `controllers`: no webhook, no status of policies
     #[arg(long)]
     pub no_controllers: bool,
+    /// Nodes run the pod of this manifest as a kubelet would, with its rights and no others; `shipped` is
+    /// manifests/ocicat.yaml as it was when this program was built. Without it, programs may do everything
+    #[arg(long, env = "OCICAT_LAB_MANIFEST", value_name = "FILE")]
+    pub manifest: Option<PathBuf>,
     /// Without felix and bird-lite
     #[arg(long, hide = true)]
     pub no_agents: bool,

@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 
 use crate::names::{Family, TOR_AS, gateways, zone};
 
+/// The pods' IPv6 pool.
+pub const POD_CIDR_V6: &str = "fd00:10:65::/48";
 const MERGE_PATCH: &str = "application/merge-patch+json";
 const JSON: &str = "application/json";
 /// How long a new CRD may take to be served.
@@ -53,6 +55,24 @@ impl Cluster {
             Err(e) if status_code(&e) == Some(409) => Ok(false),
             Err(e) => Err(e),
         }
+    }
+
+    /// Creates an account, a role, a binding or a map of settings, or makes one that is there equal.
+    pub async fn apply(&self, object: &Value) -> anyhow::Result<()> {
+        let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or("");
+        let (version, kind, name) = (text("/apiVersion"), text("/kind"), text("/metadata/name"));
+        let root = if version.contains('/') { format!("/apis/{version}") } else { format!("/api/{version}") };
+        let scope = match text("/metadata/namespace") {
+            "" => String::new(),
+            namespace => format!("/namespaces/{namespace}"),
+        };
+        let collection = format!("{root}{scope}/{}s", kind.to_lowercase());
+        let made = self.create(&collection, object).await.with_context(|| format!("create {kind} {name}"))?;
+        if !made {
+            let path = format!("{collection}/{name}");
+            self.patch(&path, object).await.with_context(|| format!("update {kind} {name}"))?;
+        }
+        Ok(())
     }
 
     /// Merges `patch` into an object or, by a path that ends in `/status`, into its status.
@@ -218,7 +238,7 @@ fn pools(family: Family, pod_cidr: &str, encap: &str) -> Vec<Value> {
     }
     if family.has_v6() {
         // There is no IPIP for IPv6.
-        all.push(pool("default-ipv6-ippool", "fd00:10:65::/48", 122, "Never"));
+        all.push(pool("default-ipv6-ippool", POD_CIDR_V6, 122, "Never"));
     }
     all
 }

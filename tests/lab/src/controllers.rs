@@ -71,7 +71,7 @@ fn spec(options: &LabOptions, directory: &Path, webhook: SocketAddr, health: Soc
     let mut command = vec![
         options.bin_dir.join(CONTROLLERS).display().to_string(),
         "--kubeconfig".to_owned(),
-        options.name.kubeconfig().display().to_string(),
+        options.name.controllers_kubeconfig().display().to_string(),
         "--health-listen".to_owned(),
         health.to_string(),
     ];
@@ -88,6 +88,8 @@ fn spec(options: &LabOptions, directory: &Path, webhook: SocketAddr, health: Soc
         environment: Vec::new(),
         netns: PathBuf::from(OWN_NETNS),
         log: directory.join(format!("{CONTROLLERS}.log")),
+        readiness: Some(health),
+        confinement: None,
     }
 }
 
@@ -117,6 +119,7 @@ mod tests {
             bin_dir: "/x".into(),
             agents: true,
             controllers: true,
+            manifest: None,
         }
     }
 

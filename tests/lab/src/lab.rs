@@ -2,7 +2,8 @@
 //! The daemon owns one; the commands reach it through `daemon`.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -10,14 +11,16 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::agents::Agent;
-use crate::api_server::ApiServer;
+use crate::api_server::{ApiServer, TOKEN_RENEWAL};
 use crate::cluster::Cluster;
 use crate::control::{Failure, FaultAction};
 use crate::controllers::{CONTROLLERS, Controllers};
 use crate::kubelet::Kubelet;
+use crate::manifest::Manifest;
 use crate::names::Place;
-use crate::node::{LabNode, NodeContext};
-use crate::options::{LabOptions, TorKind};
+use crate::node::{LabNode, NodeContext, Runs};
+use crate::node_pod::PodMaker;
+use crate::options::{LabOptions, SHIPPED, TorKind};
 use crate::policy_kinds;
 use crate::scheduler::Scheduler;
 use crate::status::LabStatus;
@@ -81,11 +84,20 @@ impl Lab {
         let cluster = Cluster::connect(&name.kubeconfig()).await?;
         wait_healthy(&cluster).await?;
         say("CRDs, IPPools and BGPPeers".to_owned());
-        let mut crds: Vec<Value> = serde_saphyr::from_multiple(CRDS).context("read the CRDs' YAML")?;
+        let manifest = manifest(&options)?;
+        let mut crds: Vec<Value> = manifest.definitions().cloned().collect();
         if options.external.is_none() {
             crds.extend(policy_kinds::definitions());
         }
         cluster.apply_crds(&crds).await?;
+        let has_accounts = options.manifest.is_some() && options.external.is_none();
+        if has_accounts {
+            for object in manifest.applied() {
+                cluster.apply(object).await?;
+            }
+            api.renew_tokens()?;
+        }
+        api.write_controllers_kubeconfig(has_accounts)?;
         cluster.create_pools(family, &options.pod_cidr, options.encap.as_str()).await?;
         if options.tor != TorKind::None {
             cluster.create_tor_peers(family, subnets).await?;
@@ -100,7 +112,11 @@ impl Lab {
             family,
             bin_dir: options.bin_dir.clone(),
             cluster,
-            agents: options.agents,
+            runs: match (options.agents, &options.manifest) {
+                (false, _) => Runs::Nothing,
+                (true, None) => Runs::Programs,
+                (true, Some(_)) => Runs::Pod(Arc::new(PodMaker::new(manifest, &options))),
+            },
         };
         let lab = Arc::new(Self {
             options,
@@ -116,6 +132,9 @@ impl Lab {
         lab.start_nodes().await?;
         tokio::spawn(scheduler.run());
         tokio::spawn(Arc::clone(&lab.kubelet).run());
+        if has_accounts {
+            tokio::spawn(renew_tokens(Arc::downgrade(&lab)));
+        }
         Ok(lab)
     }
 
@@ -323,8 +342,25 @@ impl Lab {
     }
 }
 
-/// The CRDs that the datastore's types were written to.
-const CRDS: &str = include_str!("../../../manifests/crds.yaml");
+/// The manifest that was named, or the shipped one.
+fn manifest(options: &LabOptions) -> anyhow::Result<Manifest> {
+    let Some(path) = options.manifest.as_deref().filter(|path| *path != Path::new(SHIPPED)) else {
+        return Manifest::read(None);
+    };
+    let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    Manifest::read(Some(&text)).with_context(|| path.display().to_string())
+}
+
+/// Gives the processes new tokens for as long as there is a lab.
+async fn renew_tokens(lab: Weak<Lab>) {
+    loop {
+        tokio::time::sleep(TOKEN_RENEWAL).await;
+        let Some(lab) = lab.upgrade() else { return };
+        if let Err(error) = lab.api.renew_tokens() {
+            tracing::warn!(%error, "tokens not renewed");
+        }
+    }
+}
 
 async fn wait_healthy(cluster: &Cluster) -> anyhow::Result<()> {
     let deadline = Instant::now() + Duration::from_secs(10);

@@ -103,6 +103,16 @@ impl LabName {
         self.state_dir().join("node.kubeconfig")
     }
 
+    /// The kubeconfig of `controllers`, with its own account.
+    pub fn controllers_kubeconfig(&self) -> PathBuf {
+        self.state_dir().join("controllers").join("kubeconfig")
+    }
+
+    /// The directory with token, CA and namespace of a service account, as a pod has it.
+    pub fn account_dir(&self, account: &str) -> PathBuf {
+        self.state_dir().join("serviceaccounts").join(account)
+    }
+
     /// Marker files, one for every namespace that the lab made.
     pub fn marker_dir(&self) -> PathBuf {
         self.state_dir().join("netns")

@@ -19,17 +19,19 @@ use crate::cni::CniNode;
 use crate::kubelet::HostNode;
 use crate::names::{Family, LabName, Place, netns_path, zone};
 use crate::netns;
+use crate::node_pod::PodMaker;
 use crate::status::NodeStatus;
 use crate::topology;
 
-const FELIX_HEALTH: u16 = 9099;
-const BIRD_LITE_HEALTH: u16 = 9098;
 /// How often a node that was never ready is asked, one that is no longer, and one that is.
 const STARTING: Duration = Duration::from_millis(40);
 const UNREADY: Duration = Duration::from_millis(250);
 const READY: Duration = Duration::from_secs(2);
 /// So many checks in a row must fail before a ready node counts as not ready: a restart takes less.
 const STRIKES: u32 = 3;
+
+const FELIX_HEALTH: u16 = 9099;
+const BIRD_LITE_HEALTH: u16 = 9098;
 
 /// What all nodes of a lab have in common.
 #[derive(Clone)]
@@ -42,8 +44,19 @@ pub struct NodeContext {
     pub bin_dir: PathBuf,
     /// The API server.
     pub cluster: Cluster,
-    /// False in a lab that has no felix and bird-lite.
-    pub agents: bool,
+    /// What a node runs.
+    pub runs: Runs,
+}
+
+/// What a node runs.
+#[derive(Clone)]
+pub enum Runs {
+    /// No felix and bird-lite.
+    Nothing,
+    /// felix and bird-lite with all rights, as they are quickest to start.
+    Programs,
+    /// The pod of a manifest.
+    Pod(Arc<PodMaker>),
 }
 
 /// A running node.
@@ -66,7 +79,11 @@ impl LabNode {
         let (lab, family) = (context.lab.clone(), context.family);
         tokio::task::spawn_blocking(move || topology::add_node(&lab, place, family)).await??;
         register(&context.cluster, place, &node_object(place)).await?;
-        let agents = if context.agents { agent_specs(&context, place) } else { Vec::new() };
+        let agents = match &context.runs {
+            Runs::Nothing => Vec::new(),
+            Runs::Programs => agent_specs(&context, place),
+            Runs::Pod(pod) => pod.prepare(&context.lab, &name).await?,
+        };
         let node = Arc::new(Self {
             place,
             context,
@@ -184,8 +201,10 @@ impl LabNode {
         let netns = self.netns();
         let mut all = true;
         for agent in &self.agents {
-            let port = if agent.name() == "felix" { FELIX_HEALTH } else { BIRD_LITE_HEALTH };
-            let ready = answers_ready(&netns, SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await;
+            let ready = match agent.readiness() {
+                Some(address) => answers_ready(&netns, address).await,
+                None => agent.status().state == "running",
+            };
             agent.set_ready(ready);
             all &= ready;
         }
@@ -217,6 +236,7 @@ async fn register(cluster: &Cluster, place: Place, object: &Value) -> anyhow::Re
     Ok(())
 }
 
+/// The programs with the lab's own kubeconfig and all rights.
 fn agent_specs(context: &NodeContext, place: Place) -> Vec<AgentSpec> {
     let name = place.name();
     let dir = context.lab.state_dir().join(&name);
@@ -244,6 +264,8 @@ fn agent_specs(context: &NodeContext, place: Place) -> Vec<AgentSpec> {
             )],
             netns: netns_path(&context.lab.netns(&name)),
             log: dir.join(format!("{program}.log")),
+            readiness: Some((Ipv4Addr::LOCALHOST, port).into()),
+            confinement: None,
         }
     };
     let state = ["--state-dir".to_owned(), dir.join("felix").display().to_string()];

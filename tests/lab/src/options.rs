@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::names::{Family, LabName, MAX_NODES_PER_SUBNET, MAX_SUBNETS};
 
+/// In the place of a manifest's path: `manifests/ocicat.yaml` as it was when the lab was built.
+pub const SHIPPED: &str = "shipped";
+
 /// Which router stands at the top of the rack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -91,6 +94,8 @@ pub struct LabOptions {
     pub agents: bool,
     /// False for a lab without `controllers`.
     pub controllers: bool,
+    /// The manifest whose pod nodes run, or [`SHIPPED`]; when absent, its programs with all rights.
+    pub manifest: Option<PathBuf>,
 }
 
 impl LabOptions {
@@ -164,6 +169,7 @@ mod tests {
             bin_dir: "/x".into(),
             agents: true,
             controllers: true,
+            manifest: None,
         }
     }
 

@@ -103,6 +103,8 @@ impl TorContext<'_> {
             environment: Vec::new(),
             netns: netns_path(&self.lab.netns(ROUTER)),
             log: self.dir.join(format!("{name}.log")),
+            readiness: None,
+            confinement: None,
         }
     }
 

@@ -111,6 +111,7 @@ fn options(args: Up) -> Result<LabOptions, Failure> {
         agents: !args.no_agents,
         controllers: wants_controllers(&bin_dir, args.no_controllers),
         bin_dir,
+        manifest: args.manifest.map(|path| fs::canonicalize(&path).unwrap_or(path)),
     };
     options.validate().map_err(Failure::usage)?;
     Ok(options)

@@ -1,0 +1,66 @@
+//! Every manifest that is shipped applies cleanly, with strict validation, and again without a change.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use apiserver::{ApiServer, Handle};
+use common::{Kubectl, listen};
+
+fn manifests() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../manifests")
+}
+
+fn with_server(body: impl FnOnce(&Kubectl)) {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let server = ApiServer::builder().build().unwrap();
+    let handle: Handle = runtime.block_on(async { server.serve(vec![listen()]).unwrap() });
+    body(&Kubectl::new(&server.kubeconfig(&handle.url())));
+    runtime.block_on(handle.stop());
+}
+
+#[test]
+fn one_file_applies_and_applies_again() {
+    with_server(|kubectl| {
+        let path = manifests().join("ocicat.yaml").display().to_string();
+        // Older ones check less, and the same.
+        let strict: &[&str] =
+            if kubectl.is_recent("strict validation") { &["--validate=strict"] } else { &[] };
+        let apply = [&["apply", "-f", path.as_str()], strict].concat();
+
+        let first = kubectl.run(&apply);
+        let second = kubectl.run(&apply);
+
+        assert!(first.lines().count() > 30 && !first.contains("Warning"), "{first}");
+        let changed: Vec<&str> = second.lines().filter(|line| !line.ends_with("unchanged")).collect();
+        assert!(changed.is_empty(), "{changed:?}");
+
+        // Descriptions come with the other file, over what is there.
+        let crds = manifests().join("crds.yaml").display().to_string();
+        if kubectl.is_recent("descriptions of fields") {
+            kubectl.run(&["apply", "--server-side", "--force-conflicts", "--validate=strict", "-f", &crds]);
+            let said = kubectl.run(&["explain", "ippools.spec.cidr"]);
+            assert!(!said.contains("<empty>"), "{said}");
+        }
+    });
+}
+
+#[test]
+fn every_overlay_applies() {
+    with_server(|kubectl| {
+        if !kubectl.is_recent("kustomize") {
+            return;
+        }
+        kubectl.run(&["apply", "-f", &manifests().join("ocicat.yaml").display().to_string()]);
+        for entry in std::fs::read_dir(manifests().join("rendered")).unwrap() {
+            let path = entry.unwrap().path();
+            // Those of the Prometheus operator are not in every cluster, and not in this one.
+            if path.ends_with("monitoring.yaml") {
+                continue;
+            }
+            let said = kubectl.run(&["apply", "--validate=strict", "-f", &path.display().to_string()]);
+            assert!(!said.contains("Warning"), "{}: {said}", path.display());
+        }
+    });
+}
