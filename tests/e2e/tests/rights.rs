@@ -11,7 +11,67 @@ use e2e::{Cluster, Options, programs, within};
 use serde_json::Value;
 
 /// Rights of a path that no test can walk in seconds, each with what needs it.
-const ELSEWHERE: &[(&str, &str)] = &[];
+const ELSEWHERE: &[(&str, &str)] = &[
+    (
+        "ClusterRole calico-kube-controllers: create events",
+        "an address that leaked is told of, which takes minutes to be sure of",
+    ),
+    (
+        "ClusterRole calico-kube-controllers: create ipamblocks.projectcalico.org",
+        "addresses of Services of type LoadBalancer",
+    ),
+    (
+        "ClusterRole calico-kube-controllers: delete ipamblocks.projectcalico.org",
+        "a block that rests is deleted when its last address has rested",
+    ),
+    ("ClusterRole calico-kube-controllers: get ipamconfigurations.projectcalico.org", "as blocks"),
+    (
+        "ClusterRole calico-kube-controllers: create ipamhandles.projectcalico.org",
+        "addresses of Services of type LoadBalancer",
+    ),
+    (
+        "ClusterRole calico-kube-controllers: update ipamhandles.projectcalico.org",
+        "a handle with addresses in several blocks",
+    ),
+    (
+        "ClusterRole calico-kube-controllers: list stagedglobalnetworkpolicies.projectcalico.org",
+        "a tier is to be deleted",
+    ),
+    (
+        "ClusterRole calico-kube-controllers: list stagednetworkpolicies.projectcalico.org",
+        "a tier is to be deleted",
+    ),
+    ("ClusterRole calico-node: create events", "peers that come and go, at most one round a minute"),
+    ("ClusterRole calico-node: get namespaces", "a pod whose namespace the watch has not told of yet"),
+    ("ClusterRole calico-node: get nodes", "the node is asked before its watch has told of it"),
+    (
+        "ClusterRole calico-node: get pods",
+        "a pod that the watch has not told of yet, and the last word before an address is taken back",
+    ),
+    ("ClusterRole calico-node: delete blockaffinities.projectcalico.org", "a block that stays empty"),
+    (
+        "ClusterRole calico-node: get blockaffinities.projectcalico.org",
+        "a claim that another one was quicker with",
+    ),
+    (
+        "ClusterRole calico-node: get clusterinformations.projectcalico.org",
+        "addresses are taken back, unless the datastore is locked",
+    ),
+    ("ClusterRole calico-node: delete ipamblocks.projectcalico.org", "a block that stays empty"),
+    (
+        "ClusterRole calico-node: get ipamblocks.projectcalico.org",
+        "a block that another one was quicker with",
+    ),
+    (
+        "ClusterRole calico-node: get ipamconfigurations.projectcalico.org",
+        "addresses are asked for before the watch has told of settings",
+    ),
+    ("ClusterRole calico-node: list ipamhandles.projectcalico.org", "addresses of this node are taken back"),
+    (
+        "ClusterRole calico-node: update ipamhandles.projectcalico.org",
+        "a pod with addresses of both families",
+    ),
+];
 
 fn manifests() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../manifests")
