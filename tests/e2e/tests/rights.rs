@@ -71,6 +71,10 @@ const ELSEWHERE: &[(&str, &str)] = &[
         "ClusterRole calico-node: update ipamhandles.projectcalico.org",
         "a pod with addresses of both families",
     ),
+    (
+        "ClusterRole calico-kube-controllers: delete nodepolicystatuses.projectcalico.org",
+        "what a node said that is gone, by the one who is elected next",
+    ),
 ];
 
 fn manifests() -> PathBuf {
