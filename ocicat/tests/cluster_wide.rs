@@ -40,7 +40,9 @@ impl Place {
 shift 2
 if [ \"$3 $4\" = 'get pods' ]; then printf 'n2\\tpod-n2\\nn1\\tpod-n1\\nn3\\tpod-n3\\n\\tpending\\n'; exit; fi
 [ \"$1\" = exec ] || {{ echo \"no answer to $1\" >&2; exit 1; }}
+[ \"$2\" = --stdin ] || {{ shift; set -- exec --stdin \"$@\"; }}
 pod=$5 container=$7; shift 8
+case \"$*\" in 'ocicat doctor '*) [ $pod = pod-n3 ] || {{ shift; exec {OCICAT} \"$@\"; }} ;; esac
 [ \"$*\" = \"ocicat relay $container\" ] || {{ echo \"no program $*\" >&2; exit 1; }}
 [ $pod = pod-n3 ] && {{ echo 'error: the container does not run' >&2; exit 1; }}
 exec {OCICAT} relay $container --directory {directory}/$pod
@@ -171,5 +173,18 @@ n2    route  10.65.0.1/32  missing
 ";
     assert_eq!(text, expected, "{errors}");
     assert!(errors.contains("the node agent (felix) of node n3"), "{errors}");
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn the_doctor_looks_at_every_node_and_names_the_one_that_cannot_be_looked_at() {
+    let place = Place::new("doctor");
+
+    let (output, text, errors) = place.ocicat(&["doctor", "--no-probes", "-o", "json"]);
+
+    let told: Value = serde_json::from_str(&text).unwrap();
+    let nodes: Vec<&str> = told.as_array().unwrap().iter().filter_map(|node| node["node"].as_str()).collect();
+    assert_eq!(nodes, ["n1", "n2"], "{errors}");
+    assert!(told[0]["findings"].is_array() && errors.contains("node n3"), "{text}{errors}");
     assert_eq!(output.status.code(), Some(1));
 }

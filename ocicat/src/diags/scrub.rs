@@ -59,7 +59,7 @@ fn scrub_line(line: &str) -> String {
             rest = rest.get(first.len_utf8()..).unwrap_or_default();
             continue;
         }
-        let end = rest.find(|c: char| !is_word(c) && !(c == '=' && is_padding(rest))).unwrap_or(rest.len());
+        let end = rest.find(|c: char| !(is_word(c) || (c == '=' && is_padding(rest)))).unwrap_or(rest.len());
         let (word, after) = rest.split_at(end);
         if expects || is_token(word) {
             out.push_str(HIDDEN);
