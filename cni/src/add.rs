@@ -11,13 +11,14 @@ use kernel_linux::pod_state::peer_name;
 use kernel_linux::{Netns, Rtnl};
 use proto::node::request::{Attachment, EndpointUp};
 
-use crate::agent::AgentError;
+use crate::agent::{AgentError, Announced};
 use crate::config::{IpamKind, MTU_FILE};
 use crate::delegate;
 use crate::error::{CniError, code};
 use crate::invocation::Verb;
 use crate::ipam::{WhenLost, addresses, host_cidr, release, request};
 use crate::plugin::Context;
+use crate::readiness;
 use crate::result::{Interface, Ip, Route, Success};
 
 /// What this call has made so far, to be undone when it fails.
@@ -49,6 +50,7 @@ struct Plan {
 /// Connects a container. Asked again for the same container, it answers the same.
 pub(crate) fn add(context: &Context) -> Result<Success, CniError> {
     let netns = open_netns(context)?;
+    readiness::wait(&context.conf.gates)?;
     let mut made = Made::default();
     match connect(context, &netns, &mut made) {
         Ok(success) => Ok(success.chained(context.conf.previous.clone())),
@@ -62,14 +64,23 @@ pub(crate) fn add(context: &Context) -> Result<Success, CniError> {
 fn connect(context: &Context, netns: &Netns, made: &mut Made) -> Result<Success, CniError> {
     let mut plan = plan(context, made)?;
     let mut host = Rtnl::open().map_err(|error| CniError::kernel("cannot talk to the kernel", error))?;
-    if let Some((interface, mac)) = existing(context, netns, &mut host, &plan.host_interface)? {
+    if let Some((interface, mac)) = create(context, netns, &mut host, &plan, made)? {
         // The first ADD made it all: a failure of this one must not take it away.
         *made = Made::default();
         (plan.interface, plan.mac) = (interface, mac);
-    } else {
-        made.is_first = true;
-        create(context, netns, &mut host, &plan, made)?;
     }
+    // The agent programs the node's side while this process configures the pod's.
+    let announced = announce(context, &plan, made)?;
+    let inside_works = configure(context, netns, &mut host, &plan);
+    let outside_works = announced.wait().map_err(|error| error.into_cni(&context.subject()));
+    inside_works?;
+    outside_works?;
+    context.log.info(format_args!("{} has {:?}", plan.host_interface, plan.addresses));
+    Ok(success(netns, &plan))
+}
+
+/// Sets the pod's side up, until packets from the node reach it.
+fn configure(context: &Context, netns: &Netns, host: &mut Rtnl, plan: &Plan) -> Result<(), CniError> {
     let inside = PodInterface {
         name: plan.interface.clone(),
         addresses: plan.addresses.clone(),
@@ -79,10 +90,7 @@ fn connect(context: &Context, netns: &Netns, made: &mut Made) -> Result<Success,
     pod::configure_pod(netns, &inside).map_err(|error| {
         CniError::kernel(format!("cannot configure {} in {}", inside.name, netns.path().display()), error)
     })?;
-    settle(&mut host, &plan.host_interface)?;
-    announce(context, &plan, made)?;
-    context.log.info(format_args!("{} has {:?}", plan.host_interface, plan.addresses));
-    Ok(success(netns, &plan))
+    settle(host, &plan.host_interface)
 }
 
 /// Gets addresses from whoever gives them, and names from the agent.
@@ -171,35 +179,42 @@ fn existing(
     Ok(None)
 }
 
+/// Makes the veth, or says what an earlier ADD of this container made ([`existing`]). Looks only where a link is in
+/// the way: that is seldom, and every look waits for the kernel's one lock of all links.
 fn create(
     context: &Context,
     netns: &Netns,
     host: &mut Rtnl,
     plan: &Plan,
     made: &mut Made,
-) -> Result<(), CniError> {
+) -> Result<Option<(String, [u8; 6])>, CniError> {
     let link = PodLink {
         host_name: plan.host_interface.clone(),
         alias: context.call.container_id.clone(),
         pod_name: context.call.interface.clone(),
         pod_mac: Some(plan.mac),
         mtu: plan.mtu,
+        queues: context.conf.queues,
         ipv6: plan.addresses.iter().any(IpAddr::is_ipv6),
     };
     let mut outcome = host.create_pod_link(&link, netns);
-    if matches!(&outcome, Err(error) if error.kind() == io::ErrorKind::AlreadyExists) {
-        // The container's last veth may be retired and not yet gone (DEL and ADD in one namespace).
-        let reaped = host.reap_retired().unwrap_or(false);
-        if reaped {
-            outcome = host.create_pod_link(&link, netns);
+    if is_taken(&outcome) {
+        if let Some(existing) = existing(context, netns, host, &plan.host_interface)? {
+            return Ok(Some(existing));
         }
+        outcome = host.create_pod_link(&link, netns);
     }
-    let taken = matches!(&outcome, Err(error) if error.kind() == io::ErrorKind::AlreadyExists);
+    // The container's last veth may be retired and not yet gone (DEL and ADD in one namespace).
+    if is_taken(&outcome) && host.reap_retired().unwrap_or(false) {
+        outcome = host.create_pod_link(&link, netns);
+    }
+    made.is_first = true;
+    let taken = is_taken(&outcome);
     if !taken {
         // Also after a failure: the link may exist without its alias or address.
         made.link = Some(link.host_name.clone());
     }
-    outcome.map(drop).map_err(|error| {
+    outcome.map(|()| None).map_err(|error| {
         if taken {
             return CniError::environment(format!(
                 "CNI_IFNAME {:?}: an interface of this name exists already in {}",
@@ -210,6 +225,10 @@ fn create(
         }
         CniError::kernel(format!("cannot make the veth {}", link.host_name), error)
     })
+}
+
+fn is_taken(outcome: &io::Result<()>) -> bool {
+    matches!(outcome, Err(error) if error.kind() == io::ErrorKind::AlreadyExists)
 }
 
 /// The node's side got its carrier when the pod's side came up, but sends only after the kernel's link watch has
@@ -224,8 +243,8 @@ fn settle(host: &mut Rtnl, name: &str) -> Result<(), CniError> {
     }
 }
 
-/// Tells the agent, and waits until it has programmed routes and policy.
-fn announce(context: &Context, plan: &Plan, made: &mut Made) -> Result<(), CniError> {
+/// Tells the agent, which answers when it has programmed routes and policy.
+fn announce(context: &Context, plan: &Plan, made: &mut Made) -> Result<Announced, CniError> {
     made.endpoint = made.link.is_some();
     let attachment = Attachment { interface: plan.interface.clone(), ..context.attachment() };
     let call = EndpointUp {

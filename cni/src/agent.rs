@@ -23,6 +23,12 @@ pub struct Agent {
     socket: PathBuf,
 }
 
+/// An endpoint of which the agent has been told and for whose answer nobody has waited yet.
+pub struct Announced {
+    socket: PathBuf,
+    stream: UnixStream,
+}
+
 /// Why a call got no good answer.
 #[derive(Debug)]
 pub enum AgentError {
@@ -51,15 +57,16 @@ impl Agent {
         }
     }
 
-    /// Returns when route and policy of the endpoint are in the kernel.
-    pub fn endpoint_up(&self, call: EndpointUp) -> Result<(), AgentError> {
+    /// Tells of an endpoint, without waiting for the answer.
+    pub fn endpoint_up(&self, call: EndpointUp) -> Result<Announced, AgentError> {
         // The agent gives up first, so that its reason arrives.
         let wait = if call.timeout_ms == 0 {
             ENDPOINT_UP_TIMEOUT
         } else {
             Duration::from_millis(call.timeout_ms.into())
         };
-        self.done(Call::EndpointUp(call), wait + Duration::from_secs(5))
+        let stream = self.send(Call::EndpointUp(call), wait + Duration::from_secs(5))?;
+        Ok(Announced { socket: self.socket.clone(), stream })
     }
 
     /// Forgets the endpoint and releases its addresses.
@@ -105,17 +112,17 @@ impl Agent {
     }
 
     fn call(&self, call: Call, timeout: Duration) -> Result<Outcome, AgentError> {
+        let stream = self.send(call, timeout)?;
+        receive(stream, &self.socket)
+    }
+
+    fn send(&self, call: Call, timeout: Duration) -> Result<UnixStream, AgentError> {
         let unreachable = |error| AgentError::Unreachable { socket: self.socket.clone(), error };
         self.check_owner().map_err(|why| AgentError::Foreign { socket: self.socket.clone(), why })?;
         let mut stream = self.connect(timeout).map_err(unreachable)?;
         let no_reply = |error| AgentError::NoReply { socket: self.socket.clone(), error };
         write_frame(&mut stream, &Request { call: Some(call) }).map_err(|error| no_reply(error.into()))?;
-        let reply: Reply = read_frame(&mut stream).map_err(no_reply)?;
-        match reply.outcome {
-            Some(Outcome::Failed(failed)) => Err(AgentError::Failed(failed)),
-            Some(outcome) => Ok(outcome),
-            None => Err(AgentError::Unexpected { socket: self.socket.clone() }),
-        }
+        Ok(stream)
     }
 
     /// What the agent is told and what it answers must not come from somebody who got hold of the path.
@@ -142,6 +149,23 @@ impl Agent {
         sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(timeout))?;
         connect(&socket, &address)?;
         Ok(UnixStream::from(socket))
+    }
+}
+
+impl Announced {
+    /// Returns when route and policy of the endpoint are in the kernel.
+    pub fn wait(self) -> Result<(), AgentError> {
+        receive(self.stream, &self.socket).map(drop)
+    }
+}
+
+fn receive(mut stream: UnixStream, socket: &Path) -> Result<Outcome, AgentError> {
+    let socket = || socket.to_owned();
+    let reply: Result<Reply, _> = read_frame(&mut stream);
+    match reply.map_err(|error| AgentError::NoReply { socket: socket(), error })?.outcome {
+        Some(Outcome::Failed(failed)) => Err(AgentError::Failed(failed)),
+        Some(outcome) => Ok(outcome),
+        None => Err(AgentError::Unexpected { socket: socket() }),
     }
 }
 

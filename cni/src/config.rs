@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use crate::error::{CniError, code};
 use crate::invocation::{is_identifier, parse_address, parse_mac};
 use crate::keys::Keys;
+use crate::readiness::Gate;
 use crate::result::Success;
 use crate::version::CniVersion;
 
@@ -33,6 +34,10 @@ pub struct NetConf {
     pub features: FeatureControl,
     /// `require_mtu_file`: the MTU is what [`MTU_FILE`] says, unless `mtu` is given.
     pub require_mtu_file: bool,
+    /// `num_queues`: of each direction, on both sides of the veth; the kernel gives one where it is 1.
+    pub queues: u32,
+    /// `readiness_gates`: what must answer well before a pod gets a network.
+    pub gates: Vec<Gate>,
     /// `policy_setup_timeout_seconds`; 0 leaves the time to the agent.
     pub policy_setup_timeout_seconds: u32,
     /// MAC for the container's side: `runtimeConfig.mac`, else `args.cni.mac`.
@@ -130,6 +135,12 @@ impl NetConf {
                 .unwrap_or_default(),
             features: features(&keys.object("feature_control")?)?,
             require_mtu_file: keys.bool("require_mtu_file")?.unwrap_or_default(),
+            queues: queues(keys)?,
+            gates: keys
+                .strings("readiness_gates")?
+                .iter()
+                .map(|text| Gate::parse(text))
+                .collect::<Result<_, _>>()?,
             policy_setup_timeout_seconds: timeout(keys)?,
             mac,
             addresses,
@@ -213,6 +224,15 @@ fn socket(keys: &Keys) -> Result<PathBuf, CniError> {
         return Err(CniError::config(format!("felix_socket {path:?} is longer than 107 bytes")));
     }
     Ok(PathBuf::from(path))
+}
+
+/// The kernel's own limit is 4096.
+fn queues(keys: &Keys) -> Result<u32, CniError> {
+    match keys.u32("num_queues")? {
+        None | Some(0) => Ok(1),
+        Some(queues @ 1..=4096) => Ok(queues),
+        Some(queues) => Err(CniError::config(format!("num_queues {queues} is not between 1 and 4096"))),
+    }
 }
 
 fn mtu(keys: &Keys) -> Result<Option<u32>, CniError> {

@@ -21,5 +21,6 @@ mod ipam;
 mod keys;
 mod log;
 mod plugin;
+mod readiness;
 
 pub use plugin::{calico, calico_ipam};

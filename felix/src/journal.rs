@@ -150,9 +150,8 @@ impl Journal {
         for (kind, what, error) in failing.difference(&self.failing).take(MAX_LINES) {
             tracing::warn!(%kind, what, error, "cannot be written yet; will be retried");
         }
-        let is_over = |(kind, what, _): &&(Kind, String, String)| {
-            !failing.iter().any(|(other, still, _)| (other, still) == (kind, what))
-        };
+        let still: BTreeSet<_> = failing.iter().map(|(kind, what, _)| (kind, what)).collect();
+        let is_over = |(kind, what, _): &&(Kind, String, String)| !still.contains(&(kind, what));
         for (kind, what, _) in self.failing.iter().filter(is_over).take(MAX_LINES) {
             tracing::info!(%kind, what, "fails no longer");
         }

@@ -43,6 +43,7 @@ mod rule_mode;
 mod scratch;
 mod server;
 mod service;
+mod shaper;
 mod settings;
 mod state_files;
 mod steps;

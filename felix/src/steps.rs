@@ -51,6 +51,7 @@ use crate::rule_mode::{self, RuleMode};
 use crate::server;
 use crate::service::{NodeService, PodSettings};
 use crate::settings::Settings;
+use crate::shaper::Shaper;
 use crate::strict::Strict;
 use crate::tunnel_address::TunnelAddress;
 use crate::worker::{Parts, Published, Worker};
@@ -105,8 +106,10 @@ pub async fn run(settings: Settings, fixed: FixedAddresses, log_level: LogLevel)
     let namespaces = datastore.watch_namespace_annotations();
     let pods = KnownPods::new(cluster.clone(), datastore.clone(), namespaces, settings.node.clone());
     let service = Arc::new(service(&settings, store, &dataplane, pods, &addresses, &metrics, &health)?);
+    let drivers = &doors.opened.drivers;
+    let own_ports = [drivers.routes.port()?, drivers.neighbours.port()?];
     let published = start_worker(&settings, features, doors, &service, commands, &health, &metrics)?;
-    watch_kernel(&dataplane)?;
+    watch_kernel(&dataplane, own_ports)?;
     watch_rules(&dataplane);
     tokio::spawn(listeners::follow(health_server, metrics_server, published.configuration.clone()));
     tokio::spawn(forward(cluster.own(), published.configuration.clone(), features.ipv6));
@@ -321,6 +324,7 @@ fn start_worker(
         renderer: Renderer::new(render),
         dataplane: kernel,
         strict,
+        shaper: shaper(),
         policies,
         rule_mode: RuleMode::new(rule_mode::kube_proxy_uses_nftables().unwrap_or(false), has_iptables),
         backends: Backends::new(backend.unwrap_or(Backend::Nft), families, open_tools),
@@ -341,6 +345,21 @@ fn start_worker(
     Ok(Subscriptions { links: link_changes, configuration: configuration_changes, policies: reports })
 }
 
+/// Opens its socket when a pod is to be limited for the first time, and looks for what an earlier run left.
+fn shaper() -> Shaper {
+    let shaped = Rtnl::open().and_then(|mut rtnl| rtnl.shaped()).unwrap_or_default();
+    let mut rtnl = None;
+    let mut shaper = Shaper::new(Box::new(move |interface, shaping| {
+        let rtnl = match &mut rtnl {
+            Some(rtnl) => rtnl,
+            none => none.insert(Rtnl::open()?),
+        };
+        rtnl.shape(interface, shaping)
+    }));
+    shaper.found(shaped);
+    shaper
+}
+
 struct DeadOnDrop(Health);
 
 impl Drop for DeadOnDrop {
@@ -349,10 +368,10 @@ impl Drop for DeadOnDrop {
     }
 }
 
-/// Tells the dataplane of everything that changes in the kernel.
-fn watch_kernel(dataplane: &Dataplane) -> Result<()> {
+/// Tells the dataplane of what changes in the kernel, but not of routes and neighbours that it writes itself.
+fn watch_kernel(dataplane: &Dataplane, own_ports: [u32; 2]) -> Result<()> {
     let dataplane = dataplane.clone();
-    Events::open()?.spawn(move |event| {
+    Events::open()?.without(own_ports).spawn(move |event| {
         dataplane.send(Command::Links(vec![event]));
         true
     })?;

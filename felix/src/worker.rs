@@ -28,6 +28,7 @@ use crate::policy_status::{PolicyStatus, Surroundings};
 use crate::rule_mode::RuleMode;
 use crate::service::PodSettings;
 use crate::settings::Overrides;
+use crate::shaper::Shaper;
 use crate::strict::Strict;
 use crate::worker::strangers::Strangers;
 
@@ -49,6 +50,7 @@ pub struct Parts<P: Ports> {
     pub connections: Connections,
     pub backends: Backends<P::Iptables>,
     pub strict: Strict,
+    pub shaper: Shaper,
     pub policies: PolicyStatus,
     pub rule_mode: RuleMode,
     pub health: Health,
@@ -77,6 +79,7 @@ pub struct Worker<P: Ports> {
     backends: Backends<P::Iptables>,
     policies: PolicyStatus,
     pod_options: PodOptions,
+    shaper: Shaper,
     /// When the oldest news came that is not in the kernel yet.
     arrived: Option<Instant>,
     strict: Strict,
@@ -118,6 +121,7 @@ impl<P: Ports> Worker<P> {
             strict: parts.strict,
             policies: parts.policies,
             pod_options: PodOptions::default(),
+            shaper: parts.shaper,
             arrived: None,
             touched: BTreeSet::new(),
             rule_mode: parts.rule_mode,
@@ -175,7 +179,7 @@ impl<P: Ports> Worker<P> {
 
     fn poll_timeout(&self) -> Option<Instant> {
         let dataplane = self.dataplane.poll_timeout().filter(|_| self.in_sync);
-        [dataplane, self.links_at].into_iter().flatten().min()
+        [dataplane, self.links_at, self.shaper.poll_timeout()].into_iter().flatten().min()
     }
 
     fn handle(&mut self, command: Command, now: Instant) {
@@ -205,6 +209,7 @@ impl<P: Ports> Worker<P> {
             Command::Inspect { interface, reread, reply } => {
                 if reread {
                     self.dataplane.resync(now);
+                    self.shaper.recheck(&interface);
                 }
                 self.inspections.push((interface, reply));
             }
@@ -330,6 +335,7 @@ impl<P: Ports> Worker<P> {
         let health = &self.health;
         let report = self.dataplane.apply(started, || health.dataplane_busy(Instant::now()));
         self.connections.routes_gone();
+        self.shaper.apply(started);
         if report.failed.is_empty() && !self.touched.is_empty() {
             let touched = std::mem::take(&mut self.touched);
             self.strict.changed(touched.iter().flat_map(|pod| self.connections.addresses_of(pod)));
@@ -343,6 +349,7 @@ impl<P: Ports> Worker<P> {
                 .into_iter()
                 .chain(self.pod_options.problems())
                 .chain(self.policies.not_understood())
+                .chain(self.shaper.problems())
                 .collect(),
         };
         self.journal.problems(&surroundings.problems);
@@ -390,6 +397,7 @@ impl<P: Ports> Worker<P> {
         }
         self.policies.change(change);
         self.pod_options.change(change);
+        self.shaper.change(change);
         self.journal.change(change);
     }
 
@@ -409,7 +417,11 @@ impl<P: Ports> Worker<P> {
         });
         self.waiting = waiting;
         for (interface, reply) in std::mem::take(&mut self.inspections) {
-            let _ = reply.send(self.state(&interface));
+            let state = match (self.state(&interface), self.shaper.missing(&interface)) {
+                (EndpointState::Programmed, Some(missing)) => EndpointState::Missing(vec![missing]),
+                (state, _) => state,
+            };
+            let _ = reply.send(state);
         }
     }
 

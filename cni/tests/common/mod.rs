@@ -302,7 +302,9 @@ impl State {
                 failed(self.fail_endpoint_up.unwrap(), "policy was not programmed within 10 s")
             }
             Call::EndpointUp(call) => {
-                kernel.program(&call);
+                if !kernel.program(&call) {
+                    return failed(Failure::Retry, "the link is gone");
+                }
                 self.endpoints.insert(call.attachment.unwrap().container_id, call.host_interface);
                 Some(Outcome::Done(Done {}))
             }
@@ -366,10 +368,14 @@ impl State {
 }
 
 impl Kernel {
-    fn program(&mut self, call: &EndpointUp) {
+    /// False where the link is not there any more: its plugin was killed meanwhile, and DEL came.
+    fn program(&mut self, call: &EndpointUp) -> bool {
         let interface = &call.host_interface;
         let addresses: Vec<IpAddr> = call.addresses.iter().map(|text| text.parse().unwrap()).collect();
-        sysctl::configure_pod_interface(interface, "1", addresses.iter().any(IpAddr::is_ipv6)).unwrap();
+        let has_ipv6 = addresses.iter().any(IpAddr::is_ipv6);
+        if sysctl::configure_pod_interface(interface, "1", has_ipv6).is_err() {
+            return false;
+        }
         let mac = call.mac.as_slice().try_into().unwrap();
         let hop = NextHop { gateway: None, interface: Some(interface.clone()), onlink: false };
         let routes: Vec<_> = addresses
@@ -387,8 +393,7 @@ impl Kernel {
                 (NeighbourKey { interface: interface.clone(), address: *address }, Neighbour { mac })
             })
             .collect();
-        assert!(self.routes.apply(&routes, &[]).is_empty());
-        assert!(self.neighbours.apply(&neighbours, &[]).is_empty());
+        self.routes.apply(&routes, &[]).is_empty() && self.neighbours.apply(&neighbours, &[]).is_empty()
     }
 }
 

@@ -409,7 +409,7 @@ fn lean<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Err
     }
     let lean = Lean::deserialize(deserializer)?;
     let annotations = lean.annotations.map(|mut annotations| {
-        annotations.retain(|key, _| key.contains("projectcalico.org/"));
+        annotations.retain(|key, _| key.contains("projectcalico.org/") || key.ends_with("gress-bandwidth"));
         annotations
     });
     Ok(ObjectMeta {

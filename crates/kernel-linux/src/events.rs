@@ -20,6 +20,8 @@ const GROUPS: [u32; 6] = [1, 3, 5, 7, 9, 11];
 /// A socket that hears of changes in the network namespace in which it was opened.
 pub struct Events {
     socket: Socket,
+    /// Ports whose routes and neighbours are not told of.
+    own: Vec<u32>,
 }
 
 impl Events {
@@ -30,7 +32,14 @@ impl Events {
         for group in GROUPS {
             socket.join(group).map_err(|e| named("subscribe to kernel events", e))?;
         }
-        Ok(Self { socket })
+        Ok(Self { socket, own: Vec::new() })
+    }
+
+    /// Does not tell of routes and neighbours that sockets with these ports wrote: their owner knows of them.
+    #[must_use]
+    pub fn without(mut self, ports: impl IntoIterator<Item = u32>) -> Self {
+        self.own.extend(ports);
+        self
     }
 
     /// Waits for changes. Equal events of one burst are delivered once; lost events become `Overrun`.
@@ -39,7 +48,9 @@ impl Events {
         let mut next = self.socket.receive().map(Some);
         for _ in 0..BURST {
             match next {
-                Ok(Some(length)) => messages(self.socket.received(length)).for_each(|m| burst.add(&m)),
+                Ok(Some(length)) => messages(self.socket.received(length))
+                    .filter(|message| !is_known(message, &self.own))
+                    .for_each(|message| burst.add(&message)),
                 Ok(None) => break,
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => burst.push(LinkEvent::Overrun),
                 Err(error) => return Err(named("receive kernel events", error)),
@@ -91,6 +102,16 @@ impl Burst {
         if self.seen.insert(event.clone()) {
             self.events.push(event);
         }
+    }
+}
+
+/// Nothing has to be done about it: we wrote it, or the kernel dropped neighbours with their link (which comes back
+/// with an event of its own) or changed what it learned itself.
+fn is_known(message: &Message<'_>, own: &[u32]) -> bool {
+    match message.kind {
+        libc::RTM_NEWROUTE | libc::RTM_DELROUTE => own.contains(&message.port),
+        libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH => message.port == 0 || own.contains(&message.port),
+        _ => false,
     }
 }
 

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use kernel::{IpSet, IpSetAction, IpSetKind, IpSetMember, IpSetName, IpSetPort, IpSetProbe, IpSetWrite};
 use model::{Cidr, Family, Protocol};
@@ -17,6 +19,10 @@ const BATCH_MESSAGES: usize = 256;
 const BATCH_BYTES: usize = 64 << 10;
 /// What Calico creates its sets with, unless told otherwise.
 const MAX_ELEMENTS: u32 = 1_048_576;
+
+/// So often a set that is still in use is tried again, and after this.
+const GRACE_TRIES: usize = 12;
+const GRACE_PAUSE: Duration = Duration::from_millis(5);
 
 /// Sets of ours, of both families; others' are left alone. Keeps no copy of members.
 pub struct IpSetDriver {
@@ -170,7 +176,26 @@ impl IpSetPort for IpSetDriver {
         self.max_elements = members;
     }
 
+    /// A rule that is gone keeps its sets until a grace period of RCU is over, some twenty milliseconds.
     fn destroy(&mut self, names: &[IpSetName]) -> Vec<(IpSetName, io::Error)> {
+        let mut failed = self.destroy_once(names);
+        for _ in 0..GRACE_TRIES {
+            let is_busy = |(_, error): &(_, io::Error)| error.kind() == io::ErrorKind::ResourceBusy;
+            let (busy, others): (Vec<_>, Vec<_>) = failed.into_iter().partition(is_busy);
+            failed = others;
+            if busy.is_empty() {
+                break;
+            }
+            thread::sleep(GRACE_PAUSE);
+            let busy: Vec<IpSetName> = busy.into_iter().map(|(name, _)| name).collect();
+            failed.extend(self.destroy_once(&busy));
+        }
+        failed
+    }
+}
+
+impl IpSetDriver {
+    fn destroy_once(&mut self, names: &[IpSetName]) -> Vec<(IpSetName, io::Error)> {
         let mut outbox = Outbox::default();
         for (index, name) in names.iter().enumerate() {
             outbox.owner = index;

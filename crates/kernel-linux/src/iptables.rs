@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use kernel::{ChainName, IptablesDriver, RestoreSection, RestoreTimes};
 use model::Family;
 
+use crate::iptables_session::Session;
 use crate::nft::probe as nft_probe;
 use crate::nl::named;
 use crate::table_info::TableInfo;
@@ -37,6 +38,8 @@ impl fmt::Display for Backend {
 const HINTS: [&str; 2] = ["KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY"];
 /// Seconds for which `iptables-restore` waits for the lock of iptables-legacy.
 const LOCK_WAIT: &str = "5";
+/// Arguments of `iptables-restore`.
+const RESTORE: [&str; 3] = ["--noflush", "--wait", LOCK_WAIT];
 /// Of so many programs that wrote for us the kernel's word is recognised.
 const WRITERS: usize = 32;
 /// For which we wait before that: other kinds of kernel state wait with us.
@@ -161,7 +164,7 @@ impl Tools {
             .stdin(Stdio::null())
             .output()
             .map_err(|e| named(format!("run {name} (Debian package iptables)"), e))?;
-        check(&name, &output, "")?;
+        check(&name, &output, "", 0)?;
         String::from_utf8(output.stdout)
             .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("{name} printed no UTF-8")))
     }
@@ -169,14 +172,19 @@ impl Tools {
     /// An error comes with the number of the line that failed, when the tool named it.
     fn restore(self, input: &str, started: impl FnOnce(u32)) -> Result<(), (io::Error, Option<usize>)> {
         let output = self.run_restore(input, started).map_err(|error| (error, None))?;
-        let line = failed_line(&String::from_utf8_lossy(&output.stderr));
-        check(&self.name("restore"), &output, input).map_err(|error| (error, line))
+        self.judge(&output, input, 0)
+    }
+
+    /// What became of a write before which the program had been told `before` lines.
+    fn judge(self, output: &Output, input: &str, before: usize) -> Result<(), (io::Error, Option<usize>)> {
+        let line = line_in(&String::from_utf8_lossy(&output.stderr), before);
+        check(&self.name("restore"), output, input, before).map_err(|error| (error, line))
     }
 
     fn run_restore(self, input: &str, started: impl FnOnce(u32)) -> io::Result<Output> {
         let name = self.name("restore");
         let mut child = Command::new(&name)
-            .args(["--noflush", "--wait", LOCK_WAIT])
+            .args(RESTORE)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -197,18 +205,23 @@ impl Tools {
 }
 
 /// Turns a failed run into an error with what it printed and the line that it stumbled over.
-fn check(name: &str, output: &Output, input: &str) -> io::Result<()> {
+fn check(name: &str, output: &Output, input: &str, before: usize) -> io::Result<()> {
     if output.status.success() {
         return Ok(());
     }
     let printed = String::from_utf8_lossy(&output.stderr);
     let printed = printed.trim();
     let mut text = format!("{name} failed ({}): {printed}", output.status);
-    if let Some(line) = failed_line(printed).and_then(|number| input.lines().nth(number - 1)) {
+    if let Some(line) = line_in(printed, before).and_then(|number| input.lines().nth(number - 1)) {
         text.push_str(&format!(" [{line}]"));
     }
     let is_busy = printed.contains("xtables lock") || printed.contains("Resource temporarily unavailable");
     Err(io::Error::new(if is_busy { io::ErrorKind::ResourceBusy } else { io::ErrorKind::Other }, text))
+}
+
+/// The line that failed, counted behind the first `before` ones.
+fn line_in(printed: &str, before: usize) -> Option<usize> {
+    failed_line(printed)?.checked_sub(before).filter(|number| *number > 0)
 }
 
 /// The number in `line 3 failed`, `line: 3` or `Error occurred at line: 3`; counted from 1.
@@ -230,6 +243,9 @@ pub struct IptablesTools {
     /// The last programs that wrote for us, by process ID.
     writers: VecDeque<u32>,
     lock_patience: Duration,
+    /// A program that stays open; iptables-nft only, for the other one keeps the tables locked.
+    session: Option<Session>,
+    may_stay_open: bool,
 }
 
 impl IptablesTools {
@@ -246,7 +262,15 @@ impl IptablesTools {
         tools.save(&[])?;
         // Without it others' writes are noticed later.
         let info = (backend == Backend::Legacy).then(|| TableInfo::open(family).ok()).flatten();
-        Ok(Self { tools, info, times: None, writers: VecDeque::new(), lock_patience: LOCK_PATIENCE })
+        Ok(Self {
+            tools,
+            info,
+            times: None,
+            writers: VecDeque::new(),
+            lock_patience: LOCK_PATIENCE,
+            session: None,
+            may_stay_open: backend == Backend::Nft,
+        })
     }
 
     /// For sweeping what was left behind a backend that is not in use. `None` where there is nothing to sweep:
@@ -272,6 +296,38 @@ impl IptablesTools {
     /// Waits for others at most so long before a write; two seconds unless said otherwise.
     pub fn set_lock_patience(&mut self, patience: Duration) {
         self.lock_patience = patience;
+    }
+
+    /// Writes through the program that stays open, where there can be one.
+    fn run(&mut self, input: &str) -> Result<(), (io::Error, Option<usize>)> {
+        if self.session.as_ref().is_none_or(Session::is_worn) {
+            self.session = None;
+            self.open_session();
+        }
+        let Some(session) = &mut self.session else {
+            let note = |id| note_writer(&mut self.writers, id);
+            return self.tools.restore(input, note);
+        };
+        let Err(ended) = session.restore(input) else { return Ok(()) };
+        self.session = None;
+        let ended = ended.map_err(|error| (error, None))?;
+        self.tools.judge(&ended.output, input, ended.lines)?;
+        Err((io::Error::other("iptables-restore ended before its input"), None))
+    }
+
+    fn open_session(&mut self) {
+        if !self.may_stay_open {
+            return;
+        }
+        // What is in the way of it is in the way of a program that ends as well, and is named there.
+        match Session::start(&self.tools.name("restore"), &RESTORE) {
+            Ok(Some(session)) => {
+                note_writer(&mut self.writers, session.id());
+                self.session = Some(session);
+            }
+            Ok(None) => self.may_stay_open = false,
+            Err(_) => {}
+        }
     }
 
     /// Waits until nobody holds the lock, to know for how long, and to say who is in the way.
@@ -302,11 +358,7 @@ impl IptablesDriver for IptablesTools {
         while first < sections.len() {
             let rest = &sections[first..];
             let input: String = rest.iter().map(|section| section.text.as_str()).collect();
-            let note = |id| {
-                self.writers.truncate(WRITERS - 1);
-                self.writers.push_front(id);
-            };
-            let Err((error, line)) = self.tools.restore(&input, note) else { break };
+            let Err((error, line)) = self.run(&input) else { break };
             let Some(bad) = line.and_then(|line| section_of(rest, line)) else {
                 // Nothing says how far it came: all count as failed, and the caller looks before it goes on.
                 failures.extend(all_failed(first, &error));
@@ -332,6 +384,11 @@ impl IptablesDriver for IptablesTools {
     fn take_times(&mut self) -> Option<RestoreTimes> {
         self.times.take()
     }
+}
+
+fn note_writer(writers: &mut VecDeque<u32>, id: u32) {
+    writers.truncate(WRITERS - 1);
+    writers.push_front(id);
 }
 
 /// The section in which a line of the joined input stands.

@@ -24,6 +24,14 @@ impl NeighbourDriver {
         Ok(Self { rtnl: Rtnl::open()?, prefixes })
     }
 
+    /// The port of its socket, by which [`crate::events::Events`] knows what it did.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn port(&self) -> io::Result<u32> {
+        self.rtnl.socket.port()
+    }
+
     /// From now on entries of links whose name begins with one of these are ours.
     pub fn set_prefixes(&mut self, prefixes: Vec<String>) {
         self.prefixes = prefixes;

@@ -1,8 +1,9 @@
-//! Network namespaces by path. Never changes the namespace of the calling thread.
+//! Network namespaces by path. Never leaves the calling thread in another one.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -43,14 +44,34 @@ impl Netns {
     pub fn run<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
         std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().name("netns".to_owned()).spawn_scoped(scope, || {
-                move_into_link_name_space(self.file.as_fd(), Some(LinkNameSpaceType::Network)).map_err(
-                    |e| named(format!("enter network namespace {}", self.path.display()), io::Error::from(e)),
-                )?;
+                self.enter()?;
                 work()
             })?;
-            thread.join().unwrap_or_else(|_| Err(io::Error::other("work in a network namespace panicked")))
+            thread.join().unwrap_or_else(|_| Err(panicked()))
         })
     }
+
+    /// As [`Netns::run`], on the calling thread, which takes a tenth of the time; for programs of one thread. A
+    /// thread that cannot come back ends the process.
+    pub fn visit<T>(&self, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        let home = Self::current()?;
+        self.enter()?;
+        let outcome = catch_unwind(AssertUnwindSafe(work));
+        if home.enter().is_err() {
+            // Whatever came next would be done to a container instead of the node.
+            std::process::abort();
+        }
+        outcome.unwrap_or_else(|_| Err(panicked()))
+    }
+
+    fn enter(&self) -> io::Result<()> {
+        move_into_link_name_space(self.file.as_fd(), Some(LinkNameSpaceType::Network))
+            .map_err(|e| named(format!("enter network namespace {}", self.path.display()), io::Error::from(e)))
+    }
+}
+
+fn panicked() -> io::Error {
+    io::Error::other("work in a network namespace panicked")
 }
 
 impl AsFd for Netns {

@@ -32,6 +32,8 @@ pub struct PodLink {
     pub pod_mac: Option<[u8; 6]>,
     /// Of both sides.
     pub mtu: u32,
+    /// Queues of each direction on each side; 1 leaves it to the kernel.
+    pub queues: u32,
     /// Gives the host side `GATEWAY_V6`.
     pub ipv6: bool,
 }
@@ -50,10 +52,10 @@ pub struct PodInterface {
 }
 
 impl Rtnl {
-    /// Makes the pair: host side here, peer inside `netns`. Returns the index of the host side.
+    /// Makes the pair: host side here, peer inside `netns`.
     ///
     /// Fails with `AlreadyExists` when the host has a link of that name.
-    pub fn create_pod_link(&mut self, link: &PodLink, netns: &Netns) -> io::Result<u32> {
+    pub fn create_pod_link(&mut self, link: &PodLink, netns: &Netns) -> io::Result<()> {
         check_name(&link.host_name)?;
         check_name(&link.pod_name)?;
         if link.alias.len() > 255 {
@@ -72,17 +74,16 @@ impl Rtnl {
             format!("set alias of {}", link.host_name),
         ];
         self.all(&mut batch, &labels)?;
-        let made = self.link_by_name(&link.host_name)?;
-        let index = made.map(|made| made.index).ok_or_else(|| {
+        if !link.ipv6 {
+            return Ok(());
+        }
+        let made = self.link_by_name(&link.host_name)?.ok_or_else(|| {
             let text = format!("{} vanished after creation", link.host_name);
             io::Error::new(io::ErrorKind::NotFound, text)
         })?;
-        if link.ipv6 {
-            // A node may disable IPv6 on interfaces that nobody asks it for; then it refuses the address.
-            sysctl::write(&format!("net/ipv6/conf/{}/disable_ipv6", link.host_name), "0")?;
-            self.add_address(index, IpAddr::V6(GATEWAY_V6), 64)?;
-        }
-        Ok(index)
+        // A node may disable IPv6 on interfaces that nobody asks it for; then it refuses the address.
+        sysctl::write(&format!("net/ipv6/conf/{}/disable_ipv6", link.host_name), "0")?;
+        self.add_address(made.index, IpAddr::V6(GATEWAY_V6), 64)
     }
 }
 
@@ -91,6 +92,7 @@ fn write_pair(w: &mut Writer<'_>, link: &PodLink, netns: &Netns) {
     w.string(IFLA_IFNAME, &link.host_name);
     w.attribute(IFLA_ADDRESS, &HOST_MAC);
     w.u32(IFLA_MTU, link.mtu);
+    write_queues(w, link.queues);
     w.group(IFLA_LINKINFO, |w| {
         w.string(IFLA_INFO_KIND, "veth");
         w.group(IFLA_INFO_DATA, |w| {
@@ -101,17 +103,25 @@ fn write_pair(w: &mut Writer<'_>, link: &PodLink, netns: &Netns) {
                     w.attribute(IFLA_ADDRESS, &mac);
                 }
                 w.u32(IFLA_MTU, link.mtu);
+                write_queues(w, link.queues);
                 w.u32(IFLA_NET_NS_FD, netns.raw_fd() as u32);
             });
         });
     });
 }
 
+fn write_queues(w: &mut Writer<'_>, queues: u32) {
+    if queues > 1 {
+        w.u32(IFLA_NUM_TX_QUEUES, queues);
+        w.u32(IFLA_NUM_RX_QUEUES, queues);
+    }
+}
+
 /// Configures a pod's interface inside its namespace: links up, addresses, the link route to the gateway, the
 /// default route, a permanent neighbour for the gateway. Repeating it is harmless. Returns the pod side's MAC.
 pub fn configure_pod(netns: &Netns, pod: &PodInterface) -> io::Result<[u8; 6]> {
     check_name(&pod.name)?;
-    netns.run(|| configure_here(pod))
+    netns.visit(|| configure_here(pod))
 }
 
 fn configure_here(pod: &PodInterface) -> io::Result<[u8; 6]> {

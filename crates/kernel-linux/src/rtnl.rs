@@ -23,7 +23,7 @@ impl Rtnl {
 
     /// Opens in another network namespace; the handle may then be used from anywhere.
     pub fn open_in(netns: &Netns) -> io::Result<Self> {
-        netns.run(Self::open)
+        netns.visit(Self::open)
     }
 
     /// Sends one request and waits until it is done.
@@ -109,6 +109,8 @@ pub(crate) const IFLA_IFALIAS: u16 = 20;
 pub(crate) const IFLA_GROUP: u16 = 27;
 pub(crate) const IFLA_NET_NS_FD: u16 = 28;
 pub(crate) const IFLA_EXT_MASK: u16 = 29;
+pub(crate) const IFLA_NUM_TX_QUEUES: u16 = 31;
+pub(crate) const IFLA_NUM_RX_QUEUES: u16 = 32;
 pub(crate) const IFLA_TARGET_NETNSID: u16 = 46;
 pub(crate) const RTEXT_FILTER_SKIP_STATS: u32 = 8;
 pub(crate) const VETH_INFO_PEER: u16 = 1;

@@ -19,6 +19,7 @@ fn link(name: &str) -> PodLink {
         pod_name: "eth0".to_owned(),
         pod_mac: Some(POD_MAC),
         mtu: 1480,
+        queues: 1,
         ipv6: true,
     }
 }
@@ -38,12 +39,12 @@ fn pod_and_host_reach_each_other_in_both_families() {
         let pod = new_netns();
         let mut rtnl = Rtnl::open().unwrap();
 
-        let index = rtnl.create_pod_link(&link("cali1"), &pod).unwrap();
+        rtnl.create_pod_link(&link("cali1"), &pod).unwrap();
         let mac = configure_pod(&pod, &interface(&["10.65.0.2", "fd00:65::2"])).unwrap();
         sysctl::configure_pod_interface("cali1", "1", true).unwrap();
 
         let host = rtnl.links().unwrap().into_iter().find(|link| link.name == "cali1").unwrap();
-        assert_eq!((host.index, host.up, host.mtu), (index, true, 1480));
+        assert_eq!((host.up, host.mtu), (true, 1480));
         assert_eq!((host.mac, host.alias.as_deref()), (Some(HOST_MAC), Some("3f2a")));
         assert!(host.addresses.contains(&("fe80::ecee:eeff:feee:eeee".parse().unwrap(), 64)), "{host:?}");
         assert_eq!(mac, POD_MAC);

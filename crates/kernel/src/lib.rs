@@ -25,6 +25,7 @@ mod packet_rule;
 mod pauses;
 mod route;
 mod rule_event;
+mod shaping;
 mod table;
 mod tunnel;
 
@@ -47,5 +48,6 @@ pub use packet_rule::{
 };
 pub use route::{Encapsulation, NextHop, PROTO_BIRD, PROTO_BOOT, PROTO_FELIX, Route, RouteKey, RouteKind};
 pub use rule_event::RuleEvent;
+pub use shaping::{Bandwidth, Shaping};
 pub use table::{Applied, Table};
 pub use tunnel::Tunnel;

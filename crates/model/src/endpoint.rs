@@ -22,8 +22,8 @@ pub struct Pod {
     pub service_account: Option<String>,
     /// Uses the node's own network: no endpoint of ours, and no selector matches it.
     pub host_network: bool,
-    /// Annotations under `cni.projectcalico.org/`, `projectcalico.org/` and `qos.projectcalico.org/`, the rest is
-    /// dropped at the door.
+    /// Annotations under `cni.projectcalico.org/`, `projectcalico.org/` and `qos.projectcalico.org/`, and those of
+    /// `kubernetes.io/` about bandwidth; the rest is dropped at the door.
     pub annotations: Labels,
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use kernel::{IpSetKind, IpSetMember};
+use kernel::{Bandwidth, IpSetKind, IpSetMember};
 use model::{
     Action, Cidr, Family, FelixConfiguration, HostEndpoint, HostInterface, IcmpMatch, LocalEndpoint,
     PolicyKey, PortRange, Protocol, RateLimit, Selector,
@@ -168,6 +168,8 @@ pub struct PodOptions {
     pub egress: PodLimits,
     /// `qos.projectcalico.org/dscp`: mark of what it sends out of the cluster.
     pub dscp: Option<u8>,
+    /// A bandwidth was asked for in words that a plugin behind ours acts upon as well, where there is one.
+    pub shared_bandwidth: bool,
     /// An annotation that makes no sense, by its key.
     pub invalid: Option<&'static str>,
 }
@@ -179,6 +181,8 @@ pub struct PodLimits {
     pub packets: Option<RateLimit>,
     /// TCP connections at a time.
     pub connections: Option<u32>,
+    /// Bits a second.
+    pub bandwidth: Option<Bandwidth>,
 }
 
 /// A HostEndpoint of this node with what it is subject to. Which interface it governs is not decided here.

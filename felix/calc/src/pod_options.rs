@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use kernel::Bandwidth;
 use model::{Labels, RateLimit, RateUnit};
 
 use crate::{PodLimits, PodOptions};
@@ -13,14 +14,26 @@ const INGRESS: LimitKeys = LimitKeys {
     rate: "qos.projectcalico.org/ingressPacketRate",
     burst: "qos.projectcalico.org/ingressPacketBurst",
     connections: "qos.projectcalico.org/ingressMaxConnections",
+    bandwidth: ["qos.projectcalico.org/ingressBandwidth", "kubernetes.io/ingress-bandwidth"],
+    bits_at_once: "qos.projectcalico.org/ingressBurst",
+    peak: "qos.projectcalico.org/ingressPeakrate",
+    min_burst: "qos.projectcalico.org/ingressMinburst",
 };
 const EGRESS: LimitKeys = LimitKeys {
     rate: "qos.projectcalico.org/egressPacketRate",
     burst: "qos.projectcalico.org/egressPacketBurst",
     connections: "qos.projectcalico.org/egressMaxConnections",
+    bandwidth: ["qos.projectcalico.org/egressBandwidth", "kubernetes.io/egress-bandwidth"],
+    bits_at_once: "qos.projectcalico.org/egressBurst",
+    peak: "qos.projectcalico.org/egressPeakrate",
+    min_burst: "qos.projectcalico.org/egressMinburst",
 };
 /// The kernel's limit of a packet rate.
 const MOST_PACKETS: u64 = 10_000;
+const PETA: u64 = 1_000_000_000_000_000;
+/// Bits; what the kernel can count in bytes.
+const MOST_BURST: u64 = 34_359_738_360;
+const DEFAULT_BURST: u64 = 4 << 30;
 /// Longer lists are refused: every entry is a rule or more.
 const MOST_ENTRIES: usize = 100;
 
@@ -61,7 +74,27 @@ impl PodOptions {
         let rate = number(keys.rate, MOST_PACKETS);
         let burst = number(keys.burst, MOST_PACKETS).unwrap_or(RateLimit::DEFAULT_BURST);
         let packets = rate.map(|count| RateLimit { count, unit: RateUnit::Second, burst });
-        PodLimits { packets, connections: number(keys.connections, u64::from(u32::MAX)) }
+        let connections = number(keys.connections, u64::from(u32::MAX));
+        PodLimits { packets, connections, bandwidth: self.bandwidth(annotations, keys) }
+    }
+
+    /// What cannot be understood, or lies outside its limits, counts as not said.
+    fn bandwidth(&mut self, annotations: &Labels, keys: &LimitKeys) -> Option<Bandwidth> {
+        let mut number = |key: &'static str, least: u64, most: u64| -> Option<u64> {
+            let value = annotations.get(key).map(|text| bits(text).filter(|n| (least..=most).contains(n)))?;
+            if value.is_none() {
+                self.invalid = Some(key);
+            }
+            value
+        };
+        let [own, shared] = keys.bandwidth;
+        let key = if annotations.contains_key(own) { own } else { shared };
+        let rate = number(key, 1_000, PETA)?;
+        let burst = number(keys.bits_at_once, 1_000, MOST_BURST).unwrap_or(DEFAULT_BURST);
+        let peak = number(keys.peak, (rate + 1).max(1_010), PETA + PETA / 100);
+        let min_burst = number(keys.min_burst, 1_000, 100_000_000);
+        self.shared_bandwidth |= key == shared;
+        Some(Bandwidth { rate, burst, peak, min_burst })
     }
 }
 
@@ -70,6 +103,40 @@ struct LimitKeys {
     rate: &'static str,
     burst: &'static str,
     connections: &'static str,
+    /// The first that is there counts.
+    bandwidth: [&'static str; 2],
+    bits_at_once: &'static str,
+    peak: &'static str,
+    min_burst: &'static str,
+}
+
+/// A quantity as Kubernetes writes it, without an exponent: `10M`, `1.5G`, `8Mi`.
+fn bits(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let factor = match unit {
+        "" => 1,
+        "k" => 1_000,
+        "M" => 1_000_000,
+        "G" => 1_000_000_000,
+        "T" => 1_000_000_000_000,
+        "P" => PETA,
+        "Ki" => 1 << 10,
+        "Mi" => 1 << 20,
+        "Gi" => 1 << 30,
+        "Ti" => 1 << 40,
+        "Pi" => 1 << 50,
+        _ => return None,
+    };
+    let (whole, part) = number.split_once('.').unwrap_or((number, ""));
+    if part.len() > 9 || part.contains('.') {
+        return None;
+    }
+    let whole = whole.parse::<u64>().ok()?.checked_mul(factor)?;
+    let Ok(digits) = part.parse::<u128>() else { return part.is_empty().then_some(whole) };
+    let part = digits * u128::from(factor) / 10_u128.pow(part.len() as u32);
+    whole.checked_add(u64::try_from(part).ok()?)
 }
 
 /// A whole number, perhaps of thousands (`10k`) or millions.
@@ -157,8 +224,8 @@ mod tests {
         ));
 
         let rate = |count, burst| Some(RateLimit { count, unit: RateUnit::Second, burst });
-        assert_eq!(options.ingress, PodLimits { packets: rate(10_000, 5), connections: Some(5) });
-        assert_eq!(options.egress, PodLimits { packets: rate(7, 3), connections: None });
+        assert_eq!(options.ingress, PodLimits { packets: rate(10_000, 5), connections: Some(5), bandwidth: None });
+        assert_eq!(options.egress, PodLimits { packets: rate(7, 3), connections: None, bandwidth: None });
         assert_eq!((options.dscp, options.invalid), (Some(18), None));
         for (text, value) in [("EF", Some(46)), ("cs6", Some(48)), ("63", Some(63)), ("64", None)] {
             assert_eq!(dscp(text), value, "{text}");
@@ -170,6 +237,41 @@ mod tests {
             let options = parse(INGRESS.rate, text);
             assert_eq!((options.ingress.packets, options.invalid), (None, Some(INGRESS.rate)), "{text}");
         }
+    }
+
+    #[test]
+    fn bandwidths_are_read() {
+        let read = |pairs: &[(&str, &str)]| {
+            let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+            PodOptions::parse(&pairs.iter().map(own).collect())
+        };
+        let plain = |rate| Bandwidth { rate, burst: DEFAULT_BURST, peak: None, min_burst: None };
+
+        let options = read(&[("kubernetes.io/ingress-bandwidth", "10M"), ("kubernetes.io/egress-bandwidth", "1.5G")]);
+        assert_eq!(options.ingress.bandwidth, Some(plain(10_000_000)));
+        assert_eq!((options.egress.bandwidth, options.invalid), (Some(plain(1_500_000_000)), None));
+        assert!(options.shared_bandwidth);
+
+        let options = read(&[
+            ("kubernetes.io/egress-bandwidth", "1M"),
+            ("qos.projectcalico.org/egressBandwidth", "8Mi"),
+            ("qos.projectcalico.org/egressBurst", "64k"),
+            ("qos.projectcalico.org/egressPeakrate", "20M"),
+            ("qos.projectcalico.org/egressMinburst", "3k"),
+        ]);
+        let bandwidth =
+            Bandwidth { rate: 8 << 20, burst: 64_000, peak: Some(20_000_000), min_burst: Some(3_000) };
+        assert_eq!((options.egress.bandwidth, options.invalid), (Some(bandwidth), None));
+        assert!(!options.shared_bandwidth);
+
+        for text in ["", "0", "999", "2P", "-1M", "1e6", "M", "1.2.3", ".5M", "10m", "99999999999999999999P"] {
+            let options = read(&[("kubernetes.io/ingress-bandwidth", text)]);
+            assert_eq!(options.ingress.bandwidth, None, "{text}");
+            assert_eq!(options.invalid, Some("kubernetes.io/ingress-bandwidth"), "{text}");
+        }
+        let slower = [("qos.projectcalico.org/egressBandwidth", "8M"), ("qos.projectcalico.org/egressPeakrate", "8M")];
+        assert_eq!(read(&slower).egress.bandwidth, Some(plain(8_000_000)));
+        assert_eq!(read(&slower).invalid, Some("qos.projectcalico.org/egressPeakrate"));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use felix_dataplane::Ports;
 use kernel::{Link, LinkEvent, PROTO_BOOT, PROTO_FELIX};
+use kernel_linux::SHAPER_PREFIX;
 use model::HostInterface;
 use regex::Regex;
 
@@ -25,11 +26,18 @@ impl<P: Ports> Worker<P> {
     pub(super) fn event(&mut self, event: LinkEvent, now: Instant) {
         let soon = now + SETTLE;
         match event {
-            LinkEvent::Link { name, .. } if self.is_pod_link(&name) => {
+            // With many pods on the node a look at all links takes longer than all the rest of an ADD.
+            LinkEvent::Link { name, index } if self.is_pod_link(&name) => {
+                self.pod_link_indexes.insert(index);
                 self.dataplane.link_changed(&name);
-                self.look_soon(soon);
+                self.shaper.link_changed(&name, index);
             }
-            LinkEvent::LinkGone { name, .. } if self.is_pod_link(&name) => self.dataplane.link_gone(&name),
+            LinkEvent::LinkGone { name, index } if self.is_pod_link(&name) => {
+                self.pod_link_indexes.remove(&index);
+                self.dataplane.link_gone(&name);
+            }
+            LinkEvent::Link { name, .. } | LinkEvent::LinkGone { name, .. }
+                if name.starts_with(SHAPER_PREFIX) => {}
             LinkEvent::Link { name, .. } | LinkEvent::LinkGone { name, .. } => {
                 if name == TUNNEL {
                     self.dataplane.resync_tunnel(soon);
@@ -78,7 +86,9 @@ impl<P: Ports> Worker<P> {
                 self.links_at = (!refresh.is_zero()).then(|| now + refresh);
                 self.renderer.set_ipvs(links.iter().any(|link| link.name == IPVS));
                 let excluded = &self.configuration.interface_exclude;
-                let links = links.into_iter().filter(|link| !is_excluded(&link.name, excluded));
+                let links = links
+                    .into_iter()
+                    .filter(|link| !is_excluded(&link.name, excluded) && !link.name.starts_with(SHAPER_PREFIX));
                 let (pods, host): (Vec<_>, Vec<_>) = links.partition(|link| self.is_pod_link(&link.name));
                 self.pod_link_indexes = pods.iter().map(|link| link.index).collect();
                 if *self.host_links != host {

@@ -98,6 +98,7 @@ impl World {
                     pod_name: "eth0".to_owned(),
                     pod_mac: Some(local.mac),
                     mtu: 1500,
+                    queues: 1,
                     ipv6: false,
                 };
                 rtnl.create_pod_link(&link, pod)?;

@@ -34,7 +34,13 @@ pub fn pod(object: &PodObject, problems: &mut Problems) -> Option<Pod> {
 }
 
 /// What the network cares about; the rest of a Pod's annotations may be long.
-const ANNOTATIONS: [&str; 3] = ["cni.projectcalico.org/", "projectcalico.org/", "qos.projectcalico.org/"];
+const ANNOTATIONS: [&str; 5] = [
+    "cni.projectcalico.org/",
+    "projectcalico.org/",
+    "qos.projectcalico.org/",
+    "kubernetes.io/ingress-bandwidth",
+    "kubernetes.io/egress-bandwidth",
+];
 const POD_IP: &str = "cni.projectcalico.org/podIP";
 const POD_IPS: &str = "cni.projectcalico.org/podIPs";
 

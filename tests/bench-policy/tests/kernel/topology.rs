@@ -210,6 +210,7 @@ fn uplink(node: &Netns, outside: &Netns) {
         pod_name: "eth0".to_owned(),
         pod_mac: None,
         mtu: 1500,
+        queues: 1,
         ipv6: false,
     };
     node.run(|| {
@@ -240,6 +241,7 @@ fn pod_namespace(node: &Netns, number: usize) -> Netns {
         pod_name: "eth0".to_owned(),
         pod_mac: Some(local.mac),
         mtu: 1500,
+        queues: 1,
         ipv6: false,
     };
     node.run(|| {
