@@ -25,7 +25,7 @@ impl Rtnl {
             self.retire_link(&helper)?;
             return Ok(None);
         };
-        let is_new = self.link_by_name(&helper)?.is_none();
+        let is_new = self.link_by_name(&helper)?.is_none_or(|helper| !helper.up);
         if shaping.yields && is_new && self.is_limited_by_others(link.index)? {
             return Ok(Some(link.index));
         }
