@@ -24,7 +24,9 @@ pub struct Gate {
 impl Gate {
     /// Reads an address; only plain HTTP is spoken.
     pub(crate) fn parse(text: &str) -> Result<Self, CniError> {
-        let wrong = || CniError::config(format!("readiness_gates: {text:?} is no address like http://host:port/path"));
+        let wrong = || {
+            CniError::config(format!("readiness_gates: {text:?} is no address like http://host:port/path"))
+        };
         let rest = text.strip_prefix("http://").ok_or_else(wrong)?;
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         if authority.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -42,7 +44,9 @@ impl Gate {
         stream.set_read_timeout(Some(ANSWER))?;
         stream.set_write_timeout(Some(ANSWER))?;
         let (path, host) = (&self.path, &self.authority);
-        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").as_bytes())?;
+        stream.write_all(
+            format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").as_bytes(),
+        )?;
         let mut line = String::new();
         BufReader::new(io::Read::take(stream, LONGEST_LINE)).read_line(&mut line)?;
         match line.split(' ').nth(1) {

@@ -170,7 +170,8 @@ mod tests {
             mac: [0; 6],
         };
         let bandwidth = rate.map(|rate| Bandwidth { rate, burst: 1000, peak: None, min_burst: None });
-        let options = PodOptions { egress: PodLimits { bandwidth, ..PodLimits::default() }, ..Default::default() };
+        let options =
+            PodOptions { egress: PodLimits { bandwidth, ..PodLimits::default() }, ..Default::default() };
         let policies = EndpointPolicies::Closed(ClosedReason::PodUnknown);
         Change::Endpoint(interface.to_owned(), Some(Arc::new(ActiveEndpoint { local, policies, options })))
     }

@@ -65,8 +65,9 @@ impl Netns {
     }
 
     fn enter(&self) -> io::Result<()> {
-        move_into_link_name_space(self.file.as_fd(), Some(LinkNameSpaceType::Network))
-            .map_err(|e| named(format!("enter network namespace {}", self.path.display()), io::Error::from(e)))
+        move_into_link_name_space(self.file.as_fd(), Some(LinkNameSpaceType::Network)).map_err(|e| {
+            named(format!("enter network namespace {}", self.path.display()), io::Error::from(e))
+        })
     }
 }
 

@@ -117,7 +117,8 @@ impl Rtnl {
             w.string(TCA_KIND, "u32");
             w.group(TCA_OPTIONS, |w| write_redirect(w, to));
         });
-        let labels = ["add ingress qdisc to", "redirect packets of"].map(|what| format!("{what} {}", from.name));
+        let labels =
+            ["add ingress qdisc to", "redirect packets of"].map(|what| format!("{what} {}", from.name));
         self.all(&mut batch, &labels)
     }
 

@@ -6,7 +6,7 @@ mod common;
 use common::{in_new_netns, new_netns, run};
 use kernel::{Bandwidth, Shaping};
 use kernel_linux::Rtnl;
-use kernel_linux::pod::{PodLink, HOST_MAC};
+use kernel_linux::pod::{HOST_MAC, PodLink};
 
 const LIMIT: Bandwidth = Bandwidth { rate: 8_000_000, burst: 800_000, peak: None, min_burst: None };
 
@@ -26,7 +26,9 @@ fn both_directions_are_limited_changed_and_freed() {
         };
         rtnl.create_pod_link(&link, &pod).unwrap();
         let shape = |rtnl: &mut Rtnl, ingress, egress| {
-            rtnl.shape("cali0123456789a", &Shaping { ingress, egress, yields: false }).unwrap().expect("the link is there")
+            rtnl.shape("cali0123456789a", &Shaping { ingress, egress, yields: false })
+                .unwrap()
+                .expect("the link is there")
         };
 
         shape(&mut rtnl, Some(LIMIT), Some(LIMIT));
@@ -48,7 +50,23 @@ fn both_directions_are_limited_changed_and_freed() {
         shape(&mut rtnl, None, None);
         let shown = run("tc", &["qdisc", "show", "dev", "cali0123456789a"]);
         assert!(!shown.contains("tbf"), "{shown}");
-        run("tc", &["qdisc", "add", "dev", "cali0123456789a", "root", "tbf", "rate", "1mbit", "burst", "10k", "latency", "25ms"]);
+        run(
+            "tc",
+            &[
+                "qdisc",
+                "add",
+                "dev",
+                "cali0123456789a",
+                "root",
+                "tbf",
+                "rate",
+                "1mbit",
+                "burst",
+                "10k",
+                "latency",
+                "25ms",
+            ],
+        );
         let shared = Shaping { ingress: Some(LIMIT), egress: None, yields: true };
         rtnl.shape("cali0123456789a", &shared).unwrap();
         let shown = run("tc", &["qdisc", "show", "dev", "cali0123456789a"]);

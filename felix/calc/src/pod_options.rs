@@ -224,7 +224,10 @@ mod tests {
         ));
 
         let rate = |count, burst| Some(RateLimit { count, unit: RateUnit::Second, burst });
-        assert_eq!(options.ingress, PodLimits { packets: rate(10_000, 5), connections: Some(5), bandwidth: None });
+        assert_eq!(
+            options.ingress,
+            PodLimits { packets: rate(10_000, 5), connections: Some(5), bandwidth: None }
+        );
         assert_eq!(options.egress, PodLimits { packets: rate(7, 3), connections: None, bandwidth: None });
         assert_eq!((options.dscp, options.invalid), (Some(18), None));
         for (text, value) in [("EF", Some(46)), ("cs6", Some(48)), ("63", Some(63)), ("64", None)] {
@@ -247,7 +250,8 @@ mod tests {
         };
         let plain = |rate| Bandwidth { rate, burst: DEFAULT_BURST, peak: None, min_burst: None };
 
-        let options = read(&[("kubernetes.io/ingress-bandwidth", "10M"), ("kubernetes.io/egress-bandwidth", "1.5G")]);
+        let options =
+            read(&[("kubernetes.io/ingress-bandwidth", "10M"), ("kubernetes.io/egress-bandwidth", "1.5G")]);
         assert_eq!(options.ingress.bandwidth, Some(plain(10_000_000)));
         assert_eq!((options.egress.bandwidth, options.invalid), (Some(plain(1_500_000_000)), None));
         assert!(options.shared_bandwidth);
@@ -264,12 +268,14 @@ mod tests {
         assert_eq!((options.egress.bandwidth, options.invalid), (Some(bandwidth), None));
         assert!(!options.shared_bandwidth);
 
-        for text in ["", "0", "999", "2P", "-1M", "1e6", "M", "1.2.3", ".5M", "10m", "99999999999999999999P"] {
+        for text in ["", "0", "999", "2P", "-1M", "1e6", "M", "1.2.3", ".5M", "10m", "99999999999999999999P"]
+        {
             let options = read(&[("kubernetes.io/ingress-bandwidth", text)]);
             assert_eq!(options.ingress.bandwidth, None, "{text}");
             assert_eq!(options.invalid, Some("kubernetes.io/ingress-bandwidth"), "{text}");
         }
-        let slower = [("qos.projectcalico.org/egressBandwidth", "8M"), ("qos.projectcalico.org/egressPeakrate", "8M")];
+        let slower =
+            [("qos.projectcalico.org/egressBandwidth", "8M"), ("qos.projectcalico.org/egressPeakrate", "8M")];
         assert_eq!(read(&slower).egress.bandwidth, Some(plain(8_000_000)));
         assert_eq!(read(&slower).invalid, Some("qos.projectcalico.org/egressPeakrate"));
     }

@@ -86,9 +86,9 @@ impl<P: Ports> Worker<P> {
                 self.links_at = (!refresh.is_zero()).then(|| now + refresh);
                 self.renderer.set_ipvs(links.iter().any(|link| link.name == IPVS));
                 let excluded = &self.configuration.interface_exclude;
-                let links = links
-                    .into_iter()
-                    .filter(|link| !is_excluded(&link.name, excluded) && !link.name.starts_with(SHAPER_PREFIX));
+                let links = links.into_iter().filter(|link| {
+                    !is_excluded(&link.name, excluded) && !link.name.starts_with(SHAPER_PREFIX)
+                });
                 let (pods, host): (Vec<_>, Vec<_>) = links.partition(|link| self.is_pod_link(&link.name));
                 self.pod_link_indexes = pods.iter().map(|link| link.index).collect();
                 if *self.host_links != host {

@@ -8,6 +8,8 @@ use crate::node::{Node, within};
 use crate::plugin::{Candidate, Sandbox};
 use crate::report;
 
+/// Packets of an old pod right before, so that the processor is as awake and its caches are as warm as later.
+const AWAKE: usize = 20;
 /// Later packets of the same flow that are measured.
 const WARM: usize = 50;
 const PORT: u16 = 9;
@@ -15,24 +17,36 @@ const PORT: u16 = 9;
 /// Sends from each new pod to one that stands already; one thread holds both sockets, so that no wake-up counts.
 pub fn first(node: &Node, calico: &Candidate, pods: &[(String, String)], how: &str) -> Outcome<()> {
     let (target, pods) = pods.split_last().ok_or("no pods")?;
+    let (old, pods) = pods.split_last().ok_or("no pods")?;
     let standing = Sandbox::new(&format!("target-{}", target.0), target)?;
     let to = connect(node, calico, &standing)?;
     let receiver = socket(&standing, PORT)?;
-    let (mut first, mut warm) = (Vec::new(), Vec::new());
+    let old = Sandbox::new(&format!("old-{}", old.0), old)?;
+    connect(node, calico, &old)?;
+    let waker = socket(&old, 0)?;
+    waker.connect((to, PORT))?;
+    let (mut first, mut flow, mut warm) = (Vec::new(), Vec::new(), Vec::new());
     for pod in pods {
         let sandbox = Sandbox::new(&format!("first-{}", pod.0), pod)?;
         connect(node, calico, &sandbox)?;
         let sender = socket(&sandbox, 0)?;
         sender.connect((to, PORT))?;
+        let further = socket(&sandbox, 0)?;
+        further.connect((to, PORT))?;
+        for _ in 0..AWAKE {
+            one_way(&waker, &receiver)?;
+        }
         first.push(one_way(&sender, &receiver)?);
+        flow.push(one_way(&further, &receiver)?);
         for _ in 0..WARM {
             warm.push(one_way(&sender, &receiver)?);
         }
         drop(sender);
         node.measure(calico, "DEL", &sandbox)?;
     }
+    node.measure(calico, "DEL", &old)?;
     node.measure(calico, "DEL", &standing)?;
-    report::first_packet(how, &first, &warm);
+    report::first_packet(how, &first, &flow, &warm);
     Ok(())
 }
 

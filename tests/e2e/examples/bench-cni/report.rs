@@ -90,12 +90,12 @@ pub fn crowd(samples: &Samples) {
     );
 }
 
-/// One way, microseconds: what the first packets took, and later ones.
-pub fn first_packet(how: &str, first: &[Duration], warm: &[Duration]) {
+/// One way, microseconds: what the first packets took, those of the pod's next flow, and later ones.
+pub fn first_packet(how: &str, first: &[Duration], flow: &[Duration], warm: &[Duration]) {
     let micros = |times: &[Duration]| quantile(times.iter().copied(), 0.5) * 1e3;
-    let (first, warm) = (micros(first), micros(warm));
+    let (first, flow, warm) = (micros(first), micros(flow), micros(warm));
     println!(
-        "first packet of a pod {how}: {first:.1} µs, warm {warm:.1} µs: {:.1} more, {}",
+        "first packet of a pod {how}: {first:.1} µs, first of its next flow {flow:.1} µs, warm {warm:.1} µs: {:.1} more, {}",
         first - warm,
         verdict(first - warm, 10.0)
     );
