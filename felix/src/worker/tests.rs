@@ -127,7 +127,6 @@ impl Node {
             links: Box::new(|| Ok(Vec::new())),
             connections: Connections::new().0,
             backends,
-            shaper: Shaper::new(Box::new(|_, _| Ok(Some(1)))),
             strict: Strict::new().0,
             shaper: Shaper::new(Box::new(|_, _| Ok(Some(1)))),
             policies: PolicyStatus::new().0,
