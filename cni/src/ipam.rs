@@ -17,7 +17,8 @@ use crate::result::{Ip, Success};
 pub(crate) fn verb(context: &Context) -> Result<Answer, CniError> {
     match context.call.verb {
         Verb::Add => {
-            let allocated = context.agent.allocate(request(context));
+            let netns = context.call.netns.as_ref().and_then(|path| path.to_str()).unwrap_or_default();
+            let allocated = context.agent.allocate(Allocate { netns: netns.to_owned(), ..request(context) });
             let allocated = allocated.map_err(|error| error.into_cni(&context.subject()))?;
             let ips = addresses(&allocated)?
                 .into_iter()
@@ -53,6 +54,7 @@ pub(crate) fn request(context: &Context) -> Allocate {
         may_bypass_ipam: features.ip_addrs_no_ipam,
         may_float: features.floating_ips,
         delegated: false,
+        netns: String::new(),
     }
 }
 

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use datastore::{AutoHostEndpoint, Datastore, Followed, Interest, Kind};
-use model::{AutoHostEndpoints, HostEndpoint, KubeControllersConfiguration, Node, NodeName, Update};
-use tokio::sync::watch;
+use model::{AutoHostEndpoints, HostEndpoint, Node, NodeName, Update};
+use tokio::sync::{mpsc, watch};
 
-use crate::leader;
+use crate::leader::{self, next};
 use crate::metrics::Metrics;
+use crate::settings::Settings;
 
 /// After a change, for others to come.
 const GATHER: Duration = Duration::from_millis(200);
@@ -22,7 +23,8 @@ const RETRY: Duration = Duration::from_secs(5);
 /// What there should be and what there is. Pure.
 #[derive(Debug, Default)]
 pub struct Index {
-    settings: Option<AutoHostEndpoints>,
+    /// The inner `None` when they are switched off.
+    settings: Option<Option<AutoHostEndpoints>>,
     nodes: BTreeMap<NodeName, Node>,
     existing: BTreeMap<String, AutoHostEndpoint>,
     unread: Unread,
@@ -31,14 +33,13 @@ pub struct Index {
 /// What was not read yet: nothing is written before.
 #[derive(Debug)]
 struct Unread {
-    settings: bool,
     nodes: bool,
     existing: bool,
 }
 
 impl Default for Unread {
     fn default() -> Self {
-        Self { settings: true, nodes: true, existing: true }
+        Self { nodes: true, existing: true }
     }
 }
 
@@ -62,13 +63,13 @@ impl Index {
         }
     }
 
-    /// Takes the settings.
-    pub fn settings(&mut self, said: Followed<KubeControllersConfiguration>) {
-        match said {
-            Followed::Put(_, settings) => self.settings = settings.auto_host_endpoints,
-            Followed::Gone(_) => self.settings = None,
-            Followed::Listed => self.unread.settings = false,
+    /// Takes the settings; what is known of nodes is forgotten while nobody asks for them.
+    pub fn settings(&mut self, said: Option<AutoHostEndpoints>) {
+        if said.is_none() {
+            self.nodes.clear();
+            self.unread.nodes = true;
         }
+        self.settings = Some(said);
     }
 
     /// Takes what there is.
@@ -82,15 +83,16 @@ impl Index {
 
     /// What is to be done, in the order of names; nothing before everything was read.
     pub fn steps(&self) -> Vec<Step> {
-        if self.unread.settings || self.unread.nodes || self.unread.existing {
+        let Some(settings) = &self.settings else { return Vec::new() };
+        if (settings.is_some() && self.unread.nodes) || self.unread.existing {
             return Vec::new();
         }
-        let wanted: BTreeMap<Arc<str>, HostEndpoint> = (self.settings.iter())
+        let wanted: BTreeMap<Arc<str>, HostEndpoint> = (settings.iter())
             .flat_map(|settings| self.nodes.values().flat_map(|node| settings.of(node)))
             .map(|endpoint| (endpoint.name.clone(), endpoint))
             .collect();
         // A cluster without nodes runs nothing: more likely somebody was told wrong.
-        let may_delete = self.settings.is_none() || !self.nodes.is_empty();
+        let may_delete = settings.is_none() || !self.nodes.is_empty();
         let unwanted =
             self.existing.iter().filter(|(name, _)| may_delete && !wanted.contains_key(name.as_str()));
         let mut steps: Vec<Step> =
@@ -105,41 +107,58 @@ impl Index {
 }
 
 /// Writes while this replica leads; never ends.
-pub async fn run(datastore: Datastore, leads: watch::Receiver<bool>, metrics: Arc<Metrics>) {
-    leader::while_leading(leads, || write(&datastore, &metrics)).await;
+pub async fn run(
+    datastore: Datastore,
+    leads: watch::Receiver<bool>,
+    metrics: Arc<Metrics>,
+    settings: Settings,
+) {
+    leader::while_leading(leads, || write(&datastore, &metrics, settings.clone())).await;
 }
 
-async fn write(datastore: &Datastore, metrics: &Metrics) {
+async fn write(datastore: &Datastore, metrics: &Metrics, mut settings: Settings) {
     let mut index = Index::default();
-    let interest = Interest { kinds: vec![Kind::Node], ..Interest::felix(NodeName::from("controllers")) };
-    let mut nodes = datastore.watch(interest);
-    let mut settings = datastore.watch_kube_controllers_configuration();
+    // Nodes with their status, which changes all the time: watched only while somebody wants host endpoints.
+    let mut nodes: Option<mpsc::Receiver<Update>> = None;
     let mut existing = datastore.watch_auto_host_endpoints();
     // Those that somebody else has a name of: said once.
     let mut taken = BTreeSet::new();
+    settings.mark_changed();
     loop {
-        let wait = match flush(datastore, &index, metrics, &mut taken).await {
+        let pause = match flush(datastore, &index, metrics, &mut taken).await {
             true => Duration::from_secs(3600),
             false => RETRY,
         };
-        tokio::select! {
-            Some(update) = nodes.recv() => index.node(update),
-            Some(said) = settings.recv() => index.settings(said),
-            Some(said) = existing.recv() => index.existing(said),
-            () = tokio::time::sleep(wait) => continue,
-        }
-        // What comes within a moment is one change.
-        let gathered = tokio::time::sleep(GATHER);
-        tokio::pin!(gathered);
+        let mut until = tokio::time::Instant::now() + pause;
+        let mut is_first = true;
         loop {
             tokio::select! {
-                Some(update) = nodes.recv() => index.node(update),
-                Some(said) = settings.recv() => index.settings(said),
+                Some(update) = next(&mut nodes) => index.node(update),
                 Some(said) = existing.recv() => index.existing(said),
-                () = &mut gathered => break,
+                changed = settings.changed() => {
+                    if changed.is_err() { return }
+                    let Some(said) = settings.borrow_and_update().clone() else { continue };
+                    let said = said.auto_host_endpoints;
+                    match (&said, &nodes) {
+                        (Some(_), None) => nodes = Some(watch_nodes(datastore)),
+                        (None, _) => nodes = None,
+                        _ => {}
+                    }
+                    index.settings(said);
+                }
+                () = tokio::time::sleep_until(until) => break,
+            }
+            // What comes within a moment is one change.
+            if std::mem::take(&mut is_first) {
+                until = until.min(tokio::time::Instant::now() + GATHER);
             }
         }
     }
+}
+
+fn watch_nodes(datastore: &Datastore) -> mpsc::Receiver<Update> {
+    let interest = Interest { kinds: vec![Kind::Node], ..Interest::felix(NodeName::from("controllers")) };
+    datastore.watch(interest)
 }
 
 /// Does what is to be done. Did everything succeed?

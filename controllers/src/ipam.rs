@@ -12,19 +12,12 @@ use datastore::{Datastore, Interest, IpamClient, Kind, NodeEvent, timestamp};
 use ipam::Version;
 use ipam::gc::{self, GoneNodes, Suspects, Turn};
 use model::{Block, BlockAffinity, Cidr, Handle, IpPool, IpamConfiguration, NodeName, Update};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
 
-use crate::metrics::{Metrics, Pool};
-
-/// How long things must seem unused.
-#[derive(Clone, Copy, Debug)]
-pub struct Patience {
-    /// Before a node that no list has is believed to be gone; it is asked in the meantime. Zero: never.
-    pub node: Duration,
-    /// Before handles and blocks that nobody owns are deleted. Zero: never.
-    pub leak: Duration,
-}
+use crate::metrics::{Metrics, Pool, PoolNode, PoolState};
+use crate::settings::{Decided, Settings};
+use crate::{leader, load_balancer};
 
 /// Nodes and blocks that are dealt with in one pass; the others wait for the next.
 const BATCH: usize = 64;
@@ -36,23 +29,51 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const NEARLY_FULL: f64 = 80.0;
 const ROOMY: f64 = 75.0;
 
-/// Looks while this replica leads; never ends.
+/// Updates that wait for one who goes by them.
+const CHANNEL: usize = 256;
+
+/// Looks while this replica leads, and gives Services addresses; never ends. A node that no list has, and that is
+/// asked in the meantime, is believed to be gone after `node_grace`; zero: never.
 pub async fn run(
     datastore: Datastore,
-    mut leads: watch::Receiver<bool>,
+    leads: watch::Receiver<bool>,
     metrics: Arc<Metrics>,
-    patience: Patience,
+    settings: Settings,
+    node_grace: Duration,
 ) {
-    loop {
-        if leads.wait_for(|leads| *leads).await.is_err() {
-            return;
+    leader::while_leading(leads, || lead(&datastore, &metrics, &settings, node_grace)).await;
+}
+
+/// One watch for both.
+async fn lead(datastore: &Datastore, metrics: &Arc<Metrics>, settings: &Settings, node_grace: Duration) {
+    let kinds = vec![
+        Kind::NodeName,
+        Kind::IpamBlock,
+        Kind::BlockAffinity,
+        Kind::IpPool,
+        Kind::IpamConfiguration,
+        Kind::IpReservation,
+    ];
+    let interest = Interest { kinds, ..Interest::felix(NodeName::from("controllers")) };
+    let mut updates = datastore.watch(interest);
+    let (to_collector, for_collector) = mpsc::channel(CHANNEL);
+    let (to_balancer, mut for_balancer) = mpsc::channel(CHANNEL);
+    let hand_on = async {
+        while let Some(update) = updates.recv().await {
+            let is_for_balancer = !matches!(update, Update::Node(..) | Update::BlockAffinity(..));
+            if is_for_balancer && to_balancer.send(update.clone()).await.is_err() {
+                return;
+            }
+            if to_collector.send(update).await.is_err() {
+                return;
+            }
         }
-        let mut resigned = leads.clone();
-        let collector = Collector::new(datastore.clone(), metrics.clone(), patience);
-        tokio::select! {
-            () = collector.run() => {}
-            _ = resigned.wait_for(|leads| !*leads) => {}
-        }
+    };
+    let collector = Collector::new(datastore.clone(), metrics.clone(), settings.clone(), node_grace);
+    tokio::select! {
+        () = hand_on => {}
+        () = collector.run(for_collector) => {}
+        () = load_balancer::writer::write(datastore, &mut for_balancer, settings.clone(), metrics) => {}
     }
 }
 
@@ -65,6 +86,7 @@ struct View {
     claims: BTreeMap<(NodeName, Cidr), BlockAffinity>,
     pools: BTreeMap<String, IpPool>,
     configuration: IpamConfiguration,
+    reservations: BTreeMap<String, Vec<Cidr>>,
 }
 
 impl View {
@@ -79,6 +101,8 @@ impl View {
             Update::BlockAffinity(node, cidr, None) => _ = self.claims.remove(&(node, cidr)),
             Update::Pool(name, Some(pool)) => _ = self.pools.insert(name, pool),
             Update::Pool(name, None) => _ = self.pools.remove(&name),
+            Update::IpReservation(name, Some(ranges)) => _ = self.reservations.insert(name, ranges),
+            Update::IpReservation(name, None) => _ = self.reservations.remove(&name),
             Update::IpamConfiguration(configuration) => {
                 self.configuration = configuration.unwrap_or_default();
             }
@@ -90,7 +114,11 @@ impl View {
 struct Collector {
     datastore: Datastore,
     metrics: Arc<Metrics>,
-    patience: Patience,
+    settings: Settings,
+    /// Before a node that no list has is believed to be gone.
+    node_grace: Duration,
+    /// Before handles and blocks that nobody owns are deleted; zero: never.
+    leak_grace: Duration,
     view: View,
     gone: GoneNodes,
     unowned: Suspects<Cidr, u64>,
@@ -100,26 +128,28 @@ struct Collector {
 }
 
 impl Collector {
-    fn new(datastore: Datastore, metrics: Arc<Metrics>, patience: Patience) -> Self {
+    fn new(datastore: Datastore, metrics: Arc<Metrics>, settings: Settings, node_grace: Duration) -> Self {
+        let leak_grace = Decided::LEAK_GRACE_PERIOD;
         Self {
             datastore,
             metrics,
-            patience,
+            settings,
+            node_grace,
+            leak_grace,
             view: View::default(),
-            gone: GoneNodes::new(patience.node),
-            unowned: Suspects::new(patience.leak),
-            handles: Suspects::new(patience.leak),
+            gone: GoneNodes::new(node_grace),
+            unowned: Suspects::new(leak_grace),
+            handles: Suspects::new(leak_grace),
             handles_at: None,
             nearly_full: BTreeSet::new(),
         }
     }
 
-    async fn run(mut self) {
-        let kinds =
-            vec![Kind::Node, Kind::IpamBlock, Kind::BlockAffinity, Kind::IpPool, Kind::IpamConfiguration];
-        let interest = Interest { kinds, ..Interest::felix(NodeName::from("controllers")) };
-        let mut updates = self.datastore.watch(interest);
-        let pause = (self.patience.node.min(self.patience.leak) / 4).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+    async fn run(mut self, mut updates: mpsc::Receiver<Update>) {
+        if self.settings.wait_for(Option::is_some).await.is_err() {
+            return;
+        }
+        self.settings.mark_changed();
         let mut at = now();
         loop {
             tokio::select! {
@@ -127,14 +157,28 @@ impl Collector {
                     let Some(update) = update else { return };
                     self.view.apply(update);
                 }
+                changed = self.settings.changed() => {
+                    if changed.is_err() { return }
+                    self.take_settings();
+                    at = now();
+                }
                 () = sleep_until(at.into()) => {
                     if self.view.in_sync && let Err(error) = self.pass(now()).await {
                         tracing::warn!(%error, "garbage collection of addresses is tried again");
                     }
-                    at = now() + pause;
+                    let soonest = self.node_grace.min(self.leak_grace) / 4;
+                    at = now() + soonest.clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
                 }
             }
         }
+    }
+
+    fn take_settings(&mut self) {
+        let settings = self.settings.borrow_and_update();
+        let grace = settings.as_ref().and_then(|settings| settings.leak_grace_period);
+        self.leak_grace = grace.unwrap_or(Decided::LEAK_GRACE_PERIOD);
+        self.unowned.set_grace(self.leak_grace);
+        self.handles.set_grace(self.leak_grace);
     }
 
     /// One look at everything, and what follows from it.
@@ -147,7 +191,7 @@ impl Collector {
         let is_idle = |block: &Block| gc::is_idle(block, nanoseconds(), cooldown);
         let unowned = gc::unowned_blocks(self.view.blocks.values(), is_idle);
         let unowned = self.unowned.look(now, unowned.iter().map(|spare| (spare.cidr, spare.sequence_number)));
-        let lists_handles = !self.patience.leak.is_zero() && self.handles_at.is_none_or(|at| now >= at);
+        let lists_handles = !self.leak_grace.is_zero() && self.handles_at.is_none_or(|at| now >= at);
         if turns.is_empty() && unowned.is_empty() && !lists_handles {
             return Ok(());
         }
@@ -168,7 +212,7 @@ impl Collector {
             tracing::info!(block = %cidr, "empty block of nobody deleted");
         }
         if lists_handles {
-            self.handles_at = Some(now + HANDLES_EVERY * self.patience.leak);
+            self.handles_at = Some(now + HANDLES_EVERY * self.leak_grace);
             self.settle_handles(now).await?;
         }
         Ok(())
@@ -259,7 +303,12 @@ impl Collector {
         ];
         // A pool that is deleted is shown no more.
         families.iter().for_each(|family| family.clear());
-        for pool in gc::usage(&pools, self.view.blocks.values()) {
+        metrics.ipam_ips.clear();
+        let reservations: Vec<Cidr> = self.view.reservations.values().flatten().copied().collect();
+        let mut usages = gc::usage(&pools, self.view.blocks.values());
+        gc::withhold(&mut usages, &reservations, self.view.blocks.values());
+        let leaked = self.figures_by_node(&pools);
+        for pool in usages {
             let name = pool.pool.as_ref().map_or_else(|| NO_POOL.to_owned(), |(name, _)| name.clone());
             let usage = &pool.usage;
             let values = [
@@ -273,10 +322,43 @@ impl Collector {
             for (family, value) in families.iter().zip(values) {
                 family.get_or_create(&Pool { ippool: name.clone() }).set(count(value));
             }
+            let leaked = leaked.get(&name).copied().unwrap_or_default();
+            let states = [
+                ("allocated", usage.in_use.saturating_sub(leaked)),
+                ("leaked", leaked),
+                ("ready", usage.reserved),
+                ("resting", usage.resting),
+                ("withheld", usage.withheld),
+                ("free", usage.free()),
+            ];
+            for (state, value) in states {
+                metrics.ipam_ips.get_or_create(&PoolState { ippool: name.clone(), state }).set(count(value));
+            }
             if pool.pool.is_some() {
                 self.warn(&name, usage).await;
             }
         }
+    }
+
+    /// What each node has; returns by pool how many addresses are in use by nodes that seem gone.
+    fn figures_by_node(&self, pools: &[IpPool]) -> BTreeMap<String, u128> {
+        let metrics = &self.metrics;
+        let families =
+            [&metrics.node_in_use, &metrics.node_reserved, &metrics.node_borrowed, &metrics.node_blocks];
+        families.iter().for_each(|family| family.clear());
+        let waiting: BTreeSet<&NodeName> = self.gone.waiting().map(|(node, _)| node).collect();
+        let mut leaked: BTreeMap<String, u128> = BTreeMap::new();
+        for ((ippool, node), usage) in gc::usage_by_node(pools, self.view.blocks.values()) {
+            if waiting.contains(&NodeName::from(node.as_str())) {
+                *leaked.entry(ippool.clone()).or_default() += usage.in_use;
+            }
+            let values = [usage.in_use, usage.reserved, usage.borrowed, usage.blocks as u128];
+            for (family, value) in families.iter().zip(values) {
+                let labels = PoolNode { ippool: ippool.clone(), node: node.clone() };
+                family.get_or_create(&labels).set(count(value));
+            }
+        }
+        leaked
     }
 
     /// Once when a pool becomes nearly full.

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use datastore::{Datastore, LeaseState};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::metrics::Metrics;
 
@@ -96,5 +96,13 @@ pub async fn while_leading<W: Future<Output = ()>>(mut leads: watch::Receiver<bo
             () = work() => {}
             _ = resigned.wait_for(|leads| !*leads) => {}
         }
+    }
+}
+
+/// What comes next of what may not be watched just now.
+pub(crate) async fn next<T>(receiver: &mut Option<mpsc::Receiver<T>>) -> Option<T> {
+    match receiver {
+        Some(receiver) => receiver.recv().await,
+        None => std::future::pending().await,
     }
 }

@@ -1,6 +1,6 @@
 //! What the cluster needs once, not on every node: a validating admission webhook for the objects of
-//! `projectcalico.org/v3`, the status of policies, summed up from what the nodes say, and host endpoints that every
-//! node gets.
+//! `projectcalico.org/v3`, the status of policies, summed up from what the nodes say, host endpoints that every
+//! node gets, addresses of nodes that are gone, and addresses of Services of type LoadBalancer.
 //!
 //! Owns credentials and registration of the webhook and the election of the one that writes status. Never
 //! changes an object that somebody wrote, and nothing depends on it: without it policy works as well.
@@ -10,8 +10,10 @@ pub mod credentials;
 pub mod host_endpoints;
 pub mod ipam;
 pub mod leader;
+pub mod load_balancer;
 pub mod metrics;
 pub mod policy_status;
 pub mod review;
+pub mod settings;
 pub mod web;
 pub mod webhook;

@@ -8,8 +8,9 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Parser;
 use controllers::metrics::Metrics;
+use controllers::settings::Decided;
 use controllers::webhook::Endpoint;
-use controllers::{host_endpoints, ipam, leader, policy_status, web, webhook};
+use controllers::{host_endpoints, ipam, leader, policy_status, settings, web, webhook};
 use datastore::Datastore;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -42,9 +43,10 @@ struct Arguments {
     /// Who this is in the election of the one that writes; host and process unless given
     #[arg(long, env = "POD_NAME")]
     identity: Option<String>,
-    /// Seconds after which handles and blocks that nobody owns are deleted, 0 for never
-    #[arg(long, env = "OCICAT_LEAK_GRACE", default_value_t = 300)]
-    leak_grace: u64,
+    /// Seconds after which handles and blocks that nobody owns are deleted, 0 for never; unless given,
+    /// leakGracePeriod of the KubeControllersConfiguration, else 300
+    #[arg(long, env = "OCICAT_LEAK_GRACE")]
+    leak_grace: Option<u64>,
     /// Seconds that a node which no Node object stands for has to say that it lives before all that it holds is
     /// freed, 0 for ever
     #[arg(long, env = "OCICAT_NODE_GRACE", default_value_t = 120)]
@@ -89,12 +91,12 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         identity: arguments.identity.unwrap_or_else(identity),
     };
     tokio::spawn(policy_status::run(datastore.clone(), leads.clone(), metrics.clone()));
-    tokio::spawn(host_endpoints::run(datastore.clone(), leads.clone(), metrics.clone()));
-    let patience = ipam::Patience {
-        node: Duration::from_secs(arguments.node_grace),
-        leak: Duration::from_secs(arguments.leak_grace),
-    };
-    tokio::spawn(ipam::run(datastore, leads, metrics.clone(), patience));
+    let decided = Decided { leak_grace_period: arguments.leak_grace.map(Duration::from_secs) };
+    let settings = settings::watch(&datastore, decided.clone());
+    tokio::spawn(settings::report(datastore.clone(), leads.clone(), settings.clone(), decided));
+    tokio::spawn(host_endpoints::run(datastore.clone(), leads.clone(), metrics.clone(), settings.clone()));
+    let node_grace = Duration::from_secs(arguments.node_grace);
+    tokio::spawn(ipam::run(datastore, leads, metrics.clone(), settings, node_grace));
     tokio::select! {
         () = election.run(&leading, &metrics) => {}
         _ = terminated.recv() => {}

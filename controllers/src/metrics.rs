@@ -23,6 +23,27 @@ pub struct Pool {
     pub ippool: String,
 }
 
+/// Labels of figures about one pool on one node.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PoolNode {
+    /// Name; empty for blocks that no pool covers.
+    pub ippool: String,
+    /// Name; empty for what is of no node.
+    pub node: String,
+}
+
+/// A figure about each pool on each node.
+pub type NodeLevel = Family<PoolNode, Gauge<i64, AtomicI64>>;
+
+/// Labels of figures about addresses of one pool in one state.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PoolState {
+    /// Name; empty for blocks that no pool covers.
+    pub ippool: String,
+    /// allocated, leaked, ready, resting, withheld or free.
+    pub state: &'static str,
+}
+
 /// A figure about each pool.
 pub type PoolLevel = Family<Pool, Gauge<i64, AtomicI64>>;
 
@@ -52,6 +73,19 @@ pub struct Metrics {
     /// Addresses in use by another node than their block's owner.
     pub ipam_borrowed: PoolLevel,
     pub ipam_blocks: PoolLevel,
+    /// Addresses of a pool by state.
+    pub ipam_ips: Family<PoolState, Gauge<i64, AtomicI64>>,
+    /// Addresses that a node uses.
+    pub node_in_use: NodeLevel,
+    /// Addresses that a node keeps ready.
+    pub node_reserved: NodeLevel,
+    /// Addresses that a node uses from others' blocks.
+    pub node_borrowed: NodeLevel,
+    pub node_blocks: NodeLevel,
+    /// Addresses that Services of type LoadBalancer hold.
+    pub load_balancer_addresses: Gauge<i64, AtomicI64>,
+    /// Addresses that Services could not be given, and writes that failed.
+    pub load_balancer_failures: Counter<u64, AtomicU64>,
     /// Handles and blocks that nobody seems to own.
     pub ipam_candidates: Gauge<i64, AtomicI64>,
     /// Nodes that hold addresses, have no Node object, and were asked whether they live.
@@ -76,6 +110,13 @@ impl Default for Metrics {
             ipam_resting: PoolLevel::default(),
             ipam_borrowed: PoolLevel::default(),
             ipam_blocks: PoolLevel::default(),
+            ipam_ips: Family::default(),
+            node_in_use: NodeLevel::default(),
+            node_reserved: NodeLevel::default(),
+            node_borrowed: NodeLevel::default(),
+            node_blocks: NodeLevel::default(),
+            load_balancer_addresses: Gauge::default(),
+            load_balancer_failures: Counter::default(),
             ipam_candidates: Gauge::default(),
             ipam_gone: Gauge::default(),
             ipam_reclaimed: Counter::default(),
@@ -96,6 +137,16 @@ impl Default for Metrics {
             "Automatic host endpoints written and deleted",
             metrics.host_endpoint_writes.clone(),
         );
+        registry.register(
+            "load_balancer_addresses",
+            "Addresses that Services of type LoadBalancer hold",
+            metrics.load_balancer_addresses.clone(),
+        );
+        registry.register(
+            "load_balancer_failures",
+            "Addresses that Services could not be given, and failed writes",
+            metrics.load_balancer_failures.clone(),
+        );
         metrics.register_ipam();
         metrics
     }
@@ -114,6 +165,15 @@ impl Metrics {
         ] {
             registry.register(name, help, family.clone());
         }
+        for (name, help, family) in [
+            ("node_allocations_in_use", "Addresses that a node uses", &self.node_in_use),
+            ("node_allocations_reserved", "Addresses that a node keeps ready", &self.node_reserved),
+            ("node_allocations_borrowed", "Addresses from another node's block", &self.node_borrowed),
+            ("node_blocks", "Blocks of a node", &self.node_blocks),
+        ] {
+            registry.register(name, help, family.clone());
+        }
+        registry.register("ips", "Addresses of a pool by state", self.ipam_ips.clone());
         registry.register(
             "gc_candidates",
             "Handles and blocks that nobody seems to own",

@@ -30,7 +30,7 @@ pub async fn run(datastore: Datastore, leads: watch::Receiver<bool>, metrics: Ar
 
 async fn write(datastore: &Datastore, metrics: &Metrics) -> datastore::Result<()> {
     let mut aggregate = Aggregate::new(datastore.policy_statuses().await?);
-    let kinds = vec![Kind::Node, Kind::NetworkPolicy, Kind::GlobalNetworkPolicy];
+    let kinds = vec![Kind::NodeName, Kind::NetworkPolicy, Kind::GlobalNetworkPolicy];
     let interest = Interest { kinds, ..Interest::felix(NodeName::from("controllers")) };
     let mut updates = datastore.watch(interest);
     let mut reports = datastore.watch_node_policies();

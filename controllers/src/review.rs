@@ -30,7 +30,10 @@ pub async fn review(datastore: &Datastore, request: &Value) -> datastore::Result
     }
     let (object, old) = (&request["object"], &request["oldObject"]);
     let verdict = written(object, old);
-    if matches!(verdict, Verdict::Allowed(_)) && object["kind"] == "IPPool" && request["operation"] == "CREATE" {
+    if matches!(verdict, Verdict::Allowed(_))
+        && object["kind"] == "IPPool"
+        && request["operation"] == "CREATE"
+    {
         let conflicts = datastore.pool_conflicts(object).await?;
         if !conflicts.is_empty() {
             return Ok(Verdict::Refused(422, conflicts.join("; ")));

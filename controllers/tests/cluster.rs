@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use apiserver::{ApiServer, Handle, WriteOptions};
 use controllers::metrics::Metrics;
+use controllers::settings::Decided;
 use controllers::webhook::Endpoint;
-use controllers::{host_endpoints, leader, policy_status, webhook};
+use controllers::{host_endpoints, leader, policy_status, settings, webhook};
 use datastore::Datastore;
 use datastore::crd::{NodePolicyEntry, NodePolicyStatusSpec};
 use tokio::runtime::Runtime;
@@ -248,7 +249,13 @@ fn nodes_get_host_endpoints_while_somebody_wants_them() {
     cluster.apply(&policy("HostEndpoint", "n2-auto-hep", own)).unwrap();
     let (_leading, leads) = watch::channel(true);
     let metrics = Arc::new(Metrics::default());
-    cluster.runtime.spawn(host_endpoints::run(cluster.datastore.clone(), leads, metrics));
+    let inside = cluster.runtime.enter();
+    let settings = settings::watch(&cluster.datastore, Decided::default());
+    let status =
+        settings::report(cluster.datastore.clone(), leads.clone(), settings.clone(), Decided::default());
+    cluster.runtime.spawn(status);
+    cluster.runtime.spawn(host_endpoints::run(cluster.datastore.clone(), leads, metrics, settings));
+    drop(inside);
     let get = |name: &str, path: &str| {
         let output = format!("jsonpath={{{path}}}");
         let get = ["get", "hostendpoints.projectcalico.org", name, "-o", &output, "--ignore-not-found"];
@@ -260,6 +267,12 @@ fn nodes_get_host_endpoints_while_somebody_wants_them() {
     };
 
     switch("Enabled");
+    let running = || {
+        let path = "jsonpath={.status.runningConfig.controllers.node.hostEndpoint.autoCreate}";
+        let get = ["get", "kubecontrollersconfigurations.projectcalico.org", "default", "-o", path];
+        String::from_utf8(cluster.kubectl(&get).stdout).unwrap()
+    };
+    eventually("the settings say what is in force", || running() == "Enabled");
     eventually("the node has one", || !get("n1-auto-hep", ".spec.node").is_empty());
     assert_eq!(get("n1-auto-hep", ".spec.interfaceName"), "*");
     assert_eq!(get("n1-auto-hep", ".spec.expectedIPs"), "[\"192.0.2.1\"]");

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use apiserver::{ApiServer, Handle, WriteOptions};
-use controllers::ipam::{self, Patience};
+use apiserver::{ApiServer, Handle, Part, PatchKind, WriteOptions};
 use controllers::metrics::Metrics;
+use controllers::settings::{self, Decided};
+use controllers::{host_endpoints, ipam, policy_status};
 use datastore::{AssignRequest, Datastore, Interest, IpamClient, Kind};
 use model::{AllowedUse, NodeName, Update};
 use serde_json::{Value, json};
@@ -104,8 +105,9 @@ impl Cluster {
     /// Starts the collector over the connection that is counted.
     fn collect(&self, metrics: &Arc<Metrics>) -> watch::Sender<bool> {
         let (leading, leads) = watch::channel(true);
-        let patience = Patience { node: GRACE, leak: GRACE };
-        self.runtime.spawn(ipam::run(self.counted.clone(), leads, metrics.clone(), patience));
+        let _inside = self.runtime.enter();
+        let settings = settings::watch(&self.counted, Decided { leak_grace_period: Some(GRACE) });
+        self.runtime.spawn(ipam::run(self.counted.clone(), leads, metrics.clone(), settings, GRACE));
         leading
     }
 }
@@ -245,6 +247,9 @@ fn what_nobody_owns_is_deleted_and_a_full_pool_is_warned_of() {
         "metadata": {"name": "net.lost"}, "spec": {"handleID": "net.lost", "block": {"10.65.0.248/29": 1}},
     });
     cluster.create("projectcalico.org/v3", "IPAMHandle", handle);
+    let kept =
+        json!({"metadata": {"name": "kept"}, "spec": {"reservedCIDRs": ["10.65.0.0/28", "10.65.0.1"]}});
+    cluster.create("projectcalico.org/v3", "IPReservation", kept);
     let full = json!({"metadata": {"name": "small"}, "spec": {"cidr": "10.66.0.0/30", "blockSize": 30}});
     cluster.create("projectcalico.org/v3", "IPPool", full);
     let allocations = json!({
@@ -270,7 +275,55 @@ fn what_nobody_owns_is_deleted_and_a_full_pool_is_warned_of() {
     for line in [
         "ocicat_controllers_ipam_ippool_size{ippool=\"small\"} 4",
         "ocicat_controllers_ipam_allocations_in_use{ippool=\"small\"} 4",
+        "ocicat_controllers_ipam_node_allocations_in_use{ippool=\"small\",node=\"n1\"} 4",
+        "ocicat_controllers_ipam_ips{ippool=\"small\",state=\"allocated\"} 4",
+        "ocicat_controllers_ipam_ips{ippool=\"pods\",state=\"withheld\"} 16",
     ] {
         assert!(scrape.contains(line), "{line} is missing in:\n{scrape}");
     }
+}
+
+/// What a thousand nodes that do nothing but live cost the API server, with all controllers at work.
+#[test]
+fn a_thousand_nodes_that_send_heartbeats_cost_a_constant_number_of_calls() {
+    const NODES: usize = 1000;
+    let cluster = Cluster::start("thousand");
+    for number in 0..NODES {
+        cluster.node(&format!("n{number}"));
+    }
+    let metrics = Arc::new(Metrics::default());
+    let (leading, leads) = watch::channel(true);
+    let counted = || cluster.counted.clone();
+    let inside = cluster.runtime.enter();
+    let settings = settings::watch(&counted(), Decided { leak_grace_period: Some(Duration::from_secs(60)) });
+    cluster.runtime.spawn(policy_status::run(counted(), leads.clone(), metrics.clone()));
+    cluster.runtime.spawn(host_endpoints::run(counted(), leads.clone(), metrics.clone(), settings.clone()));
+    cluster.runtime.spawn(ipam::run(counted(), leads, metrics.clone(), settings, Duration::from_secs(60)));
+    drop(inside);
+    let scraped = |line: &str| metrics.scrape().body.contains(line);
+    eventually("everything was listed", || {
+        scraped("ocicat_controllers_ipam_ippool_size{ippool=\"pods\"} 256")
+    });
+    let calls = || cluster.calls.load(Ordering::Relaxed);
+    let mut listed = calls();
+    eventually("nothing more is asked", || {
+        std::thread::sleep(Duration::from_millis(300));
+        std::mem::replace(&mut listed, calls()) == calls()
+    });
+
+    // Lists by pages, watches, one look at the Lease of the datastore, and the settings: none of them by node.
+    assert!(listed < 150, "{listed} records sent at the start");
+    let nodes = cluster.server.api().resource("v1", "Node").unwrap();
+    for number in 0..NODES {
+        let name = format!("n{number}");
+        let beat =
+            json!({"status": {"conditions": [{"type": "Ready", "status": "True", "message": "beat"}]}});
+        let patch = (PatchKind::Merge, &beat);
+        let by = WriteOptions::by("kubelet");
+        cluster.server.api().patch(&nodes, ("", &name), Part::Status, patch, &by).unwrap();
+    }
+    // What would follow from these would follow at once.
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(calls() - listed <= 10, "{} calls after {NODES} heartbeats", calls() - listed);
+    drop(leading);
 }

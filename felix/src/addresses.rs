@@ -14,6 +14,8 @@ pub struct AddressRequest {
     pub uid: String,
     /// Interface inside the pod.
     pub interface: String,
+    /// The container's network namespace, where another plugin makes its interface; else empty.
+    pub netns: String,
     pub ipv4: bool,
     pub ipv6: bool,
     /// Exactly these, instead of any.

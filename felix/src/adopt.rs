@@ -245,6 +245,7 @@ fn take_over<A: Addresses, P: Pods>(
 async fn claim<A: Addresses, P: Pods>(service: Arc<NodeService<A, P>>, adopted: Adopted) {
     let StoredEndpoint { container_id, network, namespace, pod, uid, interface, .. } = adopted.endpoint;
     let request = AddressRequest {
+        netns: String::new(),
         handle: handle(&network, &container_id),
         namespace,
         pod,

@@ -170,6 +170,12 @@ impl ClusterAddresses {
         assign.ipv6 = count(request.ipv6, Family::V6);
         assign.attributes =
             self.attributes(&request.namespace, &request.pod, &request.uid, &request.interface);
+        if !request.netns.is_empty() {
+            // Whoever looks later has to look where this process does.
+            let is_seen = Path::new(&request.netns).exists();
+            let netns = if is_seen { request.netns } else { names::NETNS_UNSEEN.to_owned() };
+            assign.attributes.insert(names::NETNS.to_owned(), netns);
+        }
         assign.namespace_labels = self.namespaces.lock().get(&request.namespace).cloned().unwrap_or_default();
         assign.addresses = request.exact;
         assign.ipv4_pools = request.ipv4_pools;

@@ -35,6 +35,10 @@ pub trait Ground: Send + Sync + 'static {
     /// # Errors
     /// When the kernel or the files cannot be read: then nothing is known.
     fn look(&self) -> io::Result<View>;
+    /// Is this network namespace still there, or where nobody can see it?
+    fn is_netns(&self, netns: &str) -> bool;
+    /// How long something must seem unused, if the cluster's settings say so.
+    fn leak_grace(&self) -> impl Future<Output = Result<Option<Duration>>> + Send;
     /// What the API server says of a Pod.
     fn pod(&self, key: &PodKey) -> impl Future<Output = Result<PodAnswer>> + Send;
     /// May IPAM be written to?
@@ -81,6 +85,9 @@ pub struct Reclaimer<G> {
     pub asked: Arc<Notify>,
     pub metrics: Arc<Metrics>,
     grace: Duration,
+    /// Nobody decided it on this node: what the cluster's settings say counts, as they were read at this time.
+    asks_grace: bool,
+    asked_grace: Option<Instant>,
     addresses: Suspects<String, Vec<Leak>>,
     blocks: Suspects<Cidr, u64>,
     claims: Suspects<Cidr, &'static str>,
@@ -90,6 +97,8 @@ pub struct Reclaimer<G> {
 
 /// Suspects that are dealt with in one look; the others wait for the next.
 const BATCH: usize = 64;
+/// How long something must seem unused where nobody says anything: longer than any ADD takes.
+const GRACE: Duration = Duration::from_secs(300);
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
@@ -101,14 +110,22 @@ pub fn observe(watched: &Mutex<Watched>, update: &Update) -> bool {
 }
 
 impl<G: Ground> Reclaimer<G> {
-    /// Suspects are confirmed after `grace`; zero takes nothing back.
-    pub fn new(ground: G, watched: Arc<Mutex<Watched>>, metrics: Arc<Metrics>, grace: Duration) -> Self {
+    /// Suspects are confirmed after `grace`, else after what the cluster's settings say; zero takes nothing back.
+    pub fn new(
+        ground: G,
+        watched: Arc<Mutex<Watched>>,
+        metrics: Arc<Metrics>,
+        decided: Option<Duration>,
+    ) -> Self {
+        let grace = decided.unwrap_or(GRACE);
         Self {
             ground,
             watched,
             asked: Arc::default(),
             metrics,
             grace,
+            asks_grace: decided.is_none(),
+            asked_grace: None,
             addresses: Suspects::new(grace),
             blocks: Suspects::new(grace),
             claims: Suspects::new(grace),
@@ -122,10 +139,10 @@ impl<G: Ground> Reclaimer<G> {
         if own.wait_for(|own| own.in_sync).await.is_err() {
             return;
         }
-        let pause = (self.grace / 4).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
         let asked = self.asked.clone();
         loop {
             self.turn(Instant::now()).await;
+            let pause = (self.grace / 4).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
             tokio::select! {
                 () = asked.notified() => {}
                 () = tokio::time::sleep(pause) => {}
@@ -143,6 +160,7 @@ impl<G: Ground> Reclaimer<G> {
             }
         };
         self.say_that_we_live(&view).await;
+        self.ask_grace(now).await;
         let found = self.find(now, &view);
         self.metrics.ipam_suspects.set(i64::try_from(self.addresses.len()).unwrap_or(i64::MAX));
         if found.is_empty() {
@@ -153,6 +171,25 @@ impl<G: Ground> Reclaimer<G> {
             Ok(false) => tracing::info!("the datastore is not ready (datastoreReady); nothing is taken back"),
             Err(error) => tracing::warn!(%error, "nothing is taken back, it is tried again"),
         }
+    }
+
+    /// Reads the cluster's settings where they count, while there is somebody to suspect.
+    async fn ask_grace(&mut self, now: Instant) {
+        let is_recent = self.asked_grace.is_some_and(|at| now.saturating_duration_since(at) < LONGEST_PAUSE);
+        if !self.asks_grace || self.addresses.is_empty() || is_recent {
+            return;
+        }
+        let grace = match self.ground.leak_grace().await {
+            Ok(grace) => grace.unwrap_or(GRACE),
+            Err(error) => return tracing::debug!(%error, "the settings of garbage collection are not known"),
+        };
+        self.asked_grace = Some(now);
+        self.grace = grace;
+        self.addresses.set_grace(grace);
+        self.blocks.set_grace(grace);
+        self.claims.set_grace(grace);
+        self.endpoints.set_grace(grace);
+        self.links.set_grace(grace);
     }
 
     /// Whoever looked cannot be trusted: what was found before counts no more.
@@ -178,7 +215,10 @@ impl<G: Ground> Reclaimer<G> {
     fn find(&mut self, now: Instant, view: &View) -> Found {
         let watched = self.watched.lock();
         let own = watched.own().cloned().collect::<Vec<_>>();
-        let suspects = own_suspects(own, &view.truth, |allocation| watched.has_pod(allocation));
+        let suspects = own_suspects(own, &view.truth, |allocation| {
+            watched.has_pod(allocation)
+                || allocation.netns.as_deref().is_some_and(|netns| self.ground.is_netns(netns))
+        });
         let cooldown = watched.cooldown();
         let spare = watched.spare(|block| is_idle(block, nanoseconds(), cooldown));
         let claims = watched.stale_claims();

@@ -153,6 +153,7 @@ impl<A: Addresses, P: Pods> NodeService<A, P> {
             pod: attachment.pod.clone(),
             uid: attachment.uid.clone(),
             interface: attachment.interface.clone(),
+            netns: call.netns,
             ipv4,
             ipv6,
             exact,

@@ -56,7 +56,7 @@ pub struct Arguments {
     #[arg(long, value_name = "DIR", env = "OCICAT_PROC_SYS")]
     pub proc_sys: Option<PathBuf>,
     /// Seconds after which addresses that nobody on this node uses are taken back, 0 for never [env:
-    /// OCICAT_LEAK_GRACE; default: 300].
+    /// OCICAT_LEAK_GRACE; default: leakGracePeriod of the KubeControllersConfiguration, else 300].
     #[arg(long, value_name = "SECONDS")]
     pub leak_grace: Option<u64>,
     /// How log lines look.
@@ -80,8 +80,9 @@ pub struct Settings {
     pub state_dir: PathBuf,
     pub health_listen: SocketAddr,
     pub metrics_listen: Option<SocketAddr>,
-    /// How long addresses must be unused before they are taken back; zero for ever.
-    pub leak_grace: Duration,
+    /// How long addresses must be unused before they are taken back, zero for ever; `None` leaves it to the cluster's
+    /// settings.
+    pub leak_grace: Option<Duration>,
     pub log_format: LogFormat,
     pub ipv4: AddressSetting,
     pub ipv6: AddressSetting,
@@ -231,9 +232,6 @@ impl Overrides {
     }
 }
 
-/// Seconds, longer than any ADD takes.
-const LEAK_GRACE: u64 = 300;
-
 /// The environment, and what of it made no sense.
 struct Environment {
     values: BTreeMap<String, String>,
@@ -260,9 +258,8 @@ impl Environment {
         self.values.get(key).cloned()
     }
 
-    fn leak_grace(&mut self, argument: Option<u64>) -> Duration {
-        let seconds = argument.or_else(|| self.parse("OCICAT_LEAK_GRACE")).unwrap_or(LEAK_GRACE);
-        Duration::from_secs(seconds)
+    fn leak_grace(&mut self, argument: Option<u64>) -> Option<Duration> {
+        argument.or_else(|| self.parse("OCICAT_LEAK_GRACE")).map(Duration::from_secs)
     }
 
     fn parse<T: FromStr<Err: std::fmt::Display>>(&mut self, key: &str) -> Option<T> {

@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use datastore::{Datastore, Interest, Kind};
 use ipam::gc::{Allocation, Inventory, allocations};
+use ipam::names::LOAD_BALANCER;
 use model::{IpamConfiguration, NodeName, Update};
 
 use crate::client::CallError;
@@ -145,7 +146,14 @@ fn failed(error: datastore::IpamError) -> CallError {
 
 /// Blocks, claims, pools, nodes and settings; no handles and no pods.
 pub(crate) async fn read(datastore: &Datastore) -> Result<(Inventory, IpamConfiguration), CallError> {
-    let kinds = vec![Kind::Node, Kind::IpamBlock, Kind::BlockAffinity, Kind::IpPool, Kind::IpamConfiguration];
+    let kinds = vec![
+        Kind::Node,
+        Kind::IpamBlock,
+        Kind::BlockAffinity,
+        Kind::IpPool,
+        Kind::IpamConfiguration,
+        Kind::IpReservation,
+    ];
     let interest = Interest { kinds, node: NodeName::from(""), overrides: BTreeMap::new() };
     let updates = datastore.snapshot(interest, PATIENCE).await.map_err(away)?;
     let (mut inventory, mut configuration) = (Inventory::default(), IpamConfiguration::default());
@@ -157,6 +165,7 @@ pub(crate) async fn read(datastore: &Datastore) -> Result<(Inventory, IpamConfig
             }
             Update::Block(_, Some(block)) => inventory.blocks.push(*block),
             Update::BlockAffinity(_, _, Some(claim)) => inventory.affinities.push(claim),
+            Update::IpReservation(_, Some(ranges)) => inventory.reservations.extend(ranges),
             Update::Pool(_, Some(pool)) => inventory.pools.push(pool),
             Update::IpamConfiguration(Some(found)) => configuration = found,
             _ => {}
@@ -173,6 +182,10 @@ async fn read_all(datastore: &Datastore) -> Result<(Inventory, IpamConfiguration
     datastore.each_handle(|handle| inventory.handles.push(handle)).await.map_err(away)?;
     // Last of all: what came meanwhile is then seen as in use rather than as a leak.
     inventory.pods = datastore.pod_answers(None).await.map_err(away)?;
+    let gives = |block: &model::Block| block.affinity.as_ref().is_some_and(|o| o.as_str() == LOAD_BALANCER);
+    if inventory.blocks.iter().any(gives) {
+        inventory.services = Some(datastore.load_balancer_handles().await.map_err(away)?);
+    }
     Ok((inventory, configuration))
 }
 

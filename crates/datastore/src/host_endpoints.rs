@@ -1,7 +1,9 @@
 //! Host endpoints that follow from nodes, and the settings that ask for them. Owns how they are read and written;
 //! which there should be is the caller's.
 
-use kube::api::{DeleteParams, PostParams, Preconditions};
+use std::collections::BTreeMap;
+
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::runtime::watcher;
 use kube::{Api, Resource};
 use model::{AutoHostEndpoints, HostEndpoint, KubeControllersConfiguration};
@@ -44,6 +46,42 @@ impl Datastore {
             }
             settings
         })
+    }
+
+    /// Writes which settings are in force into the status of the KubeControllersConfiguration named `default`; one
+    /// that is not there has none. `decided`: variables of the environment that win over the object.
+    ///
+    /// # Errors
+    /// When the API server cannot be reached or refuses.
+    pub async fn write_running_config(
+        &self,
+        running: &KubeControllersConfiguration,
+        decided: &BTreeMap<String, String>,
+    ) -> Result<()> {
+        let api: Api<crd::KubeControllersConfiguration> = Api::all(self.client());
+        let status = convert::kube_controllers_status(running, decided);
+        let what = || "status of KubeControllersConfiguration default".to_owned();
+        let patch = Patch::Merge(serde_json::json!({ "status": status }));
+        match self.bounded(what, api.patch_status("default", &PatchParams::default(), &patch)).await {
+            Ok(_) | Err(Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The KubeControllersConfiguration named `default`; without it everything is at its default.
+    ///
+    /// # Errors
+    /// When the API server cannot be reached or refuses.
+    pub async fn kube_controllers_configuration(&self) -> Result<KubeControllersConfiguration> {
+        let api: Api<crd::KubeControllersConfiguration> = Api::all(self.client());
+        let what = || "KubeControllersConfiguration default".to_owned();
+        let found = match self.bounded(what, api.get_opt("default")).await {
+            Err(Error::NotFound { .. }) => None,
+            found => found?,
+        };
+        Ok(found.map_or_else(Default::default, |object| {
+            convert::kube_controllers_configuration(&object.spec, &mut Problems::default())
+        }))
     }
 
     /// Watches the host endpoints that were made for nodes. Ends when the receiver is dropped.

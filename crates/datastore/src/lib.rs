@@ -25,6 +25,7 @@ mod document;
 mod error;
 mod host_endpoints;
 pub mod ipam;
+mod load_balancer;
 mod objects;
 mod plain;
 mod policy_report;

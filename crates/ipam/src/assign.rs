@@ -4,7 +4,9 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use model::{AffinityState, AllocationAttributes, Block, Cidr, Family, Handle, IpPool, IpamConfiguration};
+use model::{
+    AffinityState, AllocationAttributes, Block, Cidr, Family, Handle, IpPool, IpamConfiguration, NodeName,
+};
 
 use crate::affinity::{claim, complete, reclaim};
 use crate::block::{allocate, allocate_address, end_rests, hand_over, held_by, holder, is_empty, to_give};
@@ -26,8 +28,11 @@ pub fn assign(request: &Request, snapshot: &Snapshot, now: u64) -> Step<Vec<IpAd
     }
 }
 
-/// Blocks that one node may have in each family.
-pub(crate) fn block_limit(configuration: &IpamConfiguration) -> usize {
+/// Blocks that one node may have in each family; an owner that is no node may have any number.
+pub(crate) fn block_limit(configuration: &IpamConfiguration, owner: &NodeName) -> usize {
+    if owner.as_str().starts_with("virtual:") {
+        return usize::MAX;
+    }
     match configuration.max_blocks_per_host {
         0 => DEFAULT_BLOCK_LIMIT,
         limit => usize::try_from(limit).unwrap_or(usize::MAX),
@@ -169,7 +174,7 @@ impl<'a> Assignment<'a> {
         if !configuration.auto_allocate_blocks {
             return Ok(Reason::NoNewBlocks);
         }
-        let limit = block_limit(configuration);
+        let limit = block_limit(configuration, &self.snapshot.node);
         let own = self.snapshot.own_affinities().filter(|a| a.value.cidr.family() == family).count();
         if own >= limit {
             return Ok(Reason::BlockLimit(limit));

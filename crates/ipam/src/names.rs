@@ -12,6 +12,11 @@ pub const POD: &str = "pod";
 pub const UID: &str = "uid";
 /// Attribute: the pod's interface when it is not `eth0`.
 pub const INTERFACE: &str = "interface";
+/// Attribute: the container's network namespace where another CNI plugin makes its interface, so that nothing else on
+/// the node tells of the container; [`NETNS_UNSEEN`] where the agent cannot see it.
+pub const NETNS: &str = "netns";
+/// Value of [`NETNS`]: somewhere.
+pub const NETNS_UNSEEN: &str = "unseen";
 /// Attribute: when the address was given out, RFC 3339.
 pub const TIMESTAMP: &str = "timestamp";
 /// Attribute: what the address is for when it is no pod's.
@@ -21,6 +26,13 @@ pub const TYPE: &str = "type";
 pub const TYPE_RESERVED: &str = "reserved";
 /// Value of [`TYPE`]: address of `tunl0`.
 pub const TYPE_IPIP_TUNNEL: &str = "ipipTunnelAddress";
+
+/// Value of [`TYPE`]: address of a Service.
+pub const TYPE_LOAD_BALANCER: &str = "loadBalancer";
+/// Attribute: the Service that an address was given to.
+pub const SERVICE: &str = "service";
+/// Owner of the blocks that Services' addresses are from: no node.
+pub const LOAD_BALANCER: &str = "virtual:load-balancer";
 
 /// Handle of the addresses that a node holds ready; Kubernetes' rules make a node's name a valid part.
 pub fn reserve_handle(node: &NodeName) -> String {

@@ -140,12 +140,7 @@ impl Reserve {
             if !is_just(&draw.addresses, request) {
                 return None;
             }
-            let entry = Entry {
-                draw: draw.clone(),
-                is_stored: false,
-                may_have_handle: true,
-                is_again: true,
-            };
+            let entry = Entry { draw: draw.clone(), is_stored: false, may_have_handle: true, is_again: true };
             self.draws.insert(draw.handle.clone(), entry);
             return Some(draw);
         }

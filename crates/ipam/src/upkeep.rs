@@ -386,7 +386,7 @@ impl Upkeep<'_> {
         let size = 1_usize << (family.bits() - pool.block_size).min(16);
         let own = self.snapshot.own_affinities().filter(|a| a.value.cidr.family() == family).count();
         size >= SMALLEST_AHEAD
-            && own < block_limit(&self.snapshot.settings.configuration)
+            && own < block_limit(&self.snapshot.settings.configuration, &self.snapshot.node)
             && self.reserve.no_claim_before.get(&pool.name).is_none_or(|before| self.now >= *before)
     }
 

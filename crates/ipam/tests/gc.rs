@@ -344,6 +344,8 @@ fn the_audit_finds_each_kind_of_disagreement() {
     let is_free = |address: &IpAddr| all(&store).iter().all(|a| a.address != *address);
     let stranger = (0..16).map(|last| IpAddr::from([10, 0, 0, last])).find(is_free).unwrap();
     let inventory = Inventory {
+        reservations: Vec::new(),
+        services: None,
         blocks,
         affinities: claims,
         handles,
@@ -395,6 +397,8 @@ fn what_is_sound_has_no_finding() {
         _ => None,
     };
     let inventory = Inventory {
+        reservations: Vec::new(),
+        services: None,
         blocks: store.blocks().cloned().collect(),
         affinities: affinities(&store),
         handles: store.objects().filter_map(handle).collect(),

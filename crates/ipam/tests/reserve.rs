@@ -142,8 +142,11 @@ fn the_first_pod_of_a_node_and_of_a_namespace_with_a_pool_of_its_own_asks_nobody
     let mut pools =
         vec![pool("a", "10.0.0.0/20", 26), pool("b", "10.1.0.0/20", 26), pool("c", "10.2.0.0/20", 26)];
     pools[0].namespace_selector = "env == 'prod'".parse().unwrap();
-    let mut node =
-        Node { store: Store::default(), snapshot: snapshot("n1", &pools), reserve: Reserve::new("n1".into()) };
+    let mut node = Node {
+        store: Store::default(),
+        snapshot: snapshot("n1", &pools),
+        reserve: Reserve::new("n1".into()),
+    };
 
     node.keep_up();
 

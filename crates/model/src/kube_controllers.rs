@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{Cidr, HostEndpoint, HostEndpointInterface, Labels, Node, Selector};
+use crate::{AssignIps, Cidr, HostEndpoint, HostEndpointInterface, Labels, Node, Selector};
 
 /// What a KubeControllersConfiguration says, as far as it is acted upon.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -11,6 +11,8 @@ pub struct KubeControllersConfiguration {
     pub leak_grace_period: Option<Duration>,
     /// Host endpoints that every node gets; `None` when they are switched off.
     pub auto_host_endpoints: Option<AutoHostEndpoints>,
+    /// Which Services get addresses.
+    pub assign_ips: AssignIps,
 }
 
 /// Host endpoints that follow from nodes.

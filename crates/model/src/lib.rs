@@ -14,6 +14,7 @@ mod endpoint;
 mod felix_configuration;
 mod host_endpoint;
 mod kube_controllers;
+mod load_balancer;
 mod names;
 mod network_set;
 mod node;
@@ -47,6 +48,7 @@ pub use felix_configuration::{
 };
 pub use host_endpoint::{HostEndpoint, HostEndpointInterface};
 pub use kube_controllers::{AutoHostEndpoints, HostEndpointTemplate, KubeControllersConfiguration};
+pub use load_balancer::{AssignIps, LoadBalancerRequest, LoadBalancerService};
 pub use names::{Labels, NodeName, PodKey};
 pub use network_set::{NetworkSet, NetworkSetKey};
 pub use node::{Node, NodeAddress};

@@ -83,6 +83,10 @@ pub mod request {
         /// Another plugin gives the addresses: only names, MTU and MAC are wanted.
         #[prost(bool, tag = "9")]
         pub delegated: bool,
+        /// Another main plugin makes the interface, in this network namespace (`CNI_NETNS`): that it is there is all
+        /// the agent can see of the container. Empty where the agent hears of the interface itself.
+        #[prost(string, tag = "10")]
+        pub netns: String,
     }
 
     /// The interfaces exist: program them and tell when that is done.

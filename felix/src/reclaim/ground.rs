@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use datastore::{Datastore, IpamClient};
@@ -70,6 +70,14 @@ impl<A: Addresses, P: Pods> Ground for NodeGround<A, P> {
             truth.addresses.extend(&endpoint.addresses);
         }
         Ok(View { truth, endpoints, links })
+    }
+
+    fn is_netns(&self, netns: &str) -> bool {
+        netns == ipam::names::NETNS_UNSEEN || Path::new(netns).exists()
+    }
+
+    async fn leak_grace(&self) -> Result<Option<Duration>> {
+        Ok(self.datastore.kube_controllers_configuration().await?.leak_grace_period)
     }
 
     async fn pod(&self, key: &PodKey) -> Result<PodAnswer> {

@@ -40,6 +40,35 @@ async fn any_evidence_keeps_an_address() {
 }
 
 #[tokio::test]
+async fn a_container_of_another_plugin_is_there_as_long_as_its_network_namespace() {
+    let mut node = Node::new();
+    node.ground().namespaces.insert("/run/netns/c1".to_owned());
+    node.give_in("net.c1", "", "", "/run/netns/c1");
+    node.give_in("net.c2", "", "", "/run/netns/c2");
+
+    node.turns().await;
+
+    assert_eq!(node.ground().taken, ["net.c2"]);
+}
+
+#[tokio::test]
+async fn the_clusters_settings_say_how_long_where_this_node_does_not() {
+    let mut node = Node::new();
+    (node.reclaimer.asks_grace, node.reclaimer.grace) = (true, super::GRACE);
+    node.give("net.lost", "gone", "u1");
+    node.ground().said = Some(Duration::ZERO);
+
+    for hours in 0..5 {
+        node.reclaimer.turn(node.start + hours * Duration::from_secs(3600)).await;
+    }
+    assert_eq!(node.ground().taken, [""; 0], "switched off");
+    node.ground().said = Some(Duration::from_secs(900));
+    node.reclaimer.turn(node.start + Duration::from_secs(5 * 3600)).await;
+
+    assert_eq!(node.ground().taken, ["net.lost"]);
+}
+
+#[tokio::test]
 async fn nothing_is_taken_back_while_nothing_can_be_seen_or_the_datastore_is_not_ready() {
     let mut node = Node::new();
     node.give("net.lost", "gone", "u1");
@@ -122,6 +151,9 @@ struct Script {
     links: BTreeMap<String, String>,
     endpoints: Vec<StoredEndpoint>,
     pods: BTreeMap<PodKey, PodAnswer>,
+    namespaces: BTreeSet<String>,
+    /// What the cluster's settings say.
+    said: Option<Duration>,
     is_blind: bool,
     is_locked: bool,
     taken: Vec<String>,
@@ -143,6 +175,14 @@ impl Ground for Fake {
         truth.containers = script.links.values().cloned().collect();
         truth.handles.extend(script.endpoints.iter().map(handle_of));
         Ok(View { truth, endpoints: script.endpoints.clone(), links: script.links.clone() })
+    }
+
+    fn is_netns(&self, netns: &str) -> bool {
+        self.0.lock().namespaces.contains(netns)
+    }
+
+    async fn leak_grace(&self) -> Result<Option<Duration>> {
+        Ok(self.0.lock().said)
     }
 
     async fn pod(&self, key: &PodKey) -> Result<PodAnswer> {
@@ -188,7 +228,7 @@ impl Node {
     fn new() -> Self {
         let watched = Arc::new(Mutex::new(Watched::new(NodeName::from("n1"))));
         let metrics = Arc::new(Metrics::new("n1"));
-        let reclaimer = Reclaimer::new(Fake(Mutex::default()), watched, metrics, GRACE);
+        let reclaimer = Reclaimer::new(Fake(Mutex::default()), watched, metrics, Some(GRACE));
         let block = new_block("10.0.0.0/26".parse().unwrap(), "n1".into(), 1);
         Self { reclaimer, block, start: Instant::now() }
     }
@@ -202,7 +242,12 @@ impl Node {
     }
 
     fn give(&mut self, handle: &str, pod: &str, uid: &str) {
-        let secondary = [("node", "n1"), ("namespace", "default"), ("pod", pod), ("uid", uid)];
+        self.give_in(handle, pod, uid, "");
+    }
+
+    fn give_in(&mut self, handle: &str, pod: &str, uid: &str, netns: &str) {
+        let secondary =
+            [("node", "n1"), ("namespace", "default"), ("pod", pod), ("uid", uid), ("netns", netns)];
         let secondary = secondary.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
         let handle = Some(handle.to_owned());
         let attributes = AllocationAttributes { handle, secondary, released_at: None };

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use datastore::{Datastore, IpamClient};
 use ipam::gc::{self, Finding, GoneNodes, Inventory, Problem, Turn, Why, audit, holders};
-use model::{IpamConfiguration, NodeName, Update};
+use model::{Cidr, IpamConfiguration, NodeName, Update};
 use serde_json::{Value, json};
 
 use super::{CheckOptions, all, away, failed, read_all};
@@ -168,6 +168,10 @@ async fn fix(
         nobody.settle_handle(&handle).await.map_err(failed)?;
         done.push(format!("handle {handle} counts what the blocks say"));
     }
+    for (handle, blocks) in missing(&still) {
+        nobody.restore_handle(&handle, &blocks).await.map_err(failed)?;
+        done.push(format!("handle {handle} was missing, and counts what the blocks say"));
+    }
     let unowned = |inventory: &Inventory| {
         gc::unowned_blocks(&inventory.blocks, ipam::is_empty).into_iter().collect::<BTreeSet<_>>()
     };
@@ -176,6 +180,17 @@ async fn fix(
         done.push(format!("block {} was empty and nobody's, and is deleted", spare.cidr));
     }
     Ok(done)
+}
+
+/// Handles that do not exist, with the blocks that name them.
+fn missing(findings: &[Finding]) -> BTreeMap<String, BTreeSet<Cidr>> {
+    let mut missing: BTreeMap<String, BTreeSet<Cidr>> = BTreeMap::new();
+    for finding in findings.iter().filter(|finding| finding.problem == Problem::HandleMissing) {
+        if let (Some(handle), Some(block)) = (&finding.handle, finding.block) {
+            missing.entry(handle.clone()).or_default().insert(block);
+        }
+    }
+    missing
 }
 
 fn look(gone: &mut GoneNodes, inventory: &Inventory) -> Vec<Turn> {

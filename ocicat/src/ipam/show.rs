@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use datastore::Datastore;
-use ipam::gc::{Allocation, Inventory, PoolUsage, Usage, User, usage};
+use ipam::gc::{Allocation, Inventory, PoolUsage, Usage, User, usage, withhold};
 use ipam::holder;
 use model::{Cidr, IpamConfiguration};
 use serde_json::{Value, json};
@@ -26,7 +26,8 @@ pub(super) async fn run(options: &ShowOptions, datastore: &Datastore) -> Result<
         }
         None if options.show_configuration => configuration_text(&configuration, is_json),
         None => {
-            let pools = usage(&inventory.pools, &inventory.blocks);
+            let mut pools = usage(&inventory.pools, &inventory.blocks);
+            withhold(&mut pools, &inventory.reservations, &inventory.blocks);
             if is_json { usage_json(&pools) } else { usage_table(&pools, options.show_blocks) }
         }
     };
@@ -48,7 +49,16 @@ pub(super) fn usage_table(pools: &[PoolUsage], with_blocks: bool) -> String {
     if rows.is_empty() {
         return "there is no IPPool\n".to_owned();
     }
-    let header = ["GROUPING", "CIDR", "IPS TOTAL", "IPS IN USE", "IPS KEPT READY", "IPS RESTING", "IPS FREE"];
+    let header = [
+        "GROUPING",
+        "CIDR",
+        "IPS TOTAL",
+        "IPS IN USE",
+        "IPS KEPT READY",
+        "IPS RESTING",
+        "IPS RESERVED",
+        "IPS FREE",
+    ];
     table(&header, &rows)
 }
 
@@ -65,6 +75,7 @@ fn usage_row(name: &str, cidr: Cidr, usage: &Usage) -> Vec<String> {
         part(usage.in_use),
         part(usage.reserved),
         part(usage.resting),
+        part(usage.withheld),
         part(usage.free()),
     ]
 }
@@ -80,7 +91,7 @@ fn usage_json(pools: &[PoolUsage]) -> String {
             "cidr": cidr.map(|cidr| cidr.to_string()),
             "total": decimal(usage.total), "inUse": decimal(usage.in_use),
             "keptReady": decimal(usage.reserved), "resting": decimal(usage.resting),
-            "free": decimal(usage.free()), "borrowed": decimal(usage.borrowed),
+            "reserved": decimal(usage.withheld), "free": decimal(usage.free()), "borrowed": decimal(usage.borrowed),
         })
     };
     let pools = pools.iter().map(|pool| {
@@ -133,6 +144,7 @@ pub(super) fn user(allocation: &Allocation) -> (&str, String) {
         User::Container => ("container", allocation.handle.clone().unwrap_or_default()),
         User::Tunnel(kind) => (kind, String::new()),
         User::Reserved => ("kept ready", String::new()),
+        User::Service(key) => ("service", key.to_string()),
         User::Other(kind) => (kind, allocation.handle.clone().unwrap_or_default()),
         User::Unknown => ("unknown", allocation.handle.clone().unwrap_or_default()),
     }
@@ -193,17 +205,17 @@ mod tests {
         let pools = [
             PoolUsage {
                 pool: Some(("a".to_owned(), block("10.0.0.0/16"))),
-                usage: usage(65536, 5),
+                usage: Usage { withheld: 256, ..usage(65536, 5) },
                 blocks: vec![(block("10.0.1.0/26"), usage(64, 5))],
             },
             PoolUsage { pool: None, usage: usage(64, 3), blocks: vec![(block("10.9.0.0/26"), usage(64, 3))] },
         ];
 
         let expected = "\
-GROUPING         CIDR         IPS TOTAL  IPS IN USE  IPS KEPT READY  IPS RESTING  IPS FREE
-IP Pool          10.0.0.0/16  65536      5 (0%)      2 (0%)          1 (0%)       65528 (100%)
-Block            10.0.1.0/26  64         5 (8%)      2 (3%)          1 (2%)       56 (88%)
-Block (no pool)  10.9.0.0/26  64         3 (5%)      2 (3%)          1 (2%)       58 (91%)
+GROUPING         CIDR         IPS TOTAL  IPS IN USE  IPS KEPT READY  IPS RESTING  IPS RESERVED  IPS FREE
+IP Pool          10.0.0.0/16  65536      5 (0%)      2 (0%)          1 (0%)       256 (0%)      65272 (100%)
+Block            10.0.1.0/26  64         5 (8%)      2 (3%)          1 (2%)       0 (0%)        56 (88%)
+Block (no pool)  10.9.0.0/26  64         3 (5%)      2 (3%)          1 (2%)       0 (0%)        58 (91%)
 ";
         assert_eq!(usage_table(&pools, true), expected);
         assert_eq!(usage_table(&pools, false).lines().count(), 3);

@@ -1,6 +1,8 @@
 //! Settings of the cluster-wide controllers.
 
-use model::{AutoHostEndpoints, HostEndpointTemplate, KubeControllersConfiguration};
+use std::collections::BTreeMap;
+
+use model::{AssignIps, AutoHostEndpoints, HostEndpointTemplate, KubeControllersConfiguration};
 
 use super::{Problems, net, selector};
 use crate::crd::{self, Switch};
@@ -10,8 +12,13 @@ pub fn kube_controllers_configuration(
     spec: &crd::KubeControllersConfigurationSpec,
     problems: &mut Problems,
 ) -> KubeControllersConfiguration {
+    let balancers = spec.controllers.as_ref().and_then(|all| all.load_balancer.as_ref());
+    let assign_ips = match balancers.and_then(|settings| settings.assign_ips) {
+        Some(crd::AssignIps::RequestedServicesOnly) => AssignIps::RequestedServicesOnly,
+        Some(crd::AssignIps::AllServices) | None => AssignIps::AllServices,
+    };
     let Some(node) = spec.controllers.as_ref().and_then(|all| all.node.as_ref()) else {
-        return KubeControllersConfiguration::default();
+        return KubeControllersConfiguration { assign_ips, ..KubeControllersConfiguration::default() };
     };
     let grace = node
         .leak_grace_period
@@ -24,7 +31,35 @@ pub fn kube_controllers_configuration(
             .filter_map(|(index, entry)| template(index, entry, problems))
             .collect(),
     });
-    KubeControllersConfiguration { leak_grace_period: grace, auto_host_endpoints }
+    KubeControllersConfiguration { leak_grace_period: grace, auto_host_endpoints, assign_ips }
+}
+
+/// The status that says what is in force.
+pub fn kube_controllers_status(
+    running: &KubeControllersConfiguration,
+    decided: &BTreeMap<String, String>,
+) -> crd::KubeControllersConfigurationStatus {
+    let switch = |on: bool| Some(if on { Switch::Enabled } else { Switch::Disabled });
+    let made = running.auto_host_endpoints.as_ref();
+    let node = crd::NodeControllerSettings {
+        leak_grace_period: running.leak_grace_period.map(|grace| format!("{}s", grace.as_secs())),
+        host_endpoint: Some(crd::AutoHostEndpointSettings {
+            auto_create: switch(made.is_some()),
+            create_default_host_endpoint: switch(made.is_none_or(|made| made.with_default)),
+            templates: None,
+        }),
+    };
+    let load_balancer = crd::LoadBalancerControllerSettings {
+        assign_ips: Some(match running.assign_ips {
+            AssignIps::AllServices => crd::AssignIps::AllServices,
+            AssignIps::RequestedServicesOnly => crd::AssignIps::RequestedServicesOnly,
+        }),
+    };
+    let controllers = crd::ControllersSettings { node: Some(node), load_balancer: Some(load_balancer) };
+    crd::KubeControllersConfigurationStatus {
+        environment_vars: Some(decided.clone()),
+        running_config: Some(crd::KubeControllersConfigurationSpec { controllers: Some(controllers) }),
+    }
 }
 
 fn template(
@@ -89,9 +124,14 @@ mod tests {
                 format!("{place}[1].nodeSelector"),
             ]
         );
-        let made = found.auto_host_endpoints.unwrap();
+        let made = found.auto_host_endpoints.clone().unwrap();
         assert!(!made.with_default);
         assert_eq!((made.templates.len(), made.templates[0].cidrs.len()), (1, 1));
         assert_eq!(found.leak_grace_period, Some(std::time::Duration::from_secs(900)));
+        let status = serde_json::to_value(kube_controllers_status(&found, &BTreeMap::new())).unwrap();
+        let running = &status["runningConfig"]["controllers"];
+        assert_eq!(running["node"]["leakGracePeriod"], "900s");
+        assert_eq!(running["node"]["hostEndpoint"]["createDefaultHostEndpoint"], "Disabled");
+        assert_eq!(running["loadBalancer"]["assignIPs"], "AllServices");
     }
 }

@@ -13,6 +13,7 @@ mod ipam;
 mod kube_controllers;
 mod kubernetes_policy;
 mod label_selector;
+mod load_balancer;
 mod network_set;
 mod node;
 mod pod;
@@ -38,8 +39,9 @@ pub use ipam::{
     affinity, affinity_name, affinity_spec, block, block_spec, handle, handle_name, handle_spec,
     ipam_configuration, rfc3339,
 };
-pub use kube_controllers::kube_controllers_configuration;
+pub use kube_controllers::{kube_controllers_configuration, kube_controllers_status};
 pub use kubernetes_policy::{kubernetes_policy, staged_kubernetes_policy};
+pub use load_balancer::{load_balancer_handle, load_balancer_service};
 pub use network_set::{global_network_set, network_set};
 pub use node::{IPIP_TUNNEL_ADDRESS, IPV4_ADDRESS, IPV6_ADDRESS, node};
 pub use pod::pod;

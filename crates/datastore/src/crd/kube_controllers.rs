@@ -17,6 +17,7 @@ use super::text;
     kind = "KubeControllersConfiguration",
     plural = "kubecontrollersconfigurations",
     shortname = "kcconfig",
+    status = "KubeControllersConfigurationStatus",
     derive = "PartialEq",
     doc = "Settings of `controllers`; the one named default counts.",
     printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp")
@@ -35,6 +36,38 @@ pub struct KubeControllersConfigurationSpec {
 pub struct ControllersSettings {
     /// What follows from nodes.
     pub node: Option<NodeControllerSettings>,
+    /// Addresses of Services of type LoadBalancer.
+    pub load_balancer: Option<LoadBalancerControllerSettings>,
+}
+
+/// Addresses of Services of type LoadBalancer.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
+pub struct LoadBalancerControllerSettings {
+    /// Which Services without a class get addresses: all unless given, or those that ask for an address or a pool.
+    #[serde(rename = "assignIPs")]
+    pub assign_ips: Option<AssignIps>,
+}
+
+/// Which Services of type LoadBalancer without a class get addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum AssignIps {
+    /// All.
+    AllServices,
+    /// Those that ask for an address or a pool.
+    RequestedServicesOnly,
+}
+
+/// What counts: the settings with their defaults, as the controllers act upon them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
+pub struct KubeControllersConfigurationStatus {
+    /// Settings that environment variables decide, whatever the object says.
+    pub environment_vars: Option<BTreeMap<String, String>>,
+    /// Settings that are in force.
+    pub running_config: Option<KubeControllersConfigurationSpec>,
 }
 
 /// What follows from nodes.

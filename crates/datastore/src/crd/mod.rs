@@ -47,8 +47,9 @@ pub use ipam::{
     Switch,
 };
 pub use kube_controllers::{
-    AutoHostEndpointSettings, ControllersSettings, HostEndpointTemplate, KubeControllersConfiguration,
-    KubeControllersConfigurationSpec, NodeControllerSettings,
+    AssignIps, AutoHostEndpointSettings, ControllersSettings, HostEndpointTemplate,
+    KubeControllersConfiguration, KubeControllersConfigurationSpec, KubeControllersConfigurationStatus,
+    LoadBalancerControllerSettings, NodeControllerSettings,
 };
 pub use network_set::{
     GlobalNetworkSet, GlobalNetworkSetSpec, NetworkSet, NetworkSetMembers, NetworkSetSpec,

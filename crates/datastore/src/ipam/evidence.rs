@@ -88,12 +88,25 @@ impl Datastore {
     /// # Errors
     /// When the API server cannot be reached or refuses.
     pub async fn publish_about_pool(&self, pool: &str, event: &NodeEvent, now: &str) -> Result<()> {
-        let api: Api<core::Event> = Api::namespaced(self.client(), "default");
-        let what = || format!("Event about IP pool {pool}");
+        let about = json!({ "apiVersion": crd::API_VERSION, "kind": "IPPool", "name": pool });
+        self.publish_about("default", about, event, now).await
+    }
+
+    /// Makes an Event about an object, in a namespace.
+    pub(crate) async fn publish_about(
+        &self,
+        namespace: &str,
+        about: serde_json::Value,
+        event: &NodeEvent,
+        now: &str,
+    ) -> Result<()> {
+        let api: Api<core::Event> = Api::namespaced(self.client(), namespace);
+        let name = about["name"].as_str().unwrap_or_default().to_owned();
+        let what = || format!("Event about {name}");
         let object = json!({
             "apiVersion": "v1", "kind": "Event",
-            "metadata": { "generateName": format!("{pool}."), "namespace": "default" },
-            "involvedObject": { "apiVersion": crd::API_VERSION, "kind": "IPPool", "name": pool },
+            "metadata": { "generateName": format!("{name}."), "namespace": namespace },
+            "involvedObject": about,
             "type": if event.is_warning { "Warning" } else { "Normal" },
             "reason": event.reason, "message": event.message,
             "source": { "component": "ocicat-controllers" },
@@ -105,7 +118,7 @@ impl Datastore {
     }
 
     /// Lists a kind by pages, so that no list of the whole cluster is in memory at once.
-    async fn pages<K>(&self, what: &str, params: ListParams, mut show: impl FnMut(K)) -> Result<()>
+    pub(crate) async fn pages<K>(&self, what: &str, params: ListParams, mut show: impl FnMut(K)) -> Result<()>
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
     {

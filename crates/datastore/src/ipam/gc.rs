@@ -41,6 +41,16 @@ impl IpamClient {
         state.finish(|snapshot, _| gc::settle_handle(id, snapshot)).await.map(drop)
     }
 
+    /// Makes the object of a handle that these blocks name and that does not exist.
+    ///
+    /// # Errors
+    /// When the API server is away.
+    pub async fn restore_handle(&self, id: &str, blocks: &BTreeSet<Cidr>) -> Result<(), IpamError> {
+        let mut state = self.shared.state.lock().await;
+        state.begin();
+        state.finish(|snapshot, _| gc::restore_handle(id, blocks, snapshot)).await.map(drop)
+    }
+
     /// Gives up an own block that is empty; one that is in use again is kept, which is no error.
     ///
     /// # Errors

@@ -160,6 +160,16 @@ impl IpamClient {
         state.release(handle).await
     }
 
+    /// Takes back all that a handle holds, to be given out again at once; nothing held is no error.
+    ///
+    /// # Errors
+    /// When the API server is away; asking again later carries on.
+    pub async fn release_at_once(&self, handle: &str) -> Result<(), IpamError> {
+        let mut state = self.shared.state.lock().await;
+        state.begin();
+        state.release_unused(handle).await
+    }
+
     /// Takes over what an earlier run had drawn, and names the pods that it left; before anything is observed.
     pub fn restore(&self, draws: Vec<Draw>, endpoints: Vec<Draw>) {
         let mut reserve = locked(&self.shared.reserve);

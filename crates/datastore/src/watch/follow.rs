@@ -33,7 +33,7 @@ impl<T> Followed<T> {
     }
 }
 
-/// Lists and watches objects that have no namespace, for ever: connection losses are dealt with inside. Ends when
+/// Lists and watches objects, by name or by `namespace/name`, for ever: connection losses are dealt with inside. Ends when
 /// the receiver is dropped.
 pub(crate) fn follow<K, T>(
     api: Api<K>,
@@ -55,15 +55,15 @@ where
                     continue;
                 }
                 Ok(watcher::Event::InitApply(object)) => {
-                    listed.insert(object.name_any());
-                    vec![Followed::Put(object.name_any(), object)]
+                    listed.insert(key(&object));
+                    vec![Followed::Put(key(&object), object)]
                 }
                 Ok(watcher::Event::InitDone) => {
                     let gone = known.difference(&listed).cloned().map(Followed::Gone);
                     gone.chain([Followed::Listed]).collect()
                 }
-                Ok(watcher::Event::Apply(object)) => vec![Followed::Put(object.name_any(), object)],
-                Ok(watcher::Event::Delete(object)) => vec![Followed::Gone(object.name_any())],
+                Ok(watcher::Event::Apply(object)) => vec![Followed::Put(key(&object), object)],
+                Ok(watcher::Event::Delete(object)) => vec![Followed::Gone(key(&object))],
                 Err(error) => {
                     tracing::debug!(%error, "a watch was interrupted, it is retried");
                     continue;
@@ -82,4 +82,12 @@ where
         }
     });
     changes
+}
+
+/// The name by which an object is known here.
+fn key(object: &impl ResourceExt) -> String {
+    match object.namespace() {
+        Some(namespace) => format!("{namespace}/{}", object.name_any()),
+        None => object.name_any(),
+    }
 }

@@ -5,6 +5,7 @@ use std::fmt::Debug;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
+use kube::core::PartialObjectMeta;
 use kube::runtime::watcher;
 use model::{NodeName, Policy, Update};
 use serde::Serialize;
@@ -42,6 +43,10 @@ pub(super) fn visit<V: Visitor>(visitor: V, kind: Kind, node: &NodeName) -> V::O
         }
         Kind::Node => built_in(visitor, kind, |object: &NodeObject, problems| {
             convert::node(object, problems).map(|node| Update::Node(node.name.clone(), Some(node)))
+        }),
+        Kind::NodeName => built_in(visitor, kind, |object: &PartialObjectMeta<NodeObject>, problems| {
+            let object = NodeObject { metadata: object.metadata.clone(), ..NodeObject::default() };
+            convert::node(&object, problems).map(|node| Update::Node(node.name.clone(), Some(node)))
         }),
         Kind::Pod => built_in(visitor, kind, pod),
         Kind::Namespace => built_in(visitor, kind, |object: &NamespaceObject, _| {

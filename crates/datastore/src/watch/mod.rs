@@ -66,6 +66,8 @@ pub enum Kind {
     LocalPod,
     /// Who asks what of a node. It becomes no [`Update`].
     CalicoNodeStatus,
+    /// Nodes by their metadata alone: names, UIDs and labels, without a status that changes all the time.
+    NodeName,
 }
 
 impl Kind {

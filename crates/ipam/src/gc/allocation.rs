@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use model::{AllocationAttributes, Block, Cidr, NodeName, PodKey};
+use model::{AllocationAttributes, Block, Cidr, NodeName, ObjectKey, PodKey};
 
 use crate::names;
 
@@ -18,7 +18,9 @@ pub enum User {
     Tunnel(String),
     /// Kept ready by a node for its next pods.
     Reserved,
-    /// Something else with a type of its own, such as `loadBalancer`.
+    /// A Service of type LoadBalancer.
+    Service(ObjectKey),
+    /// Something else with a type of its own.
     Other(String),
     /// Nothing says who.
     Unknown,
@@ -37,6 +39,8 @@ pub struct Allocation {
     /// The node that uses it.
     pub node: Option<NodeName>,
     pub user: User,
+    /// Network namespace of the container, where only that tells whether it is there ([`names::NETNS`]).
+    pub netns: Option<String>,
     /// Released already, and resting until it may be given out again.
     pub is_cooling: bool,
 }
@@ -68,6 +72,7 @@ pub fn allocations(block: &Block) -> impl Iterator<Item = Allocation> {
             sequence_number: given.copied(),
             node: text(attributes, names::NODE).map(NodeName::from),
             user: user(attributes),
+            netns: text(attributes, names::NETNS).map(str::to_owned),
             is_cooling: attributes.released_at.is_some(),
         }
     })
@@ -90,6 +95,13 @@ fn text<'a>(attributes: &'a AllocationAttributes, key: &str) -> Option<&'a str> 
 fn user(attributes: &AllocationAttributes) -> User {
     match text(attributes, names::TYPE) {
         Some(names::TYPE_RESERVED) => return User::Reserved,
+        Some(names::TYPE_LOAD_BALANCER) => {
+            let key = text(attributes, names::NAMESPACE).zip(text(attributes, names::SERVICE));
+            return match key {
+                Some((namespace, name)) => User::Service(ObjectKey::new(namespace, name)),
+                None => User::Other(names::TYPE_LOAD_BALANCER.to_owned()),
+            };
+        }
         Some(kind) if kind.ends_with("TunnelAddress") => return User::Tunnel(kind.to_owned()),
         Some(kind) => return User::Other(kind.to_owned()),
         None => {}

@@ -18,10 +18,14 @@ pub struct Inventory {
     pub affinities: Vec<BlockAffinity>,
     pub handles: Vec<Handle>,
     pub pools: Vec<IpPool>,
+    /// What IPReservations keep back.
+    pub reservations: Vec<Cidr>,
     /// Each node with the addresses of its tunnels.
     pub nodes: BTreeMap<NodeName, Vec<IpAddr>>,
     /// Pods with a network of their own.
     pub pods: BTreeMap<PodKey, PodAnswer>,
+    /// Handles under which Services hold addresses; `None` when that is not known.
+    pub services: Option<BTreeSet<String>>,
 }
 
 /// What is wrong.
@@ -152,6 +156,10 @@ pub fn audit(inventory: &Inventory) -> Vec<Finding> {
 
 /// Why nobody seems to use an address, by what the API server says alone.
 fn unused(inventory: &Inventory, allocation: &Allocation) -> Option<Why> {
+    if let (User::Service(_), Some(services)) = (&allocation.user, &inventory.services) {
+        let is_held = allocation.handle.as_ref().is_some_and(|handle| services.contains(handle));
+        return (!is_held).then_some(Why::ServiceGone);
+    }
     let node = allocation.node.as_ref()?;
     let tunnels = inventory.nodes.get(node);
     match &allocation.user {

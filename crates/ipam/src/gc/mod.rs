@@ -21,6 +21,6 @@ pub use audit::{Finding, Inventory, Problem, audit};
 pub use empty::{Spare, is_idle, release_spare, spare_blocks, stale_claims, unowned_blocks};
 pub use gone::{GoneNodes, Plan, Turn, end_claim, holders, is_question, plan, question};
 pub use suspects::{Suspects, Suspicion};
-pub use take_back::{Leak, drop_unowned, settle_handle, take_back};
+pub use take_back::{Leak, drop_unowned, restore_handle, settle_handle, take_back};
 pub use truth::{OwnTruth, PodAnswer, Why, is_used_by, own_suspects};
-pub use usage::{PoolUsage, Usage, usage};
+pub use usage::{PoolUsage, Usage, usage, usage_by_node, withhold};

@@ -26,6 +26,11 @@ impl<K: Ord + Clone, E: PartialEq + Clone> Suspects<K, E> {
         Self { grace, known: BTreeMap::new() }
     }
 
+    /// Suspects are confirmed after another time from now on.
+    pub fn set_grace(&mut self, grace: Duration) {
+        self.grace = grace;
+    }
+
     /// Notes what a look found; returns those that were found without a break for the whole grace period, and
     /// more than once.
     pub fn look(&mut self, now: Instant, found: impl IntoIterator<Item = (K, E)>) -> Vec<(K, E)> {

@@ -1,6 +1,6 @@
 //! Freeing what nobody uses, one step at a time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::net::IpAddr;
 
@@ -117,6 +117,34 @@ pub fn settle_handle(id: &str, snapshot: &Snapshot) -> Step<(), Infallible> {
     }
     let settled = Handle { id: id.to_owned(), blocks, deleted: false };
     Step::Write(Write::Update(Object::Handle(settled), handle.version.clone()))
+}
+
+/// The next step to make the object of a handle that blocks name and that does not exist. `blocks` are those that
+/// were seen to name it; one that is there by now is left as it is.
+pub fn restore_handle(id: &str, blocks: &BTreeSet<Cidr>, snapshot: &Snapshot) -> Step<(), Infallible> {
+    match snapshot.handle(id) {
+        Known::Unknown => return Step::Read(Read::One(Key::Handle(id.to_owned()))),
+        Known::Present(_) => return Step::Done(()),
+        Known::Absent => {}
+    }
+    let mut counts = BTreeMap::new();
+    for cidr in blocks {
+        match snapshot.block(*cidr) {
+            Known::Absent => {}
+            Known::Present(block) if block.is_fresh => {
+                let held = held_by(&block.value, id).len();
+                if held > 0 {
+                    counts.insert(*cidr, u32::try_from(held).unwrap_or(u32::MAX));
+                }
+            }
+            _ => return Step::Read(Read::One(Key::Block(*cidr))),
+        }
+    }
+    if counts.is_empty() {
+        return Step::Done(());
+    }
+    let handle = Handle { id: id.to_owned(), blocks: counts, deleted: false };
+    Step::Write(Write::Create(Object::Handle(handle)))
 }
 
 /// Frees what has rested in a block for long enough; `None` when nothing has, or the block is not known freshly.

@@ -45,6 +45,7 @@ pub enum Why {
     PodHasOtherAddress,
     NodeGone,
     NotTheTunnel,
+    ServiceGone,
 }
 
 impl fmt::Display for Why {
@@ -57,6 +58,7 @@ impl fmt::Display for Why {
             Why::PodHasOtherAddress => "the Pod has another address",
             Why::NodeGone => "the node is gone",
             Why::NotTheTunnel => "the node's tunnel has another address",
+            Why::ServiceGone => "the Service is gone",
         })
     }
 }

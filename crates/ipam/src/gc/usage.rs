@@ -1,8 +1,11 @@
 //! How full pools and blocks are.
 
-use model::{Block, Cidr, IpPool};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 
-use super::allocation::{User, allocations};
+use model::{Block, Cidr, IpPool, NodeName};
+
+use super::allocation::{Allocation, User, allocations};
 
 /// Addresses of a pool or a block by what they are used for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -17,33 +20,37 @@ pub struct Usage {
     pub resting: u128,
     /// Of those in use, how many by another node than the block's owner.
     pub borrowed: u128,
+    /// Free, but kept back by an IPReservation ([`withhold`]).
+    pub withheld: u128,
     pub blocks: usize,
 }
 
 impl Usage {
     pub fn free(&self) -> u128 {
-        self.total.saturating_sub(self.in_use + self.reserved + self.resting)
+        self.total.saturating_sub(self.in_use + self.reserved + self.resting + self.withheld)
     }
 
-    /// How much of it is given out or kept, in percent.
+    /// How much of what can be given out is given out or kept, in percent.
     pub fn percent_used(&self) -> f64 {
-        percent(self.total - self.free(), self.total)
+        percent(self.in_use + self.reserved + self.resting, self.total.saturating_sub(self.withheld))
     }
 
     /// One block.
     pub fn of(block: &Block) -> Self {
         let mut usage = Self { total: size(block.cidr), blocks: 1, ..Self::default() };
-        for allocation in allocations(block) {
-            match allocation.user {
-                _ if allocation.is_cooling => usage.resting += 1,
-                User::Reserved => usage.reserved += 1,
-                _ => {
-                    usage.in_use += 1;
-                    usage.borrowed += u128::from(allocation.is_borrowed());
-                }
+        allocations(block).for_each(|allocation| usage.count(&allocation));
+        usage
+    }
+
+    fn count(&mut self, allocation: &Allocation) {
+        match allocation.user {
+            _ if allocation.is_cooling => self.resting += 1,
+            User::Reserved => self.reserved += 1,
+            _ => {
+                self.in_use += 1;
+                self.borrowed += u128::from(allocation.is_borrowed());
             }
         }
-        usage
     }
 
     fn add(&mut self, other: &Usage) {
@@ -88,6 +95,58 @@ pub fn usage<'a>(pools: &[IpPool], blocks: impl IntoIterator<Item = &'a Block>) 
     }
     if !orphans.blocks.is_empty() {
         all.push(orphans);
+    }
+    all
+}
+
+/// Takes note of what IPReservations keep back.
+pub fn withhold<'a>(
+    usages: &mut [PoolUsage],
+    reservations: &[Cidr],
+    blocks: impl IntoIterator<Item = &'a Block>,
+) {
+    // Ranges are within one another or apart: of those within another nothing is counted.
+    let mut ranges: Vec<Cidr> = reservations.to_vec();
+    ranges.sort_unstable();
+    ranges.dedup();
+    let all = ranges.clone();
+    ranges.retain(|range| !all.iter().any(|other| other != range && other.covers(*range)));
+    if ranges.is_empty() {
+        return;
+    }
+    let given = blocks.into_iter().flat_map(allocations).map(|allocation| allocation.address);
+    let given: Vec<IpAddr> =
+        given.filter(|address| ranges.iter().any(|range| range.contains(*address))).collect();
+    let within = |cidr: Cidr| {
+        let parts = ranges.iter().filter(|range| range.overlaps(cidr));
+        let parts: u128 = parts.map(|range| size(*range).min(size(cidr))).fold(0, u128::saturating_add);
+        parts.saturating_sub(given.iter().filter(|address| cidr.contains(**address)).count() as u128)
+    };
+    for pool in usages {
+        if let Some((_, cidr)) = &pool.pool {
+            pool.usage.withheld = within(*cidr);
+        }
+        for (cidr, usage) in &mut pool.blocks {
+            usage.withheld = within(*cidr);
+        }
+    }
+}
+
+/// What each node has of each pool: addresses by the node that uses them, blocks by their owner. Without a name:
+/// blocks of no pool, and what is of no node.
+pub fn usage_by_node<'a>(
+    pools: &[IpPool],
+    blocks: impl IntoIterator<Item = &'a Block>,
+) -> BTreeMap<(String, String), Usage> {
+    let mut all: BTreeMap<(String, String), Usage> = BTreeMap::new();
+    for block in blocks {
+        let pool = pools.iter().find(|pool| pool.cidr.covers(block.cidr)).map_or("", |pool| &pool.name);
+        let key =
+            |node: Option<&NodeName>| (pool.to_owned(), node.map_or(String::new(), ToString::to_string));
+        all.entry(key(block.affinity.as_ref())).or_default().blocks += 1;
+        for allocation in allocations(block) {
+            all.entry(key(allocation.node.as_ref())).or_default().count(&allocation);
+        }
     }
     all
 }
