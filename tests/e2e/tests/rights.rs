@@ -83,6 +83,10 @@ const ELSEWHERE: &[(&str, &str)] = &[
         "ClusterRole calico-kube-controllers: delete nodepolicystatuses.projectcalico.org",
         "what a node said that is gone, by the one who is elected next",
     ),
+    (
+        "ClusterRole calico-kube-controllers: update hostendpoints.projectcalico.org",
+        "a node's labels change after its host endpoint was made",
+    ),
 ];
 
 fn manifests() -> PathBuf {
