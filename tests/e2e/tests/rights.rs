@@ -44,7 +44,10 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("ClusterRole calico-kube-controllers: get services", "addresses of Services of type LoadBalancer"),
     ("ClusterRole calico-kube-controllers: list services", "addresses of Services of type LoadBalancer"),
     ("ClusterRole calico-kube-controllers: watch services", "addresses of Services of type LoadBalancer"),
-    ("ClusterRole calico-kube-controllers: patch services/status", "addresses of Services of type LoadBalancer"),
+    (
+        "ClusterRole calico-kube-controllers: patch services/status",
+        "addresses of Services of type LoadBalancer",
+    ),
     (
         "ClusterRole calico-node: get kubecontrollersconfigurations.projectcalico.org",
         "an address seems unused, and the node itself does not say for how long it may",
@@ -86,6 +89,22 @@ const ELSEWHERE: &[(&str, &str)] = &[
     (
         "ClusterRole calico-kube-controllers: update hostendpoints.projectcalico.org",
         "a node's labels change after its host endpoint was made",
+    ),
+    ("ClusterRole calico-kube-controllers: get services", "a Service of type LoadBalancer"),
+    ("ClusterRole calico-kube-controllers: list services", "a pool for Services of type LoadBalancer"),
+    ("ClusterRole calico-kube-controllers: watch services", "a pool for Services of type LoadBalancer"),
+    ("ClusterRole calico-kube-controllers: patch services/status", "a Service of type LoadBalancer"),
+    (
+        "ClusterRole calico-kube-controllers: patch kubecontrollersconfigurations/status.projectcalico.org",
+        "settings that are there when one is elected",
+    ),
+    (
+        "ClusterRole calico-kube-controllers: list ipreservations.projectcalico.org",
+        "an address of a Service is chosen",
+    ),
+    (
+        "ClusterRole calico-kube-controllers: watch ipreservations.projectcalico.org",
+        "an address of a Service is chosen",
     ),
 ];
 
