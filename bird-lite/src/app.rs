@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use bgp::{Change, Config, Event, PeerKey, Speaker, Start};
+use bgp::{Change, Config, Event, PeerKey, PeerState, PeerStatus, Speaker, Start};
 use bgp_api::{
     BirdSocket, Console, ControlSocket, EventLog, Health, KernelRoutes, Metrics, Observers, Owner, Readiness,
     Subject, control_socket,
@@ -14,6 +14,7 @@ use bgp_api::{
 use bgp_packet::Family;
 use bgp_transport::{Driver, RouterDiscovery};
 use bird_lite::cluster::Cluster;
+use bird_lite::first_sessions::{FirstSessions, Session};
 use bird_lite::origin::Origins;
 use bird_lite::peer_events::PeerEvents;
 use bird_lite::peers::{Plan, Planner, RouterId};
@@ -107,6 +108,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
         listen_problems: Vec::new(),
         listen_retry: None,
         health,
+        first_sessions: FirstSessions::default(),
         started: now(),
         reconfigured: None,
     };
@@ -202,6 +204,7 @@ struct App {
     listen_problems: Vec<String>,
     listen_retry: Option<Instant>,
     health: Health,
+    first_sessions: FirstSessions,
     started: Instant,
     reconfigured: Option<Instant>,
 }
@@ -399,10 +402,9 @@ impl App {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        [self.dataplane.deadline(), self.listen_retry, self.start_retry, self.peer_events.deadline()]
-            .into_iter()
-            .flatten()
-            .min()
+        let timers =
+            [self.dataplane.deadline(), self.listen_retry, self.start_retry, self.peer_events.deadline()];
+        timers.into_iter().chain([self.first_sessions.deadline()]).flatten().min()
     }
 
     /// Takes what the speaker has to say to the kernel, and lets the kernel's side work.
@@ -456,8 +458,12 @@ impl App {
         problems
     }
 
-    fn report_health(&self) {
+    fn report_health(&mut self) {
         let mut reasons = self.problems();
+        if let Some(driver) = &mut self.driver {
+            let speaker = driver.speaker_mut();
+            reasons.extend_from_slice(self.first_sessions.look(now(), || first_sessions(speaker)));
+        }
         if reasons.is_empty() && !self.dataplane.is_synced() {
             reasons.push("kernel routes have not been written yet".to_owned());
         }
@@ -477,6 +483,16 @@ impl App {
         let speaker = self.driver.as_mut().map(Driver::speaker_mut);
         call.run(Subject { speaker, owner, now: now() });
     }
+}
+
+/// The sessions of peers that the configuration names.
+fn first_sessions(speaker: &Speaker) -> Vec<Session> {
+    let peers = speaker.peers().into_iter().filter(|peer| !peer.dynamic && !peer.retiring);
+    let session = |peer: PeerStatus| {
+        let is_up = peer.state == PeerState::Established;
+        Session { peer: peer.peer, kind: peer.kind, cause: (!is_up).then(|| peer.cause.to_string()) }
+    };
+    peers.map(session).collect()
 }
 
 fn log_change(change: Change) {

@@ -9,6 +9,7 @@ pub mod convert;
 pub mod export;
 pub mod fib;
 pub mod filters;
+pub mod first_sessions;
 pub mod kernel_routes;
 pub mod legs;
 pub mod next_hops;

@@ -64,7 +64,7 @@ pub(crate) fn events(datastore: Datastore, node: NodeName) -> mpsc::Sender<NodeE
     let (sender, mut events) = mpsc::channel::<NodeEvent>(WAITING);
     tokio::spawn(async move {
         while let Some(event) = events.recv().await {
-            if let Err(error) = datastore.publish(&node, &event, &utc(SystemTime::now())).await {
+            if let Err(error) = datastore.publish("bird-lite", &node, &event, &utc(SystemTime::now())).await {
                 tracing::debug!(%error, "Event is lost");
             }
         }

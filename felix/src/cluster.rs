@@ -2,6 +2,7 @@
 //! addresses need.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Instant;
 
 use model::{IpPool, Labels, Node, NodeName, PodKey, Update};
@@ -29,7 +30,11 @@ pub struct Cluster {
     node: NodeName,
     pods: Mutex<BTreeMap<PodKey, LocalPod>>,
     pools: Mutex<BTreeMap<String, IpPool>>,
+    /// Where other nodes are reached, by node.
+    others: Mutex<BTreeMap<NodeName, Vec<IpAddr>>>,
     own: watch::Sender<OwnNode>,
+    /// Changes whenever a pool came, changed or went.
+    pools_changed: watch::Sender<u64>,
     /// Changes whenever a pod of this node came, changed or went.
     pods_changed: watch::Sender<u64>,
 }
@@ -45,7 +50,9 @@ impl Cluster {
             node,
             pods: Mutex::default(),
             pools: Mutex::default(),
+            others: Mutex::default(),
             own: watch::Sender::default(),
+            pools_changed: watch::Sender::default(),
             pods_changed: watch::Sender::default(),
         }
     }
@@ -53,6 +60,23 @@ impl Cluster {
     /// Follows this node's own Node object and whether pools use IPIP.
     pub fn own(&self) -> watch::Receiver<OwnNode> {
         self.own.subscribe()
+    }
+
+    /// Every pool as it is now.
+    pub fn pools(&self) -> Vec<IpPool> {
+        self.pools.lock().values().cloned().collect()
+    }
+
+    /// Tells of every change of a pool.
+    pub fn pools_changed(&self) -> watch::Receiver<u64> {
+        self.pools_changed.subscribe()
+    }
+
+    /// Other nodes that are reached at an address.
+    pub fn others_at(&self, address: IpAddr) -> Vec<NodeName> {
+        let others = self.others.lock();
+        let at = others.iter().filter(|(_, addresses)| addresses.contains(&address));
+        at.map(|(name, _)| name.clone()).collect()
     }
 
     /// Is a Pod with this UID on this node? An empty UID means any.
@@ -99,6 +123,16 @@ impl Cluster {
             Update::Node(name, node) if *name == self.node => {
                 self.own.send_modify(|own| own.node = node.clone());
             }
+            Update::Node(name, node) => {
+                let mut others = self.others.lock();
+                match node {
+                    Some(node) => {
+                        let addresses = [node.ipv4, node.ipv6].into_iter().flatten().map(|at| at.address);
+                        others.insert(name.clone(), addresses.collect())
+                    }
+                    None => others.remove(name),
+                };
+            }
             Update::Pool(name, pool) => {
                 let mut pools = self.pools.lock();
                 match pool {
@@ -108,6 +142,8 @@ impl Cluster {
                 let uses_ipip = uses_ipip(pools.values());
                 self.own
                     .send_if_modified(|own| std::mem::replace(&mut own.uses_ipip, uses_ipip) != uses_ipip);
+                drop(pools);
+                self.pools_changed.send_modify(|count| *count += 1);
             }
             Update::InSync => self.own.send_modify(|own| own.in_sync = true),
             _ => {}

@@ -7,9 +7,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use model::Family;
 use parking_lot::Mutex;
 use probes::{Response, Status};
 use serde::Serialize;
+use tokio::sync::watch;
 
 /// How long one step of the dataplane may take (Calico's watchdog).
 const WATCHDOG: Duration = Duration::from_secs(90);
@@ -26,6 +28,8 @@ pub enum Component {
     Socket,
     /// The node's address is known and published.
     NodeAddress,
+    /// There are pools, or the environment wants none.
+    AddressPools,
 }
 
 impl Component {
@@ -36,13 +40,23 @@ impl Component {
             Component::Dataplane => "nothing has been written to the kernel yet: waits for the datastore",
             Component::Socket => "the CNI socket is not open yet",
             Component::NodeAddress => "the node's address has not been determined yet",
+            Component::AddressPools => "the pools have not been looked at yet: waits for the datastore",
         }
     }
 }
 
+impl Component {
+    pub const ALL: [Self; 5] =
+        [Self::Datastore, Self::Dataplane, Self::Socket, Self::NodeAddress, Self::AddressPools];
+}
+
 /// Shared by all parts of the agent.
 #[derive(Clone)]
-pub struct Health(Arc<Mutex<State>>);
+pub struct Health {
+    state: Arc<Mutex<State>>,
+    /// Wakes whoever follows readiness.
+    changed: Arc<watch::Sender<()>>,
+}
 
 struct State {
     /// Why each component is not ready; `None` when it is.
@@ -51,6 +65,33 @@ struct State {
     busy_since: Option<Instant>,
     /// The dataplane's thread ended.
     is_dead: bool,
+    /// Everything was ready once.
+    has_started: bool,
+    /// Which addresses the node goes by, and why.
+    addresses: BTreeMap<Family, Chosen>,
+}
+
+/// Where the node's address of a family comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Chosen {
+    pub address: String,
+    /// Every address of the family that was seen, with the reason why it was chosen or not.
+    pub seen: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Liveness {
+    alive: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Startup<'a> {
+    started: bool,
+    /// What is still waited for.
+    waiting: Vec<ComponentReport<'a>>,
+    addresses: BTreeMap<&'static str, &'a Chosen>,
 }
 
 #[derive(Serialize)]
@@ -70,15 +111,20 @@ struct ComponentReport<'a> {
 impl Health {
     /// Nothing is ready yet.
     pub fn new() -> Self {
-        let components =
-            [Component::Datastore, Component::Dataplane, Component::Socket, Component::NodeAddress];
+        let components = Component::ALL;
         let components = components.map(|component| (component, Some(component.initial_reason().to_owned())));
-        let state = State { components: components.into(), busy_since: None, is_dead: false };
-        Self(Arc::new(Mutex::new(state)))
+        let state = State {
+            components: components.into(),
+            busy_since: None,
+            is_dead: false,
+            has_started: false,
+            addresses: BTreeMap::new(),
+        };
+        Self { state: Arc::new(Mutex::new(state)), changed: Arc::new(watch::Sender::default()) }
     }
 
     pub fn set_ready(&self, component: Component) {
-        self.0.lock().components.insert(component, None);
+        self.set(component, None);
     }
 
     /// Back to what it waits for at the start.
@@ -87,48 +133,86 @@ impl Health {
     }
 
     pub fn set_unready(&self, component: Component, reason: impl Into<String>) {
-        self.0.lock().components.insert(component, Some(reason.into()));
+        self.set(component, Some(reason.into()));
+    }
+
+    fn set(&self, component: Component, reason: Option<String>) {
+        let mut state = self.state.lock();
+        let before = state.components.insert(component, reason.clone());
+        state.has_started |= state.components.values().all(Option::is_none);
+        drop(state);
+        if before.is_none_or(|before| before != reason) {
+            self.changed.send_replace(());
+        }
+    }
+
+    /// Notes which address of a family the node goes by.
+    pub fn set_address(&self, family: Family, chosen: Chosen) {
+        self.state.lock().addresses.insert(family, chosen);
+    }
+
+    /// Tells of every change of readiness.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
     }
 
     /// Why the first of these components that is not ready is not; `None` when all are.
     pub fn reason_against(&self, components: &[Component]) -> Option<String> {
-        let state = self.0.lock();
+        let state = self.state.lock();
         components.iter().find_map(|component| state.components.get(component).cloned().flatten())
     }
 
     /// The dataplane begins a step of its work.
     pub fn dataplane_busy(&self, now: Instant) {
-        self.0.lock().busy_since = Some(now);
+        self.state.lock().busy_since = Some(now);
     }
 
     /// The dataplane waits for something to do.
     pub fn dataplane_idle(&self) {
-        self.0.lock().busy_since = None;
+        self.state.lock().busy_since = None;
     }
 
     /// The dataplane's thread ended, which it never should.
     pub fn dataplane_dead(&self) {
-        self.0.lock().is_dead = true;
+        self.state.lock().is_dead = true;
     }
 
     /// `/liveness`
     pub fn liveness(&self, now: Instant) -> Response {
-        let state = self.0.lock();
-        if state.is_dead {
-            return Response::text(Status::ServiceUnavailable, "the dataplane has stopped\n");
-        }
-        match state.busy_since.map(|since| now.saturating_duration_since(since)) {
-            Some(busy) if busy > WATCHDOG => Response::text(
-                Status::ServiceUnavailable,
-                format!("the dataplane is stuck in one step for {} s\n", busy.as_secs()),
-            ),
-            _ => Response::text(Status::Ok, "alive\n"),
-        }
+        let state = self.state.lock();
+        let stuck = state.busy_since.map(|since| now.saturating_duration_since(since));
+        let reason = match stuck.filter(|stuck| *stuck > WATCHDOG) {
+            _ if state.is_dead => Some("the dataplane has stopped".to_owned()),
+            Some(stuck) => Some(format!("the dataplane has been at one step for {} s", stuck.as_secs())),
+            None => None,
+        };
+        drop(state);
+        let alive = reason.is_none();
+        reply(alive, &Liveness { alive, reason })
+    }
+
+    /// `/startup`: everything was ready once; it never goes back.
+    pub fn startup(&self) -> Response {
+        let state = self.state.lock();
+        let waiting = state.components.iter().filter(|_| !state.has_started);
+        let waiting = waiting.filter_map(|(name, reason)| {
+            Some(ComponentReport { name: *name, ready: false, reason: Some(reason.as_deref()?) })
+        });
+        let name = |family: &Family| match family {
+            Family::V4 => "ipv4",
+            Family::V6 => "ipv6",
+        };
+        let report = Startup {
+            started: state.has_started,
+            waiting: waiting.collect(),
+            addresses: state.addresses.iter().map(|(family, chosen)| (name(family), chosen)).collect(),
+        };
+        reply(report.started, &report)
     }
 
     /// `/readiness`: JSON that names every component, and why it is not ready.
     pub fn readiness(&self) -> Response {
-        let state = self.0.lock();
+        let state = self.state.lock();
         let component = |(name, reason): (&Component, &'_ Option<String>)| (*name, reason.clone());
         let reasons: Vec<_> = state.components.iter().map(component).collect();
         drop(state);
@@ -139,10 +223,14 @@ impl Health {
             reason: reason.as_deref(),
         });
         let report = Report { ready, components: components.collect() };
-        let body = serde_json::to_string(&report).expect("names and strings are always JSON");
-        let status = if ready { Status::Ok } else { Status::ServiceUnavailable };
-        Response { status, content_type: "application/json", body: body + "\n" }
+        reply(ready, &report)
     }
+}
+
+fn reply(is_well: bool, report: &impl Serialize) -> Response {
+    let body = serde_json::to_string(report).expect("names and strings are always JSON");
+    let status = if is_well { Status::Ok } else { Status::ServiceUnavailable };
+    Response { status, content_type: "application/json", body: body + "\n" }
 }
 
 #[cfg(test)]
@@ -152,13 +240,15 @@ mod tests {
     #[test]
     fn ready_when_every_component_is() {
         let health = Health::new();
-        for component in [Component::Datastore, Component::Dataplane, Component::NodeAddress] {
+        for component in Component::ALL.into_iter().filter(|component| *component != Component::Socket) {
             health.set_ready(component);
         }
 
         let before = health.readiness();
+        let starting = health.startup();
         health.set_ready(Component::Socket);
         let after = health.readiness();
+        health.set_unready(Component::NodeAddress, "gone");
 
         assert_eq!(before.status, Status::ServiceUnavailable);
         assert!(
@@ -167,6 +257,16 @@ mod tests {
                 .contains(r#"{"name":"socket","ready":false,"reason":"the CNI socket is not open yet"}"#)
         );
         assert_eq!(after.status, Status::Ok);
+        assert_eq!(starting.status, Status::ServiceUnavailable);
+        assert!(
+            starting.body.starts_with(r#"{"started":false,"waiting":[{"name":"socket""#),
+            "{}",
+            starting.body
+        );
+        assert_eq!(
+            (health.readiness().status, health.startup().status),
+            (Status::ServiceUnavailable, Status::Ok)
+        );
     }
 
     #[test]

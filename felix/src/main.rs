@@ -15,12 +15,15 @@ mod cluster;
 mod command;
 mod config_file;
 mod connections;
+mod default_pools;
 mod del_queue;
 mod draw_journal;
 mod drivers;
 mod drop_log;
 mod drops;
 mod endpoint_store;
+mod events;
+mod first_start;
 mod handle_locks;
 mod health;
 mod ipam;
@@ -31,6 +34,7 @@ mod listeners;
 mod logging;
 mod metrics;
 mod mtu;
+mod network_condition;
 mod node_address;
 mod operator;
 mod pod_options;
@@ -45,6 +49,7 @@ mod server;
 mod service;
 mod settings;
 mod shaper;
+mod start_settings;
 mod state_files;
 mod steps;
 mod strict;
@@ -75,6 +80,7 @@ fn main() -> Result<()> {
         tracing::error!(path = %path.display(), %error, "the configuration file cannot be read, it counts as empty");
     }
     ignored.iter().for_each(|setting| tracing::warn!(%setting, "environment and configuration file"));
+    settings.start.misfits().for_each(|misfit| tracing::error!(%misfit, "environment"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(steps::run(settings, fixed, log_level))
 }

@@ -24,6 +24,8 @@ pub struct Metrics {
     pub ignored_settings: Family<Reason, Level>,
     /// What is not in force as somebody wants it, apart from settings.
     pub problems: Level,
+    /// Variables that say otherwise than the pools.
+    pub start_settings_ignored: Level,
     /// From the datastore's word to the kernel's, seconds.
     pub programming_latency: Histogram,
     /// Until nobody else held the lock of iptables, seconds.
@@ -114,6 +116,7 @@ impl Metrics {
             pending: Family::default(),
             ignored_settings: Family::default(),
             problems: Level::default(),
+            start_settings_ignored: Level::default(),
             programming_latency: Histogram::new(exponential_buckets(0.001, 2.0, 15)),
             lock_wait: Histogram::new(exponential_buckets(0.000_1, 4.0, 9)),
             restore_time: Histogram::new(exponential_buckets(0.001, 2.0, 13)),
@@ -174,6 +177,11 @@ impl Metrics {
             "felix_problems",
             "What is not in force as wanted, see NodePolicyStatus",
             self.problems.clone(),
+        );
+        r.register(
+            "felix_start_settings_ignored",
+            "Variables of the environment that say otherwise than the pools that exist",
+            self.start_settings_ignored.clone(),
         );
         r.register(
             "felix_policy_programming_latency_seconds",

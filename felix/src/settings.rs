@@ -5,19 +5,17 @@
 //! [`model::FelixConfiguration`], over which [`Overrides`] from file and environment win.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use datastore::typha;
-use model::{
-    Family, FelixConfiguration, Listener, LogSeverity, NodeName, SettingNote, SettingReason, SettingSource,
-};
+use model::{FelixConfiguration, Listener, LogSeverity, NodeName, SettingNote, SettingReason, SettingSource};
 use proto::node::DEL_QUEUE;
 
-use crate::autodetect::Method;
 use crate::config_file;
+use crate::start_settings::StartSettings;
 
 /// The command line.
 #[derive(Clone, Debug, clap::Parser)]
@@ -27,7 +25,7 @@ use crate::config_file;
     about = "Node agent of Ocicat: pod routes, policy and addresses of one node"
 )]
 pub struct Arguments {
-    /// Name of this node in Kubernetes [env: NODENAME, FELIX_FELIXHOSTNAME; default: the host's name].
+    /// Name of this node in Kubernetes [env: NODENAME, FELIX_FELIXHOSTNAME, HOSTNAME; default: the host's name].
     #[arg(long, value_name = "NAME")]
     pub node_name: Option<String>,
     /// Kubeconfig of the API server [env: KUBECONFIG; default: the pod's service account].
@@ -84,25 +82,10 @@ pub struct Settings {
     /// settings.
     pub leak_grace: Option<Duration>,
     pub log_format: LogFormat,
-    pub ipv4: AddressSetting,
-    pub ipv6: AddressSetting,
+    pub start: StartSettings,
     pub overrides: Overrides,
     /// How typha is used; `None` for the API server itself.
     pub typha: Result<Option<typha::Settings>, typha::WrongSetting>,
-}
-
-/// Where the node's address of one family comes from (`IP`, `IP6` and their `_AUTODETECTION_METHOD`).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AddressSetting {
-    Detect {
-        method: Method,
-        /// Somebody asked for it, so that failing is an error even when the other family has an address.
-        is_required: bool,
-    },
-    /// This address; the prefix length is that of the link which has it unless given.
-    Fixed(IpAddr, Option<u8>),
-    /// Leave the annotation alone.
-    None,
 }
 
 /// Settings from the configuration file and the environment that win over every `FelixConfiguration`.
@@ -146,7 +129,7 @@ impl Settings {
             .or_else(|| env.text("NODENAME"))
             .or_else(|| env.text("FELIX_FELIXHOSTNAME"))
             .or_else(|| of_file("FelixHostname"))
-            .unwrap_or_else(|| host_name.to_lowercase());
+            .unwrap_or_else(|| env.text("HOSTNAME").as_deref().unwrap_or(host_name).to_lowercase());
         let overrides = Overrides { file, variables: env.felix(), log_severity: arguments.log_level };
         let configuration = overrides.apply(FelixConfiguration::default());
         env.ignored.extend(configuration.notes.iter().map(IgnoredSetting::from));
@@ -164,8 +147,7 @@ impl Settings {
             metrics_listen: arguments.metrics_listen.or(metrics),
             leak_grace: env.leak_grace(arguments.leak_grace),
             log_format: arguments.log_format,
-            ipv4: address_setting(&mut env, Family::V4),
-            ipv6: address_setting(&mut env, Family::V6),
+            start: StartSettings::read(&env),
             overrides,
         };
         (settings, env.ignored)
@@ -233,15 +215,17 @@ impl Overrides {
 }
 
 /// The environment, and what of it made no sense.
-struct Environment {
+pub struct Environment {
     values: BTreeMap<String, String>,
     ignored: Vec<IgnoredSetting>,
 }
 
 impl Environment {
-    /// Names are told apart without regard to case, as Calico does; an empty value counts as absent.
-    fn new(values: impl IntoIterator<Item = (String, String)>) -> Self {
-        let values = values.into_iter().filter(|(_, value)| !value.is_empty());
+    /// Names are told apart without regard to case, as Calico does; blanks around a value are none of it, and an empty
+    /// value counts as absent.
+    pub fn new(values: impl IntoIterator<Item = (String, String)>) -> Self {
+        let values = values.into_iter().map(|(key, value)| (key, value.trim().to_owned()));
+        let values = values.filter(|(_, value)| !value.is_empty());
         Self {
             values: values.map(|(key, value)| (key.to_ascii_uppercase(), value)).collect(),
             ignored: Vec::new(),
@@ -254,7 +238,7 @@ impl Environment {
         own.map(|(key, value)| (key.clone(), value.clone())).collect()
     }
 
-    fn text(&self, key: &str) -> Option<String> {
+    pub fn text(&self, key: &str) -> Option<String> {
         self.values.get(key).cloned()
     }
 
@@ -276,40 +260,6 @@ impl Environment {
             }
         }
     }
-}
-
-/// Both families are detected unless told otherwise (Calico: IPv6 only when `IP6=autodetect`), because a node
-/// without an IPv6 InternalIP then simply has none.
-fn address_setting(env: &mut Environment, family: Family) -> AddressSetting {
-    let (address_key, method_key) = match family {
-        Family::V4 => ("IP", "IP_AUTODETECTION_METHOD"),
-        Family::V6 => ("IP6", "IP6_AUTODETECTION_METHOD"),
-    };
-    let method: Option<Method> = env.parse(method_key);
-    let text = env.text(address_key).unwrap_or_default().to_ascii_lowercase();
-    let is_required = method.is_some() || text == "autodetect";
-    let detect = AddressSetting::Detect { method: method.unwrap_or_default(), is_required };
-    match text.as_str() {
-        "" | "autodetect" => detect,
-        "none" => AddressSetting::None,
-        _ => env.parse_with(address_key, |text| fixed_address(text, family)).unwrap_or(detect),
-    }
-}
-
-fn fixed_address(text: &str, family: Family) -> Result<AddressSetting, String> {
-    let (address, length) = match text.split_once('/') {
-        Some((address, length)) => (address, Some(length.parse::<u8>().map_err(|e| e.to_string())?)),
-        None => (text, None),
-    };
-    let address: IpAddr =
-        address.parse().map_err(|_| "neither an address, a CIDR, autodetect nor none".to_owned())?;
-    if Family::of(address) != family {
-        return Err(format!("not an {family} address"));
-    }
-    if length.is_some_and(|length| length > family.bits()) {
-        return Err(format!("an {family} prefix has at most {} bits", family.bits()));
-    }
-    Ok(AddressSetting::Fixed(address, length))
 }
 
 #[cfg(test)]
@@ -341,7 +291,9 @@ mod tests {
 
         assert_eq!(name(&[("NODENAME", "a"), ("FELIX_FELIXHOSTNAME", "b")]), "a");
         assert_eq!(name(&[("Felix_FelixHostname", "b")]), "b");
-        assert_eq!(name(&[("NODENAME", "")]), "host");
+        assert_eq!(name(&[("NODENAME", " ")]), "host");
+        assert_eq!(name(&[("NODENAME", " Node-1 "), ("HOSTNAME", "c")]), "Node-1");
+        assert_eq!(name(&[("HOSTNAME", "C")]), "c");
     }
 
     #[test]
@@ -393,8 +345,6 @@ mod tests {
             ("FELIX_HEALTHPORT", "70000"),
             ("FELIX_ROUTEREFRESHINTERVAL", "-1"),
             ("FELIX_IPINIPMTU", "12"),
-            ("IP", "fd00::1"),
-            ("IP_AUTODETECTION_METHOD", "guess"),
             ("FELIX_MTUIFACEPATTERN", "("),
             ("FELIX_INTERFACEPREFIX", "cali,tap"),
         ];
@@ -407,16 +357,6 @@ mod tests {
         assert_eq!(settings.health_listen.to_string(), "127.0.0.1:9099");
         let in_force = settings.overrides.apply(FelixConfiguration::default());
         assert_eq!(FelixConfiguration { notes: Vec::new(), ..in_force }, FelixConfiguration::default());
-        let method = Method::KubernetesInternalIp;
-        assert_eq!(settings.ipv4, AddressSetting::Detect { method, is_required: false });
-    }
-
-    #[test]
-    fn addresses_may_be_given() {
-        let (settings, _) = settings(&[], &[("IP", "10.0.0.1/24"), ("IP6", "none")]);
-
-        assert_eq!(settings.ipv4, AddressSetting::Fixed("10.0.0.1".parse().unwrap(), Some(24)));
-        assert_eq!(settings.ipv6, AddressSetting::None);
     }
 
     #[test]

@@ -32,6 +32,8 @@ use crate::del_queue::DelQueue;
 use crate::drivers::{Linux, Opened};
 use crate::drop_log::{DropLog, Names};
 use crate::endpoint_store::EndpointStore;
+use crate::events;
+use crate::first_start::FirstStart;
 use crate::handle_locks::HandleLocks;
 use crate::health::{Component, Health};
 use crate::ipam::ClusterAddresses;
@@ -41,6 +43,7 @@ use crate::kernel_doors::{self, Doors};
 use crate::listeners::{self, Server};
 use crate::logging::LogLevel;
 use crate::metrics::Metrics;
+use crate::network_condition;
 use crate::node_address::NodeAddresses;
 use crate::operator::Operator;
 use crate::pods::KnownPods;
@@ -52,6 +55,7 @@ use crate::server;
 use crate::service::{NodeService, PodSettings};
 use crate::settings::Settings;
 use crate::shaper::Shaper;
+use crate::start_settings::Networking;
 use crate::strict::Strict;
 use crate::tunnel_address::TunnelAddress;
 use crate::worker::{Parts, Published, Worker};
@@ -137,17 +141,7 @@ pub async fn run(settings: Settings, fixed: FixedAddresses, log_level: LogLevel)
     });
     tokio::spawn(keep_up::keep_up(addresses.clone(), cluster.own()));
     let annotate = addresses.clone();
-    tokio::spawn(
-        NodeAddresses {
-            ipv4: settings.ipv4.clone(),
-            ipv6: settings.ipv6.clone(),
-            own: cluster.own(),
-            links: published.links,
-            annotate: annotate.clone(),
-            health: health.clone(),
-        }
-        .run(),
-    );
+    start_node(&settings, &cluster, published.links, &annotate, &datastore, &health, &metrics);
     let node = settings.node.clone();
     tokio::spawn(TunnelAddress { node, own: cluster.own(), addresses, annotate, is_released: false }.run());
     tokio::spawn(reclaimer.run(cluster.own()));
@@ -159,6 +153,9 @@ pub async fn run(settings: Settings, fixed: FixedAddresses, log_level: LogLevel)
         _ = interrupted.recv() => {}
     }
     tracing::info!("felix ends; what is in the kernel stays");
+    if settings.start.backend != Networking::None {
+        network_condition::end(&settings.node, &datastore).await;
+    }
     dataplane.send(Command::Stop);
     Ok(())
 }
@@ -170,6 +167,48 @@ async fn connect(settings: &Settings) -> Result<Datastore> {
         Some(typha) => datastore.through_typha(typha, &settings.node, "felix"),
         None => datastore,
     })
+}
+
+/// What makes a machine a node of the cluster: its address, the pools of a new cluster, and that its network is up.
+fn start_node(
+    settings: &Settings,
+    cluster: &Arc<Cluster>,
+    links: watch::Receiver<Arc<Vec<Link>>>,
+    annotate: &Arc<ClusterAddresses>,
+    datastore: &Datastore,
+    health: &Health,
+    metrics: &Arc<Metrics>,
+) {
+    let (node, start) = (settings.node.clone(), settings.start.clone());
+    let others = cluster.clone();
+    tokio::spawn(
+        NodeAddresses {
+            settings: start.clone(),
+            own: cluster.own(),
+            links: links.clone(),
+            others: Box::new(move |address| others.others_at(address)),
+            annotate: annotate.clone(),
+            health: health.clone(),
+            events: events::spawn(datastore.clone(), node.clone()),
+        }
+        .run(),
+    );
+    if start.backend != Networking::None {
+        let has_speaker = start.backend == Networking::Bird;
+        let (datastore, health) = (datastore.clone(), health.clone());
+        tokio::spawn(network_condition::run(node.clone(), datastore, health, has_speaker));
+    }
+    let first_start = FirstStart {
+        node,
+        settings: start,
+        cluster: cluster.clone(),
+        own: cluster.own(),
+        links,
+        datastore: datastore.clone(),
+        health: health.clone(),
+        metrics: metrics.clone(),
+    };
+    tokio::spawn(first_start.run());
 }
 
 async fn open_kernel(settings: &Settings, features: Features, health: &Health) -> Doors {
@@ -194,8 +233,9 @@ async fn serve_health(
     let mut health = Server::new(fixed.health, move |path| match path {
         "/liveness" => health.liveness(Instant::now()),
         "/readiness" => health.readiness(),
+        "/startup" => health.startup(),
         "/metrics" => figures.scrape(),
-        _ => not_found("/liveness, /readiness and /metrics"),
+        _ => not_found("/liveness, /readiness, /startup and /metrics"),
     });
     let figures = metrics.clone();
     let mut metrics = Server::new(fixed.metrics, move |path| match path {

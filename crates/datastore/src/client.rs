@@ -2,13 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use model::{NodeName, Secret, Update};
 use tokio::sync::mpsc;
+use tower::util::MapRequestLayer;
 
+use crate::token::TokenFile;
 use crate::typha::{self, Feed};
 use crate::watch::kinds::Watched;
 use crate::watch::sources::ObjectStream;
@@ -55,8 +58,15 @@ impl Datastore {
         config.connect_timeout = Some(Duration::from_secs(5));
         // We know what to retry, and when; the client does not.
         config.default_retry = false;
-        let client = Client::try_from(config).map_err(|error| Error::Configuration(error.to_string()))?;
-        Ok(Self { client, typha: None })
+        let unusable = |error: &dyn std::fmt::Display| Error::Configuration(error.to_string());
+        // An inline token wins over a file.
+        let file = config.auth_info.token_file.take().filter(|_| config.auth_info.token.is_none());
+        let builder = ClientBuilder::try_from(config).map_err(|error| unusable(&error))?;
+        let Some(file) = file else { return Ok(Self { client: builder.build(), typha: None }) };
+        let token = TokenFile::open(file.clone().into(), Instant::now())
+            .map_err(|error| unusable(&format_args!("token file {file}: {error}")))?;
+        let sign = MapRequestLayer::new(move |request| token.sign(request, Instant::now()));
+        Ok(Self { client: builder.with_layer(&sign).build(), typha: None })
     }
 
     /// Over a client that exists already.

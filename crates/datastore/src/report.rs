@@ -2,6 +2,7 @@
 //! written; what they say is the caller's.
 
 use std::collections::BTreeSet;
+use std::hash::{Hash, Hasher};
 
 use futures_util::StreamExt;
 use k8s_openapi::api::core::v1 as core;
@@ -97,21 +98,61 @@ impl Datastore {
             .map(drop)
     }
 
-    /// Makes an Event about a node. `now` is an RFC 3339 time.
+    /// Makes an Event about a node, as the `component` that says it. `now` is an RFC 3339 time.
     ///
     /// # Errors
     /// When the API server cannot be reached or refuses.
-    pub async fn publish(&self, node: &NodeName, event: &NodeEvent, now: &str) -> Result<()> {
+    pub async fn publish(
+        &self,
+        component: &str,
+        node: &NodeName,
+        event: &NodeEvent,
+        now: &str,
+    ) -> Result<()> {
+        // Kubernetes' own Events about nodes have the name in place of the uid.
+        let about =
+            json!({ "apiVersion": "v1", "kind": "Node", "name": node.as_str(), "uid": node.as_str() });
+        let name = json!({ "generateName": format!("{node}."), "namespace": EVENT_NAMESPACE });
+        self.make_event(name, about, (component, node), event, now).await
+    }
+
+    /// Makes an Event about a pool, unless there is one that says the same: however many nodes say it, it is one.
+    ///
+    /// # Errors
+    /// When the API server cannot be reached or refuses.
+    pub async fn publish_once_about_pool(
+        &self,
+        pool: &str,
+        source: (&str, &NodeName),
+        event: &NodeEvent,
+        now: &str,
+    ) -> Result<()> {
+        let mut hasher = std::hash::DefaultHasher::new();
+        (&event.reason, &event.message).hash(&mut hasher);
+        let about = json!({ "apiVersion": "projectcalico.org/v3", "kind": "IPPool", "name": pool });
+        let name = format!("{pool}.{:016x}", hasher.finish());
+        let name = json!({ "name": name, "namespace": EVENT_NAMESPACE });
+        match self.make_event(name, about, source, event, now).await {
+            Err(crate::Error::AlreadyExists { .. }) => Ok(()),
+            made => made,
+        }
+    }
+
+    async fn make_event(
+        &self,
+        metadata: serde_json::Value,
+        about: serde_json::Value,
+        (component, node): (&str, &NodeName),
+        event: &NodeEvent,
+        now: &str,
+    ) -> Result<()> {
         let api: Api<core::Event> = Api::namespaced(self.client(), EVENT_NAMESPACE);
-        let what = || format!("Event about node {node}");
+        let what = || format!("Event {} about {}", event.reason, about["name"].as_str().unwrap_or_default());
         let object = json!({
-            "apiVersion": "v1", "kind": "Event",
-            "metadata": { "generateName": format!("{node}."), "namespace": EVENT_NAMESPACE },
-            // Kubernetes' own Events about nodes have the name in place of the uid.
-            "involvedObject": { "apiVersion": "v1", "kind": "Node", "name": node.as_str(), "uid": node.as_str() },
+            "apiVersion": "v1", "kind": "Event", "metadata": metadata, "involvedObject": about,
             "type": if event.is_warning { "Warning" } else { "Normal" },
             "reason": event.reason, "message": event.message,
-            "source": { "component": "bird-lite", "host": node.as_str() },
+            "source": { "component": component, "host": node.as_str() },
             "firstTimestamp": now, "lastTimestamp": now, "count": 1,
         });
         let object: core::Event = serde_json::from_value(object)

@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::time::Duration;
 
 use apiserver::{ApiServer, Handle};
+use datastore::crd::{ClusterInformation, ClusterInformationSpec, Tier, TierSpec};
 use datastore::{AssignRequest, Datastore, Error, Interest, IpamClient, IpamError, NetworkState};
 use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -460,6 +461,32 @@ async fn a_node_says_its_address_and_that_its_network_is_up() {
     assert!(matches!(missing, Error::NotFound { .. }), "{missing}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_cluster_gets_once_is_made_once() {
+    let cluster = Cluster::with_definitions().await;
+    let datastore = cluster.datastore();
+    let tier = |order| Tier::new("default", TierSpec { order: Some(order), ..TierSpec::default() });
+
+    assert_eq!(datastore.cluster_information().await.unwrap(), None);
+    assert!(datastore.create_if_missing(&tier(1_000_000.0)).await.unwrap());
+    assert!(!datastore.create_if_missing(&tier(1.0)).await.unwrap());
+    let spec = ClusterInformationSpec { datastore_ready: Some(true), ..ClusterInformationSpec::default() };
+    assert!(datastore.create_if_missing(&ClusterInformation::new("default", spec)).await.unwrap());
+    datastore.describe_cluster("k8s,bgp,kdd", "v1").await.unwrap();
+
+    let found = datastore.cluster_information().await.unwrap().unwrap();
+    assert_eq!((found.cluster_type.as_deref(), found.datastore_ready), (Some("k8s,bgp,kdd"), Some(true)));
+    let tiers: Api<Tier> = Api::all(cluster.client.clone());
+    assert_eq!(tiers.get("default").await.unwrap().spec.order, Some(1_000_000.0));
+
+    assert_eq!(datastore.kubeadm_pod_subnets().await.unwrap(), []);
+    let text = "networking: {podSubnet: 10.244.0.0/16}";
+    let map = json!({"metadata": {"name": "kubeadm-config", "namespace": "kube-system"},
+        "data": {"ClusterConfiguration": text}});
+    cluster.create("v1", "ConfigMap", map).await.unwrap();
+    assert_eq!(datastore.kubeadm_pod_subnets().await.unwrap(), ["10.244.0.0/16".parse().unwrap()]);
+}
+
 fn is_service(update: &Update) -> bool {
     matches!(update, Update::Service(..) | Update::EndpointSlice(..))
 }
@@ -556,9 +583,18 @@ async fn a_node_tells_what_a_node_status_asks_it_and_makes_events() {
     assert_eq!(api.get("mine").await.unwrap().status.unwrap().bgp, status.bgp);
 
     let event = NodeEvent { is_warning: true, reason: "BGPPeerDown".into(), message: "tor is away".into() };
-    datastore.publish(&"n1".into(), &event, "2026-11-21T12:00:00Z").await.unwrap();
-    let events = cluster.api("v1", "Event", Some("default")).list(&Default::default()).await.unwrap();
-    assert_eq!(events.items[0].data["reason"], "BGPPeerDown");
+    let now = "2026-11-21T12:00:00Z";
+    datastore.publish("bird-lite", &"n1".into(), &event, now).await.unwrap();
+    let events = cluster.api("v1", "Event", Some("default"));
+    assert_eq!(events.list(&Default::default()).await.unwrap().items[0].data["reason"], "BGPPeerDown");
+    for node in ["n1", "n2"] {
+        datastore
+            .publish_once_about_pool("default-ipv4-ippool", ("felix", &node.into()), &event, now)
+            .await
+            .unwrap();
+    }
+    let all = events.list(&Default::default()).await.unwrap().items;
+    assert_eq!(all.len(), 2, "two nodes say the same of a pool in one Event: {all:?}");
 
     api.delete("mine", &Default::default()).await.unwrap();
     loop {

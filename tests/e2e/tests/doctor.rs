@@ -60,9 +60,12 @@ fn found_and_mended(cluster: &Cluster, node: &str, check: &str, arguments: &[&st
 #[test]
 fn what_is_broken_is_found_and_mended() {
     let cluster = Cluster::up("doctor", &Options { nodes: 2, subnets: 1, tor: "none", ..Options::default() });
-    within(60, "sessions are up", || cluster.bgp_peers("n1"), |peers| {
-        !peers.is_empty() && peers.values().all(|state| state == "Established")
-    });
+    within(
+        60,
+        "sessions are up",
+        || cluster.bgp_peers("n1"),
+        |peers| !peers.is_empty() && peers.values().all(|state| state == "Established"),
+    );
     // A kernel without IPIP is no fault of a test.
     let grave = |found: &Vec<Value>| found.iter().any(|finding| finding["check"] != "kernel-feature");
     within(30, "n1 is well", || findings(&cluster, "n1", &[]), |found| !grave(found));
@@ -117,16 +120,24 @@ fn kubectl_has_a_plugin_and_a_bundle_has_no_secret() {
     let path = format!("{}:{}", place.0.display(), std::env::var("PATH").unwrap());
     let plugin = |arguments: &[&str]| {
         let mut command = Command::new("kubectl");
-        command.arg("ocicat").args(arguments).env("PATH", &path).env_remove("KUBECONFIG").stdin(Stdio::null());
+        command
+            .arg("ocicat")
+            .args(arguments)
+            .env("PATH", &path)
+            .env_remove("KUBECONFIG")
+            .stdin(Stdio::null());
         command.output().unwrap()
     };
-    let text = |output: &Output| String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let text = |output: &Output| {
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+    };
     let kubeconfig = cluster.kubeconfig();
     let context = String::from_utf8(cluster.kubectl(&["config", "current-context"]).stdout).unwrap();
 
     cluster.pod("web", "n1");
     cluster.pods_ready();
-    let wide = plugin(&["get", "nodes", "-o", "wide", "--kubeconfig", kubeconfig, "--context", context.trim()]);
+    let wide =
+        plugin(&["get", "nodes", "-o", "wide", "--kubeconfig", kubeconfig, "--context", context.trim()]);
     assert!(text(&wide).contains("172.20.0.11/24") && text(&wide).contains("(64512)"), "{}", text(&wide));
     let endpoints = plugin(&["--kubeconfig", kubeconfig, "get", "wep", "-A"]);
     assert!(text(&endpoints).contains("default    web       n1    10.65."), "{}", text(&endpoints));
@@ -135,11 +146,20 @@ fn kubectl_has_a_plugin_and_a_bundle_has_no_secret() {
     let wrong = plugin(&["get", "nodes", "--kubeconfig", kubeconfig, "--context", "nonesuch"]);
     assert!(wrong.status.code() == Some(3) && text(&wrong).contains("nonesuch"), "{}", text(&wrong));
     let missing = plugin(&["get", "ippool", "nonesuch", "--kubeconfig", kubeconfig]);
-    assert!(missing.status.code() == Some(1) && text(&missing).contains("IPPool nonesuch"), "{}", text(&missing));
+    assert!(
+        missing.status.code() == Some(1) && text(&missing).contains("IPPool nonesuch"),
+        "{}",
+        text(&missing)
+    );
     let help = plugin(&["status", "--help"]);
     assert!(text(&help).contains("Usage: kubectl ocicat status"), "{}", text(&help));
     let status = || plugin(&["status", "--kubeconfig", kubeconfig]);
-    within(60, "all is well", || text(&status()), |said| said.contains("2 of 2 ready") && said.contains("2 of 2 up"));
+    within(
+        60,
+        "all is well",
+        || text(&status()),
+        |said| said.contains("2 of 2 ready") && said.contains("2 of 2 up"),
+    );
 
     // A password that the speakers use, and one that stands where it should not.
     cluster.apply(
@@ -156,7 +176,15 @@ spec: {peerIP: 172.20.0.99, asNumber: 64999, password: {secretKeyRef: {name: rac
     );
     within(30, "the peer is there", || cluster.bgp_peers("n1"), |peers| peers.contains_key("172.20.0.99"));
     let bundle = place.0.join("bundle.tar.gz");
-    let made = plugin(&["diags", "-o", bundle.to_str().unwrap(), "--lab", cluster.name(), "--kubeconfig", kubeconfig]);
+    let made = plugin(&[
+        "diags",
+        "-o",
+        bundle.to_str().unwrap(),
+        "--lab",
+        cluster.name(),
+        "--kubeconfig",
+        kubeconfig,
+    ]);
     assert!(made.status.success(), "{}", text(&made));
     check_bundle(&bundle, kubeconfig);
 }
@@ -164,19 +192,27 @@ spec: {peerIP: 172.20.0.99, asNumber: 64999, password: {secretKeyRef: {name: rac
 /// What must be in it is, and no secret.
 fn check_bundle(bundle: &Path, kubeconfig: &str) {
     let content = |arguments: &[&str]| {
-        let output = Command::new("tar").arg(arguments[0]).arg(bundle).args(&arguments[1..]).output().unwrap();
+        let output =
+            Command::new("tar").arg(arguments[0]).arg(bundle).args(&arguments[1..]).output().unwrap();
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
     let names = content(&["-tzf"]);
-    for name in ["nodes/n1/routes4.txt", "nodes/n2/logs/felix.log", "nodes/n1/bgp-summary.json", "cluster/objects/bgppeers.yaml", "cluster/doctor.txt"] {
+    for name in [
+        "nodes/n1/routes4.txt",
+        "nodes/n2/logs/felix.log",
+        "nodes/n1/bgp-summary.json",
+        "cluster/objects/bgppeers.yaml",
+        "cluster/doctor.txt",
+    ] {
         assert!(names.contains(name), "{name} is not in\n{names}");
     }
     let all = content(&["-xzOf"]);
     assert!(all.contains("secretKeyRef") && all.contains("172.20.0.99"));
     let config = fs::read_to_string(kubeconfig).unwrap();
-    let secrets = config.lines().filter_map(|line| line.trim().split_once(": ")).filter(|(key, _)| {
-        ["token", "client-key-data", "client-key"].contains(key)
-    });
+    let secrets = config
+        .lines()
+        .filter_map(|line| line.trim().split_once(": "))
+        .filter(|(key, _)| ["token", "client-key-data", "client-key"].contains(key));
     let secrets: Vec<&str> = secrets.map(|(_, value)| value.trim_matches('"')).chain(["canary-of"]).collect();
     for secret in secrets {
         assert!(!all.contains(secret), "{secret} is in the bundle");

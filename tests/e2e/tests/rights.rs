@@ -68,6 +68,15 @@ const ELSEWHERE: &[(&str, &str)] = &[
         "ClusterRole calico-node: get clusterinformations.projectcalico.org",
         "addresses are taken back, unless the datastore is locked",
     ),
+    (
+        "ClusterRole calico-node: patch clusterinformations.projectcalico.org",
+        "an agent of another version, or a cluster of another type",
+    ),
+    (
+        "ClusterRole calico-node: create ippools.projectcalico.org",
+        "a cluster without a pool: the lab makes its own",
+    ),
+    ("Role calico-node-kubeadm: get configmaps kubeadm-config", "as a pool"),
     ("ClusterRole calico-node: delete ipamblocks.projectcalico.org", "a block that stays empty"),
     (
         "ClusterRole calico-node: get ipamblocks.projectcalico.org",
