@@ -373,11 +373,14 @@ mod tests {
         settings(env).missing(&[], ground).into_iter().map(shown).collect()
     }
 
+    /// Variables of the environment, and the pools that they make.
+    type Case<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str]);
+
     #[test]
     fn a_new_cluster_gets_what_the_environment_says() {
         let nothing = Ground::default();
         let default = "default-ipv4-ippool 192.168.0.0/16 Never Never nat=true /26 all()";
-        let cases: [(&[(&str, &str)], &[&str]); 9] = [
+        let cases: [Case; 9] = [
             (&[], &[default]),
             (&[("CALICO_IPV4POOL_IPIP", "off"), ("CALICO_IPV4POOL_VXLAN", "NEVER")], &[default]),
             (
