@@ -101,6 +101,7 @@ pub(crate) fn table() -> Vec<Resource> {
             .status()
             .generation()
             .columns(&columns::DAEMON_SET)
+            .defaults(defaults::template)
             .validate(validate::workload),
         group::<apps::v1::Deployment>("apps", "deployments", "Deployment", Namespaced)
             .short(&["deploy"])

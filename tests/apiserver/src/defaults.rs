@@ -40,18 +40,23 @@ pub(crate) fn pod(value: &mut Value, old: Option<&Value>) {
     let account = account.filter(|a| a.as_str().is_some_and(|a| !a.is_empty())).unwrap_or(json!("default"));
     spec.insert("serviceAccountName".into(), account.clone());
     spec.insert("serviceAccount".into(), account);
-    let host_network = spec.get("hostNetwork") == Some(&json!(true));
-    for list in ["containers", "initContainers"] {
-        for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
-            container_defaults(container, host_network);
-        }
-    }
+    containers_defaults(spec);
     if old.is_none() {
         let quality = quality_of_service(value);
         let status = child_mut(value, "status");
         status.clear();
         status.insert("phase".into(), json!("Pending"));
         status.insert("qosClass".into(), json!(quality));
+    }
+}
+
+/// Those of all containers of a pod, or of a template of pods.
+fn containers_defaults(spec: &mut Map<String, Value>) {
+    let host_network = spec.get("hostNetwork") == Some(&json!(true));
+    for list in ["containers", "initContainers"] {
+        for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+            container_defaults(container, host_network);
+        }
     }
 }
 
@@ -147,9 +152,17 @@ pub(crate) fn service(value: &mut Value, old: Option<&Value>) {
     default(child_mut(value, "status"), "loadBalancer", json!({}));
 }
 
-/// One replica.
-pub(crate) fn deployment(value: &mut Value, _old: Option<&Value>) {
+/// One replica, and what its pods' containers have.
+pub(crate) fn deployment(value: &mut Value, old: Option<&Value>) {
     default(child_mut(value, "spec"), "replicas", json!(1));
+    template(value, old);
+}
+
+/// What the containers of a template of pods have.
+pub(crate) fn template(value: &mut Value, _old: Option<&Value>) {
+    if let Some(spec) = value.pointer_mut("/spec/template/spec").and_then(Value::as_object_mut) {
+        containers_defaults(spec);
+    }
 }
 
 /// `policyTypes` follow from the rules; ports are TCP.

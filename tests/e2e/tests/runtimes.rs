@@ -73,8 +73,10 @@ fn containerd_is_told_why_and_nothing_stays_while_the_agent_is_away() {
 
     cluster.lab_ok(&["start", "n1", "felix"]);
     nothing_left(&cluster);
-    let sandbox = containerd.cri.run_pod_sandbox(&spec.config()).unwrap();
-    one_holder(&cluster, &sandbox);
+    // The kubelet, too, asks until the agent is there.
+    let asked =
+        within(20, "the pod is connected", || containerd.cri.run_pod_sandbox(&spec.config()), Result::is_ok);
+    one_holder(&cluster, &asked.unwrap());
 }
 
 #[test]
