@@ -20,10 +20,10 @@ fn forwarding(facts: &Facts, found: &mut Vec<Finding>) {
         let mend = "sysctl -w net.ipv4.ip_forward=1";
         found.push(Finding::new(Error, "ip-forward", what, "net.ipv4.ip_forward = 0", mend));
     }
-    let has_v6 = facts
-        .routes
-        .iter()
-        .any(|route| route.interface.starts_with("cali") && route.destination.contains(':'));
+    // Every link has link-local addresses; those are not for forwarding.
+    let is_v6 = |destination: &str| destination.contains(':') && !destination.starts_with("fe80:");
+    let has_v6 =
+        facts.routes.iter().any(|route| route.interface.starts_with("cali") && is_v6(&route.destination));
     if has_v6 && facts.sysctls.ipv6_forwarding.as_deref() == Some("0") {
         let what = "the node does not forward IPv6, and has pods with IPv6 addresses";
         let mend = "sysctl -w net.ipv6.conf.all.forwarding=1";

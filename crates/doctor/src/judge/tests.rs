@@ -449,6 +449,16 @@ fn a_node_that_is_well_only_tells_its_address() {
 }
 
 #[test]
+fn addresses_that_every_link_has_need_no_forwarding() {
+    let mut facts = well();
+    facts.routes.push(route("fe80::/64", "cali1", 2));
+
+    let found = judge(&facts);
+
+    assert!(found.iter().all(|finding| finding.check != "ip-forward"), "{found:#?}");
+}
+
+#[test]
 fn each_thing_that_is_wrong_is_found_with_what_mends_it() {
     for (name, change, severity, check, mend) in TABLE {
         let mut facts = well();
