@@ -5,6 +5,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::cluster::Cluster;
+use crate::first_sessions::{FirstSessions, Session};
+use crate::origin::Origins;
+use crate::peer_events::PeerEvents;
+use crate::peers::{Plan, Planner, RouterId};
 use anyhow::Context;
 use bgp::{Change, Config, Event, PeerKey, PeerState, PeerStatus, Speaker, Start};
 use bgp_api::{
@@ -13,11 +18,6 @@ use bgp_api::{
 };
 use bgp_packet::Family;
 use bgp_transport::{Driver, RouterDiscovery};
-use bird_lite::cluster::Cluster;
-use bird_lite::first_sessions::{FirstSessions, Session};
-use bird_lite::origin::Origins;
-use bird_lite::peer_events::PeerEvents;
-use bird_lite::peers::{Plan, Planner, RouterId};
 use datastore::{Datastore, Interest, NodeEvent, typha};
 use model::{NodeName, Secret, Update};
 use tokio::signal::unix::{SignalKind, signal};

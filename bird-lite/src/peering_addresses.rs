@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 
-use bird_lite::cluster::POD_INTERFACES;
+use crate::cluster::POD_INTERFACES;
 use kernel_linux::Rtnl;
 
 /// What the links of some pods are to have.

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::node_status::node_status;
 use bgp_api::{Console, utc};
-use bird_lite::node_status::node_status;
 use datastore::crd::CalicoNodeStatusSpec;
 use datastore::{Datastore, NodeEvent};
 use model::NodeName;

@@ -13,7 +13,10 @@ pub mod leader;
 pub mod load_balancer;
 pub mod metrics;
 pub mod policy_status;
+mod program;
 pub mod review;
 pub mod settings;
 pub mod web;
 pub mod webhook;
+
+pub use program::main;

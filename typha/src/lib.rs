@@ -4,5 +4,8 @@
 pub mod balance;
 pub mod hub;
 pub mod listener;
+mod program;
 pub mod watches;
 pub mod web;
+
+pub use program::main;

@@ -13,6 +13,7 @@ const LAYERS: &[(u8, &[&str])] = &[
     (1, &["fanout", "ipam", "migrate", "bfd", "bgp", "doctor"]),
     (2, &["kernel-linux", "datastore", "bgp-transport", "bgp-api", "operator-socket", "probes"]),
     (3, &["felix", "bird-lite", "route-reflector", "cni", "controllers", "typha", "ocicat", "lab"]),
+    (4, &["all-in-one"]),
 ];
 
 /// Stand beside the layers: they serve tests only.

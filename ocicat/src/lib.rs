@@ -143,7 +143,9 @@ impl Report {
     }
 }
 
-fn main() -> ExitCode {
+/// Answers what the arguments of the process ask.
+#[must_use]
+pub fn main() -> ExitCode {
     let matches = Cli::command().bin_name(program()).get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let outcome = match cli.command {

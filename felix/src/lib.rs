@@ -61,7 +61,12 @@ use clap::Parser;
 
 use settings::{Arguments, Settings};
 
-fn main() -> Result<()> {
+/// Runs the agent until it is told to end; reads the arguments of the process and its environment.
+///
+/// # Errors
+///
+/// Settings or the kernel leave no way to start.
+pub fn main() -> Result<()> {
     let host_name = steps::host_name();
     let arguments = Arguments::parse();
     let fixed = steps::FixedAddresses {

@@ -1,16 +1,16 @@
-//! `controllers`: wiring only.
+//! What the arguments of `controllers` mean. Wiring only.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::metrics::Metrics;
+use crate::settings::Decided;
+use crate::webhook::Endpoint;
+use crate::{host_endpoints, ipam, leader, policy_status, settings, web, webhook};
 use anyhow::Context;
 use clap::Parser;
-use controllers::metrics::Metrics;
-use controllers::settings::Decided;
-use controllers::webhook::Endpoint;
-use controllers::{host_endpoints, ipam, leader, policy_status, settings, web, webhook};
 use datastore::Datastore;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -56,7 +56,12 @@ struct Arguments {
     log_level: LevelFilter,
 }
 
-fn main() -> anyhow::Result<()> {
+/// Runs the controllers by the arguments of the process, until it is told to end.
+///
+/// # Errors
+///
+/// An argument makes no sense, a socket cannot be had, or the API server's credentials cannot be read.
+pub fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     tracing_subscriber::fmt().with_max_level(arguments.log_level).with_writer(std::io::stderr).init();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -1,10 +1,13 @@
-//! `typha`: wiring only.
+//! What the arguments of `typha` mean. Wiring only.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::hub::Hub;
+use crate::listener::Listener;
+use crate::{balance, watches, web};
 use anyhow::{Context, bail};
 use clap::Parser;
 use datastore::Datastore;
@@ -15,9 +18,6 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::filter::LevelFilter;
-use typha::hub::Hub;
-use typha::listener::Listener;
-use typha::{balance, watches, web};
 
 /// Watches the cluster once, for the felix and bird-lite of many nodes.
 #[derive(Debug, Parser)]
@@ -69,7 +69,12 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long a client may take nothing.
 const WRITE: Duration = Duration::from_secs(60);
 
-fn main() -> anyhow::Result<()> {
+/// Runs typha by the arguments of the process, until it is told to end.
+///
+/// # Errors
+///
+/// An argument makes no sense, a socket cannot be had, or the API server's credentials cannot be read.
+pub fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     tracing_subscriber::fmt().with_max_level(arguments.log_level).with_writer(std::io::stderr).init();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

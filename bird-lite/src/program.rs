@@ -1,22 +1,15 @@
-//! `bird-lite`: the BGP speaker of a node. Wiring only: the datastore's updates, the kernel's events and the
-//! peers' bytes go to the pure parts, and what these want goes back.
-
-mod app;
-mod dataplane;
-mod log_level;
-mod monitor;
-mod peering_addresses;
-mod reporter;
+//! What the arguments of `bird-lite` mean. Wiring only.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::peers::RouterId;
 use anyhow::Context;
-use bird_lite::peers::RouterId;
 use clap::{ArgAction, Parser};
 use datastore::typha;
 use tracing_subscriber::filter::LevelFilter;
 
+use crate::app;
 use crate::log_level::LogLevel;
 
 /// The BGP speaker of a node: announces its blocks, learns those of others, and writes their routes.
@@ -60,7 +53,12 @@ struct Arguments {
     log_level: LevelFilter,
 }
 
-fn main() -> anyhow::Result<()> {
+/// Runs the speaker by the arguments of the process, until it is told to end.
+///
+/// # Errors
+///
+/// An argument makes no sense, a socket cannot be had, or the API server's credentials cannot be read.
+pub fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let log_level = LogLevel::start(arguments.log_level);
     let runtime =

@@ -42,7 +42,12 @@ struct Arguments {
     log_level: LevelFilter,
 }
 
-fn main() -> anyhow::Result<()> {
+/// Runs the reflector that the arguments of the process describe, until it is told to end.
+///
+/// # Errors
+///
+/// The file makes no sense, or a socket cannot be had.
+pub fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let settings = config::read(&arguments.config)?;
     if arguments.check {

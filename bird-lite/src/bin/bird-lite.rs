@@ -1,0 +1,5 @@
+//! `bird-lite` as a program of its own; all of it is in the library.
+
+fn main() -> anyhow::Result<()> {
+    bird_lite::main()
+}

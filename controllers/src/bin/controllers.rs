@@ -1,0 +1,5 @@
+//! `controllers` as a program of its own; all of it is in the library.
+
+fn main() -> anyhow::Result<()> {
+    controllers::main()
+}

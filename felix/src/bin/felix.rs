@@ -1,0 +1,5 @@
+//! `felix` as a program of its own; all of it is in the library.
+
+fn main() -> anyhow::Result<()> {
+    felix::main()
+}

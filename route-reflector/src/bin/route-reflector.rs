@@ -1,0 +1,5 @@
+//! `route-reflector` as a program of its own; all of it is in the library.
+
+fn main() -> anyhow::Result<()> {
+    route_reflector::main()
+}
