@@ -12,8 +12,17 @@ use manifests::documents::{identity, parse, sorted};
 use manifests::{slim, template};
 use serde_json::Value;
 
-const OVERLAYS: [&str; 8] =
-    ["ipip", "crosssubnet", "direct", "dual-stack", "route-reflector", "nftables", "typha", "monitoring"];
+const OVERLAYS: [&str; 9] = [
+    "ipip",
+    "crosssubnet",
+    "vxlan",
+    "direct",
+    "dual-stack",
+    "route-reflector",
+    "nftables",
+    "typha",
+    "monitoring",
+];
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../manifests")

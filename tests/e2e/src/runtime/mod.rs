@@ -4,10 +4,12 @@
 mod containerd;
 mod cri;
 mod image;
+mod node_pod;
 mod podman;
 mod room;
 
 pub use containerd::{Containerd, PodSpec};
 pub use cri::Cri;
 pub use image::IMAGE;
+pub use node_pod::NodePod;
 pub use podman::Podman;
