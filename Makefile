@@ -5,7 +5,7 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 BIN := $(TARGET_DIR)/debug
 JOBS ?= 2
 
-.PHONY: help setup build image measure-ops test-vm cni-static demo test check fmt bench bench-bgp bench-cni bench-codec bench-speaker bench-calc bench-policy bench-typha deny
+.PHONY: help setup build image measure-ops test-vm cni-static demo test check fmt bench bench-bgp bench-cni bench-codec bench-dataplane bench-speaker bench-calc bench-policy bench-typha deny
 
 help: ## lists the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -60,6 +60,10 @@ bench-bgp: setup ## measures the BGP speaker beside others; ARGS="--shape cold -
 bench-cni: setup cni-static ## measures the CNI plugin with agent, IPAM and policy beside Debian's ptp and bridge
 	@$(CARGO) build -q --release -p lab -p felix -p bird-lite -p controllers -p ocicat --bins -j$(JOBS)
 	@$(CARGO) run -q --release -p e2e --example bench-cni -j$(JOBS)
+
+bench-dataplane: setup cni-static ## measures packets between pods of two nodes beside routes made by hand, and a pool's change of mode with 1 000 blocks
+	@$(CARGO) build -q --release -p lab -p felix -p bird-lite -p controllers -p ocicat --bins -j$(JOBS)
+	@$(CARGO) run -q --release -p e2e --example bench-dataplane -j$(JOBS)
 
 bench-calc: setup ## measures the policy calculation at 100 000 endpoints and 5 000 policies; ARGS="10000 500" for fewer
 	@$(CARGO) run -q --release -p felix-calc --example bench-calc -j$(JOBS) -- $(ARGS)

@@ -37,6 +37,7 @@ mod mtu;
 mod network_condition;
 mod node_address;
 mod operator;
+mod pod_mtus;
 mod pod_options;
 mod pods;
 mod policy_status;

@@ -55,6 +55,8 @@ pub struct Metrics {
     pub ipam_reclaimed: Counter,
     /// MTU of pods, bytes.
     pub mtu: Level,
+    /// Pods whose interface has another MTU.
+    pub mtu_mismatches: Level,
     /// Packets that rules dropped and logged, by policy and direction.
     pub denied: Family<Denied, Counter>,
     /// Such packets that were not read in time.
@@ -134,6 +136,7 @@ impl Metrics {
             ipam_suspects: Level::default(),
             ipam_reclaimed: Counter::default(),
             mtu: Level::default(),
+            mtu_mismatches: Level::default(),
             denied: Family::default(),
             denied_lost: Counter::default(),
         };
@@ -240,6 +243,11 @@ impl Metrics {
             self.ipam_reclaimed.clone(),
         );
         r.register("felix_pod_mtu_bytes", "MTU of pods", self.mtu.clone());
+        r.register(
+            "felix_pod_mtu_mismatches",
+            "Pods whose interface has another MTU than pods get now",
+            self.mtu_mismatches.clone(),
+        );
         r.register(
             "felix_denied_packets",
             "Packets that rules dropped and logged, by policy; rules log a limited number a second",

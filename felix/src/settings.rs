@@ -308,7 +308,7 @@ mod tests {
         let configuration = settings(&[], &env).0.overrides.apply(FelixConfiguration::default());
 
         assert_eq!(configuration.endpoint_to_host_action, EndpointToHostAction::Drop);
-        assert_eq!(configuration.mtu, Some(1380));
+        assert_eq!((configuration.mtu, configuration.tunnel_mtus.ipip), (None, Some(1380)));
         assert_eq!(configuration.route_refresh_interval, Duration::from_millis(1500));
         assert!(!configuration.ipv6);
         assert_eq!(configuration.interface_prefix, "cali");

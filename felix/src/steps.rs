@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use felix_dataplane::{Dataplane as KernelDataplane, Ownership};
 use felix_render::{RenderSettings, Renderer};
 use kernel::{Link, Optional};
 use kernel_linux::events::Events;
-use kernel_linux::{Backend, Conntrack, IptablesTools, Rtnl, RuleEvents};
+use kernel_linux::{Backend, Conntrack, IptablesTools, Namespaces, Rtnl, RuleEvents};
 use model::{Family, FelixConfiguration, NodeName, Update};
 use operator_socket::ControlSocket;
 use parking_lot::{Mutex, RwLock};
@@ -46,6 +47,7 @@ use crate::metrics::Metrics;
 use crate::network_condition;
 use crate::node_address::NodeAddresses;
 use crate::operator::Operator;
+use crate::pod_mtus::PodMtus;
 use crate::pods::KnownPods;
 use crate::policy_status::{self, PolicyStatus, Programmed, Told};
 use crate::reaper;
@@ -56,6 +58,7 @@ use crate::service::{NodeService, PodSettings};
 use crate::settings::Settings;
 use crate::shaper::Shaper;
 use crate::start_settings::Networking;
+use crate::state_files::StateFiles;
 use crate::strict::Strict;
 use crate::tunnel_address::TunnelAddress;
 use crate::worker::{Parts, Published, Worker};
@@ -365,6 +368,7 @@ fn start_worker(
         dataplane: kernel,
         strict,
         shaper: shaper(),
+        pod_mtus: pod_mtus(settings, metrics)?,
         policies,
         rule_mode: RuleMode::new(rule_mode::kube_proxy_uses_nftables().unwrap_or(false), has_iptables),
         backends: Backends::new(backend.unwrap_or(Backend::Nft), families, open_tools),
@@ -398,6 +402,27 @@ fn shaper() -> Shaper {
     }));
     shaper.found(shaped);
     shaper
+}
+
+/// Keeps what it gave in a file.
+fn pod_mtus(settings: &Settings, metrics: &Metrics) -> Result<PodMtus> {
+    const NAME: &str = "given";
+    let directory = settings.state_dir.join("pod-mtus");
+    let (files, found) =
+        StateFiles::open(directory.clone()).with_context(|| format!("open {}", directory.display()))?;
+    let read = |path: &PathBuf| serde_json::from_slice(&std::fs::read(path).ok()?).ok();
+    let given = found.iter().find_map(read).unwrap_or_default();
+    let keep = move |given: &BTreeSet<u32>| {
+        if let Err(error) = files.put(NAME, given) {
+            tracing::warn!(%error, "after the next start of felix, pods keep the MTU that they have");
+        }
+    };
+    let mut rtnl = Rtnl::open()?;
+    let set = move |pods: &BTreeSet<_>, mtu, given: &BTreeSet<u32>| {
+        let mut namespaces = Namespaces::default();
+        pods.iter().map(|pod: &String| rtnl.set_pod_mtu(pod, mtu, given, &mut namespaces)).collect()
+    };
+    Ok(PodMtus::new(Box::new(set), Box::new(keep), given, metrics.mtu_mismatches.clone()))
 }
 
 struct DeadOnDrop(Health);

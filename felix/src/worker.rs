@@ -23,6 +23,8 @@ use crate::command::Command;
 use crate::connections::Connections;
 use crate::health::{Component, Health};
 use crate::journal::Journal;
+use crate::mtu::Encapsulation;
+use crate::pod_mtus::PodMtus;
 use crate::pod_options::PodOptions;
 use crate::policy_status::{PolicyStatus, Surroundings};
 use crate::rule_mode::RuleMode;
@@ -51,6 +53,7 @@ pub struct Parts<P: Ports> {
     pub backends: Backends<P::Iptables>,
     pub strict: Strict,
     pub shaper: Shaper,
+    pub pod_mtus: PodMtus,
     pub policies: PolicyStatus,
     pub rule_mode: RuleMode,
     pub health: Health,
@@ -80,6 +83,7 @@ pub struct Worker<P: Ports> {
     policies: PolicyStatus,
     pod_options: PodOptions,
     shaper: Shaper,
+    pod_mtus: PodMtus,
     /// When the oldest news came that is not in the kernel yet.
     arrived: Option<Instant>,
     strict: Strict,
@@ -96,7 +100,8 @@ pub struct Worker<P: Ports> {
     pod_link_indexes: HashSet<u32>,
     /// When the links are to be looked at again.
     links_at: Option<Instant>,
-    uses_ipip: bool,
+    /// What pools may put around packets.
+    encapsulations: BTreeSet<Encapsulation>,
     in_sync: bool,
     is_first: bool,
     /// Was the dataplane said to be ready?
@@ -122,6 +127,7 @@ impl<P: Ports> Worker<P> {
             policies: parts.policies,
             pod_options: PodOptions::default(),
             shaper: parts.shaper,
+            pod_mtus: parts.pod_mtus,
             arrived: None,
             touched: BTreeSet::new(),
             rule_mode: parts.rule_mode,
@@ -134,7 +140,7 @@ impl<P: Ports> Worker<P> {
             host_links: Arc::default(),
             pod_link_indexes: HashSet::new(),
             links_at: Some(Instant::now()),
-            uses_ipip: false,
+            encapsulations: BTreeSet::new(),
             in_sync: false,
             is_first: true,
             is_ready: false,
@@ -144,6 +150,7 @@ impl<P: Ports> Worker<P> {
         };
         for endpoint in parts.endpoints {
             worker.connections.up(&endpoint);
+            worker.pod_mtus.up(&endpoint.interface, Instant::now());
             for update in worker.strangers.up(&endpoint, &worker.node) {
                 worker.calc.apply(update);
             }
@@ -179,7 +186,8 @@ impl<P: Ports> Worker<P> {
 
     fn poll_timeout(&self) -> Option<Instant> {
         let dataplane = self.dataplane.poll_timeout().filter(|_| self.in_sync);
-        [dataplane, self.links_at, self.shaper.poll_timeout()].into_iter().flatten().min()
+        let mtus = self.pod_mtus.poll_timeout().filter(|_| self.in_sync);
+        [dataplane, self.links_at, self.shaper.poll_timeout(), mtus].into_iter().flatten().min()
     }
 
     fn handle(&mut self, command: Command, now: Instant) {
@@ -191,6 +199,7 @@ impl<P: Ports> Worker<P> {
             Command::EndpointUp { endpoint, programmed } => {
                 let interface = endpoint.interface.clone();
                 self.dataplane.link_changed(&interface);
+                self.pod_mtus.up(&interface, now);
                 self.connections.up(&endpoint);
                 for update in self.strangers.up(&endpoint, &self.node) {
                     self.calc.apply(update);
@@ -203,6 +212,7 @@ impl<P: Ports> Worker<P> {
             Command::EndpointDown(interface) => {
                 self.waiting.remove(&interface);
                 self.connections.down(&interface);
+                self.pod_mtus.down(&interface);
                 self.strangers.down(&interface).into_iter().for_each(|update| self.calc.apply(update));
                 self.calc.set_local_endpoint(interface, None);
             }
@@ -332,10 +342,12 @@ impl<P: Ports> Worker<P> {
             self.touched.extend(self.dataplane.touched_pods(&touched));
         }
         let started = Instant::now();
+        self.pod_mtus.apply_smaller(started);
         let health = &self.health;
         let report = self.dataplane.apply(started, || health.dataplane_busy(Instant::now()));
         self.connections.routes_gone();
         self.shaper.apply(started);
+        self.pod_mtus.apply(started);
         if report.failed.is_empty() && !self.touched.is_empty() {
             let touched = std::mem::take(&mut self.touched);
             self.strict.changed(touched.iter().flat_map(|pod| self.connections.addresses_of(pod)));
@@ -389,8 +401,8 @@ impl<P: Ports> Worker<P> {
                     None => self.closed.remove(interface),
                 };
             }
-            Change::Pools(pools) if pools.ipip != self.uses_ipip => {
-                self.uses_ipip = pools.ipip;
+            Change::Pools(pools) => {
+                self.encapsulations = Encapsulation::of_pools(pools);
                 self.publish_pod_settings();
             }
             _ => {}

@@ -1,8 +1,8 @@
 //! `ocicat explain`: may this connection pass, and why; what policy says beside what the kernel does.
 
-mod live;
-mod question;
-mod text;
+pub(crate) mod live;
+pub(crate) mod question;
+pub(crate) mod text;
 
 use std::net::IpAddr;
 
@@ -143,7 +143,13 @@ fn behind(state: &State, step: &Step) -> Vec<String> {
     }
 }
 
-fn packet(from: &End, to: &End, protocol: Protocol, port: u16, service: Option<&Translation>) -> Packet {
+pub(crate) fn packet(
+    from: &End,
+    to: &End,
+    protocol: Protocol,
+    port: u16,
+    service: Option<&Translation>,
+) -> Packet {
     let side = |end: &End| Side::new(end.place.clone(), end.address);
     let mut packet = Packet::new(side(from), side(to), protocol, port);
     packet.icmp = match protocol {
@@ -155,7 +161,7 @@ fn packet(from: &End, to: &End, protocol: Protocol, port: u16, service: Option<&
     packet
 }
 
-fn pool_text(cluster: &Cluster, address: IpAddr) -> String {
+pub(crate) fn pool_text(cluster: &Cluster, address: IpAddr) -> String {
     let Some(pool) = cluster.pool_of(address) else { return String::new() };
     let modes = [("IPIP", pool.ipip_mode), ("VXLAN", pool.vxlan_mode)];
     let mode = modes.into_iter().find(|(_, mode)| *mode != EncapMode::Never);
@@ -167,22 +173,61 @@ fn pool_text(cluster: &Cluster, address: IpAddr) -> String {
     format!("{} ({mode}){}", pool.name, owner.unwrap_or_default())
 }
 
-/// Does the source's node encapsulate where the pool says so, and nowhere else?
-fn wrong_encapsulation(cluster: &Cluster, from: &End, to: &End, view: &NodeView) -> Option<String> {
-    let route = view.told.as_ref().ok()?.route.as_ref().filter(|route| route.kind == "unicast")?;
-    let (own, other) = (from.node.as_ref()?, to.node.as_ref().filter(|_| matches!(to.place, Place::Pod(_)))?);
-    let pool = cluster.pool_of(to.address).filter(|_| own != other)?;
+/// What the pool of the destination asks of the source's node.
+pub(crate) struct Wanted {
+    /// As in [`api::Route`].
+    pub(crate) encapsulation: &'static str,
+    /// In words.
+    pub(crate) reason: String,
+}
+
+/// `None` where no packet goes from one node of the cluster to a pod of another.
+pub(crate) fn wanted_encapsulation(cluster: &Cluster, from: &End, to: &End) -> Option<Wanted> {
+    let (own_node, node) = (from.node.as_ref()?, to.node.as_ref()?);
+    let pool =
+        cluster.pool_of(to.address).filter(|_| own_node != node && matches!(to.place, Place::Pod(_)))?;
     let family = Family::of(to.address);
-    let (own, other) = (cluster.nodes.get(own)?.address(family)?, cluster.nodes.get(other)?.address(family)?);
-    let wanted = match pool.ipip_mode {
-        EncapMode::Never => false,
-        EncapMode::Always => true,
-        EncapMode::CrossSubnet => !own.subnet().contains(other.address),
+    let own = cluster.nodes.get(own_node)?.address(family)?;
+    let other = cluster.nodes.get(node)?.address(family)?.address;
+    let modes = [("IPIP", "ipipMode", pool.ipip_mode), ("VXLAN", "vxlanMode", pool.vxlan_mode)];
+    let name = &pool.name;
+    let used = modes.into_iter().find(|(.., mode)| *mode != EncapMode::Never);
+    let Some((encapsulation, field, mode)) = used else {
+        let reason = format!("pool {name}: ipipMode and vxlanMode are Never");
+        return Some(Wanted { encapsulation: "none", reason });
     };
-    let is = route.encapsulation == "IPIP";
-    (wanted != is).then(|| {
-        let word = |yes: bool| if yes { "IPIP" } else { "no encapsulation" };
-        format!("node {}: pool {} means {}, the route has {}", view.node, pool.name, word(wanted), word(is))
+    let is_near = own.subnet().contains(other);
+    Some(match mode {
+        EncapMode::CrossSubnet => {
+            let word = if is_near { "in" } else { "outside of" };
+            let subnet = own.subnet();
+            let reason = format!(
+                "pool {name}: {field} is CrossSubnet, and {node} ({other}) is {word} {own_node}'s subnet {subnet}"
+            );
+            Wanted { encapsulation: if is_near { "none" } else { encapsulation }, reason }
+        }
+        _ => Wanted { encapsulation, reason: format!("pool {name}: {field} is Always") },
+    })
+}
+
+/// Does the source's node encapsulate where the pool says so, and nowhere else?
+pub(crate) fn wrong_encapsulation(
+    cluster: &Cluster,
+    from: &End,
+    to: &End,
+    view: &NodeView,
+) -> Option<String> {
+    let route = view.told.as_ref().ok()?.route.as_ref().filter(|route| route.kind == "unicast")?;
+    let wanted = wanted_encapsulation(cluster, from, to)?;
+    (wanted.encapsulation != route.encapsulation).then(|| {
+        let word = |name: &str| if name == "none" { "no encapsulation".to_owned() } else { name.to_owned() };
+        format!(
+            "node {}: {} means {}, the route has {}",
+            view.node,
+            wanted.reason,
+            word(wanted.encapsulation),
+            word(&route.encapsulation)
+        )
     })
 }
 

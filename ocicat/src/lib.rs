@@ -24,6 +24,7 @@ mod reach;
 mod reference;
 mod relay;
 mod remote;
+mod route;
 mod status;
 mod table;
 
@@ -74,6 +75,9 @@ enum Command {
     Drops(drops::DropsOptions),
     /// May a connection pass, and why: policy, Service, route, and what the kernel says
     Explain(explain::ExplainOptions),
+    /// The way of a packet
+    #[command(subcommand)]
+    Route(route::RouteCommand),
     /// Policies: what a change would do, and which are in the kernel
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
@@ -159,6 +163,7 @@ pub fn main() -> ExitCode {
         Command::Ipam(command) => ipam::run(&command),
         Command::Drops(options) => drops::run(&options),
         Command::Explain(options) => explain::run(&options),
+        Command::Route(command) => route::run(&command),
         Command::Policy(command) => policy::run(&command),
         Command::Audit { target, output } => audit::run(&target, output.output),
         Command::Migrate(command) => migrate::run(&command),

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use kernel::RouteKind;
 use model::{Cidr, Family};
 
-use crate::nl::{Message, errno, named};
+use crate::nl::{Message, Writer, errno, named};
 use crate::rtnl::*;
 
 /// Tells the matching entry in place of the destination alone (Linux 4.13).
@@ -96,7 +96,54 @@ impl Rtnl {
             Err(error) => Err(named(format!("look up neighbour {address}"), error)),
         }
     }
+
+    /// To which node a VXLAN link sends what goes to a next hop behind it; `None` when an entry is missing on the way.
+    ///
+    /// # Errors
+    /// What the kernel says other than that there is none.
+    pub fn vxlan_remote(&mut self, link: u32, next_hop: IpAddr) -> io::Result<Option<IpAddr>> {
+        let neighbour = ndmsg(family_number(Family::of(next_hop)), link, 0);
+        let mac = self.neighbour_attribute(&neighbour, NDA_LLADDR, |w| w.address(NDA_DST, next_hop))?;
+        let Some(mac) = mac else { return Ok(None) };
+        let mut entry = ndmsg(libc::AF_BRIDGE as u8, link, 0);
+        entry[10] = NTF_SELF;
+        let remote = self.neighbour_attribute(&entry, NDA_DST, |w| w.attribute(NDA_LLADDR, &mac))?;
+        Ok(remote.and_then(|octets| match octets.len() {
+            4 => <[u8; 4]>::try_from(octets).ok().map(IpAddr::from),
+            _ => <[u8; 16]>::try_from(octets).ok().map(IpAddr::from),
+        }))
+    }
+
+    /// One attribute of one entry of a neighbour table.
+    fn neighbour_attribute(
+        &mut self,
+        header: &[u8],
+        wanted: u16,
+        key: impl FnOnce(&mut Writer<'_>),
+    ) -> io::Result<Option<Vec<u8>>> {
+        let mut found = None;
+        let result = self.socket.request(
+            libc::RTM_GETNEIGH,
+            0,
+            |w| {
+                w.bytes(header);
+                key(w);
+            },
+            |message| {
+                let attribute = message.attributes(NDMSG).find(|attribute| attribute.kind == wanted);
+                found = attribute.map(|attribute| attribute.payload.to_vec());
+            },
+        );
+        match result {
+            Ok(()) => Ok(found),
+            Err(error) if matches!(errno(&error), Some(libc::ENOENT | libc::ENODEV)) => Ok(None),
+            Err(error) => Err(named("look up a neighbour", error)),
+        }
+    }
 }
+
+/// `NTF_SELF`: the link's own table, not that of a bridge above it.
+const NTF_SELF: u8 = 2;
 
 pub(crate) fn parse_match(message: &Message<'_>, family: Family) -> Option<FibMatch> {
     if message.kind != libc::RTM_NEWROUTE {

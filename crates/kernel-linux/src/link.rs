@@ -82,15 +82,27 @@ impl Rtnl {
     /// since Linux 4.20), so nobody has to find the namespace's file.
     pub fn far_end(&mut self, name: &str) -> io::Result<Option<Link>> {
         let Some(link) = self.link_by_name(name)? else { return Ok(None) };
+        match self.far_place(link.index)? {
+            Some((index, namespace)) => self.link_elsewhere(index, namespace),
+            None => Ok(None),
+        }
+    }
+
+    /// Where the far end of a veth is: its index there, and the number of its namespace.
+    pub(crate) fn far_place(&mut self, index: u32) -> io::Result<Option<(u32, u32)>> {
         let mut place = None;
-        let near = |w: &mut Writer<'_>| w.bytes(&ifinfo(link.index, 0, 0));
-        let what = || format!("look up the far end of {name}");
+        let near = |w: &mut Writer<'_>| w.bytes(&ifinfo(index, 0, 0));
         let read = |message: &Message<'_>| {
             let word = |kind: u16| message.attributes(IFINFO).find(|a| a.kind == kind).and_then(|a| a.u32());
             place = word(libc::IFLA_LINK).zip(word(libc::IFLA_LINK_NETNSID));
         };
+        let what = || format!("look up the far end of link {index}");
         self.socket.request(libc::RTM_GETLINK, 0, near, read).map_err(|e| named(what(), e))?;
-        let Some((index, namespace)) = place else { return Ok(None) };
+        Ok(place)
+    }
+
+    /// A link of the namespace with this number, without its addresses.
+    pub(crate) fn link_elsewhere(&mut self, index: u32, namespace: u32) -> io::Result<Option<Link>> {
         let mut found = None;
         let far = |w: &mut Writer<'_>| {
             w.bytes(&ifinfo(index, 0, 0));
@@ -100,7 +112,7 @@ impl Rtnl {
         match result {
             Ok(()) => Ok(found),
             Err(error) if errno(&error) == Some(libc::ENODEV) => Ok(None),
-            Err(error) => Err(named(what(), error)),
+            Err(error) => Err(named(format!("look up link {index} of namespace {namespace}"), error)),
         }
     }
 

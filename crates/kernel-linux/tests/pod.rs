@@ -2,13 +2,14 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 
 use common::{in_new_netns, new_netns, run};
-use kernel_linux::Rtnl;
 use kernel_linux::pod::{HOST_MAC, PodInterface, PodLink, configure_pod};
 use kernel_linux::sysctl;
+use kernel_linux::{Namespaces, PodMtu, Rtnl};
 
 const POD_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
@@ -174,5 +175,50 @@ fn one_address_replaces_all_others() {
         assert!(!rtnl.set_only_ipv4(index, Some("10.65.0.1".parse().unwrap())).unwrap());
         assert!(rtnl.set_only_ipv4(index, None).unwrap());
         assert_eq!(on_v0(&mut rtnl), []);
+    });
+}
+
+#[test]
+fn a_running_pod_gets_another_mtu_on_both_sides() {
+    in_new_netns(|| {
+        let pod = new_netns();
+        let mut rtnl = Rtnl::open().unwrap();
+        rtnl.create_pod_link(&link("cali1"), &pod).unwrap();
+        configure_pod(&pod, &interface(&["10.65.0.2"])).unwrap();
+        let far = || pod.run(|| Ok(run("ip", &["-o", "link", "show", "eth0"]))).unwrap();
+        let mut set = |mtu: u32, given: &[u32]| {
+            let given = given.iter().copied().collect();
+            rtnl.set_pod_mtu("cali1", mtu, &given, &mut Namespaces::default()).unwrap()
+        };
+
+        assert_eq!(set(1400, &[1500]), PodMtu::Other(1480));
+        assert!(far().contains("mtu 1480"));
+
+        run("ip", &["link", "set", "cali1", "mtu", "1490"]);
+        assert_eq!(set(1500, &[1450]), PodMtu::Other(1480));
+        assert!(run("ip", &["-o", "link", "show", "cali1"]).contains("mtu 1480 "));
+
+        // Nothing leads to the namespace: it has neither a name nor a process.
+        assert_eq!(set(1400, &[1480]), PodMtu::Unreachable(1480));
+        assert!(run("ip", &["-o", "link", "show", "cali1"]).contains("mtu 1480 "));
+
+        let mut process = pod.run(|| std::process::Command::new("sleep").arg("60").spawn()).unwrap();
+        for mtu in [1400, 1450] {
+            assert_eq!(set(mtu, &[1400, 1480]), PodMtu::Changed);
+            assert!(far().contains(&format!("mtu {mtu} ")), "{}", far());
+            assert!(run("ip", &["-o", "link", "show", "cali1"]).contains(&format!("mtu {mtu} ")));
+        }
+        assert_eq!(set(1450, &[]), PodMtu::Same);
+        process.kill().unwrap();
+        process.wait().unwrap();
+    });
+}
+
+#[test]
+fn a_link_that_is_gone_has_no_mtu() {
+    in_new_netns(|| {
+        let mut rtnl = Rtnl::open().unwrap();
+        let outcome = rtnl.set_pod_mtu("cali1", 1400, &BTreeSet::from([1500]), &mut Namespaces::default());
+        assert_eq!(outcome.unwrap(), PodMtu::Absent);
     });
 }

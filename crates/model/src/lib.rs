@@ -44,7 +44,7 @@ pub use felix_configuration::{
     AllowAction, ChainInsertMode, DenyAction, DropLog, EndpointToHostAction, FailsafePort,
     FelixConfiguration, IptablesBackend, Listener, LogSeverity, NatOutgoingExclusions, NftablesMode,
     NftablesSettings, PodRoutes, RateLimit, RateUnit, ServiceLoopPrevention, SettingNote, SettingReason,
-    SettingSource, parse_duration,
+    SettingSource, TunnelMtus, parse_duration,
 };
 pub use host_endpoint::{HostEndpoint, HostEndpointInterface};
 pub use kube_controllers::{AutoHostEndpoints, HostEndpointTemplate, KubeControllersConfiguration};

@@ -277,6 +277,9 @@ pub struct Explained {
     pub differences: Vec<Difference>,
     #[prost(string, repeated, tag = "10")]
     pub problems: Vec<String>,
+    /// MTU of the link that leads to the source, bytes; 0 when it is this node itself.
+    #[prost(uint32, tag = "11")]
+    pub from_mtu: u32,
 }
 
 /// One rule on a packet's way.
@@ -333,12 +336,23 @@ pub struct Route {
     /// Bytes.
     #[prost(uint32, tag = "6")]
     pub mtu: u32,
-    /// `none` or `IPIP`.
+    /// `none`, `IPIP`, `VXLAN`.
     #[prost(string, tag = "7")]
     pub encapsulation: String,
     /// State of the neighbour entry of the next hop: `permanent`, `reachable`, `failed`, …; empty without.
     #[prost(string, tag = "8")]
     pub neighbour: String,
+    /// Of the outer header; empty without encapsulation.
+    #[prost(string, tag = "9")]
+    pub outer_source: String,
+    #[prost(string, tag = "10")]
+    pub outer_destination: String,
+    /// By which the encapsulated packet leaves.
+    #[prost(string, tag = "11")]
+    pub outer_interface: String,
+    /// Of that interface, bytes.
+    #[prost(uint32, tag = "12")]
+    pub outer_mtu: u32,
 }
 
 /// Policies of one node.

@@ -29,6 +29,7 @@ impl Operator {
         told.node = self.node.to_string();
         told.connections = kernel.connections;
         told.route = kernel.route;
+        told.from_mtu = kernel.from_mtu;
         told.problems.extend(kernel.problems);
         if let Some(by) = &mut told.decided_by {
             by.node = self.node.to_string();
@@ -125,8 +126,10 @@ fn judge(worker: &mut dyn Look, asked: &Asked, links: &Links) -> api::Explained 
 }
 
 /// What the kernel itself says.
+#[derive(Default)]
 struct KernelView {
     links: Links,
+    from_mtu: u32,
     connections: Vec<api::Connection>,
     route: Option<api::Route>,
     problems: Vec<String>,
@@ -134,8 +137,7 @@ struct KernelView {
 
 impl KernelView {
     fn of(asked: &Asked) -> Self {
-        let mut view =
-            Self { links: Links::default(), connections: Vec::new(), route: None, problems: Vec::new() };
+        let mut view = Self::default();
         if let Err(error) = view.look_at_routes(asked) {
             view.problems.push(error.to_string());
         }
@@ -152,6 +154,9 @@ impl KernelView {
             Ok(rtnl.lookup(address)?.filter(|way| !way.is_local).map(|way| way.interface))
         };
         self.links = Links { from: link(&mut rtnl, asked.source)?, to: link(&mut rtnl, asked.destination)? };
+        if let Some(from) = &self.links.from {
+            self.from_mtu = rtnl.link_by_name(from)?.map_or(0, |link| link.mtu);
+        }
         self.route = Some(route(&mut rtnl, asked.destination)?);
         Ok(())
     }
@@ -172,16 +177,39 @@ fn route(rtnl: &mut Rtnl, destination: IpAddr) -> io::Result<api::Route> {
     }
     let Some(way) = rtnl.lookup(destination)? else { return Ok(route) };
     route.gateway = way.gateway.map(|gateway| gateway.to_string()).unwrap_or_default();
+    let encapsulation = match way.interface.as_str() {
+        name if name.starts_with("tunl") => "IPIP",
+        name if name.starts_with("vxlan") => "VXLAN",
+        _ => "none",
+    };
     if let Some(link) = rtnl.link_by_name(&way.interface)? {
         route.mtu = link.mtu;
-        if !way.is_local && !way.interface.starts_with("tunl") {
-            let next = way.gateway.unwrap_or(destination);
+        let next = way.gateway.unwrap_or(destination);
+        if !way.is_local && encapsulation != "IPIP" {
             route.neighbour = rtnl.neighbour_state(link.index, next)?.unwrap_or_default().to_owned();
         }
+        let remote = match encapsulation {
+            "IPIP" => way.gateway,
+            "VXLAN" => rtnl.vxlan_remote(link.index, next)?,
+            _ => None,
+        };
+        if let Some(remote) = remote {
+            look_outside(rtnl, remote, &mut route)?;
+        }
     }
-    route.encapsulation = if way.interface.starts_with("tunl") { "IPIP" } else { "none" }.to_owned();
+    route.encapsulation = encapsulation.to_owned();
     route.interface = way.interface;
     Ok(route)
+}
+
+/// How the packet goes on inside another one.
+fn look_outside(rtnl: &mut Rtnl, remote: IpAddr, route: &mut api::Route) -> io::Result<()> {
+    route.outer_destination = remote.to_string();
+    let Some(way) = rtnl.lookup(remote)? else { return Ok(()) };
+    route.outer_source = way.source.map(|source| source.to_string()).unwrap_or_default();
+    route.outer_mtu = rtnl.link_by_name(&way.interface)?.map_or(0, |link| link.mtu);
+    route.outer_interface = way.interface;
+    Ok(())
 }
 
 /// In `ip route`'s words.

@@ -13,7 +13,7 @@ use model::HostInterface;
 use regex::Regex;
 
 use super::Worker;
-use crate::mtu::{pod_mtu, uplink_mtu};
+use crate::mtu::{Encapsulation, pod_mtu, uplink_mtu};
 use crate::service::PodSettings;
 
 /// How long to wait for more events before looking at the kernel: one change makes several.
@@ -110,9 +110,13 @@ impl<P: Ports> Worker<P> {
         let mtu = (!self.host_links.is_empty()).then(|| {
             let pattern = self.configuration.mtu_iface_pattern.as_deref();
             let uplink = uplink_mtu(&self.host_links, pattern, &self.node_addresses);
-            self.dataplane.set_tunnel_mtu(pod_mtu(&self.configuration, uplink, true));
-            pod_mtu(&self.configuration, uplink, self.uses_ipip)
+            self.dataplane.set_tunnel_mtu(Encapsulation::Ipip.mtu(&self.configuration, uplink));
+            pod_mtu(&self.configuration, uplink, &self.encapsulations)
         });
+        // Until the pools are known, nobody knows what pods shall have.
+        if let Some(mtu) = mtu.filter(|_| self.in_sync) {
+            self.pod_mtus.want(mtu, Instant::now());
+        }
         let interface_prefix = self.configuration.interface_prefix.clone();
         (self.published.pod_settings)(PodSettings { interface_prefix, mtu });
     }

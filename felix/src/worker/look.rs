@@ -285,7 +285,7 @@ fn fields(configuration: &FelixConfiguration) -> Vec<(String, String)> {
         iptables_backend mark_mask filter_allow_action filter_deny_action mangle_allow_action nftables
         iptables_refresh_interval iptables_post_write_check_interval
         ipsets_refresh_interval route_refresh_interval interface_refresh_interval max_ipset_size mtu
-        mtu_iface_pattern ipv6 ip_forwarding ipv4_routes ipv6_routes route_protocol remove_external_routes
+        tunnel_mtus mtu_iface_pattern ipv6 ip_forwarding ipv4_routes ipv6_routes route_protocol remove_external_routes
         log_severity log_prefix
         log_rate_limit drop_log failsafe_inbound failsafe_outbound nat_port_range node_port_ranges nat_outgoing_address
         nat_outgoing_interface_filter nat_outgoing_exclusions service_loop_prevention

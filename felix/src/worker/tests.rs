@@ -11,7 +11,7 @@ use kernel_linux::Backend;
 use model::{ChainInsertMode, EndpointToHostAction, Family, NftablesMode};
 
 use super::*;
-use crate::metrics::Metrics;
+use crate::metrics::{Level, Metrics};
 use crate::rule_mode::RuleMode;
 use crate::settings::{Arguments, Settings};
 
@@ -129,6 +129,12 @@ impl Node {
             backends,
             strict: Strict::new().0,
             shaper: Shaper::new(Box::new(|_, _| Ok(Some(1)))),
+            pod_mtus: PodMtus::new(
+                Box::new(|_, _, _| Vec::new()),
+                Box::new(|_| {}),
+                BTreeSet::new(),
+                Level::default(),
+            ),
             policies: PolicyStatus::new().0,
             rule_mode: RuleMode::new(false, true),
             health: Health::new(),

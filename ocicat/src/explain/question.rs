@@ -23,6 +23,7 @@ pub(crate) struct Question {
 
 enum Word {
     Address(IpAddr),
+    Node(NodeName),
     Named { only: Option<Only>, namespace: String, name: String },
 }
 
@@ -94,13 +95,14 @@ impl Word {
         let (only, rest) = match text.split_once(':') {
             Some(("pod", rest)) => (Some(Only::Pod), rest),
             Some(("service" | "svc", rest)) => (Some(Only::Service), rest),
+            Some(("node", rest)) if is_name(rest) => return Ok(Self::Node(NodeName::from(rest))),
             _ => (None, text),
         };
         match rest.split_once('/') {
             Some((namespace, name)) if is_name(namespace) && is_name(name) => {
                 Ok(Self::Named { only, namespace: namespace.to_owned(), name: name.to_owned() })
             }
-            _ => Err(usage(format!("{option} {text:?} is neither NAMESPACE/NAME nor an address"))),
+            _ => Err(usage(format!("{option} {text:?} is neither NAMESPACE/NAME, node:NAME nor an address"))),
         }
     }
 }
@@ -229,9 +231,22 @@ fn service_ends(service: &Service) -> Vec<End> {
     own.into_iter().flatten().map(end).collect()
 }
 
+fn node_ends(cluster: &Cluster, name: &NodeName) -> Result<Vec<End>, CallError> {
+    let Some(node) = cluster.nodes.get(name) else {
+        return Err(nothing(format!("there is no node {name}")));
+    };
+    let addresses = Family::ALL.into_iter().filter_map(|family| Some(node.address(family)?.address));
+    let ends: Vec<_> = addresses.map(|address| end_of(cluster, address)).collect();
+    match ends.is_empty() {
+        true => Err(nothing(format!("node {name} has no address yet"))),
+        false => Ok(ends),
+    }
+}
+
 fn ends(cluster: &Cluster, word: &Word) -> Result<Vec<End>, CallError> {
     let (namespace, name) = match word {
         Word::Address(address) => return Ok(vec![end_of(cluster, *address)]),
+        Word::Node(node) => return node_ends(cluster, node),
         Word::Named { namespace, name, .. } => (namespace, name),
     };
     let key = PodKey::new(namespace, name);

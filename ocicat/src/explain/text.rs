@@ -5,12 +5,13 @@ use model::{Action, Direction};
 use proto::felix as api;
 use serde_json::{Value, json};
 
+use super::live::LearnedFrom;
 use super::question::End;
 use super::{Explanation, NodeView, Path};
 use crate::drops::{by, record_json};
 use crate::table::{plain, table};
 
-fn at(end: &End, port: u16) -> String {
+pub(crate) fn at(end: &End, port: u16) -> String {
     let address = match (end.address.is_ipv6(), port) {
         (_, 0) => end.address.to_string(),
         (true, port) => format!("[{}]:{port}", end.address),
@@ -152,11 +153,7 @@ fn node_text(view: &NodeView, text: &mut String) {
         text.push_str(&format!("  route       {}\n", route_text(route)));
     }
     if let Some(learned) = &view.learned_from {
-        let peer =
-            if learned.peer == "local" { "this node".to_owned() } else { format!("peer {}", learned.peer) };
-        let reason =
-            if learned.reason.is_empty() { String::new() } else { format!(", best for {}", learned.reason) };
-        text.push_str(&format!("  BGP         {} from {peer}{reason}\n", learned.prefix));
+        text.push_str(&format!("  BGP         {}\n", learned_text(learned)));
     }
     for connection in &told.connections {
         text.push_str(&format!(
@@ -174,7 +171,15 @@ fn node_text(view: &NodeView, text: &mut String) {
     }
 }
 
-fn route_text(route: &api::Route) -> String {
+pub(crate) fn learned_text(learned: &LearnedFrom) -> String {
+    let peer =
+        if learned.peer == "local" { "this node".to_owned() } else { format!("peer {}", learned.peer) };
+    let reason =
+        if learned.reason.is_empty() { String::new() } else { format!(", best for {}", learned.reason) };
+    format!("{} from {peer}{reason}", learned.prefix)
+}
+
+pub(crate) fn route_text(route: &api::Route) -> String {
     if route.prefix.is_empty() {
         return "none".to_owned();
     }
@@ -189,8 +194,11 @@ fn route_text(route: &api::Route) -> String {
     if route.mtu > 0 {
         text.push_str(&format!(", MTU {}", route.mtu));
     }
-    if route.encapsulation == "IPIP" {
-        text.push_str(", encapsulated in IPIP");
+    if !["", "none"].contains(&route.encapsulation.as_str()) {
+        text.push_str(&format!(", encapsulated in {}", route.encapsulation));
+    }
+    if !route.outer_destination.is_empty() {
+        text.push_str(&format!(" from {} to {}", route.outer_source, route.outer_destination));
     }
     if !route.neighbour.is_empty() {
         text.push_str(&format!(", neighbour {}", route.neighbour));
@@ -198,7 +206,7 @@ fn route_text(route: &api::Route) -> String {
     text
 }
 
-fn end_json(end: &End) -> Value {
+pub(crate) fn end_json(end: &End) -> Value {
     json!({
         "name": end.name,
         "address": end.address.to_string(),
@@ -279,27 +287,8 @@ fn node_json(view: &NodeView) -> Value {
             "state": connection.state,
         })
     });
-    let route = told.route.as_ref().map(|route| {
-        json!({
-            "prefix": route.prefix,
-            "gateway": route.gateway,
-            "interface": route.interface,
-            "kind": route.kind,
-            "protocol": route.protocol,
-            "mtu": route.mtu,
-            "encapsulation": route.encapsulation,
-            "neighbour": route.neighbour,
-        })
-    });
-    let learned = view.learned_from.as_ref().map(|learned| {
-        json!({
-            "prefix": learned.prefix,
-            "peer": learned.peer,
-            "nextHop": learned.next_hop,
-            "asPath": learned.as_path,
-            "reason": learned.reason,
-        })
-    });
+    let route = told.route.as_ref().map(route_json);
+    let learned = view.learned_from.as_ref().map(learned_json);
     json!({
         "node": node,
         "verdict": told.verdict,
@@ -311,5 +300,32 @@ fn node_json(view: &NodeView) -> Value {
         "route": route,
         "bgp": learned,
         "problems": told.problems,
+    })
+}
+
+pub(crate) fn route_json(route: &api::Route) -> Value {
+    json!({
+        "prefix": route.prefix,
+        "gateway": route.gateway,
+        "interface": route.interface,
+        "kind": route.kind,
+        "protocol": route.protocol,
+        "mtu": route.mtu,
+        "encapsulation": route.encapsulation,
+        "neighbour": route.neighbour,
+        "outerSource": route.outer_source,
+        "outerDestination": route.outer_destination,
+        "outerInterface": route.outer_interface,
+        "outerMtu": route.outer_mtu,
+    })
+}
+
+pub(crate) fn learned_json(learned: &LearnedFrom) -> Value {
+    json!({
+        "prefix": learned.prefix,
+        "peer": learned.peer,
+        "nextHop": learned.next_hop,
+        "asPath": learned.as_path,
+        "reason": learned.reason,
     })
 }

@@ -8,6 +8,7 @@
 mod cluster;
 mod matrix;
 mod ping;
+mod place;
 pub mod runtime;
 mod wait;
 

@@ -60,7 +60,7 @@ pub struct FelixConfigurationSpec {
     /// MTU of pod interfaces; found out unless given.
     #[schemars(range(min = 0, max = 65535))]
     pub mtu: Option<i32>,
-    /// MTU of tunl0 and of the pods behind it; found out unless given.
+    /// MTU of tunl0, and of pods while a pool uses it; found out unless given.
     #[serde(rename = "ipipMTU")]
     #[schemars(range(min = 0, max = 65535))]
     pub ipip_mtu: Option<i32>,

@@ -82,8 +82,6 @@ const TABLE: &[(&str, &[Entry])] = &[
     ]),
     ("VXLAN is not programmed", &[
         ("VXLANEnabled", "vxlanEnabled", &["false"]),
-        ("VXLANMTU", "vxlanMTU", &["0"]),
-        ("VXLANMTUV6", "vxlanMTUV6", &["0"]),
         ("VXLANVNI", "vxlanVNI", &["4096"]),
     ]),
     ("IP pools and IPAM say this", &[

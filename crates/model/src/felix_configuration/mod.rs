@@ -50,8 +50,9 @@ pub struct FelixConfiguration {
     pub iptables_lock_probe_interval: Duration,
     /// Most members of an IP set.
     pub max_ipset_size: u32,
-    /// `None`: the smallest MTU of the uplinks, less the encapsulation.
+    /// Of pods' interfaces, bytes. `None`: that of the uplinks or, where pools use tunnels, of the smallest tunnel.
     pub mtu: Option<u32>,
+    pub tunnel_mtus: TunnelMtus,
     /// Which links are uplinks when the MTU is found out, a regular expression; `None` is Calico's pattern.
     pub mtu_iface_pattern: Option<String>,
     pub ipv6: bool,
@@ -100,6 +101,17 @@ pub struct FelixConfiguration {
     pub metrics: Listener,
     /// Settings that are not in force as they were given.
     pub notes: Vec<SettingNote>,
+}
+
+/// MTUs of the links that put another header around packets, bytes; `None`: the smallest of the uplinks, less that header.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TunnelMtus {
+    /// `tunl0`
+    pub ipip: Option<u32>,
+    /// VXLAN between IPv4 addresses of nodes.
+    pub vxlan: Option<u32>,
+    /// VXLAN between IPv6 addresses of nodes.
+    pub vxlan_v6: Option<u32>,
 }
 
 /// How the routes of one family to local pods look.
@@ -230,6 +242,7 @@ impl Default for FelixConfiguration {
             iptables_lock_probe_interval: Duration::from_millis(5),
             max_ipset_size: 1 << 20,
             mtu: None,
+            tunnel_mtus: TunnelMtus::default(),
             mtu_iface_pattern: None,
             ipv6: true,
             ip_forwarding: true,

@@ -146,7 +146,7 @@ impl Renderer {
         let device = TunnelDevice {
             wanted: self.receives_ipip(),
             address: self.tunnel_address,
-            mtu: self.configuration.mtu,
+            mtu: self.configuration.tunnel_mtus.ipip,
         };
         (self.tunnel.replace(device) != Some(device)).then_some(device)
     }
