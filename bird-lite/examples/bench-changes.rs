@@ -38,8 +38,7 @@ fn at(n: u32, place: u32, rack: &str) -> Update {
         internal_ips: vec![address],
         as_number: None,
         route_reflector_cluster_id: None,
-        ipip_tunnel_address: None,
-        wireguard_key: false,
+        tunnels: model::Tunnels::default(),
     };
     Update::Node(name(n), Some(node))
 }

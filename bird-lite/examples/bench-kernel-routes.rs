@@ -148,8 +148,7 @@ fn turns(next_hops: u8, nexthop_objects: bool) -> anyhow::Result<Vec<[f64; 2]>> 
         internal_ips: vec![own.address],
         as_number: None,
         route_reflector_cluster_id: None,
-        ipip_tunnel_address: None,
-        wireguard_key: false,
+        tunnels: model::Tunnels::default(),
     };
     cluster.apply(Update::Node(name, Some(node)));
     cluster.apply(pool(EncapMode::Never));

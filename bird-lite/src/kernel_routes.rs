@@ -186,7 +186,12 @@ impl Context<'_> {
     fn is_encrypted(&self, next_hop: IpAddr) -> bool {
         let has_address =
             |node: &Node| [node.ipv4, node.ipv6].into_iter().flatten().any(|own| own.address == next_hop);
-        self.wireguard_up && self.cluster.nodes.values().any(|node| node.wireguard_key && has_address(node))
+        self.wireguard_up
+            && self
+                .cluster
+                .nodes
+                .values()
+                .any(|node| node.tunnels.wireguard_key.is_some() && has_address(node))
     }
 
     /// Whether the destination is an endpoint of this node or one of its blocks: what is here is never

@@ -268,8 +268,7 @@ mod tests {
             internal_ips: Vec::new(),
             as_number: None,
             route_reflector_cluster_id: None,
-            ipip_tunnel_address: None,
-            wireguard_key: false,
+            tunnels: model::Tunnels::default(),
         };
         Update::Node(name.into(), Some(node))
     }

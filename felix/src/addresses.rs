@@ -1,7 +1,9 @@
 //! The port to IPAM, as far as pods need it.
 
 use std::future::Future;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
+
+use model::TunnelKind;
 
 /// Which addresses a pod wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,8 +46,24 @@ pub trait Addresses: Send + Sync + 'static {
         request: AddressRequest,
     ) -> impl Future<Output = Result<Vec<IpAddr>, AddressError>> + Send;
 
-    /// Gives this node's tunnel an IPv4 address from a pool that allows it; the same one when asked again.
-    fn allocate_tunnel(&self, handle: &str) -> impl Future<Output = Result<Ipv4Addr, AddressError>> + Send;
+    /// Gives a tunnel of this node an address from one of these pools, by name: the same one when asked again. It is
+    /// `wish` where nobody else has that.
+    fn allocate_tunnel(
+        &self,
+        kind: TunnelKind,
+        pools: &[String],
+        wish: Option<IpAddr>,
+    ) -> impl Future<Output = Result<IpAddr, AddressError>> + Send;
+
+    /// Takes back what a tunnel of this node holds besides the address that it has.
+    fn release_others(
+        &self,
+        kind: TunnelKind,
+        keep: IpAddr,
+    ) -> impl Future<Output = Result<(), AddressError>> + Send;
+
+    /// Takes back all that a tunnel of this node holds; nothing held is success.
+    fn release_tunnel(&self, kind: TunnelKind) -> impl Future<Output = Result<(), AddressError>> + Send;
 
     /// Takes back all that a handle holds; nothing held is success.
     fn release(&self, handle: &str) -> impl Future<Output = Result<(), AddressError>> + Send;

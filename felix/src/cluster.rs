@@ -10,7 +10,6 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
 use crate::command::{Command, Dataplane};
-use crate::mtu::uses_ipip;
 
 /// Updates that are handed on at once.
 const BATCH: usize = 1024;
@@ -21,8 +20,6 @@ pub struct OwnNode {
     /// Every kind has been listed.
     pub in_sync: bool,
     pub node: Option<Node>,
-    /// Some pool uses IPIP.
-    pub uses_ipip: bool,
 }
 
 /// The part of the cluster that is remembered here.
@@ -57,7 +54,7 @@ impl Cluster {
         }
     }
 
-    /// Follows this node's own Node object and whether pools use IPIP.
+    /// Follows this node's own Node object.
     pub fn own(&self) -> watch::Receiver<OwnNode> {
         self.own.subscribe()
     }
@@ -139,9 +136,6 @@ impl Cluster {
                     Some(pool) => pools.insert(name.clone(), pool.clone()),
                     None => pools.remove(name),
                 };
-                let uses_ipip = uses_ipip(pools.values());
-                self.own
-                    .send_if_modified(|own| std::mem::replace(&mut own.uses_ipip, uses_ipip) != uses_ipip);
                 drop(pools);
                 self.pools_changed.send_modify(|count| *count += 1);
             }

@@ -4,7 +4,7 @@
 //! server is told later ([`keep_up`](ClusterAddresses::keep_up)).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result};
 use datastore::convert::rfc3339;
 use datastore::{AssignRequest, Datastore, Draw, IpamClient, IpamError, Returned};
 use ipam::names;
-use model::{AllowedUse, Family, Labels, NodeName, Update};
+use model::{AllowedUse, Family, Labels, NodeName, TunnelKind, Update};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -201,18 +201,42 @@ impl Addresses for Arc<ClusterAddresses> {
         Ok(addresses)
     }
 
-    async fn allocate_tunnel(&self, handle: &str) -> Result<Ipv4Addr, AddressError> {
-        let mut assign = AssignRequest::new(handle, AllowedUse::Tunnel);
-        assign.ipv4 = 1;
-        let attributes =
-            [(names::NODE, self.node.to_string()), (names::TYPE, names::TYPE_IPIP_TUNNEL.to_owned())];
-        assign.attributes = attributes.map(|(key, value)| (key.to_owned(), value)).into();
+    async fn allocate_tunnel(
+        &self,
+        kind: TunnelKind,
+        pools: &[String],
+        wish: Option<IpAddr>,
+    ) -> Result<IpAddr, AddressError> {
+        let handle = names::tunnel_handle(kind, &self.node);
+        let mut assign = AssignRequest::new(&handle, AllowedUse::Tunnel);
+        let attributes = [(names::NODE, self.node.as_str()), (names::TYPE, names::tunnel_type(kind))];
+        assign.attributes = attributes.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        if let Some(wish) = wish {
+            let asked = self.ipam.assign(&AssignRequest { addresses: vec![wish], ..assign.clone() }).await;
+            match asked {
+                Ok(_) => return Ok(wish),
+                Err(IpamError::Assign(error)) => {
+                    tracing::warn!(address = %wish, %error, ?kind, "the tunnel's address is not its own");
+                }
+                Err(error) => return Err(refused(error)),
+            }
+        }
+        match kind.family() {
+            Family::V4 => (assign.ipv4, assign.ipv4_pools) = (1, pools.to_vec()),
+            Family::V6 => (assign.ipv6, assign.ipv6_pools) = (1, pools.to_vec()),
+        }
         let addresses = self.ipam.assign(&assign).await.map_err(refused)?;
-        let ipv4 = addresses.iter().find_map(|address| match address {
-            IpAddr::V4(address) => Some(*address),
-            IpAddr::V6(_) => None,
-        });
-        ipv4.ok_or_else(|| AddressError::Unavailable(format!("{handle} holds no IPv4 address")))
+        let first = addresses.first().copied();
+        first.ok_or_else(|| AddressError::Unavailable(format!("{handle} holds no address")))
+    }
+
+    async fn release_others(&self, kind: TunnelKind, keep: IpAddr) -> Result<(), AddressError> {
+        let handle = names::tunnel_handle(kind, &self.node);
+        self.ipam.release_others(&handle, keep).await.map_err(refused)
+    }
+
+    async fn release_tunnel(&self, kind: TunnelKind) -> Result<(), AddressError> {
+        self.release(&names::tunnel_handle(kind, &self.node)).await
     }
 
     async fn release(&self, handle: &str) -> Result<(), AddressError> {

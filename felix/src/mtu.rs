@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use felix_calc::Pools;
 use kernel::Link;
-use model::{EncapMode, Family, FelixConfiguration, IpPool};
+use model::{Family, FelixConfiguration};
 use regex::Regex;
 
 /// What puts another header around packets of pods.
@@ -69,11 +69,6 @@ pub fn uplink_mtu(links: &[Link], pattern: Option<&str>, node_addresses: &[IpAdd
         link.up && link.name != LOOPBACK && (has_node_address || pattern.is_match(&link.name))
     };
     links.iter().filter(is_uplink).map(|link| link.mtu).min().unwrap_or(UNKNOWN_UPLINK)
-}
-
-/// Does any pool send packets through `tunl0`?
-pub fn uses_ipip<'a>(pools: impl IntoIterator<Item = &'a IpPool>) -> bool {
-    pools.into_iter().any(|pool| pool.ipip_mode != EncapMode::Never)
 }
 
 /// The MTU of pods, bytes: as given, or what fits through the uplinks and every tunnel that may be used.

@@ -295,8 +295,7 @@ mod tests {
             internal_ips: vec![internal],
             as_number: None,
             route_reflector_cluster_id: None,
-            ipip_tunnel_address: None,
-            wireguard_key: false,
+            tunnels: model::Tunnels::default(),
         };
         let link = |index, name: &str, address: &str| {
             let addresses = vec![(address.parse().unwrap(), 24)];

@@ -145,8 +145,7 @@ pub async fn run(settings: Settings, fixed: FixedAddresses, log_level: LogLevel)
     tokio::spawn(keep_up::keep_up(addresses.clone(), cluster.own()));
     let annotate = addresses.clone();
     start_node(&settings, &cluster, published.links, &annotate, &datastore, &health, &metrics);
-    let node = settings.node.clone();
-    tokio::spawn(TunnelAddress { node, own: cluster.own(), addresses, annotate, is_released: false }.run());
+    tokio::spawn(TunnelAddress::new(cluster.clone(), addresses, annotate).run());
     tokio::spawn(reclaimer.run(cluster.own()));
     tokio::spawn(release_addresses(service.clone(), cluster));
     serve_plugin(&settings, service, &health)?;

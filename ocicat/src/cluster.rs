@@ -155,7 +155,7 @@ impl Cluster {
     fn node_with(&self, address: IpAddr) -> Option<&NodeName> {
         let has = |node: &Node| {
             [node.ipv4, node.ipv6].into_iter().flatten().any(|own| own.address == address)
-                || node.ipip_tunnel_address.is_some_and(|tunnel| IpAddr::V4(tunnel) == address)
+                || node.tunnels.addresses().any(|tunnel| tunnel == address)
         };
         self.nodes.iter().find(|(_, node)| has(node)).map(|(name, _)| name)
     }

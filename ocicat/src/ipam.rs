@@ -160,8 +160,7 @@ pub(crate) async fn read(datastore: &Datastore) -> Result<(Inventory, IpamConfig
     for update in updates {
         match update {
             Update::Node(name, Some(node)) => {
-                let tunnels = node.ipip_tunnel_address.map(IpAddr::V4).into_iter().collect();
-                inventory.nodes.insert(name, tunnels);
+                inventory.nodes.insert(name, node.tunnels);
             }
             Update::Block(_, Some(block)) => inventory.blocks.push(*block),
             Update::BlockAffinity(_, _, Some(claim)) => inventory.affinities.push(claim),

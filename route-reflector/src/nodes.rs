@@ -120,8 +120,7 @@ mod tests {
             internal_ips: Vec::new(),
             as_number,
             route_reflector_cluster_id: None,
-            ipip_tunnel_address: None,
-            wireguard_key: false,
+            tunnels: model::Tunnels::default(),
         }
     }
 

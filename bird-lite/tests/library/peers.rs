@@ -7,7 +7,8 @@ use bgp_packet::Family;
 use bird_lite::cluster::Cluster;
 use bird_lite::peers::{Planner, RouterId};
 use model::{
-    BgpConfiguration, BgpPeer, Node, NodeName, Password, PeerSelection, PeerTarget, Secret, SecretKey, Update,
+    BgpConfiguration, BgpPeer, Node, NodeName, Password, PeerSelection, PeerTarget, Secret, SecretKey,
+    Tunnels, Update,
 };
 
 use crate::world::*;
@@ -60,7 +61,10 @@ fn only_what_concerns_sessions_plans_them_anew() {
         node
     };
 
-    assert!(!change(Node { ipip_tunnel_address: "10.0.2.1".parse().ok(), ..node(2) }));
+    assert!(!change(Node {
+        tunnels: Tunnels { ipip: "10.0.2.1".parse().ok(), ..Tunnels::default() },
+        ..node(2)
+    }));
     assert!(!change(labelled()), "no selector looks at labels");
     assert!(change(Node { as_number: Some(65003), ..labelled() }));
     assert!(change(dual_stack(2)) && change(node(3)));

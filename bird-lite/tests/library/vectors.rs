@@ -7,7 +7,10 @@ use bird_lite::cluster::Cluster;
 use bird_lite::kernel_routes::{Context, Verdict};
 use bird_lite::origin::PREFERENCE_SUM;
 use kernel::{NextHop, RouteKey};
-use model::{BgpConfiguration, EncapMode, IpPool, Node, PeerSelection, ProgramClusterRoutes, ServiceRanges};
+use model::{
+    BgpConfiguration, EncapMode, IpPool, Node, PeerSelection, ProgramClusterRoutes, ServiceRanges, Tunnels,
+    WireguardKey,
+};
 
 use crate::kernel_routes::{FAR, decide, fib, lan, learned, tunnel};
 use crate::net::{self, Net, ip, key};
@@ -47,13 +50,17 @@ fn cluster_in(world: World) -> Cluster {
         }
         World::CrossSubnet => put_pool(&mut cluster, IpPool { ipip_mode: EncapMode::CrossSubnet, ..pool }),
         World::Silent => put_pool(&mut cluster, IpPool { disable_bgp_export: true, ..pool }),
-        World::Encrypted => put_node(&mut cluster, Node { wireguard_key: true, ..node(9) }),
+        World::Encrypted => put_node(&mut cluster, Node { tunnels: encrypted(), ..node(9) }),
         World::Services => {
             let services = ServiceRanges { cluster_ips: vec![cidr("10.96.0.0/12")], ..Default::default() };
             configure(&mut cluster, BgpConfiguration { services, ..Default::default() });
         }
     }
     cluster
+}
+
+fn encrypted() -> Tunnels {
+    Tunnels { wireguard_key: Some(WireguardKey([1; 32])), ..Tunnels::default() }
 }
 
 /// The LOCAL_PREF with which a policy lets a route out.

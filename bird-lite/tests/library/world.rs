@@ -11,7 +11,8 @@ use bird_lite::origin::Origins;
 use bird_lite::peers::{Plan, Planner};
 use model::{
     AffinityState, AllocationAttributes, AllowedUse, AssignmentMode, BgpConfiguration, BgpFilter, BgpPeer,
-    Block, BlockAffinity, Cidr, EncapMode, IpPool, Node, NodeAddress, NodeName, PeerTarget, Selector, Update,
+    Block, BlockAffinity, Cidr, EncapMode, IpPool, Node, NodeAddress, NodeName, PeerTarget, Selector,
+    Tunnels, Update,
 };
 
 pub(crate) const OWN_BLOCK: &str = "10.0.1.0/26";
@@ -40,8 +41,7 @@ pub(crate) fn node(n: u8) -> Node {
         internal_ips: vec![address(&format!("192.0.2.{n}"))],
         as_number: None,
         route_reflector_cluster_id: None,
-        ipip_tunnel_address: None,
-        wireguard_key: false,
+        tunnels: Tunnels::default(),
     }
 }
 

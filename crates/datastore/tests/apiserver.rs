@@ -454,7 +454,7 @@ async fn a_node_says_its_address_and_that_its_network_is_up() {
 
     let found = datastore.node(&"n1".into()).await.unwrap().unwrap();
     assert_eq!(found.ipv4.map(|address| address.length), Some(24));
-    assert_eq!(found.ipip_tunnel_address, Some("10.65.0.1".parse().unwrap()));
+    assert_eq!(found.tunnels.ipip, Some("10.65.0.1".parse().unwrap()));
     let object = cluster.api("v1", "Node", None).get("n1").await.unwrap();
     assert_eq!(object.data["status"]["conditions"][0]["reason"], "CalicoIsUp");
     let missing = datastore.annotate_node(&"n2".into(), &annotations).await.unwrap_err();

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use model::{
-    AffinityState, AllocationAttributes, Block, Cidr, Family, Handle, IpPool, IpamConfiguration, NodeName,
+    AffinityState, AllocationAttributes, AllowedUse, Block, Cidr, Family, Handle, IpPool, IpamConfiguration,
+    NodeName,
 };
 
 use crate::affinity::{claim, complete, reclaim};
@@ -70,7 +71,9 @@ impl<'a> Assignment<'a> {
         for family in Family::ALL {
             let wanted = self.request.count(family);
             let is_free_choice = |address: &&IpAddr| {
-                Family::of(**address) == family && !self.request.addresses.contains(address)
+                Family::of(**address) == family
+                    && !self.request.addresses.contains(address)
+                    && self.is_where_wanted(**address)
             };
             let found: Vec<IpAddr> = held.iter().filter(is_free_choice).copied().take(wanted).collect();
             if found.len() < wanted {
@@ -119,6 +122,16 @@ impl<'a> Assignment<'a> {
             held.extend(addresses);
         }
         Ok(held)
+    }
+
+    /// A tunnel moves when it is to have its address from other pools; a pod stays where it is.
+    fn is_where_wanted(&self, address: IpAddr) -> bool {
+        let pools = self.request.pools(Family::of(address));
+        if self.request.usage != AllowedUse::Tunnel || pools.is_empty() {
+            return true;
+        }
+        let pool = self.snapshot.settings.pool_of(address);
+        pool.is_some_and(|pool| pools.iter().any(|name| *name == pool.name || *name == pool.cidr.to_string()))
     }
 
     /// Finds a block and takes `count` addresses, or as many as it has.

@@ -28,7 +28,7 @@ pub use block::{
 };
 pub use candidates::fnv64;
 pub use pools::{Reason, Refusal};
-pub use release::{release, release_unused};
+pub use release::{release, release_others, release_unused};
 pub use request::{AssignError, Request};
 pub use reserve::{Draw, Reserve, Returned};
 pub use settings::Settings;

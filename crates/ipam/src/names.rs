@@ -1,6 +1,6 @@
 //! The names that stand in blocks and handles; Calico's where it has one.
 
-use model::NodeName;
+use model::{NodeName, TunnelKind};
 
 /// Attribute: the node that the address is used on.
 pub const NODE: &str = "node";
@@ -24,9 +24,6 @@ pub const TYPE: &str = "type";
 
 /// Value of [`TYPE`]: held ready by a node for its next pods.
 pub const TYPE_RESERVED: &str = "reserved";
-/// Value of [`TYPE`]: address of `tunl0`.
-pub const TYPE_IPIP_TUNNEL: &str = "ipipTunnelAddress";
-
 /// Value of [`TYPE`]: address of a Service.
 pub const TYPE_LOAD_BALANCER: &str = "loadBalancer";
 /// Attribute: the Service that an address was given to.
@@ -44,9 +41,27 @@ pub fn node_of_reserve(handle: &str) -> Option<NodeName> {
     handle.strip_prefix(RESERVE_PREFIX).map(NodeName::from)
 }
 
-/// Handle of the address of a node's `tunl0`.
-pub fn ipip_tunnel_handle(node: &NodeName) -> String {
-    format!("ipip-tunnel-addr-{node}")
+/// Handle of the address of a node's tunnel.
+pub fn tunnel_handle(kind: TunnelKind, node: &NodeName) -> String {
+    let kind = match kind {
+        TunnelKind::Ipip => "ipip",
+        TunnelKind::Vxlan => "vxlan",
+        TunnelKind::VxlanV6 => "vxlan-v6",
+        TunnelKind::Wireguard => "wireguard",
+        TunnelKind::WireguardV6 => "wireguard-v6",
+    };
+    format!("{kind}-tunnel-addr-{node}")
+}
+
+/// Value of [`TYPE`]: address of a node's tunnel.
+pub fn tunnel_type(kind: TunnelKind) -> &'static str {
+    match kind {
+        TunnelKind::Ipip => "ipipTunnelAddress",
+        TunnelKind::Vxlan => "vxlanTunnelAddress",
+        TunnelKind::VxlanV6 => "vxlanV6TunnelAddress",
+        TunnelKind::Wireguard => "wireguardTunnelAddress",
+        TunnelKind::WireguardV6 => "wireguardV6TunnelAddress",
+    }
 }
 
 const RESERVE_PREFIX: &str = "ocicat-reserved-";

@@ -350,7 +350,7 @@ fn the_audit_finds_each_kind_of_disagreement() {
         affinities: claims,
         handles,
         pools,
-        nodes: BTreeMap::from([("n1".into(), Vec::new())]),
+        nodes: BTreeMap::from([("n1".into(), Default::default())]),
         pods: BTreeMap::from([
             (key("used"), present("u2", "n1", &used)),
             (key("stranger"), present("u3", "n1", &[stranger])),
@@ -403,7 +403,7 @@ fn what_is_sound_has_no_finding() {
         affinities: affinities(&store),
         handles: store.objects().filter_map(handle).collect(),
         pools: vec![pool("a", "10.0.0.0/28", 30)],
-        nodes: BTreeMap::from([("n1".into(), Vec::new())]),
+        nodes: BTreeMap::from([("n1".into(), Default::default())]),
         pods: BTreeMap::from([(key("web"), present("u1", "n1", &addresses))]),
     };
 

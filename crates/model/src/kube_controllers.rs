@@ -95,6 +95,7 @@ impl AutoHostEndpoints {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Tunnels;
 
     fn node() -> Node {
         Node {
@@ -106,8 +107,7 @@ mod tests {
             internal_ips: vec!["192.0.2.11".parse().unwrap(), "2001:db8::11".parse().unwrap()],
             as_number: None,
             route_reflector_cluster_id: None,
-            ipip_tunnel_address: Some("10.65.0.1".parse().unwrap()),
-            wireguard_key: false,
+            tunnels: Tunnels { ipip: Some("10.65.0.1".parse().unwrap()), ..Tunnels::default() },
         }
     }
 

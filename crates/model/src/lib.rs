@@ -27,6 +27,7 @@ mod rule;
 mod secret;
 mod selector;
 mod service;
+mod tunnel;
 mod update;
 
 pub use bgp::{
@@ -61,4 +62,5 @@ pub use rule::{Action, EntityRule, IcmpMatch, Rule};
 pub use secret::{Password, Secret, SecretKey};
 pub use selector::{InvalidSelector, LabelLookup, Restriction, Selector};
 pub use service::{EndpointSlice, ObjectKey, Service, ServicePort};
+pub use tunnel::{InvalidWireguardKey, Mac, TunnelKind, TunnelNeed, Tunnels, WireguardKey, vxlan_mac};
 pub use update::Update;

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use crate::{Cidr, Family, Labels, NodeName};
+use crate::{Cidr, Family, Labels, NodeName, Tunnels};
 
 /// A node's address and the length of the subnet that it is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,10 +34,7 @@ pub struct Node {
     pub as_number: Option<u32>,
     /// `projectcalico.org/RouteReflectorClusterID`: this node is a route reflector.
     pub route_reflector_cluster_id: Option<Ipv4Addr>,
-    /// `projectcalico.org/IPv4IPIPTunnelAddr`: address of `tunl0`.
-    pub ipip_tunnel_address: Option<Ipv4Addr>,
-    /// `projectcalico.org/WireguardPublicKey` is there: the node takes WireGuard.
-    pub wireguard_key: bool,
+    pub tunnels: Tunnels,
 }
 
 impl Node {
@@ -49,12 +46,11 @@ impl Node {
         }
     }
 
-    /// All its addresses, each once: where peers reach it, those that the cluster lists, that of its tunnel.
+    /// All its addresses, each once: where peers reach it, those that the cluster lists, those of its tunnels.
     pub fn addresses(&self) -> Vec<IpAddr> {
         let peered = [self.ipv4, self.ipv6].into_iter().flatten().map(|at| at.address);
-        let tunnel = self.ipip_tunnel_address.map(IpAddr::V4);
         let mut all: Vec<IpAddr> = Vec::new();
-        for address in peered.chain(self.internal_ips.iter().copied()).chain(tunnel) {
+        for address in peered.chain(self.internal_ips.iter().copied()).chain(self.tunnels.addresses()) {
             if !all.contains(&address) {
                 all.push(address);
             }

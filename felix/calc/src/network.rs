@@ -45,7 +45,7 @@ impl Network {
 
     pub(crate) fn set_node(&mut self, name: NodeName, node: Option<Node>) {
         if name == self.node {
-            let tunnel = node.as_ref().and_then(|node| node.ipip_tunnel_address);
+            let tunnel = node.as_ref().and_then(|node| node.tunnels.ipip);
             self.dirty |= std::mem::replace(&mut self.tunnel, tunnel) != tunnel;
         }
         let new = node.as_ref().map(addresses);

@@ -1,10 +1,10 @@
 //! The CNI plugin's calls over a real socket, with IPAM in memory and a dataplane that does what it is told.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::mpsc::Receiver;
 
+use model::TunnelKind;
 use proto::{encode_frame, read_frame};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -227,8 +227,21 @@ impl Addresses for Memory {
         Ok(vec![*memory.held.entry(request.handle).or_insert(next)])
     }
 
-    async fn allocate_tunnel(&self, _: &str) -> Result<Ipv4Addr, AddressError> {
+    async fn allocate_tunnel(
+        &self,
+        _: TunnelKind,
+        _: &[String],
+        _: Option<IpAddr>,
+    ) -> Result<IpAddr, AddressError> {
         Err(AddressError::Unavailable("no tunnels here".to_owned()))
+    }
+
+    async fn release_others(&self, _: TunnelKind, _: IpAddr) -> Result<(), AddressError> {
+        Ok(())
+    }
+
+    async fn release_tunnel(&self, _: TunnelKind) -> Result<(), AddressError> {
+        Ok(())
     }
 
     async fn release(&self, handle: &str) -> Result<(), AddressError> {

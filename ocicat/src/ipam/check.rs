@@ -255,7 +255,7 @@ mod tests {
         let block = new_block("10.0.0.0/30".parse().unwrap(), "n1".into(), 1);
         Inventory {
             blocks: vec![allocate(&block, 1, &attributes, &ipam::Settings::default())],
-            nodes: BTreeMap::from([("n1".into(), Vec::new())]),
+            nodes: BTreeMap::from([("n1".into(), Default::default())]),
             ..Inventory::default()
         }
     }

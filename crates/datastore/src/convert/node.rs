@@ -1,9 +1,10 @@
 //! Nodes.
 
 use std::net::IpAddr;
+use std::str::FromStr;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use model::{Family, Node, NodeAddress};
+use model::{Family, InvalidWireguardKey, Mac, Node, NodeAddress, TunnelKind, Tunnels, WireguardKey};
 
 use super::Problems;
 use super::bgp::as_number;
@@ -39,10 +40,7 @@ pub fn node(object: &NodeObject, problems: &mut Problems) -> Option<Node> {
             problems,
             |text| text.parse().map_err(|_| format!("{text:?} is not an IPv4 address such as 244.0.0.1")),
         ),
-        ipip_tunnel_address: read(meta, IPIP_TUNNEL_ADDRESS, problems, |text| {
-            text.parse().map_err(|_| format!("{text:?} is not an IPv4 address"))
-        }),
-        wireguard_key: read(meta, WIREGUARD_PUBLIC_KEY, problems, |text| Ok(text.to_owned())).is_some(),
+        tunnels: tunnels(meta, problems),
         internal_ips,
     })
 }
@@ -51,10 +49,59 @@ pub fn node(object: &NodeObject, problems: &mut Problems) -> Option<Node> {
 pub const IPV4_ADDRESS: &str = "projectcalico.org/IPv4Address";
 /// See [`IPV4_ADDRESS`].
 pub const IPV6_ADDRESS: &str = "projectcalico.org/IPv6Address";
-/// Key of WireGuard.
-const WIREGUARD_PUBLIC_KEY: &str = "projectcalico.org/WireguardPublicKey";
+/// Public key of WireGuard over IPv4.
+pub const WIREGUARD_PUBLIC_KEY: &str = "projectcalico.org/WireguardPublicKey";
+/// See [`WIREGUARD_PUBLIC_KEY`].
+pub const WIREGUARD_PUBLIC_KEY_V6: &str = "projectcalico.org/WireguardPublicKeyV6";
 /// Address of `tunl0`.
 pub const IPIP_TUNNEL_ADDRESS: &str = "projectcalico.org/IPv4IPIPTunnelAddr";
+/// Ethernet address of `vxlan.calico`.
+pub const VXLAN_TUNNEL_MAC: &str = "projectcalico.org/VXLANTunnelMACAddr";
+/// Ethernet address of `vxlan-v6.calico`.
+pub const VXLAN_TUNNEL_MAC_V6: &str = "projectcalico.org/VXLANTunnelMACAddrV6";
+
+/// Under which annotation a node tells the address of a tunnel.
+pub fn tunnel_address_annotation(kind: TunnelKind) -> &'static str {
+    match kind {
+        TunnelKind::Ipip => IPIP_TUNNEL_ADDRESS,
+        TunnelKind::Vxlan => "projectcalico.org/IPv4VXLANTunnelAddr",
+        TunnelKind::VxlanV6 => "projectcalico.org/IPv6VXLANTunnelAddr",
+        TunnelKind::Wireguard => "projectcalico.org/IPv4WireguardInterfaceAddr",
+        TunnelKind::WireguardV6 => "projectcalico.org/IPv6WireguardInterfaceAddr",
+    }
+}
+
+fn tunnels(meta: &ObjectMeta, problems: &mut Problems) -> Tunnels {
+    Tunnels {
+        ipip: tunnel_address(meta, TunnelKind::Ipip, problems),
+        vxlan: tunnel_address(meta, TunnelKind::Vxlan, problems),
+        vxlan_v6: tunnel_address(meta, TunnelKind::VxlanV6, problems),
+        vxlan_mac: read(meta, VXLAN_TUNNEL_MAC, problems, mac),
+        vxlan_mac_v6: read(meta, VXLAN_TUNNEL_MAC_V6, problems, mac),
+        wireguard: tunnel_address(meta, TunnelKind::Wireguard, problems),
+        wireguard_v6: tunnel_address(meta, TunnelKind::WireguardV6, problems),
+        wireguard_key: read(meta, WIREGUARD_PUBLIC_KEY, problems, wireguard_key),
+        wireguard_key_v6: read(meta, WIREGUARD_PUBLIC_KEY_V6, problems, wireguard_key),
+    }
+}
+
+fn tunnel_address<T: FromStr>(meta: &ObjectMeta, kind: TunnelKind, problems: &mut Problems) -> Option<T> {
+    read(meta, tunnel_address_annotation(kind), problems, |text| {
+        text.parse().map_err(|_| format!("{text:?} is not an {} address", kind.family()))
+    })
+}
+
+fn wireguard_key(text: &str) -> Result<WireguardKey, String> {
+    text.parse().map_err(|error: InvalidWireguardKey| error.to_string())
+}
+
+fn mac(text: &str) -> Result<Mac, String> {
+    let octet = |part: &str| u8::from_str_radix(part, 16).ok().filter(|_| part.len() == 2);
+    let octets: Option<Vec<u8>> = text.split(':').map(octet).collect();
+    octets
+        .and_then(|octets| octets.try_into().ok())
+        .ok_or_else(|| format!("{text:?} is not an Ethernet address such as 66:01:02:03:04:05"))
+}
 
 fn read<T>(
     meta: &ObjectMeta,
@@ -114,7 +161,7 @@ mod tests {
         assert_eq!(node.ipv6.unwrap().subnet().to_string(), "2001:db8::/64");
         assert_eq!(node.as_number, Some(65546));
         assert_eq!(node.route_reflector_cluster_id, Some("244.0.0.1".parse().unwrap()));
-        assert_eq!(node.ipip_tunnel_address, Some("10.65.0.1".parse().unwrap()));
+        assert_eq!(node.tunnels.ipip, Some("10.65.0.1".parse().unwrap()));
         assert_eq!(node.internal_ips, ["198.51.100.1".parse::<IpAddr>().unwrap()]);
     }
 

@@ -143,7 +143,10 @@ impl IpamClient {
 impl State {
     /// Takes steps to their end; one that cannot go on for a reason of its own has ended too. Returns how many
     /// addresses became free or rest.
-    async fn finish<E>(&mut self, next: impl Fn(&Snapshot, u64) -> Step<(), E>) -> Result<usize, IpamError> {
+    pub(super) async fn finish<E>(
+        &mut self,
+        next: impl Fn(&Snapshot, u64) -> Step<(), E>,
+    ) -> Result<usize, IpamError> {
         let mut freed = 0;
         for retry in Attempts::new() {
             match next(&self.snapshot, nanoseconds()) {

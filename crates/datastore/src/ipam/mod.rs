@@ -160,6 +160,17 @@ impl IpamClient {
         state.release(handle).await
     }
 
+    /// Takes back all that a handle holds but one address; they rest as with
+    /// [`release_by_handle`](Self::release_by_handle).
+    ///
+    /// # Errors
+    /// When the API server is away; asking again later carries on.
+    pub async fn release_others(&self, handle: &str, keep: IpAddr) -> Result<(), IpamError> {
+        let mut state = self.shared.state.lock().await;
+        self.prepare(&mut state, false).await?;
+        state.finish(|snapshot, now| ::ipam::release_others(handle, keep, snapshot, now)).await.map(drop)
+    }
+
     /// Takes back all that a handle holds, to be given out again at once; nothing held is no error.
     ///
     /// # Errors

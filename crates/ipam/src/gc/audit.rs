@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
-use model::{AffinityState, Block, BlockAffinity, Cidr, Handle, IpPool, NodeName, PodKey};
+use model::{
+    AffinityState, Block, BlockAffinity, Cidr, Handle, IpPool, NodeName, PodKey, TunnelKind, Tunnels,
+};
 
 use super::allocation::{Allocation, User, allocations};
 use super::gone::is_question;
@@ -20,8 +22,8 @@ pub struct Inventory {
     pub pools: Vec<IpPool>,
     /// What IPReservations keep back.
     pub reservations: Vec<Cidr>,
-    /// Each node with the addresses of its tunnels.
-    pub nodes: BTreeMap<NodeName, Vec<IpAddr>>,
+    /// Each node with what it tells of its tunnels.
+    pub nodes: BTreeMap<NodeName, Tunnels>,
     /// Pods with a network of their own.
     pub pods: BTreeMap<PodKey, PodAnswer>,
     /// Handles under which Services hold addresses; `None` when that is not known.
@@ -168,10 +170,11 @@ fn unused(inventory: &Inventory, allocation: &Allocation) -> Option<Why> {
             is_used_by(allocation, answer).err()
         }
         _ if tunnels.is_none() => Some(Why::NodeGone),
-        // Only of this kind the node says which it uses.
-        User::Tunnel(kind) if kind == names::TYPE_IPIP_TUNNEL => tunnels
-            .is_some_and(|addresses| !addresses.contains(&allocation.address))
-            .then_some(Why::NotTheTunnel),
+        // Of a kind that is not known the node does not say which it uses.
+        User::Tunnel(name) => {
+            let kind = TunnelKind::ALL.into_iter().find(|kind| names::tunnel_type(*kind) == name)?;
+            (tunnels?.address(kind) != Some(allocation.address)).then_some(Why::NotTheTunnel)
+        }
         _ => None,
     }
 }

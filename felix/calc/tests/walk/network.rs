@@ -4,7 +4,8 @@ use std::net::Ipv4Addr;
 
 use felix_calc::{Calc, Change};
 use model::{
-    AllowedUse, AssignmentMode, EncapMode, IpPool, Labels, Node, NodeAddress, NodeName, Selector, Update,
+    AllowedUse, AssignmentMode, EncapMode, IpPool, Labels, Node, NodeAddress, NodeName, Selector, Tunnels,
+    Update,
 };
 
 use crate::state::{NODE, State, check_walk, labels};
@@ -19,9 +20,12 @@ fn node(name: &str, address: [u8; 4]) -> Node {
         internal_ips: vec![address.into()],
         as_number: None,
         route_reflector_cluster_id: None,
-        ipip_tunnel_address: None,
-        wireguard_key: false,
+        tunnels: Tunnels::default(),
     }
+}
+
+fn at(ipip: Option<Ipv4Addr>) -> Tunnels {
+    Tunnels { ipip, ..Tunnels::default() }
 }
 
 fn known(node: &Node) -> Update {
@@ -50,7 +54,7 @@ fn pool(name: &str, cidr: &str, ipip_mode: EncapMode, nat_outgoing: bool) -> Upd
 
 #[test]
 fn nodes_and_pools_do_not_depend_on_the_way() {
-    let own = Node { ipip_tunnel_address: Some(Ipv4Addr::new(10, 65, 0, 1)), ..node(NODE, [172, 20, 0, 1]) };
+    let own = Node { tunnels: at(Some(Ipv4Addr::new(10, 65, 0, 1))), ..node(NODE, [172, 20, 0, 1]) };
     let base = State::default().with(known(&own));
 
     check_walk(&[
@@ -84,6 +88,6 @@ fn a_node_that_says_nothing_new_is_not_told_of() {
     assert_eq!(calc.flush(), []);
 
     let tunnel = Some(Ipv4Addr::new(10, 65, 0, 1));
-    calc.apply(known(&Node { ipip_tunnel_address: tunnel, ..own }));
+    calc.apply(known(&Node { tunnels: at(tunnel), ..own }));
     assert_eq!(calc.flush(), [Change::TunnelAddress(tunnel)]);
 }
