@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use datastore::NodeReport;
 use datastore::crd::{NodePolicyEntry, PolicyCondition, PolicyStatus};
-use model::{NodeName, Policy, PolicyKey, PolicyKind, Update};
+use model::{NodeName, Policy, PolicyKey, PolicyKind, Tier, Update};
 
 /// How long nodes have to hear of a new generation and to say that they need it.
 pub const SETTLE: Duration = Duration::from_secs(3);
@@ -20,6 +20,8 @@ pub const SETTLE: Duration = Duration::from_secs(3);
 pub struct Aggregate {
     in_sync: bool,
     nodes: BTreeSet<NodeName>,
+    /// Those that somebody made.
+    tiers: BTreeSet<String>,
     policies: BTreeMap<PolicyKey, Known>,
     keys: HashMap<String, PolicyKey>,
     reports: BTreeMap<NodeName, NodeReport>,
@@ -35,6 +37,7 @@ pub struct Aggregate {
 struct Known {
     generation: i64,
     uid: Arc<str>,
+    tier: Arc<str>,
     /// From when on the answer about this generation is final.
     settled_at: Instant,
 }
@@ -55,6 +58,7 @@ impl Aggregate {
                 self.written.remove(&key);
                 self.dirty.remove(&key);
             }
+            Update::Tier(name, tier) => self.set_tier(name, tier.is_some()),
             Update::Node(name, Some(_)) => {
                 self.vanished.remove(&name);
                 self.nodes.insert(name);
@@ -81,9 +85,21 @@ impl Aggregate {
         let was_settled = known.is_none() && said == Some(policy.generation);
         let settled_at = if was_settled { now } else { now + SETTLE };
         self.keys.insert(key.to_string(), key.clone());
-        let known = Known { generation: policy.generation, uid: policy.uid.clone(), settled_at };
+        let (generation, uid, tier) = (policy.generation, policy.uid.clone(), policy.tier.clone());
+        let known = Known { generation, uid, tier, settled_at };
         self.policies.insert(key.clone(), known);
         self.dirty.insert(key);
+    }
+
+    fn set_tier(&mut self, name: String, exists: bool) {
+        let changed = match exists {
+            true => self.tiers.insert(name.clone()),
+            false => self.tiers.remove(&name),
+        };
+        if changed {
+            let within = self.policies.iter().filter(|(_, known)| *known.tier == *name);
+            self.dirty.extend(within.map(|(key, _)| key.clone()));
+        }
     }
 
     /// Takes what a node says; `None` when it says nothing any more. Nodes that do not exist are not heard.
@@ -183,7 +199,12 @@ impl Aggregate {
         let has_it =
             |entry: &NodePolicyEntry| entry.generation == known.generation && entry.uid == *known.uid;
         let programmed = entries.iter().filter(|(_, entry)| has_it(entry)).count();
+        let has_tier = self.tiers.contains(&*known.tier) || Tier::built_in(&known.tier).is_some();
         let mut said = verdict(&entries, programmed, known, now, has_it);
+        // Whatever the nodes have, it is not what was asked for. A failure is told first: it is the graver one.
+        if !has_tier && said.reason != FAILED {
+            said = without_tier(&known.tier, programmed, entries.len());
+        }
         said.observed_generation = Some(known.generation);
         let before = self.written.get(key).map(condition).filter(|before| before.status == said.status);
         said.last_transition_time =
@@ -194,6 +215,21 @@ impl Aggregate {
             programmed: count(programmed),
             conditions: Some(vec![said]),
         })
+    }
+}
+
+/// The policy stands in no tier that somebody made.
+fn without_tier(tier: &str, programmed: usize, needing: usize) -> PolicyCondition {
+    let message = format!(
+        "there is no Tier {tier}: the policy comes after all tiers, and what reaches it and is not allowed is dropped; \
+         {programmed} of {needing} nodes have it"
+    );
+    PolicyCondition {
+        type_: PROGRAMMED.to_owned(),
+        status: "False".to_owned(),
+        reason: "NoTier".to_owned(),
+        message,
+        ..PolicyCondition::default()
     }
 }
 
@@ -216,7 +252,7 @@ fn verdict(
         let error = entry.error.as_deref().unwrap_or_default();
         return said(
             "False",
-            "Failed",
+            FAILED,
             format!("{programmed} of {} nodes have it; {node}: {error}", entries.len()),
         );
     }
@@ -233,6 +269,7 @@ fn verdict(
 }
 
 const PROGRAMMED: &str = "Programmed";
+const FAILED: &str = "Failed";
 
 fn condition(status: &PolicyStatus) -> PolicyCondition {
     let all = status.conditions.iter().flatten();
@@ -322,6 +359,26 @@ mod tests {
         aggregate.report(&"n1".into(), None);
         aggregate.report(&"n2".into(), has(2, None));
         assert_eq!(said(&mut aggregate, settled + SETTLE), expected("True", "Programmed", 1, 1));
+    }
+
+    #[test]
+    fn a_policy_in_no_tier_is_not_programmed_as_somebody_wants_it() {
+        let start = Instant::now();
+        let settled = start + SETTLE;
+        let mut aggregate = cluster(start);
+        let policy = Policy { generation: 1, uid: "v".into(), ..Policy::new(key(), Selector::all()) };
+        let policy = Policy { tier: "platform".into(), ..policy };
+        aggregate.apply(Update::Policy(key(), Some(Box::new(policy))), start);
+
+        assert_eq!(said(&mut aggregate, settled), expected("False", "NoTier", 0, 0));
+        let message = condition(&aggregate.written[&key()]).message;
+        assert!(message.starts_with("there is no Tier platform: "), "{message}");
+
+        let tier = Tier { name: "platform".into(), order: Some(5.0), default_action_is_pass: false };
+        aggregate.apply(Update::Tier("platform".to_owned(), Some(tier)), settled);
+        assert_eq!(said(&mut aggregate, settled), expected("True", "NotNeeded", 0, 0));
+        aggregate.apply(Update::Tier("platform".to_owned(), None), settled);
+        assert_eq!(said(&mut aggregate, settled), expected("False", "NoTier", 0, 0));
     }
 
     #[test]

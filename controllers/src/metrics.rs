@@ -60,6 +60,8 @@ pub struct Metrics {
     pub status_failures: Counter<u64, AtomicU64>,
     /// Policies that not every node that needs them has.
     pub unprogrammed: Gauge<i64, AtomicI64>,
+    /// Objects of which something makes no sense.
+    pub not_understood: Gauge<i64, AtomicI64>,
     /// Automatic host endpoints written and deleted.
     pub host_endpoint_writes: Counter<u64, AtomicU64>,
     /// Addresses that there are.
@@ -103,6 +105,7 @@ impl Default for Metrics {
             status_writes: Counter::default(),
             status_failures: Counter::default(),
             unprogrammed: Gauge::default(),
+            not_understood: Gauge::default(),
             host_endpoint_writes: Counter::default(),
             ipam_size: PoolLevel::default(),
             ipam_in_use: PoolLevel::default(),
@@ -131,6 +134,11 @@ impl Default for Metrics {
             "unprogrammed_policies",
             "Policies that not every node that needs them has in the kernel",
             metrics.unprogrammed.clone(),
+        );
+        registry.register(
+            "not_understood_objects",
+            "Objects of which something makes no sense",
+            metrics.not_understood.clone(),
         );
         registry.register(
             "host_endpoint_writes",

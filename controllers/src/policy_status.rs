@@ -1,14 +1,16 @@
-//! The loop that carries what nodes say to the aggregate, and what follows to the API server.
+//! The loop that carries policies, and what nodes say of them, to the aggregate and to the complaints, and what
+//! follows from these to the API server.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use datastore::{Datastore, Followed, Interest, Kind, timestamp};
+use datastore::{Datastore, Followed, Interest, Kind, NodeEvent, timestamp};
 use model::NodeName;
 use tokio::sync::watch;
 use tokio::time::sleep_until;
 
 use crate::aggregate::Aggregate;
+use crate::complaints::Complaints;
 use crate::leader;
 use crate::metrics::Metrics;
 
@@ -16,6 +18,29 @@ use crate::metrics::Metrics;
 const GATHER: Duration = Duration::from_millis(200);
 /// After a write that failed.
 const RETRY: Duration = Duration::from_secs(2);
+
+/// What people write. An Event tells of each that makes no sense.
+const KINDS: [Kind; 19] = [
+    Kind::NodeName,
+    Kind::KubernetesNetworkPolicy,
+    Kind::NetworkPolicy,
+    Kind::GlobalNetworkPolicy,
+    Kind::StagedNetworkPolicy,
+    Kind::StagedGlobalNetworkPolicy,
+    Kind::StagedKubernetesNetworkPolicy,
+    Kind::ClusterNetworkPolicy,
+    Kind::AdminNetworkPolicy,
+    Kind::BaselineAdminNetworkPolicy,
+    Kind::Tier,
+    Kind::NetworkSet,
+    Kind::GlobalNetworkSet,
+    Kind::HostEndpoint,
+    Kind::Profile,
+    Kind::IpPool,
+    Kind::IpReservation,
+    Kind::BgpPeer,
+    Kind::BgpFilter,
+];
 
 /// Writes while this replica leads; never ends.
 pub async fn run(datastore: Datastore, leads: watch::Receiver<bool>, metrics: Arc<Metrics>) {
@@ -30,8 +55,8 @@ pub async fn run(datastore: Datastore, leads: watch::Receiver<bool>, metrics: Ar
 
 async fn write(datastore: &Datastore, metrics: &Metrics) -> datastore::Result<()> {
     let mut aggregate = Aggregate::new(datastore.policy_statuses().await?);
-    let kinds = vec![Kind::NodeName, Kind::NetworkPolicy, Kind::GlobalNetworkPolicy];
-    let interest = Interest { kinds, ..Interest::felix(NodeName::from("controllers")) };
+    let mut complaints = Complaints::default();
+    let interest = Interest { kinds: KINDS.to_vec(), ..Interest::felix(NodeName::from("controllers")) };
     let mut updates = datastore.watch(interest);
     let mut reports = datastore.watch_node_policies();
     let mut at: Option<Instant> = None;
@@ -40,6 +65,7 @@ async fn write(datastore: &Datastore, metrics: &Metrics) -> datastore::Result<()
         tokio::select! {
             update = updates.recv() => {
                 let Some(update) = update else { return Ok(()) };
+                complaints.apply(&update, now());
                 aggregate.apply(update, now());
                 at = Some(sooner(at, now() + GATHER));
             }
@@ -52,9 +78,28 @@ async fn write(datastore: &Datastore, metrics: &Metrics) -> datastore::Result<()
                 }
                 at = Some(sooner(at, now() + GATHER));
             }
-            () = sleep_until(wake.into()) => at = flush(datastore, &mut aggregate, metrics).await,
+            () = sleep_until(wake.into()) => {
+                let status = flush(datastore, &mut aggregate, metrics).await;
+                let events = complain(datastore, &mut complaints, metrics).await;
+                at = [status, events].into_iter().flatten().min();
+            }
         }
     }
+}
+
+/// Makes the Events that are due. When is it to be called again?
+async fn complain(datastore: &Datastore, complaints: &mut Complaints, metrics: &Metrics) -> Option<Instant> {
+    metrics.not_understood.set(i64::try_from(complaints.count()).unwrap_or(i64::MAX));
+    for (object, why) in complaints.due(now()) {
+        let reason = "NotUnderstood".to_owned();
+        let event = NodeEvent { is_warning: true, reason, message: why.to_string() };
+        if let Err(error) = datastore.publish_about_object(&object, &event, &timestamp()).await {
+            tracing::warn!(%object, %error, "the Event cannot be written, it is tried again");
+            return Some(now() + RETRY);
+        }
+        complaints.told(&object, why, now());
+    }
+    complaints.next(now())
 }
 
 /// Writes what is due. When is it to be called again?

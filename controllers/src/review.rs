@@ -29,7 +29,10 @@ pub async fn review(datastore: &Datastore, request: &Value) -> datastore::Result
         return deletion(datastore, request).await;
     }
     let (object, old) = (&request["object"], &request["oldObject"]);
-    let verdict = written(object, old);
+    let mut verdict = written(object, old);
+    if let Verdict::Allowed(warnings) = &mut verdict {
+        warnings.extend(tier_warning(datastore, object, old).await);
+    }
     if matches!(verdict, Verdict::Allowed(_))
         && object["kind"] == "IPPool"
         && request["operation"] == "CREATE"
@@ -40,6 +43,24 @@ pub async fn review(datastore: &Datastore, request: &Value) -> datastore::Result
         }
     }
     Ok(verdict)
+}
+
+/// What is said of a policy whose tier does not exist. It is no refusal: whoever applies many files may bring the Tier
+/// after the policy.
+async fn tier_warning(datastore: &Datastore, object: &Value, old: &Value) -> Option<String> {
+    let kinds = ["NetworkPolicy", "GlobalNetworkPolicy", "StagedNetworkPolicy", "StagedGlobalNetworkPolicy"];
+    let tier = object["spec"]["tier"].as_str().filter(|tier| !tier.is_empty())?;
+    let is_asked = kinds.contains(&object["kind"].as_str()?)
+        && object["spec"]["tier"] != old["spec"]["tier"]
+        && object["metadata"]["deletionTimestamp"].is_null();
+    // Who cannot be asked hinders nobody.
+    if !is_asked || datastore.has_tier(tier).await.unwrap_or(true) {
+        return None;
+    }
+    Some(format!(
+        "spec.tier: there is no Tier {tier}; until there is, the policy comes after all tiers, and what reaches it and \
+         is not allowed is dropped"
+    ))
 }
 
 /// The review with its answer, as it is sent back.

@@ -198,6 +198,56 @@ fn a_tier_stays_while_policies_are_in_it() {
 }
 
 #[test]
+fn a_policy_in_a_tier_that_is_not_there_yet_is_warned_of() {
+    let cluster = Cluster::start("no-tier");
+    cluster.start_webhook();
+    let warning = |name: &str, tier: &str| {
+        let spec = format!("{{tier: {tier}}}");
+        let output = cluster.apply_raw(&policy("GlobalNetworkPolicy", name, &spec));
+        said(&output).unwrap();
+        String::from_utf8(output.stderr).unwrap()
+    };
+
+    assert!(warning("early", "platform").contains("Warning: spec.tier: there is no Tier platform"));
+    cluster.apply(&policy("Tier", "platform", "{order: 5}")).unwrap();
+    assert_eq!(warning("late", "platform"), "");
+    assert_eq!(warning("built-in", "kube-admin"), "");
+}
+
+#[test]
+fn an_object_that_makes_no_sense_has_an_event() {
+    let cluster = Cluster::start("events");
+    cluster.apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n").unwrap();
+    // There is no webhook that would refuse them.
+    let broken = "{ingress: [{action: Allow, source: {selector: \"(a == 'b'\"}}]}";
+    cluster.apply(&policy("NetworkPolicy", "x, namespace: shop", broken)).unwrap();
+    let upside_down = "{ingress: [{action: Allow, protocol: TCP, destination: {ports: [\"90:80\"]}}]}";
+    cluster.apply(&policy("GlobalNetworkPolicy", "bad", upside_down)).unwrap();
+    let (_leading, leads) = watch::channel(true);
+    let metrics = Arc::new(Metrics::default());
+    cluster.runtime.spawn(policy_status::run(cluster.datastore.clone(), leads.clone(), metrics.clone()));
+    let describe = |arguments: &[&str]| {
+        let described = cluster.kubectl(&[&["describe"], arguments].concat());
+        String::from_utf8(described.stdout).unwrap()
+    };
+    let of_policy = || describe(&["networkpolicies.projectcalico.org", "x", "-n", "shop"]);
+    let of_global = || describe(&["globalnetworkpolicies.projectcalico.org", "bad"]);
+    let tells = |text: &str, field: &str| text.contains("NotUnderstood") && text.contains(field);
+
+    eventually("the policy has an Event", || tells(&of_policy(), "spec.ingress[0].source.selector"));
+    eventually("the other has one", || tells(&of_global(), "spec.ingress[0].destination.ports[0]"));
+    assert!(metrics.scrape().body.contains("ocicat_controllers_not_understood_objects 2"));
+
+    // Another one leads and says the same: it is counted.
+    cluster.runtime.spawn(policy_status::run(cluster.datastore.clone(), leads, metrics));
+    let count = || {
+        let path = "jsonpath={.items[*].count}";
+        String::from_utf8(cluster.kubectl(&["get", "events", "-n", "shop", "-o", path]).stdout).unwrap()
+    };
+    eventually("the Event is counted", || count() == "2");
+}
+
+#[test]
 fn without_the_webhook_everything_works_and_a_restart_keeps_its_certificate() {
     let cluster = Cluster::start("restart");
     cluster.start_webhook();

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use felix_calc::Change;
-use model::{NodeName, PolicyKey, Update};
+use model::{NodeName, PolicyKey, Tier, Update};
 use tokio::sync::watch;
 
 /// At most one report in this time.
@@ -60,10 +60,21 @@ impl Surroundings<'_> {
     }
 }
 
+/// Of a policy, what its status is about.
+struct Version {
+    generation: i64,
+    uid: Arc<str>,
+    tier: Arc<str>,
+}
+
 /// What the dataplane's thread keeps.
 pub struct PolicyStatus {
-    /// Generation and UID of every policy of the cluster.
-    versions: HashMap<PolicyKey, (i64, Arc<str>)>,
+    /// Every policy of the cluster.
+    versions: HashMap<PolicyKey, Version>,
+    /// Those that somebody made.
+    tiers: BTreeSet<String>,
+    /// Policies that stand elsewhere than in the tiers that are built in, by tier.
+    elsewhere: BTreeMap<Arc<str>, BTreeSet<PolicyKey>>,
     needed: BTreeSet<PolicyKey>,
     /// Needed, and changed since they were last known to be in the kernel.
     open: BTreeSet<PolicyKey>,
@@ -77,14 +88,17 @@ pub struct PolicyStatus {
 impl PolicyStatus {
     pub fn new() -> (Self, watch::Receiver<Arc<Told>>) {
         let (told, reports) = watch::channel(Arc::default());
-        let (versions, needed, open, not_understood) = Default::default();
-        (Self { versions, needed, open, told, not_understood, has_told: false }, reports)
+        let (versions, tiers, elsewhere, needed, open, not_understood) = Default::default();
+        let has_told = false;
+        (Self { versions, tiers, elsewhere, needed, open, told, not_understood, has_told }, reports)
     }
 
     /// Notes the version of a policy, and what makes no sense.
     pub fn update(&mut self, update: &Update) {
         match update {
             Update::Policy(key, policy) => self.update_policy(key, policy.as_deref()),
+            Update::Tier(name, Some(_)) => _ = self.tiers.insert(name.clone()),
+            Update::Tier(name, None) => _ = self.tiers.remove(name),
             Update::NotUnderstood(name, Some(why)) => {
                 self.not_understood.insert(name.clone(), why.clone());
             }
@@ -98,10 +112,36 @@ impl PolicyStatus {
         self.not_understood.iter().map(|(name, why)| format!("{name} is not understood: {why}"))
     }
 
+    /// Policies that this node needs and whose tier does not exist, a sentence each.
+    pub fn without_tier(&self) -> impl Iterator<Item = String> {
+        let missing = self.elsewhere.iter().filter(|(tier, _)| !self.tiers.contains(&***tier));
+        missing.flat_map(|(tier, keys)| {
+            let needed = keys.iter().filter(|key| self.needed.contains(*key));
+            needed.map(move |key| {
+                format!(
+                    "{key} is in tier {tier}, which does not exist: it comes after all tiers, and what reaches it and \
+                     is not allowed is dropped"
+                )
+            })
+        })
+    }
+
     fn update_policy(&mut self, key: &PolicyKey, policy: Option<&model::Policy>) {
+        if let Some(tier) = self.versions.get(key).map(|version| version.tier.clone())
+            && let Some(keys) = self.elsewhere.get_mut(&tier)
+        {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.elsewhere.remove(&tier);
+            }
+        }
         match policy {
             Some(policy) => {
-                self.versions.insert(key.clone(), (policy.generation, policy.uid.clone()));
+                let (generation, uid, tier) = (policy.generation, policy.uid.clone(), policy.tier.clone());
+                if Tier::built_in(&tier).is_none() {
+                    self.elsewhere.entry(tier.clone()).or_default().insert(key.clone());
+                }
+                self.versions.insert(key.clone(), Version { generation, uid, tier });
                 if self.needed.contains(key) {
                     self.open.insert(key.clone());
                 }
@@ -144,11 +184,11 @@ impl PolicyStatus {
         let mut policies = self.told.borrow().policies.clone();
         for key in std::mem::take(&mut self.open) {
             let id = key.to_string();
-            let Some((generation, uid)) = self.versions.get(&key).filter(|_| self.needed.contains(&key))
-            else {
+            let Some(version) = self.versions.get(&key).filter(|_| self.needed.contains(&key)) else {
                 policies.remove(&id);
                 continue;
             };
+            let (generation, uid) = (&version.generation, &version.uid);
             let entry = match missing(&key) {
                 None => Programmed { generation: *generation, uid: uid.clone(), error: None },
                 Some(mut error) => {
@@ -272,6 +312,29 @@ mod tests {
 
         status.update(&said(None));
         assert_eq!(status.not_understood().count(), 0);
+    }
+
+    #[test]
+    fn a_policy_whose_tier_does_not_exist_is_a_problem_where_it_is_needed() {
+        let (mut status, _reports) = PolicyStatus::new();
+        let Update::Policy(key, Some(policy)) = policy(1) else { unreachable!("policy() makes one") };
+        let stands_in = |tier: &str| {
+            Update::Policy(key.clone(), Some(Box::new(Policy { tier: tier.into(), ..*policy.clone() })))
+        };
+        let tier = Tier { name: "platform".into(), order: None, default_action_is_pass: false };
+
+        status.update(&stands_in("platform"));
+        assert_eq!(status.without_tier().count(), 0, "the node does not need it");
+        needed(&mut status);
+        let problems: Vec<_> = status.without_tier().collect();
+        assert!(problems[0].starts_with("gnp/deny is in tier platform, which does not"), "{problems:?}");
+
+        status.update(&Update::Tier("platform".to_owned(), Some(tier)));
+        assert_eq!(status.without_tier().count(), 0);
+        status.update(&Update::Tier("platform".to_owned(), None));
+        assert_eq!(status.without_tier().count(), 1);
+        status.update(&stands_in("kube-admin"));
+        assert_eq!(status.without_tier().count(), 0);
     }
 
     #[test]

@@ -361,6 +361,7 @@ impl<P: Ports> Worker<P> {
                 .into_iter()
                 .chain(self.pod_options.problems())
                 .chain(self.policies.not_understood())
+                .chain(self.policies.without_tier())
                 .chain(self.shaper.problems())
                 .collect(),
         };

@@ -27,6 +27,7 @@ mod host_endpoints;
 mod initialise;
 pub mod ipam;
 mod load_balancer;
+mod object_events;
 mod objects;
 mod plain;
 mod policy_report;

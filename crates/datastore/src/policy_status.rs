@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use kube::Api;
 use kube::api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams};
 use kube::runtime::watcher;
-use model::{NodeName, PolicyKey, PolicyKind};
+use model::{NodeName, PolicyKey, PolicyKind, Tier};
 use serde_json::json;
 use tokio::sync::mpsc;
 
@@ -70,6 +70,20 @@ impl Datastore {
         self.bounded(what, api.patch_status(&key.name, &PatchParams::default(), &Patch::Merge(patch)))
             .await
             .map(drop)
+    }
+
+    /// Is there a Tier of this name, made or built in?
+    ///
+    /// # Errors
+    /// When the API server cannot be reached or refuses.
+    pub async fn has_tier(&self, name: &str) -> Result<bool> {
+        if Tier::built_in(name).is_some() {
+            return Ok(true);
+        }
+        let api: Api<crd::Tier> = Api::all(self.client());
+        let this = ListParams::default().fields(&format!("metadata.name={name}")).limit(1);
+        let found = self.bounded(|| format!("Tier {name}"), api.list_metadata(&this)).await?;
+        Ok(!found.items.is_empty())
     }
 
     /// IDs of Calico's policies in one tier, staged ones too; at most some.

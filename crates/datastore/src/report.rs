@@ -20,7 +20,7 @@ use crate::objects::Custom;
 use crate::watch::Kind;
 
 /// Where Events about things without a namespace are.
-const EVENT_NAMESPACE: &str = "default";
+pub(crate) const EVENT_NAMESPACE: &str = "default";
 
 /// Something that an operator may want to know of, about a node.
 #[derive(Clone, Debug, PartialEq, Eq)]

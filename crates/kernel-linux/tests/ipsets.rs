@@ -197,6 +197,38 @@ fn a_set_in_use_is_not_destroyed_and_says_why() {
 }
 
 #[test]
+fn a_set_that_a_rule_of_others_holds_stays_pending_while_all_else_is_done() {
+    in_new_netns(|| {
+        let (old, gone, wanted) =
+            (name(Family::V4, "s:old"), name(Family::V4, "s:gone"), name(Family::V4, "s:w"));
+        let sets = [&old, &gone].map(|name| (name.clone(), nets(Family::V4, &["10.0.0.1/32"])));
+        let mut table = table(&BTreeMap::from(sets));
+        apply(&mut table);
+        let rule = ["-A", "OUTPUT", "-m", "set", "--match-set", old.as_str(), "dst", "-j", "ACCEPT"];
+        run("iptables-legacy", &rule);
+
+        table.remove(&old);
+        table.remove(&gone);
+        table.set(wanted.clone(), &nets(Family::V4, &["10.0.0.2/32"]));
+        let now = Instant::now();
+        let (puts, deletes) = (table.apply_puts(now), table.apply_deletes(now));
+
+        assert_eq!((puts.written, puts.failed.len(), deletes.deleted), (1, 0, 1), "{puts:?} {deletes:?}");
+        let failing: Vec<_> = table.failing().map(|(name, why)| (name.clone(), why.to_owned())).collect();
+        assert!(failing.len() == 1 && failing[0].0 == old && failing[0].1.contains("in use"), "{failing:?}");
+        assert!(table.is_pending(&old) && table.pending() == 1);
+        assert_eq!(members(old.as_str()), ["10.0.0.1".to_owned()].into(), "whoever holds it loses nothing");
+
+        // Once more in vain, and then nobody holds it any more.
+        assert_eq!(table.apply_deletes(table.poll_timeout().unwrap()).failed.len(), 1);
+        run("iptables-legacy", &["-F", "OUTPUT"]);
+        assert_eq!(table.apply_deletes(table.poll_timeout().unwrap()).deleted, 1);
+        assert_eq!((table.pending(), table.poll_timeout()), (0, None));
+        assert_eq!(run("ipset", &["list", "-n"]), format!("{wanted}\n"));
+    });
+}
+
+#[test]
 fn other_peoples_sets_are_left_alone() {
     in_new_netns(|| {
         run("ipset", &["create", "mine", "hash:ip"]);

@@ -325,6 +325,25 @@ fn what_somebody_else_does_to_ours_is_told_at_once_and_repaired_whole() {
 }
 
 #[test]
+fn changes_that_found_no_room_are_said_to_be_lost() {
+    in_new_netns(|| {
+        let mut events = RuleEvents::open().expect("events");
+        let file = std::env::temp_dir().join(format!("kernel-linux-rules-{}", std::process::id()));
+        let rule =
+            format!("add rule ip somebody c ip saddr 192.0.2.1 counter drop comment \"{:100}\"\n", "why");
+        let rules = rule.repeat(40_000);
+        std::fs::write(&file, format!("add table ip somebody\nadd chain ip somebody c\n{rules}")).unwrap();
+        // Nobody reads meanwhile.
+        run("nft", &["-f", &file.to_string_lossy()]);
+        std::fs::remove_file(&file).unwrap();
+
+        let told = events.receive().expect("events");
+
+        assert!(told.contains(&RuleEvent::Overrun), "{told:?}");
+    });
+}
+
+#[test]
 fn a_refused_chain_keeps_what_it_was_and_stops_no_other() {
     in_new_netns(|| {
         let mut tables = tables();

@@ -227,6 +227,63 @@ fn a_pod_whose_set_cannot_be_written_is_closed_and_the_others_work() {
 }
 
 #[test]
+fn a_set_that_a_rule_of_others_holds_is_named_until_it_lets_go() {
+    let mut node = Node::new();
+    node.add_pod("web", WEB, "10.65.0.1");
+    node.deny_to("web", "db");
+    node.sync();
+    node.apply();
+    let set = node.wanted_selector_set();
+    let foreign = format!("-m set --match-set {set} src -j ACCEPT");
+    node.kernel.state().chains.get_mut(&FILTER).unwrap().rules.insert("INPUT".to_owned(), vec![foreign]);
+
+    // Nobody of ours needs the set any more, and another pod comes.
+    node.calc.apply(Update::Policy(deny_key(), None));
+    node.add_pod("db", DB, "10.65.0.2");
+    node.apply();
+
+    assert_eq!(node.dataplane.endpoint(DB), EndpointState::Programmed);
+    let status = node.dataplane.status();
+    assert_eq!(status.pending[&Kind::IpSets], 1);
+    assert!(status.failing.len() == 1 && status.failing[0].what.contains(set.as_str()), "{status:?}");
+    assert!(node.kernel.state().ip_sets.contains_key(&set));
+
+    node.kernel.state().chains.get_mut(&FILTER).unwrap().rules.insert("INPUT".to_owned(), Vec::new());
+    node.now = node.dataplane.poll_timeout().expect("it will be tried again");
+    node.apply();
+    assert!(!node.kernel.state().ip_sets.contains_key(&set));
+    assert_eq!(node.dataplane.status().failing, []);
+}
+
+#[test]
+fn when_changes_were_lost_everything_is_read_again() {
+    for uses_nftables in [false, true] {
+        let mut node = Node::new();
+        if uses_nftables {
+            node.use_nftables(true);
+        }
+        node.add_pod("web", WEB, "10.65.0.1");
+        node.sync();
+        node.settle();
+        let nft = node.kernel.state().nft.clone();
+        let chains = node.kernel.state().chains.clone();
+        {
+            let mut state = node.kernel.state();
+            state.nft.clear();
+            if !uses_nftables {
+                state.chains.get_mut(&FILTER).unwrap().rules.get_mut("cali-FORWARD").unwrap().clear();
+            }
+        }
+
+        node.dataplane.rules_written(RuleEvent::Overrun, node.now);
+        node.settle();
+
+        assert_eq!(node.kernel.state().nft, nft);
+        assert_eq!(node.kernel.state().chains, chains);
+    }
+}
+
+#[test]
 fn a_pod_waits_for_its_link_and_says_so() {
     let mut node = Node::new();
     node.add_pod("web", WEB, "10.65.0.1");
@@ -673,8 +730,7 @@ impl Node {
 
     /// Pods with app=`to` take nothing from pods with app=`from`.
     fn deny_to(&mut self, to: &str, from: &str) {
-        let kind = PolicyKind::KubernetesNetworkPolicy;
-        let key = PolicyKey { kind, namespace: Some("default".into()), name: "deny".into() };
+        let key = deny_key();
         let selector = |app: &str| format!("app == \"{app}\"").parse::<Selector>().unwrap();
         let mut rule = Rule::any(Action::Deny);
         rule.source.selector = Some(selector(from));
@@ -751,6 +807,11 @@ impl Node {
         let mut sets = state.ip_sets.keys().filter(|name| name.as_str().starts_with("cali40s:"));
         sets.next().expect("the policy's selector has a set").clone()
     }
+}
+
+/// What [`Node::deny_to`] writes.
+fn deny_key() -> PolicyKey {
+    PolicyKey::new(PolicyKind::KubernetesNetworkPolicy, Some("default"), "deny")
 }
 
 fn route_to(destination: &str, interface: &str) -> (RouteKey, Route) {

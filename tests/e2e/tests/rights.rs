@@ -17,6 +17,11 @@ const ELSEWHERE: &[(&str, &str)] = &[
         "an address that leaked is told of, which takes minutes to be sure of",
     ),
     (
+        "ClusterRole calico-kube-controllers: get events",
+        "an object has made no sense for half an hour, or another one is elected meanwhile",
+    ),
+    ("ClusterRole calico-kube-controllers: patch events", "as get"),
+    (
         "ClusterRole calico-kube-controllers: create ipamblocks.projectcalico.org",
         "addresses of Services of type LoadBalancer",
     ),
@@ -32,14 +37,6 @@ const ELSEWHERE: &[(&str, &str)] = &[
     (
         "ClusterRole calico-kube-controllers: update ipamhandles.projectcalico.org",
         "a handle with addresses in several blocks",
-    ),
-    (
-        "ClusterRole calico-kube-controllers: list stagedglobalnetworkpolicies.projectcalico.org",
-        "a tier is to be deleted",
-    ),
-    (
-        "ClusterRole calico-kube-controllers: list stagednetworkpolicies.projectcalico.org",
-        "a tier is to be deleted",
     ),
     ("ClusterRole calico-kube-controllers: get services", "addresses of Services of type LoadBalancer"),
     ("ClusterRole calico-kube-controllers: list services", "addresses of Services of type LoadBalancer"),

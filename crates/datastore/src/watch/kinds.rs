@@ -22,7 +22,7 @@ use crate::objects::{
 };
 
 /// What is done with the type of a kind.
-pub(super) trait Visitor {
+pub(crate) trait Visitor {
     type Output;
 
     /// `convert` says what an object means.
@@ -35,7 +35,7 @@ pub(super) trait Visitor {
 }
 
 /// Brings `visitor` and the type of `kind` together, for who lives on `node`.
-pub(super) fn visit<V: Visitor>(visitor: V, kind: Kind, node: &NodeName) -> V::Output {
+pub(crate) fn visit<V: Visitor>(visitor: V, kind: Kind, node: &NodeName) -> V::Output {
     match kind {
         Kind::LocalPod => {
             let here = watcher::Config::default().fields(&format!("spec.nodeName={node}"));

@@ -313,6 +313,14 @@ fn full_name(kind: Kind, name: &ObjectName) -> Arc<str> {
     format!("{kind:?} {name}").into()
 }
 
+/// Kind, namespace (empty where there is none) and name of what [`Update::NotUnderstood`] names.
+pub(crate) fn from_full_name(full: &str) -> Option<(Kind, &str, &str)> {
+    let (kind, name) = full.split_once(' ')?;
+    let (kind, _) = Kind::SHARED.into_iter().find(|(known, _)| format!("{known:?}") == kind)?;
+    let (namespace, name) = name.split_once('/').unwrap_or(("", name));
+    Some((kind, namespace, name))
+}
+
 fn report(kind: Kind, problems: &Problems) {
     for problem in &problems.0 {
         tracing::warn!(?kind, field = problem.field, reason = problem.reason, "setting is not used");
@@ -477,6 +485,17 @@ mod tests {
         assert_eq!(out, [told("a", None), namespace("a", "1")]);
         let out = run(&mut tracker, Kind::Namespace, [Event::ListBegins, put("a", "1"), Event::Listed]);
         assert_eq!(out, [told("b", None)]);
+    }
+
+    #[test]
+    fn what_is_named_can_be_found() {
+        let object = ObjectName { namespace: "a".into(), name: "b".into() };
+
+        for kind in Kind::SHARED.map(|(kind, _)| kind) {
+            assert_eq!(from_full_name(&full_name(kind, &object)), Some((kind, "a", "b")));
+            assert_eq!(from_full_name(&full_name(kind, &name("b"))), Some((kind, "", "b")));
+        }
+        assert_eq!(from_full_name("Nothing b"), None);
     }
 
     #[test]
