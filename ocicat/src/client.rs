@@ -137,7 +137,7 @@ where
             converse(&mut stream, request, take).map_err(|error| CallError::NoAnswer { agent: name(), error })
         }
         Way::Exec { kubectl, namespace, pod } => {
-            let remote = Remote::start(kubectl, namespace, pod, agent.container(), agent.relay());
+            let remote = Remote::start(kubectl, (namespace, pod), agent.container(), &agent.relay());
             let mut remote = remote.map_err(|reason| CallError::Remote { agent: name(), reason })?;
             converse(&mut remote, request, take)
                 .map_err(|error| CallError::Remote { agent: name(), reason: remote.reason(&error) })

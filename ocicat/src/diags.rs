@@ -19,7 +19,7 @@ use crate::Report;
 use crate::client::{CallError, each_of};
 use crate::cluster::{connect, runtime};
 use crate::get;
-use crate::kubectl::Kubectl;
+use crate::kubectl::{Kubectl, read_within};
 use crate::reach::{LabNode, PLACE, Places, Reach};
 use archive::Archive;
 use node::Files;
@@ -149,28 +149,15 @@ impl Source {
                 collected.map_err(|error| error.to_string())
             }
             Self::Pod { kubectl, namespace, pod, .. } => {
-                let exec = [
-                    "exec",
-                    "--namespace",
-                    namespace,
-                    pod,
-                    "--container",
-                    "felix",
-                    "--",
-                    "ocicat",
-                    "diags",
-                    "--here",
-                ];
-                let said = kubectl.read_within(&exec, PATIENCE)?;
+                let pod = (namespace.as_str(), pod.as_str());
+                let said =
+                    read_within(kubectl.exec(pod, "felix", &["ocicat", "diags", "--here"]), PATIENCE)?;
                 let mut files: Files = serde_json::from_str(&said).map_err(|error| error.to_string())?;
-                let lines = format!("--tail={}", options.lines);
                 for container in ["felix", "bird-lite"] {
-                    for (suffix, more) in [("", None), ("-before", Some("--previous"))] {
-                        let mut logs =
-                            vec!["logs", "--namespace", namespace, pod, "--container", container, &lines];
-                        logs.extend(more);
+                    for (suffix, before) in [("", false), ("-before", true)] {
                         // Most containers have not been started before.
-                        if let Ok(log) = kubectl.read_within(&logs, PATIENCE) {
+                        let log = kubectl.log(pod, container, options.lines, before);
+                        if let Ok(log) = read_within(log, PATIENCE) {
                             files.insert(format!("logs/{container}{suffix}.log"), log);
                         }
                     }

@@ -20,7 +20,7 @@ use kernel_linux::Netns;
 use serde_json::{Value, json};
 
 use crate::client::{Answers, CallError, each_of};
-use crate::kubectl::Kubectl;
+use crate::kubectl::{Kubectl, read_within};
 use crate::reach::{self, Reach};
 use crate::table::plain;
 use crate::{Format, OutputOptions, Report, UNWELL, WARNED};
@@ -176,24 +176,12 @@ fn far(
     options: &DoctorOptions,
 ) -> Result<Facts, CallError> {
     let failed = |reason: String| CallError::Remote { agent: format!("node {node}"), reason };
-    let mut arguments = vec![
-        "exec",
-        "--namespace",
-        namespace,
-        pod,
-        "--container",
-        "felix",
-        "--",
-        "ocicat",
-        "doctor",
-        "--here",
-        "--facts",
-    ];
+    let mut program = vec!["ocicat", "doctor", "--here", "--facts"];
     if options.no_probes {
-        arguments.push("--no-probes");
+        program.push("--no-probes");
     }
     let before = now_ms();
-    let said = kubectl.read_within(&arguments, PATIENCE).map_err(failed)?;
+    let said = read_within(kubectl.exec((namespace, pod), "felix", &program), PATIENCE).map_err(failed)?;
     let after = now_ms();
     let mut facts: Vec<Facts> = serde_json::from_str(&said)
         .map_err(|error| failed(format!("its facts are not understood: {error}")))?;

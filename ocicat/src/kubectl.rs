@@ -50,6 +50,24 @@ impl Kubectl {
         command
     }
 
+    /// One that runs a program in a container of an agent's pod, with our standard input if it is given one.
+    pub(crate) fn exec(&self, pod: (&str, &str), container: &str, program: &[&str]) -> Command {
+        let (namespace, name) = pod;
+        let mut command = self.command();
+        command.args(["exec", "--stdin", "--namespace", namespace, name, "--container", container, "--"]);
+        command.args(program);
+        command
+    }
+
+    /// The log of a container of an agent's pod: its last lines, or those of the container before it.
+    pub(crate) fn log(&self, pod: (&str, &str), container: &str, lines: u32, before: bool) -> Command {
+        let (namespace, name) = pod;
+        let mut command = self.command();
+        command.args(["logs", "--namespace", namespace, name, "--container", container]);
+        command.arg(format!("--tail={lines}")).args(before.then_some("--previous"));
+        command
+    }
+
     /// What it prints.
     ///
     /// # Errors
@@ -64,40 +82,6 @@ impl Kubectl {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// What it prints, at most 16 MiB, within a time.
-    ///
-    /// # Errors
-    /// In words: it is not here, was too slow, or the last thing that it complained of.
-    pub(crate) fn read_within(&self, arguments: &[&str], limit: Duration) -> Result<String, String> {
-        let mut command = self.command();
-        command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().map_err(|error| format!("kubectl cannot be started: {error}"))?;
-        let drained = |pipe: Option<Box<dyn Read + Send>>| {
-            let (give, take) = mpsc::channel();
-            std::thread::spawn(move || {
-                let mut octets = Vec::new();
-                let _ = pipe.map(|pipe| pipe.take(MOST_OUTPUT).read_to_end(&mut octets));
-                let _ = give.send(octets);
-            });
-            take
-        };
-        let output = drained(child.stdout.take().map(|pipe| Box::new(pipe) as Box<dyn Read + Send>));
-        let errors = drained(child.stderr.take().map(|pipe| Box::new(pipe) as Box<dyn Read + Send>));
-        let came = output.recv_timeout(limit);
-        if came.is_err() {
-            // Fails only for one that is gone.
-            let _ = child.kill();
-        }
-        let status = child.wait().map_err(|error| format!("kubectl: {error}"))?;
-        let Ok(came) = came else { return Err(format!("no answer within {} s", limit.as_secs())) };
-        if !status.success() {
-            let said = errors.recv_timeout(Duration::from_secs(1)).unwrap_or_default();
-            let said = String::from_utf8_lossy(&said).into_owned();
-            return Err(last_line(&said).unwrap_or("it failed").to_owned());
-        }
-        Ok(String::from_utf8_lossy(&came).into_owned())
-    }
-
     /// Nodes with the names of the pods in which their agents run, in order of node.
     pub(crate) fn agent_pods(&self, namespace: &str) -> Result<Vec<(String, String)>, String> {
         let said = self.read(&[&["--namespace", namespace][..], &PODS].concat())?;
@@ -106,6 +90,39 @@ impl Kubectl {
         pods.sort_unstable();
         Ok(pods.into_iter().map(|(node, pod)| (node.to_owned(), pod.to_owned())).collect())
     }
+}
+
+/// What a `kubectl` prints, at most 16 MiB, within a time.
+///
+/// # Errors
+/// In words: it is not here, was too slow, or the last thing that it complained of.
+pub(crate) fn read_within(mut command: Command, limit: Duration) -> Result<String, String> {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(|error| format!("kubectl cannot be started: {error}"))?;
+    let drained = |pipe: Option<Box<dyn Read + Send>>| {
+        let (give, take) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut octets = Vec::new();
+            let _ = pipe.map(|pipe| pipe.take(MOST_OUTPUT).read_to_end(&mut octets));
+            let _ = give.send(octets);
+        });
+        take
+    };
+    let output = drained(child.stdout.take().map(|pipe| Box::new(pipe) as Box<dyn Read + Send>));
+    let errors = drained(child.stderr.take().map(|pipe| Box::new(pipe) as Box<dyn Read + Send>));
+    let came = output.recv_timeout(limit);
+    if came.is_err() {
+        // Fails only for one that is gone.
+        let _ = child.kill();
+    }
+    let status = child.wait().map_err(|error| format!("kubectl: {error}"))?;
+    let Ok(came) = came else { return Err(format!("no answer within {} s", limit.as_secs())) };
+    if !status.success() {
+        let said = errors.recv_timeout(Duration::from_secs(1)).unwrap_or_default();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        return Err(last_line(&said).unwrap_or("it failed").to_owned());
+    }
+    Ok(String::from_utf8_lossy(&came).into_owned())
 }
 
 /// The last line that says anything.

@@ -36,14 +36,12 @@ impl Remote {
     /// In words: `kubectl` cannot be started.
     pub(crate) fn start(
         kubectl: &Kubectl,
-        namespace: &str,
-        pod: &str,
+        pod: (&str, &str),
         container: &str,
-        program: [&str; 3],
+        program: &[&str],
     ) -> Result<Self, String> {
-        let mut command = kubectl.command();
-        command.args(["exec", "--stdin", "--namespace", namespace, pod, "--container", container, "--"]);
-        command.args(program).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut command = kubectl.exec(pod, container, program);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|error| format!("kubectl cannot be started: {error}"))?;
         let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let (Some(input), Some(output), Some(errors)) = pipes else {

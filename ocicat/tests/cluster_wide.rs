@@ -39,12 +39,15 @@ impl Place {
 [ \"$1 $2\" = '--kubeconfig {directory}/config' ] || {{ echo 'another cluster' >&2; exit 1; }}
 shift 2
 if [ \"$3 $4\" = 'get pods' ]; then printf 'n2\\tpod-n2\\nn1\\tpod-n1\\nn3\\tpod-n3\\n\\tpending\\n'; exit; fi
+if [ \"$1\" = logs ]; then
+  case \"$*\" in *--previous*) echo 'there was none before' >&2; exit 1; esac
+  echo \"$6 of $4 began with $7: password=canary\"; exit
+fi
 [ \"$1\" = exec ] || {{ echo \"no answer to $1\" >&2; exit 1; }}
-[ \"$2\" = --stdin ] || {{ shift; set -- exec --stdin \"$@\"; }}
 pod=$5 container=$7; shift 8
-case \"$*\" in 'ocicat doctor '*) [ $pod = pod-n3 ] || {{ shift; exec {OCICAT} \"$@\"; }} ;; esac
-[ \"$*\" = \"ocicat relay $container\" ] || {{ echo \"no program $*\" >&2; exit 1; }}
 [ $pod = pod-n3 ] && {{ echo 'error: the container does not run' >&2; exit 1; }}
+case \"$*\" in 'ocicat doctor --here '*|'ocicat diags --here') shift; exec {OCICAT} \"$@\" ;; esac
+[ \"$*\" = \"ocicat relay $container\" ] || {{ echo \"no program $*\" >&2; exit 1; }}
 exec {OCICAT} relay $container --directory {directory}/$pod
 "
         );
@@ -187,4 +190,28 @@ fn the_doctor_looks_at_every_node_and_names_the_one_that_cannot_be_looked_at() {
     assert_eq!(nodes, ["n1", "n2"], "{errors}");
     assert!(told[0]["findings"].is_array() && errors.contains("node n3"), "{text}{errors}");
     assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn a_bundle_has_what_the_pods_tell_and_names_the_one_that_cannot_be_asked() {
+    let place = Place::new("bundle");
+    let bundle = place.0.join("bundle.tar.gz");
+    let path = bundle.to_str().unwrap();
+
+    let (output, _, errors) = place.ocicat(&["diags", "-o", path, "--lines", "7"]);
+
+    let tar = |arguments: &[&str]| {
+        let output = Command::new("tar").args(arguments).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let names = tar(&["-tzf", path]);
+    for name in ["nodes/n1/limits.txt", "nodes/n2/logs/bird-lite.log", "cluster/doctor.txt"] {
+        assert!(names.contains(name), "{name} is not in\n{names}{errors}");
+    }
+    assert!(!names.contains("nodes/n3/") && !names.contains("felix-before.log"), "{names}");
+    let all = tar(&["-xzOf", path]);
+    assert!(all.contains("felix of pod-n1 began with --tail=7: password=***"), "{errors}");
+    assert!(!all.contains("canary") && all.contains("node n3: error: the container does not run"), "{errors}");
+    assert_eq!(output.status.code(), Some(1), "{errors}");
 }
