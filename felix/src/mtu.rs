@@ -31,6 +31,14 @@ impl Encapsulation {
         vxlan.chain(pools.ipip.then_some(Self::Ipip)).collect()
     }
 
+    /// As operators call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ipip => "ipip",
+            Self::Vxlan | Self::VxlanV6 => "vxlan",
+        }
+    }
+
     /// What it puts in front of an IP packet, bytes.
     pub fn overhead(self) -> u32 {
         match self {

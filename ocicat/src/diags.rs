@@ -150,10 +150,9 @@ impl Source {
             }
             Self::Pod { kubectl, namespace, pod, .. } => {
                 let pod = (namespace.as_str(), pod.as_str());
-                let said =
-                    read_within(kubectl.exec(pod, "felix", &["ocicat", "diags", "--here"]), PATIENCE)?;
+                let said = read_within(kubectl.exec(pod, "felix", &["ocicat", "diags", "--here"]), PATIENCE)?;
                 let mut files: Files = serde_json::from_str(&said).map_err(|error| error.to_string())?;
-                for container in ["felix", "bird-lite"] {
+                for container in ["felix", "bird-lite", "cni-configuration"] {
                     for (suffix, before) in [("", false), ("-before", true)] {
                         // Most containers have not been started before.
                         let log = kubectl.log(pod, container, options.lines, before);

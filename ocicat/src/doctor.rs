@@ -10,12 +10,14 @@ mod host;
 mod paths;
 mod rules;
 
+use std::collections::BTreeMap;
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use doctor::{Facts, Finding, Severity, judge};
+use doctor::{Facts, Finding, Path, Severity, judge};
 use kernel_linux::Netns;
 use serde_json::{Value, json};
 
@@ -24,7 +26,7 @@ use crate::kubectl::{Kubectl, read_within};
 use crate::reach::{self, Reach};
 use crate::table::plain;
 use crate::{Format, OutputOptions, Report, UNWELL, WARNED};
-use gather::{Places, gather, now_ms};
+use gather::{Part, Places, gather, now_ms};
 
 #[derive(Args)]
 pub(crate) struct DoctorOptions {
@@ -43,6 +45,12 @@ pub(crate) struct DoctorOptions {
     /// Where the container runtime reads its CNI configuration
     #[arg(long, env = "OCICAT_CNI_DIRECTORY", value_name = "DIRECTORY")]
     cni_directory: Option<PathBuf>,
+    /// Only the container runtime's configurations: how the container that has them is asked
+    #[arg(long, hide = true)]
+    cni_only: bool,
+    /// Only the paths to these addresses: how `migrate verify` asks
+    #[arg(long, hide = true, value_name = "ADDRESS", value_delimiter = ',')]
+    to: Vec<IpAddr>,
     /// Send no probes to other nodes
     #[arg(long)]
     no_probes: bool,
@@ -66,7 +74,7 @@ enum Patient {
 pub(crate) fn run(options: &DoctorOptions) -> Result<Report, CallError> {
     let answers = match &options.from {
         Some(file) => Answers { given: read_facts(file)?, is_complete: true },
-        None => Answers::of(each_of(&patients(options)?, |patient| look(patient, options)))?,
+        None => Answers::of(each_of(&chosen(options)?, |patient| look(patient, options)))?,
     };
     let nodes = answers.given;
     if options.facts {
@@ -93,18 +101,33 @@ pub(crate) fn run(options: &DoctorOptions) -> Result<Report, CallError> {
     Ok(Report { text, status })
 }
 
-fn patients(options: &DoctorOptions) -> Result<Vec<Patient>, CallError> {
-    let places = |node: Option<String>, sockets: PathBuf, cni: Option<PathBuf>| Places {
-        node,
-        sockets,
-        cni,
-        probes: !options.no_probes,
+/// Those that are meant by the options.
+fn chosen(options: &DoctorOptions) -> Result<Vec<Patient>, CallError> {
+    let part = match options.to.as_slice() {
+        _ if options.cni_only => Part::Cni,
+        [] => Part::All,
+        to => Part::Paths(to.to_vec()),
     };
-    let own = || Places { probes: !options.no_probes, ..Places::own(options.cni_directory.clone()) };
-    if options.here {
-        return Ok(vec![Patient::Near { netns: None, places: own() }]);
+    let own = Places { probes: !options.no_probes, part, ..Places::own(options.cni_directory.clone()) };
+    let mut found = if options.here {
+        return Ok(vec![Patient::Near { netns: None, places: own }]);
+    } else {
+        patients(&options.reach, own, options.cni_directory.clone())
+    };
+    if let Some(wanted) = &options.node {
+        let count = found.len();
+        found.retain(|patient| patient.name().is_none_or(|name| name == wanted));
+        if found.is_empty() {
+            let reason = format!("none of the {count} nodes that can be looked at from here is {wanted}");
+            return Err(CallError::Question { reason });
+        }
     }
-    let mut found = match options.reach.places() {
+    Ok(found)
+}
+
+/// Every node that can be looked at; `own` says what and where on this machine, if it is one.
+fn patients(reach: &Reach, own: Places, cni: Option<PathBuf>) -> Vec<Patient> {
+    match reach.places() {
         reach::Places::Pods { kubectl, namespace, pods } => {
             let far = |(node, pod)| Patient::Far {
                 kubectl: kubectl.clone(),
@@ -117,21 +140,47 @@ fn patients(options: &DoctorOptions) -> Result<Vec<Patient>, CallError> {
         elsewhere => {
             let in_labs = elsewhere.lab_nodes().into_iter().map(|node| Patient::Near {
                 netns: Some(node.netns),
-                places: places(Some(node.name), node.directory, options.cni_directory.clone()),
+                places: Places {
+                    node: Some(node.name),
+                    sockets: node.directory,
+                    cni: cni.clone(),
+                    ..own.clone()
+                },
             });
             let in_labs: Vec<Patient> = in_labs.collect();
-            if in_labs.is_empty() { vec![Patient::Near { netns: None, places: own() }] } else { in_labs }
-        }
-    };
-    if let Some(wanted) = &options.node {
-        let count = found.len();
-        found.retain(|patient| patient.name().is_none_or(|name| name == wanted));
-        if found.is_empty() {
-            let reason = format!("none of the {count} nodes that can be looked at from here is {wanted}");
-            return Err(CallError::Question { reason });
+            if in_labs.is_empty() { vec![Patient::Near { netns: None, places: own }] } else { in_labs }
         }
     }
-    Ok(found)
+}
+
+/// How far packets get from nodes to addresses, by node; a node that cannot be asked has the reason. Addresses to which
+/// a node has no route are missing.
+pub(crate) fn paths_from(
+    reach: &Reach,
+    wanted: &BTreeMap<String, Vec<IpAddr>>,
+) -> BTreeMap<String, Result<Vec<Path>, String>> {
+    let patients = patients(reach, Places::own(None), None);
+    let asked: Vec<(&String, &Vec<IpAddr>, Option<&Patient>)> = wanted
+        .iter()
+        .map(|(node, to)| (node, to, patients.iter().find(|patient| patient.name() == Some(node))))
+        .collect();
+    let answers = each_of(&asked, |(_, to, patient)| match patient {
+        None => Err("it cannot be asked from here".to_owned()),
+        Some(Patient::Near { netns, places }) => {
+            let places = Places { part: Part::Paths(to.to_vec()), ..places.clone() };
+            near(netns.as_deref(), &places).map_err(|error| error.to_string())
+        }
+        Some(Patient::Far { kubectl, namespace, pod, .. }) => {
+            let to: Vec<String> = to.iter().map(ToString::to_string).collect();
+            let program = ["ocicat", "doctor", "--here", "--facts", "--to", &to.join(",")];
+            ask_far(kubectl, (namespace, pod), "felix", &program)
+        }
+    });
+    let paths = |facts: Facts| match facts.unseen.into_iter().next() {
+        Some(reason) => Err(reason),
+        None => Ok(facts.paths),
+    };
+    asked.into_iter().zip(answers).map(|((node, ..), facts)| (node.clone(), facts.and_then(paths))).collect()
 }
 
 impl Patient {
@@ -146,14 +195,9 @@ impl Patient {
 
 fn look(patient: &Patient, options: &DoctorOptions) -> Result<Facts, CallError> {
     let facts = match patient {
-        Patient::Near { netns: None, places } => gather(places),
-        Patient::Near { netns: Some(path), places } => {
-            let inside = Netns::open(path).and_then(|netns| netns.run(|| io::Result::Ok(gather(places))));
-            inside.map_err(|error| CallError::Connect {
-                agent: format!("node {}", patient.name().unwrap_or("?")),
-                error,
-            })?
-        }
+        Patient::Near { netns, places } => near(netns.as_deref(), places).map_err(|error| {
+            CallError::Connect { agent: format!("node {}", patient.name().unwrap_or("?")), error }
+        })?,
         Patient::Far { kubectl, namespace, node, pod } => far(kubectl, namespace, node, pod, options)?,
     };
     match &options.node {
@@ -180,15 +224,51 @@ fn far(
     if options.no_probes {
         program.push("--no-probes");
     }
+    // The runtime's directory is mounted in the container that writes into it, and in no other.
+    let of_cni = ["ocicat", "doctor", "--here", "--facts", "--cni-only"];
+    let pod = (namespace, pod);
     let before = now_ms();
-    let said = read_within(kubectl.exec((namespace, pod), "felix", &program), PATIENCE).map_err(failed)?;
+    let (facts, cni) = std::thread::scope(|scope| {
+        let cni = scope.spawn(|| ask_far(kubectl, pod, "cni-configuration", &of_cni));
+        let facts = ask_far(kubectl, pod, "felix", &program);
+        (facts, cni.join().unwrap_or_else(|_| Err("it could not be asked".to_owned())))
+    });
+    let mut facts = facts.map_err(failed)?;
     let after = now_ms();
-    let mut facts: Vec<Facts> = serde_json::from_str(&said)
-        .map_err(|error| failed(format!("its facts are not understood: {error}")))?;
-    let mut facts = facts.pop().ok_or_else(|| failed("it told nothing".to_owned()))?;
     node.clone_into(&mut facts.node);
+    if facts.cni.is_none() {
+        add_cni(&mut facts, cni);
+    }
     facts.clock_ahead_ms = Some(ahead(facts.time_ms, before, after));
     Ok(facts)
+}
+
+/// Facts that a program in a pod tells.
+fn ask_far(kubectl: &Kubectl, pod: (&str, &str), container: &str, program: &[&str]) -> Result<Facts, String> {
+    let said = read_within(kubectl.exec(pod, container, program), PATIENCE)?;
+    let told: Result<Vec<Facts>, _> = serde_json::from_str(&said);
+    let told = told.map_err(|error| format!("its facts are not understood: {error}"))?;
+    told.into_iter().next().ok_or_else(|| "it told nothing".to_owned())
+}
+
+/// Facts of this machine, or of one of its network namespaces.
+fn near(netns: Option<&std::path::Path>, places: &Places) -> io::Result<Facts> {
+    match netns {
+        None => Ok(gather(places)),
+        Some(path) => Netns::open(path)?.run(|| io::Result::Ok(gather(places))),
+    }
+}
+
+/// Takes over what another container of the pod sees of the runtime's directory, or why it cannot.
+fn add_cni(facts: &mut Facts, other: Result<Facts, String>) {
+    match other {
+        Ok(Facts { cni: Some(cni), .. }) => {
+            facts.cni = Some(cni);
+            facts.unseen.retain(|unseen| !unseen.starts_with(gather::CNI));
+        }
+        Ok(other) => facts.unseen.extend(other.unseen),
+        Err(reason) => facts.unseen.push(format!("{} by container cni-configuration: {reason}", gather::CNI)),
+    }
 }
 
 /// How far a clock that showed `time` at some moment between two is ahead: at least so far.

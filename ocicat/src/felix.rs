@@ -30,6 +30,11 @@ impl FelixTarget {
         &self.reach.cluster
     }
 
+    /// Where agents are looked for.
+    pub(crate) fn reach(&self) -> &Reach {
+        &self.reach
+    }
+
     /// The agents to ask. One whose node is not known yet is asked who it is.
     pub(crate) fn agents(&self) -> Result<Vec<Agent>, CallError> {
         if let Some(socket) = &self.socket {

@@ -29,7 +29,8 @@ pub(crate) enum MigrateCommand {
     /// Copies objects, then lets nodes change hands one after the other; stops when one is not well, and goes on when run
     /// again
     Apply(MoveOptions),
-    /// Compares objects, addresses of pods and the kernel of each node; exit status 1 when something is wrong
+    /// Compares objects, addresses of pods and the kernel of each node, and sends packets to pods of other nodes; exit
+    /// status 1 when something is wrong
     Verify(VerifyOptions),
     /// Lets nodes go back to Calico, with the addresses that pods have by now
     Back(MoveOptions),
@@ -130,14 +131,15 @@ async fn go(options: &MoveOptions, direction: Direction) -> Result<Report, CallE
 }
 
 fn verify(options: &VerifyOptions) -> Result<Report, CallError> {
-    let (plan, mut findings) = runtime()?.block_on(async {
+    let (plan, mut findings, pods) = runtime()?.block_on(async {
         let api = connected(options.target.cluster()).await?;
         let plan = plan::read(&api).await?;
-        let findings = verify::findings(&api, &plan).await?;
-        Ok::<_, CallError>((plan, findings))
+        let (findings, pods) = verify::findings(&api, &plan).await?;
+        Ok::<_, CallError>((plan, findings, pods))
     })?;
     findings.extend(verify::kernels(&options.target, &plan));
-    let is_well = findings.iter().all(|finding| finding.wrong.is_none());
+    findings.extend(verify::paths(options.target.reach(), &plan.nodes, &pods));
+    let is_well = !findings.iter().any(verify::Finding::is_wrong);
     let text = match options.output.output {
         Format::Json => format!("{:#}\n", verify::json(&findings)),
         Format::Table => verify::text(&findings),

@@ -34,6 +34,9 @@ impl Place {
             serve(&pod.join("felix-api.sock"), node, felix_answer);
         }
         fs::write(place.0.join("config"), "").unwrap();
+        let networks = place.0.join("mounted-in-cni-configuration");
+        fs::create_dir(&networks).unwrap();
+        fs::write(networks.join("05-other.conflist"), r#"{"plugins": [{"type": "other"}]}"#).unwrap();
         let script = format!(
             "#!/bin/sh
 [ \"$1 $2\" = '--kubeconfig {directory}/config' ] || {{ echo 'another cluster' >&2; exit 1; }}
@@ -46,6 +49,7 @@ fi
 [ \"$1\" = exec ] || {{ echo \"no answer to $1\" >&2; exit 1; }}
 pod=$5 container=$7; shift 8
 [ $pod = pod-n3 ] && {{ echo 'error: the container does not run' >&2; exit 1; }}
+export OCICAT_CNI_DIRECTORY={directory}/mounted-in-$container
 case \"$*\" in 'ocicat doctor --here '*|'ocicat diags --here') shift; exec {OCICAT} \"$@\" ;; esac
 [ \"$*\" = \"ocicat relay $container\" ] || {{ echo \"no program $*\" >&2; exit 1; }}
 exec {OCICAT} relay $container --directory {directory}/$pod
@@ -188,7 +192,11 @@ fn the_doctor_looks_at_every_node_and_names_the_one_that_cannot_be_looked_at() {
     let told: Value = serde_json::from_str(&text).unwrap();
     let nodes: Vec<&str> = told.as_array().unwrap().iter().filter_map(|node| node["node"].as_str()).collect();
     assert_eq!(nodes, ["n1", "n2"], "{errors}");
-    assert!(told[0]["findings"].is_array() && errors.contains("node n3"), "{text}{errors}");
+    assert!(errors.contains("node n3"), "{text}{errors}");
+    let is_found =
+        |wanted: &str| told[0]["findings"].as_array().unwrap().iter().any(|f| f["check"] == wanted);
+    assert!(is_found("foreign-conflist"), "the container that has the runtime's directory is asked: {text}");
+    assert!(!text.contains("configurations of the container runtime"), "{text}");
     assert_eq!(output.status.code(), Some(1));
 }
 
@@ -212,6 +220,9 @@ fn a_bundle_has_what_the_pods_tell_and_names_the_one_that_cannot_be_asked() {
     assert!(!names.contains("nodes/n3/") && !names.contains("felix-before.log"), "{names}");
     let all = tar(&["-xzOf", path]);
     assert!(all.contains("felix of pod-n1 began with --tail=7: password=***"), "{errors}");
-    assert!(!all.contains("canary") && all.contains("node n3: error: the container does not run"), "{errors}");
+    assert!(
+        !all.contains("canary") && all.contains("node n3: error: the container does not run"),
+        "{errors}"
+    );
     assert_eq!(output.status.code(), Some(1), "{errors}");
 }

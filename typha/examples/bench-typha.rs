@@ -29,6 +29,7 @@ use tokio_rustls::TlsConnector;
 const ROUNDS: usize = 20;
 const RATE: u32 = 1_000;
 const SECONDS: u32 = 10;
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What all clients write down.
 struct Shared {
@@ -86,9 +87,17 @@ async fn main() {
     );
     one_change(&server, clients.div_ceil(2), &shared).await;
     many_changes(&server, endpoints, &shared, &mut typha).await;
-    typha.child.kill().unwrap();
-    typha.child.wait().unwrap();
+    drop(typha);
     std::fs::remove_dir_all(directory).unwrap();
+}
+
+/// Waits, and gives up where a client or typha has ended.
+async fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < end, "{what}: not within {PATIENCE:?}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
 
 fn api_server(endpoints: usize) -> ApiServer {
@@ -157,6 +166,15 @@ struct Typha {
     clients: SocketAddr,
     /// CPU time that was told last.
     told: f64,
+}
+
+/// However the measurement ends, nothing of it runs on.
+impl Drop for Typha {
+    fn drop(&mut self) {
+        // Both fail only for one that has ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 impl Typha {
@@ -268,9 +286,7 @@ async fn connect_all(clients: usize, typha: SocketAddr, files: &Files, shared: &
             client(stream, follower, number % 100 == 0, &shared).await;
         });
     }
-    while shared.unlisted.load(Ordering::Relaxed) > 0 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    wait_until("lists of all clients", || shared.unlisted.load(Ordering::Relaxed) == 0).await;
 }
 
 async fn client(
@@ -341,9 +357,7 @@ async fn one_change(server: &ApiServer, felixes: usize, shared: &Shared) {
         shared.heard.store(0, Ordering::Relaxed);
         let made = micros(shared.started);
         change(server, round, shared);
-        while shared.heard.load(Ordering::Relaxed) < felixes {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        wait_until("one change", || shared.heard.load(Ordering::Relaxed) >= felixes).await;
         times.push(shared.heard_at.load(Ordering::Relaxed) - made);
     }
     println!("one change until the last of {felixes} felixes has it: {}", percentiles(times));

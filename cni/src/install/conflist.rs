@@ -8,7 +8,8 @@ use super::options::Options;
 use crate::config::NetConf;
 
 /// The configuration for a runtime of today; 1.0.0 is what containerd 1.6 and podman 4 take. What somebody has chained
-/// with our plugin in the list that is there stays in its place.
+/// with our plugin in the list that is there stays in its place; of what Calico chains itself, `bandwidth` goes, since the
+/// agent limits by the same annotations.
 pub(super) fn default(options: &Options, with_portmap: bool, present: Option<&[u8]>) -> String {
     let calico = json!({
         "type": "calico",
@@ -22,7 +23,10 @@ pub(super) fn default(options: &Options, with_portmap: bool, present: Option<&[u
     let present: Value = present.and_then(|text| serde_json::from_slice(text).ok()).unwrap_or_default();
     let mut plugins = present["plugins"].as_array().cloned().unwrap_or_default();
     if let Some(ours) = plugins.iter_mut().find(|plugin| plugin["type"] == "calico") {
+        // Only Calico's plugin asks the API server itself.
+        let was_calicos = ours.get("kubernetes").is_some() || ours.get("datastore_type").is_some();
         *ours = calico;
+        plugins.retain(|plugin| !was_calicos || plugin["type"] != "bandwidth");
     } else {
         plugins = vec![calico];
     }
@@ -127,6 +131,22 @@ mod tests {
         for nonsense in [&b"{"[..], b"[]", br#"{"plugins":[{"type":"flannel"}]}"#] {
             assert_eq!(default(&options(None), true, Some(nonsense)), default(&options(None), true, None));
         }
+    }
+
+    #[test]
+    fn what_calico_chains_for_bandwidth_goes_when_a_node_changes_hands() {
+        let calicos = br#"{"name":"k8s-pod-network","cniVersion":"0.3.1","plugins":[
+            {"type":"calico","datastore_type":"kubernetes","ipam":{"type":"calico-ipam"},
+             "kubernetes":{"kubeconfig":"/etc/cni/net.d/calico-kubeconfig"}},
+            {"type":"bandwidth","capabilities":{"bandwidth":true}},
+            {"type":"portmap","snat":true,"capabilities":{"portMappings":true}}]}"#;
+
+        let text = default(&options(None), true, Some(calicos));
+
+        let list: Value = serde_json::from_str(&text).unwrap();
+        let types = [0, 1, 2].map(|at| list["plugins"][at]["type"].as_str());
+        assert_eq!(types, [Some("calico"), Some("portmap"), None]);
+        assert!(!text.contains("kubeconfig"), "{text}");
     }
 
     #[test]

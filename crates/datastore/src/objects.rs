@@ -13,9 +13,22 @@ use k8s_openapi::{ByteString, NamespaceResourceScope};
 use kube::Resource;
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// Revision of what is read of objects: typha forwards no more than this. Whoever adds a field to a type of this file
-/// adds one to it, so that a program never relies on a typha that leaves the field out.
-pub const FIELDS: u32 = 1;
+/// Revision of what is read of objects: typha forwards no more than this, and a program never relies on a typha that
+/// leaves a field out. It stands before the list of all fields, which a test compares with the types of this file.
+pub const FIELDS: u32 = revision(include_bytes!("watch/fields.txt"));
+
+/// Annotations that are read: those whose names have this in them.
+pub(crate) const ANNOTATIONS: [&str; 2] = ["projectcalico.org/", "gress-bandwidth"];
+
+/// The number at the beginning of a text.
+const fn revision(text: &[u8]) -> u32 {
+    let (mut number, mut at) = (0, 0);
+    while at < text.len() && text[at].is_ascii_digit() {
+        number = number * 10 + (text[at] - b'0') as u32;
+        at += 1;
+    }
+    number
+}
 
 /// A Node.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -417,7 +430,7 @@ fn lean<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Err
     }
     let lean = Lean::deserialize(deserializer)?;
     let annotations = lean.annotations.map(|mut annotations| {
-        annotations.retain(|key, _| key.contains("projectcalico.org/") || key.ends_with("gress-bandwidth"));
+        annotations.retain(|key, _| ANNOTATIONS.iter().any(|part| key.contains(part)));
         annotations
     });
     Ok(ObjectMeta {

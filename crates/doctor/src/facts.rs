@@ -30,6 +30,9 @@ pub struct Facts {
     /// Programs that are known to interfere: `NetworkManager`, `firewalld`; and whether they leave our links alone,
     /// where that can be seen.
     pub meddlers: BTreeMap<String, Option<bool>>,
+    /// What the cluster's pools and settings want of the kernel besides plain routes: `ipip`, `vxlan`, `wireguard`.
+    /// `None`: the node agent did not say.
+    pub encapsulations: Option<Vec<String>>,
     /// Parts of the kernel by name.
     pub modules: BTreeMap<String, Module>,
     pub conntrack: Option<Conntrack>,
@@ -235,6 +238,11 @@ impl Facts {
     /// The link of this name.
     pub fn link(&self, name: &str) -> Option<&Link> {
         self.links.iter().find(|link| link.name == name)
+    }
+
+    /// Is this way of carrying packets between nodes asked for? `None`: that is not known.
+    pub fn wants(&self, encapsulation: &str) -> Option<bool> {
+        Some(self.encapsulations.as_ref()?.iter().any(|wanted| wanted == encapsulation))
     }
 
     /// Links of pods.

@@ -101,10 +101,10 @@ pub fn installation_notes(found: &Installation) -> Vec<(String, Note)> {
     }
     if let Some(daemon_set) = &found.daemon_set {
         let config = found.config_map.as_ref().and_then(|map| map.get("data"));
-        for (name, value) in environment(daemon_set, config) {
-            let note = variable(&name, value.as_deref());
-            notes.push(("DaemonSet calico-node".to_owned(), note));
-        }
+        let of_agent = environment(daemon_set, "containers", "calico-node", config);
+        let of_agent = of_agent.into_iter().map(|(name, value)| variable(&name, value.as_deref()));
+        let all = of_agent.chain(installer_notes(daemon_set, config));
+        notes.extend(all.map(|note| ("DaemonSet calico-node".to_owned(), note)));
     }
     if let Some(data) = found.config_map.as_ref().and_then(|map| map.get("data")).and_then(Value::as_object) {
         for (key, value) in data {
@@ -117,13 +117,34 @@ pub fn installation_notes(found: &Installation) -> Vec<(String, Note)> {
     notes
 }
 
-/// Variables of the container `calico-node`; no value for one that the kubelet or an absent key gives.
-fn environment(daemon_set: &Value, config: Option<&Value>) -> Vec<(String, Option<String>)> {
-    let containers = daemon_set.pointer("/spec/template/spec/containers").and_then(Value::as_array);
+/// What the installer of the plugin is told otherwise than by default: where ours writes its own configuration, too.
+fn installer_notes(daemon_set: &Value, config: Option<&Value>) -> Vec<Note> {
+    let defaults = [("CNI_CONF_NAME", "10-calico.conflist"), ("CNI_NET_DIR", "/etc/cni/net.d")];
+    let given = environment(daemon_set, "initContainers", "install-cni", config);
+    let note = |(name, value): (String, Option<String>)| {
+        let (_, default) = defaults.iter().find(|(known, _)| *known == name)?;
+        let value = value.filter(|value| !value.is_empty() && value != default)?;
+        let reason = format!(
+            "Calico writes {value:?}, and ours writes {default}: give our containers install-cni and cni-configuration the same, \
+             or runtimes go on with Calico's configuration"
+        );
+        Some(Note::new(Effect::Differs, name, reason))
+    };
+    given.into_iter().filter_map(note).collect()
+}
+
+/// Variables of a container; no value for one that the kubelet or an absent key gives.
+fn environment(
+    daemon_set: &Value,
+    list: &str,
+    container: &str,
+    config: Option<&Value>,
+) -> Vec<(String, Option<String>)> {
+    let containers = daemon_set.pointer(&format!("/spec/template/spec/{list}")).and_then(Value::as_array);
     let calico = containers
         .into_iter()
         .flatten()
-        .filter(|one| one.get("name").and_then(Value::as_str) == Some("calico-node"));
+        .filter(|one| one.get("name").and_then(Value::as_str) == Some(container));
     let all = calico.filter_map(|one| one.get("env")?.as_array()).flatten();
     all.filter_map(|one| {
         let name = one.get("name")?.as_str()?.to_owned();
@@ -327,6 +348,17 @@ mod tests {
             ("SOMETHING", Effect::Ignored),
         ];
         assert_eq!(said(&found), expected.map(|(name, effect)| (name.to_owned(), effect)));
+    }
+
+    #[test]
+    fn a_configuration_of_another_name_is_told() {
+        let env = json!([{"name": "CNI_CONF_NAME", "value": "05-calico.conflist"}, {"name": "SLEEP", "value": "false"}]);
+        let init = json!([{"name": "install-cni", "env": env}]);
+        let daemon_set = json!({"spec": {"template": {"spec": {"initContainers": init}}}});
+
+        let told = said(&Installation { daemon_set: Some(daemon_set), ..Installation::default() });
+
+        assert_eq!(told, [("CNI_CONF_NAME".to_owned(), Effect::Differs)]);
     }
 
     #[test]

@@ -206,6 +206,18 @@ pub struct Audit {
     /// Who else wrote where we do, the last one of each kind for which the kernel tells.
     #[prost(message, repeated, tag = "5")]
     pub writers: Vec<Writer>,
+    /// What pools and settings want packets between nodes wrapped in; an agent that does not know the field says
+    /// nothing.
+    #[prost(message, optional, tag = "6")]
+    pub encapsulations: Option<Encapsulations>,
+}
+
+/// How packets travel between nodes besides plain.
+#[derive(Clone, PartialEq, Message)]
+pub struct Encapsulations {
+    /// `ipip`, `vxlan`, `wireguard`.
+    #[prost(string, repeated, tag = "1")]
+    pub names: Vec<String>,
 }
 
 /// Somebody else who wrote.

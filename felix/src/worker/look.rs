@@ -173,6 +173,9 @@ impl<P: Ports> Look for Worker<P> {
             }));
         }
         self.audit_links(&mut told);
+        let names: BTreeSet<&str> = self.encapsulations.iter().map(|wanted| wanted.name()).collect();
+        let names = names.into_iter().map(str::to_owned).collect();
+        told.encapsulations = Some(api::Encapsulations { names });
         told
     }
 

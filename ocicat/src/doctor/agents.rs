@@ -12,7 +12,7 @@ use proto::{felix, node, read_frame, speaker, write_frame};
 use crate::table::plain;
 
 /// How long one agent may take for one answer.
-const PATIENCE: Duration = Duration::from_millis(900);
+const PATIENCE: Duration = Duration::from_millis(700);
 /// Differences that are kept.
 const MOST: usize = 200;
 
@@ -27,11 +27,26 @@ pub(super) struct Told {
     pub(super) peers: Vec<(IpAddr, String)>,
 }
 
+/// Asks all sockets at the same time, so that agents that hang cost no more than one that does.
 pub(super) fn ask(sockets: &Path, facts: &mut Facts) -> Told {
+    let summary = speaker::request::Call::Summary(speaker::request::Summary::default());
+    let summary = speaker::Request { call: Some(summary) };
+    let status = node::Request { call: Some(node::request::Call::Status(node::request::Status {})) };
+    let audit = felix::Request { call: Some(felix::request::Call::Audit(felix::request::Audit {})) };
+    let (summary, status, audit) = std::thread::scope(|scope| {
+        let summary = scope.spawn(|| call(&sockets.join("bird-lite.sock"), &summary));
+        let status = scope.spawn(|| call(&sockets.join("felix.sock"), &status));
+        let audit = call(&sockets.join(felix::SOCKET), &audit);
+        (joined(summary), joined(status), audit)
+    });
     let mut told = Told::default();
-    ask_speaker(&sockets.join("bird-lite.sock"), facts, &mut told);
-    ask_felix(sockets, facts, &mut told);
+    of_speaker(summary, facts, &mut told);
+    of_felix(status, audit, facts, &mut told);
     told
+}
+
+fn joined<T>(asked: std::thread::ScopedJoinHandle<'_, Result<T, String>>) -> Result<T, String> {
+    asked.join().unwrap_or_else(|_| Err("it could not be asked".to_owned()))
 }
 
 fn call<Request, Answer>(socket: &Path, request: &Request) -> Result<Answer, String>
@@ -47,9 +62,13 @@ where
     read_frame(&mut stream).map_err(|error| failed(&error))
 }
 
-fn ask_felix(sockets: &Path, facts: &mut Facts, told: &mut Told) {
-    let question = node::Request { call: Some(node::request::Call::Status(node::request::Status {})) };
-    match call::<_, node::Reply>(&sockets.join("felix.sock"), &question) {
+fn of_felix(
+    status: Result<node::Reply, String>,
+    audit: Result<felix::Response, String>,
+    facts: &mut Facts,
+    told: &mut Told,
+) {
+    match status {
         Ok(reply) => {
             facts.felix.answers = true;
             if let Some(Outcome::Failed(failed)) = reply.outcome {
@@ -58,12 +77,11 @@ fn ask_felix(sockets: &Path, facts: &mut Facts, told: &mut Told) {
         }
         Err(reason) => facts.felix.complaints.push(reason),
     }
-    let question = felix::Request { call: Some(felix::request::Call::Audit(felix::request::Audit {})) };
-    let answer = call::<_, felix::Response>(&sockets.join(felix::SOCKET), &question);
-    match answer.map(|response| response.answer) {
+    match audit.map(|response| response.answer) {
         Ok(Some(felix::response::Answer::Audit(audit))) => {
             told.node = told.node.take().or(Some(audit.node)).filter(|name| !name.is_empty());
             facts.felix.complaints.extend(audit.problems.iter().map(|problem| plain(problem)));
+            facts.encapsulations = audit.encapsulations.map(|wanted| wanted.names);
             facts.differences = audit
                 .differences
                 .into_iter()
@@ -76,9 +94,7 @@ fn ask_felix(sockets: &Path, facts: &mut Facts, told: &mut Told) {
     }
 }
 
-fn ask_speaker(socket: &Path, facts: &mut Facts, told: &mut Told) {
-    let call_of = speaker::request::Call::Summary(speaker::request::Summary::default());
-    let answer = call::<_, speaker::Response>(socket, &speaker::Request { call: Some(call_of) });
+fn of_speaker(answer: Result<speaker::Response, String>, facts: &mut Facts, told: &mut Told) {
     let summary = match answer.map(|response| response.answer) {
         Ok(Some(speaker::response::Answer::Summary(summary))) => summary,
         Ok(_) => return facts.speaker.complaints.push("it is of another version".to_owned()),

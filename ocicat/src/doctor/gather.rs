@@ -17,6 +17,19 @@ const MOST_ROUTES: usize = 1000;
 /// Most other nodes that are probed.
 const MOST_PATHS: usize = 64;
 
+/// What is looked at.
+#[derive(Clone, Debug)]
+pub(super) enum Part {
+    All,
+    /// The runtime's configurations.
+    Cni,
+    /// The paths to these addresses.
+    Paths(Vec<IpAddr>),
+}
+
+/// What is said where the runtime's configurations cannot be seen.
+pub(super) const CNI: &str = "configurations of the container runtime";
+
 /// Where to look.
 #[derive(Clone, Debug)]
 pub(super) struct Places {
@@ -28,12 +41,14 @@ pub(super) struct Places {
     pub(super) cni: Option<PathBuf>,
     /// Other nodes are probed.
     pub(super) probes: bool,
+    pub(super) part: Part,
 }
 
 impl Places {
     /// Those of this machine.
     pub(super) fn own(cni: Option<PathBuf>) -> Self {
-        Self { node: None, sockets: PLACE.into(), cni: Some(cni.unwrap_or_else(cni_directory)), probes: true }
+        let cni = Some(cni.unwrap_or_else(cni_directory));
+        Self { node: None, sockets: PLACE.into(), cni, probes: true, part: Part::All }
     }
 }
 
@@ -46,6 +61,15 @@ fn cni_directory() -> PathBuf {
 /// Everything that can be seen, in less than two seconds.
 pub(super) fn gather(places: &Places) -> Facts {
     let start = Instant::now();
+    match &places.part {
+        Part::All => {}
+        Part::Cni => {
+            let mut facts = Facts::default();
+            read_cni(places, &mut facts);
+            return facts;
+        }
+        Part::Paths(to) => return of_paths(to),
+    }
     let mut facts = Facts { kernel: host::kernel_release(), ..Facts::default() };
     let told = agents::ask(&places.sockets, &mut facts);
     read_network(&mut facts);
@@ -63,17 +87,33 @@ pub(super) fn gather(places: &Places) -> Facts {
         Ok(rules) => facts.rules = Some(rules),
         Err(error) => facts.unseen.push(format!("rules of packets: {error}")),
     }
-    if let Some(directory) = &places.cni {
-        match cni::read(directory) {
-            Ok(found) => facts.cni = Some(found),
-            Err(error) => facts.unseen.push(format!("{}: {error}", directory.display())),
-        }
-    }
+    read_cni(places, &mut facts);
     host::read(&mut facts);
     facts.clock_synchronised = is_clock_synchronised();
     facts.took_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
     facts.time_ms = now_ms();
     facts
+}
+
+/// Only how far packets get towards these addresses; those without a route are not among the paths.
+fn of_paths(to: &[IpAddr]) -> Facts {
+    let mut seen = Facts::default();
+    read_network(&mut seen);
+    let targets: Vec<_> = to.iter().take(MOST_PATHS).map(|address| (*address, String::new())).collect();
+    let mut facts = Facts::default();
+    match paths::probe(&targets, &seen.links) {
+        Ok(found) => facts.paths = found,
+        Err(error) => facts.unseen.push(format!("paths: {error}")),
+    }
+    facts
+}
+
+fn read_cni(places: &Places, facts: &mut Facts) {
+    let Some(directory) = &places.cni else { return };
+    match cni::read(directory) {
+        Ok(found) => facts.cni = Some(found),
+        Err(error) => facts.unseen.push(format!("{CNI} in {}: {error}", directory.display())),
+    }
 }
 
 /// Milliseconds since 1970.
@@ -96,7 +136,8 @@ fn read_network(facts: &mut Facts) {
     for (key, route) in routes {
         let hop = route.hops().first();
         let interface = hop.and_then(|hop| hop.interface.clone()).unwrap_or_default();
-        let is_learned = route.protocol == kernel::PROTO_BIRD;
+        let is_learned = route.protocol == kernel::PROTO_BIRD
+            || (route.protocol == kernel::PROTO_FELIX && !interface.starts_with("cali"));
         learned += usize::from(is_learned);
         if interface.starts_with("cali") || (is_learned && learned <= MOST_ROUTES) {
             let gateway = hop.and_then(|hop| hop.gateway);

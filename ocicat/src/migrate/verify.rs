@@ -1,7 +1,10 @@
-//! Is everything as it was? Objects against Calico's, pods against blocks, and each node's kernel against what its agent
-//! wants.
+//! Is everything as it was? Objects against Calico's, pods against blocks, each node's kernel against what its agent
+//! wants, and packets between nodes.
+
+mod paths;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use migrate::{Agent, LABEL, OURS, owner};
 use proto::felix::request::{self, Call};
@@ -18,18 +21,68 @@ use crate::table::{plain, table};
 pub(super) struct Finding {
     pub(super) node: String,
     pub(super) what: String,
-    /// `None`: it is as it should be.
-    pub(super) wrong: Option<String>,
+    pub(super) state: State,
 }
 
-/// Looks at all of it.
-pub(super) async fn findings(api: &Api, plan: &Plan) -> Result<Vec<Finding>, CallError> {
+/// How it is.
+#[derive(Debug)]
+pub(super) enum State {
+    /// As it should be.
+    Right,
+    /// As it should be, and what was seen.
+    Seen(String),
+    /// It cannot be told from here.
+    Unsure(String),
+    Wrong(String),
+}
+
+impl State {
+    fn of(wrong: Option<String>) -> Self {
+        wrong.map_or(Self::Right, Self::Wrong)
+    }
+}
+
+impl Finding {
+    pub(super) fn is_wrong(&self) -> bool {
+        matches!(self.state, State::Wrong(_))
+    }
+}
+
+/// A pod with addresses of its own.
+pub(super) struct Pod {
+    /// `namespace/name`.
+    name: String,
+    node: String,
+    addresses: Vec<IpAddr>,
+}
+
+/// Looks at all that the API server knows of; gives back the pods, too.
+pub(super) async fn findings(api: &Api, plan: &Plan) -> Result<(Vec<Finding>, Vec<Pod>), CallError> {
     let mut all = nodes(plan);
     if plan.is_under_way() {
         all.extend(objects(plan));
     }
-    all.extend(pods(api, plan).await?);
-    Ok(all)
+    let ours = holders(&api.list(&path(OURS, "ipamblocks", None)).await?.unwrap_or_default());
+    let pods: Vec<Pod> =
+        api.list("/api/v1/pods").await?.unwrap_or_default().iter().filter_map(running).collect();
+    all.extend(addresses(plan, &pods, &ours));
+    Ok((all, pods))
+}
+
+/// A pod that is neither over nor on the node's own network.
+fn running(pod: &Value) -> Option<Pod> {
+    let text = |pointer: &str| pod.pointer(pointer).and_then(Value::as_str);
+    let is_over = matches!(text("/status/phase"), Some("Succeeded" | "Failed"));
+    if is_over || pod["spec"]["hostNetwork"] == true {
+        return None;
+    }
+    let listed = pod.pointer("/status/podIPs").and_then(Value::as_array);
+    let addresses = listed.into_iter().flatten().filter_map(|one| one["ip"].as_str()?.parse().ok());
+    Some(Pod {
+        name: format!("{}/{}", namespace(pod).unwrap_or_default(), name(pod)),
+        node: text("/spec/nodeName")?.to_owned(),
+        addresses: addresses.collect(),
+    })
 }
 
 fn nodes(plan: &Plan) -> Vec<Finding> {
@@ -46,7 +99,11 @@ fn nodes(plan: &Plan) -> Vec<Finding> {
             _ if !node.is_ready => Some("the node is not Ready".to_owned()),
             _ => None,
         };
-        Finding { node: node.name.clone(), what: format!("agent: {}", node.agent.name()), wrong }
+        Finding {
+            node: node.name.clone(),
+            what: format!("agent: {}", node.agent.name()),
+            state: State::of(wrong),
+        }
     };
     plan.nodes.iter().map(finding).collect()
 }
@@ -59,45 +116,40 @@ fn objects(plan: &Plan) -> Vec<Finding> {
     late.map(|entry| Finding {
         node: String::new(),
         what: format!("{} {}", entry.kind.name, entry.name),
-        wrong: Some("is not here as Calico has it: run apply again".to_owned()),
+        state: State::Wrong("is not here as Calico has it: run apply again".to_owned()),
     })
     .collect()
 }
 
-/// Every pod's address is its own, in the group that counts for its node.
-async fn pods(api: &Api, plan: &Plan) -> Result<Vec<Finding>, CallError> {
-    let ours = holders(&api.list(&path(OURS, "ipamblocks", None)).await?.unwrap_or_default());
-    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+/// Every pod's address is its own, on nodes that have moved.
+fn addresses(plan: &Plan, pods: &[Pod], ours: &BTreeMap<IpAddr, String>) -> Vec<Finding> {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     let mut wrong = Vec::new();
-    for pod in api.list("/api/v1/pods").await?.unwrap_or_default() {
-        let node = pod.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or_default().to_owned();
-        let has_moved = plan.nodes.iter().any(|of| of.name == node && of.agent == Agent::Ocicat);
-        let is_over =
-            matches!(pod.pointer("/status/phase").and_then(Value::as_str), Some("Succeeded" | "Failed"));
-        if pod["spec"]["hostNetwork"] == true || !has_moved || is_over {
-            continue;
-        }
-        let pod_name = format!("{}/{}", namespace(&pod).unwrap_or_default(), name(&pod));
-        let listed = pod.pointer("/status/podIPs").and_then(Value::as_array);
-        for address in listed.into_iter().flatten().filter_map(|one| one["ip"].as_str()) {
-            *counts.entry(node.clone()).or_default() += 1;
-            let holder = address.parse().ok().and_then(|address: std::net::IpAddr| ours.get(&address));
-            if holder.is_none_or(|holder| *holder != pod_name) {
+    let has_moved = |pod: &&Pod| plan.nodes.iter().any(|of| of.name == pod.node && of.agent == Agent::Ocicat);
+    for pod in pods.iter().filter(has_moved) {
+        for address in &pod.addresses {
+            *counts.entry(&pod.node).or_default() += 1;
+            let holder = ours.get(address);
+            if holder.is_none_or(|holder| *holder != pod.name) {
                 let holder = holder.map_or("nobody's", String::as_str);
-                let reason = format!("{address} of pod {pod_name} is {holder} in IPAM");
-                wrong.push(Finding { node: node.clone(), what: "addresses".to_owned(), wrong: Some(reason) });
+                let reason = format!("{address} of pod {} is {holder} in IPAM", pod.name);
+                let (node, what) = (pod.node.clone(), "addresses".to_owned());
+                wrong.push(Finding { node, what, state: State::Wrong(reason) });
             }
         }
     }
     let right = counts.into_iter().filter(|(node, _)| !wrong.iter().any(|finding| finding.node == *node));
     let right: Vec<_> = right
-        .map(|(node, count)| Finding { node, what: format!("{count} addresses of pods"), wrong: None })
+        .map(|(node, count)| {
+            let what = format!("{count} addresses of pods");
+            Finding { node: node.to_owned(), what, state: State::Right }
+        })
         .collect();
-    Ok(right.into_iter().chain(wrong).collect())
+    right.into_iter().chain(wrong).collect()
 }
 
 /// Who holds each address, as `namespace/name`.
-fn holders(blocks: &[Value]) -> BTreeMap<std::net::IpAddr, String> {
+fn holders(blocks: &[Value]) -> BTreeMap<IpAddr, String> {
     let mut held = BTreeMap::new();
     for spec in blocks.iter().map(|block| &block["spec"]).filter(|spec| owner(spec).is_some()) {
         let Some(cidr) = spec["cidr"].as_str().and_then(|cidr| cidr.parse::<model::Cidr>().ok()) else {
@@ -133,7 +185,7 @@ pub(super) fn kernels(target: &FelixTarget, plan: &Plan) -> Vec<Finding> {
             return vec![Finding {
                 node: String::new(),
                 what,
-                wrong: Some(format!("no agent answers: {error}")),
+                state: State::Wrong(format!("no agent answers: {error}")),
             }];
         }
     };
@@ -152,21 +204,35 @@ pub(super) fn kernels(target: &FelixTarget, plan: &Plan) -> Vec<Finding> {
                 (None, None) => None,
             },
         };
-        Finding { node: node.name.clone(), what: what.clone(), wrong }
+        Finding { node: node.name.clone(), what: what.clone(), state: State::of(wrong) }
     };
     moved.iter().map(finding).collect()
 }
 
+pub(super) use paths::paths;
+
 pub(super) fn text(findings: &[Finding]) -> String {
     let row = |finding: &Finding| {
-        let wrong = finding.wrong.as_deref().map_or_else(|| "as it should be".to_owned(), plain);
+        let state = match &finding.state {
+            State::Right => "as it should be".to_owned(),
+            State::Seen(words) | State::Unsure(words) | State::Wrong(words) => plain(words),
+        };
         let node = if finding.node.is_empty() { "-".to_owned() } else { finding.node.clone() };
-        vec![node, plain(&finding.what), wrong]
+        vec![node, plain(&finding.what), state]
     };
     table(&["NODE", "WHAT", "STATE"], &findings.iter().map(row).collect::<Vec<_>>())
 }
 
+/// `ok` is null where it cannot be told.
 pub(super) fn json(findings: &[Finding]) -> Value {
-    let one = |finding: &Finding| json!({"node": finding.node, "what": finding.what, "ok": finding.wrong.is_none(), "reason": finding.wrong});
+    let one = |finding: &Finding| {
+        let (ok, reason) = match &finding.state {
+            State::Right => (Some(true), None),
+            State::Seen(words) => (Some(true), Some(words)),
+            State::Unsure(words) => (None, Some(words)),
+            State::Wrong(words) => (Some(false), Some(words)),
+        };
+        json!({"node": finding.node, "what": finding.what, "ok": ok, "reason": reason})
+    };
     Value::Array(findings.iter().map(one).collect())
 }

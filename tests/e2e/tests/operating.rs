@@ -85,6 +85,58 @@ fn the_api_server_stays_away_and_pods_come_and_go_all_the_same() {
 }
 
 #[test]
+fn a_token_that_has_ended_stops_nothing_and_a_new_one_is_used_at_once() {
+    let environment = [("OCICAT_LAB_MANIFEST", "shipped")];
+    let cluster = with_pods("token", &Options { environment: &environment, ..Options::default() });
+    let accounts = Path::new(cluster.kubeconfig()).with_file_name("serviceaccounts");
+    let place = accounts.join("calico-node/token");
+    let good = fs::read_to_string(&place).unwrap();
+    let sessions = sessions(&cluster);
+    let traffic = Traffic::start(&cluster);
+
+    // The API server says the same of a token that has ended and of one that it never gave.
+    replace_file(&place, "of-an-hour-that-has-passed");
+    // Watches that are there already outlive their token: they are broken off.
+    cluster.lab_ok(&["kill", "apiserver"]);
+    // Agents that start now know nothing but what is in the kernel.
+    for daemon in DAEMONS {
+        cluster.lab_ok(&["kill", "n2", daemon]);
+        let log = || fs::read_to_string(cluster.socket("n2", &format!("{daemon}.log"))).unwrap_or_default();
+        within(60, &format!("{daemon} is refused"), log, |text| text.contains("nauthorized"));
+    }
+    cluster.apply(NO_TCP);
+    let start = Instant::now();
+    replace_file(&place, &good);
+    cluster.expect_probe("default/p2", "default/p1", 80, "denied");
+    eprintln!("a policy is in force {:.1} s after the new token", start.elapsed().as_secs_f64());
+
+    cluster.well_again("n2");
+    let others: Vec<String> = sessions.into_iter().filter(|of| is_between_n1_and_n3(of)).collect();
+    let now = self::sessions(&cluster);
+    assert!(others.iter().all(|session| now.contains(session)), "{others:?} {now:?}");
+    traffic.nothing_lost("a token that had ended");
+}
+
+/// As [`sessions`] names it.
+fn is_between_n1_and_n3(session: &str) -> bool {
+    session.starts_with("n1 172.20.1.13 ") || session.starts_with("n3 172.20.0.11 ")
+}
+
+/// Whoever reads meanwhile sees the old content or the new one.
+fn replace_file(path: &Path, text: &str) {
+    let new = path.with_extension("new");
+    fs::write(&new, text).unwrap();
+    fs::rename(new, path).unwrap();
+}
+
+/// Pings go on.
+const NO_TCP: &str = "apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {name: no-tcp}
+spec: {selector: app == 'p1', types: [Ingress], ingress: [{action: Deny, protocol: TCP}, {action: Allow}]}
+";
+
+#[test]
 fn a_node_comes_back_under_its_name_with_another_address_and_changes_it_while_it_runs() {
     let environment = [("IP_AUTODETECTION_METHOD", "interface=eth0")];
     let cluster = with_pods("replace", &Options { environment: &environment, ..Options::default() });

@@ -74,3 +74,21 @@ fn nodes_follow_policy_through_a_typha_that_is_killed() {
     cluster.apply(ISOLATED);
     cluster.expect_probe("default/p2", "default/p3", 80, "denied");
 }
+
+#[test]
+fn a_lab_of_nodes_that_know_the_cluster_by_typha_alone() {
+    let environment = [("OCICAT_LAB_TYPHA", "true")];
+    let options =
+        Options { nodes: 2, subnets: 1, tor: "none", environment: &environment, ..Options::default() };
+    let cluster = Cluster::up("bytypha", &options);
+    within(60, "all programs are typha's clients", || clients(&cluster), |seen| *seen == [2, 2]);
+    cluster.pod("p1", "n1");
+    cluster.pod("p2", "n2");
+    cluster.pods_ready();
+    cluster.expect_probe("default/p1", "default/p2", 80, "allowed");
+
+    cluster.lab_ok(&["kill", "n1", "typha"]);
+    cluster.apply(ISOLATED);
+
+    cluster.expect_probe("default/p1", "default/p2", 80, "denied");
+}

@@ -147,6 +147,9 @@ pub struct Up {
     /// Without `controllers`: no webhook, no status of policies
     #[arg(long)]
     pub no_controllers: bool,
+    /// The first node runs a typha (`lab stop n1 typha`), and no node watches the API server itself; without TLS
+    #[arg(long, env = "OCICAT_LAB_TYPHA")]
+    pub typha: bool,
     /// Nodes run the pod of this manifest as a kubelet would, with its rights and no others; `shipped` is
     /// manifests/ocicat.yaml as it was when this program was built. Without it, programs may do everything
     #[arg(long, env = "OCICAT_LAB_MANIFEST", value_name = "FILE")]

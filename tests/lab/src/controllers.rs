@@ -119,6 +119,7 @@ mod tests {
             bin_dir: "/x".into(),
             agents: true,
             controllers: true,
+            typha: false,
             manifest: None,
         }
     }

@@ -18,7 +18,7 @@ use crate::controllers::{CONTROLLERS, Controllers};
 use crate::kubelet::Kubelet;
 use crate::manifest::Manifest;
 use crate::names::Place;
-use crate::node::{LabNode, NodeContext, Runs};
+use crate::node::{LabNode, NodeContext, Runs, typha_address};
 use crate::node_pod::PodMaker;
 use crate::options::{LabOptions, SHIPPED, TorKind};
 use crate::policy_kinds;
@@ -117,6 +117,7 @@ impl Lab {
                 (true, None) => Runs::Programs,
                 (true, Some(_)) => Runs::Pod(Arc::new(PodMaker::new(manifest, &options))),
             },
+            typha: options.typha.then(|| typha_address(&options)),
         };
         let lab = Arc::new(Self {
             options,

@@ -20,6 +20,7 @@ use crate::kubelet::HostNode;
 use crate::names::{Family, LabName, Place, netns_path, zone};
 use crate::netns;
 use crate::node_pod::PodMaker;
+use crate::options::LabOptions;
 use crate::status::NodeStatus;
 use crate::topology;
 
@@ -30,6 +31,10 @@ const READY: Duration = Duration::from_secs(2);
 /// So many checks in a row must fail before a ready node counts as not ready: a restart takes less.
 const STRIKES: u32 = 3;
 
+/// The program by which nodes may hear of the cluster.
+pub const TYPHA: &str = "typha";
+const TYPHA_PORT: u16 = 5473;
+const TYPHA_HEALTH: u16 = 9093;
 const FELIX_HEALTH: u16 = 9099;
 const BIRD_LITE_HEALTH: u16 = 9098;
 
@@ -46,6 +51,8 @@ pub struct NodeContext {
     pub cluster: Cluster,
     /// What a node runs.
     pub runs: Runs,
+    /// Where the first node's typha listens, if it has one.
+    pub typha: Option<SocketAddr>,
 }
 
 /// What a node runs.
@@ -79,11 +86,13 @@ impl LabNode {
         let (lab, family) = (context.lab.clone(), context.family);
         tokio::task::spawn_blocking(move || topology::add_node(&lab, place, family)).await??;
         register(&context.cluster, place, &node_object(place)).await?;
-        let agents = match &context.runs {
+        let mut agents = match &context.runs {
             Runs::Nothing => Vec::new(),
             Runs::Programs => agent_specs(&context, place),
             Runs::Pod(pod) => pod.prepare(&context.lab, &name).await?,
         };
+        let is_first = place.index == 1 && !agents.is_empty();
+        agents.extend(context.typha.filter(|_| is_first).map(|address| typha_spec(&context, place, address)));
         let node = Arc::new(Self {
             place,
             context,
@@ -270,6 +279,39 @@ fn agent_specs(context: &NodeContext, place: Place) -> Vec<AgentSpec> {
     };
     let state = ["--state-dir".to_owned(), dir.join("felix").display().to_string()];
     vec![spec("felix", FELIX_HEALTH, &state), spec("bird-lite", BIRD_LITE_HEALTH, &[])]
+}
+
+/// Where the typha of a lab listens: on its first node.
+pub fn typha_address(options: &LabOptions) -> SocketAddr {
+    let first = Place::of(1, options.nodes, options.subnets);
+    let address = if options.family.has_v4() { first.v4().into() } else { first.v6().into() };
+    SocketAddr::new(address, TYPHA_PORT)
+}
+
+fn typha_spec(context: &NodeContext, place: Place, address: SocketAddr) -> AgentSpec {
+    let name = place.name();
+    let health = SocketAddr::from((Ipv4Addr::LOCALHOST, TYPHA_HEALTH));
+    let (kubeconfig, program) = (context.lab.node_kubeconfig(), context.bin_dir.join(TYPHA));
+    let command = [
+        program.display().to_string(),
+        "--kubeconfig".to_owned(),
+        kubeconfig.display().to_string(),
+        "--listen".to_owned(),
+        address.to_string(),
+        "--health-listen".to_owned(),
+        health.to_string(),
+        "--service".to_owned(),
+        "none".to_owned(),
+    ];
+    AgentSpec {
+        name: TYPHA.to_owned(),
+        command: command.into(),
+        environment: Vec::new(),
+        netns: netns_path(&context.lab.netns(&name)),
+        log: context.lab.state_dir().join(&name).join(format!("{TYPHA}.log")),
+        readiness: Some(health),
+        confinement: None,
+    }
 }
 
 fn node_path(name: &str) -> String {

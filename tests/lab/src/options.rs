@@ -94,6 +94,9 @@ pub struct LabOptions {
     pub agents: bool,
     /// False for a lab without `controllers`.
     pub controllers: bool,
+    /// The first node runs a typha, by which all nodes hear of the cluster.
+    #[serde(default)]
+    pub typha: bool,
     /// The manifest whose pod nodes run, or [`SHIPPED`]; when absent, its programs with all rights.
     pub manifest: Option<PathBuf>,
 }
@@ -169,6 +172,7 @@ mod tests {
             bin_dir: "/x".into(),
             agents: true,
             controllers: true,
+            typha: false,
             manifest: None,
         }
     }

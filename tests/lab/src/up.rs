@@ -15,6 +15,7 @@ use crate::control::{self, Failure, Request};
 use crate::controllers::Controllers;
 use crate::daemon::{self, OPTIONS_FILE};
 use crate::names::{LabName, STATE_ROOT};
+use crate::node::{TYPHA, typha_address};
 use crate::options::{Encap, ExternalApi, LabOptions};
 use crate::topology;
 use crate::tor::Tor;
@@ -30,7 +31,7 @@ pub fn run(args: Up) -> Result<u8, Failure> {
     check_machine(&options)?;
     refuse_second(&options.name)?;
     let state = prepare_state(&options)?;
-    let mut child = start_daemon(&options.name, &state)?;
+    let mut child = start_daemon(&options, &state)?;
     let mut progress = Progress::default();
     let started = wait_for_socket(&options.name, &mut child)
         .and_then(|()| control::ask(&options.name, &Request::Wait, |text| progress.show(text)));
@@ -110,6 +111,7 @@ fn options(args: Up) -> Result<LabOptions, Failure> {
         external,
         agents: !args.no_agents,
         controllers: wants_controllers(&bin_dir, args.no_controllers),
+        typha: args.typha,
         bin_dir,
         manifest: args.manifest.map(|path| fs::canonicalize(&path).unwrap_or(path)),
     };
@@ -150,7 +152,7 @@ fn check_machine(options: &LabOptions) -> Result<(), Failure> {
     };
     cni::find_plugins(&options.bin_dir).map_err(missing)?;
     if options.agents {
-        for program in ["felix", "bird-lite"] {
+        for program in ["felix", "bird-lite"].into_iter().chain(options.typha.then_some(TYPHA)) {
             let path = options.bin_dir.join(program);
             if !path.is_file() {
                 return Err(missing(format!("{} is missing", path.display())));
@@ -202,16 +204,18 @@ fn make_state_dir(state: &Path) -> std::io::Result<()> {
     made
 }
 
-fn start_daemon(name: &LabName, state: &Path) -> Result<Child, Failure> {
+fn start_daemon(options: &LabOptions, state: &Path) -> Result<Child, Failure> {
     let failed = |e: std::io::Error| Failure::failed(format!("start the daemon: {e}"));
     let log = OpenOptions::new().append(true).create(true).open(state.join("daemon.log")).map_err(failed)?;
     let mut command = Command::new(std::env::current_exe().map_err(failed)?);
     command
-        .args(["daemon", name.as_str()])
+        .args(["daemon", options.name.as_str()])
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(log.try_clone().map_err(failed)?)
         .stderr(log);
+    // The programs of all nodes have the daemon's variables.
+    command.envs(options.typha.then(|| ("FELIX_TYPHAADDR", typha_address(options).to_string())));
     // SAFETY: setsid is async-signal-safe and touches no memory of this process.
     unsafe {
         command.pre_exec(|| {

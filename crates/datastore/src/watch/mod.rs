@@ -1,5 +1,7 @@
 //! List and watch of every kind as one stream of [`Update`]s.
 
+#[cfg(test)]
+mod fields;
 mod follow;
 pub(crate) mod kinds;
 pub(crate) mod namespaces;

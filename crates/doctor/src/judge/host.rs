@@ -1,5 +1,6 @@
 //! The kernel and its limits: forwarding, reverse path filter, features, connection tracking, descriptors, memory, clock.
 
+use super::path::is_tunnel;
 use crate::Severity::{Error, Info, Warning};
 use crate::{Facts, Finding, Module, Severity};
 
@@ -39,18 +40,21 @@ fn reverse_path(facts: &Facts, found: &mut Vec<Finding>) {
     for (link, own) in &facts.sysctls.rp_filter {
         let is_strict = all.max(*own) == STRICT;
         let carries = facts.paths.iter().any(|path| path.interface == *link);
-        if !is_strict || link.starts_with("cali") || !(carries || link == "tunl0") {
+        if !is_strict || link.starts_with("cali") || !(carries || is_tunnel(link)) {
             continue;
         }
-        let what = if link == "tunl0" {
-            "tunl0 filters by strict reverse path: packets of pods that come through the tunnel and go back another way are dropped".to_owned()
+        let what = if is_tunnel(link) {
+            format!(
+                "{link} filters by strict reverse path: packets of pods that come through the tunnel and go back another way are \
+                 dropped"
+            )
         } else {
             format!(
                 "{link} filters by strict reverse path: packets of pods are dropped where the way there and the way back differ \
                  (two uplinks, a switch of the encapsulation)"
             )
         };
-        let severity: Severity = if link == "tunl0" { Error } else { Warning };
+        let severity: Severity = if is_tunnel(link) { Error } else { Warning };
         let evidence = format!("net.ipv4.conf.{link}.rp_filter = {own}, all = {all}");
         let mend = format!("sysctl -w net.ipv4.conf.{link}.rp_filter=2");
         found.push(Finding::new(severity, "rp-filter", what, evidence, mend));
@@ -62,15 +66,21 @@ const FEATURES: [(&str, &str, Severity, &str); 8] = [
     ("nf_conntrack", "nf_conntrack", Error, "policy cannot let answers pass"),
     ("nf_tables", "nf_tables", Warning, "policy has to go through iptables-legacy"),
     ("ip_set", "ip_set", Warning, "policy has to go through nftables"),
-    ("ipip", "ipip", Warning, "pools with ipipMode Always or CrossSubnet do not work on this node"),
+    ("ipip", "ipip", Error, "pools with ipipMode Always or CrossSubnet do not work on this node"),
     ("nft_fib", "nft_fib_inet", Info, "rules that ask for a packet's route (fib) are not to be had"),
     ("nexthop", "", Info, "routes carry their next hop one by one: a switch costs one message a route"),
-    ("vxlan", "vxlan", Info, "VXLAN is not to be had"),
-    ("wireguard", "wireguard", Info, "WireGuard is not to be had"),
+    ("vxlan", "vxlan", Error, "pools with vxlanMode Always or CrossSubnet do not work on this node"),
+    ("wireguard", "wireguard", Error, "packets to and from this node are not encrypted"),
 ];
+
+/// Those of them that only a cluster needs whose pools or settings ask for it.
+const ENCAPSULATIONS: [&str; 3] = ["ipip", "vxlan", "wireguard"];
 
 fn features(facts: &Facts, found: &mut Vec<Finding>) {
     for (name, module, severity, effect) in FEATURES {
+        // What nobody asks for is no fault; it is good to know before somebody does.
+        let is_idle = ENCAPSULATIONS.contains(&name) && facts.wants(name) != Some(true);
+        let severity = if is_idle { Info } else { severity };
         let evidence = format!("kernel {}", facts.kernel);
         match facts.modules.get(name) {
             Some(Module::Missing) => {

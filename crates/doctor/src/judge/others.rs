@@ -63,7 +63,7 @@ fn cni(facts: &Facts, found: &mut Vec<Finding>) {
 }
 
 /// Links by which other networks are known.
-const LINKS: [(&str, &str); 10] = [
+const LINKS: [(&str, &str); 8] = [
     ("flannel", "flannel"),
     ("cilium_", "Cilium"),
     ("lxc_health", "Cilium"),
@@ -72,8 +72,6 @@ const LINKS: [(&str, &str); 10] = [
     ("kube-bridge", "kube-router"),
     ("ovn-k8s", "OVN-Kubernetes"),
     ("cni0", "the bridge plugin"),
-    ("vxlan.calico", "Calico's VXLAN"),
-    ("wireguard.cali", "Calico's WireGuard"),
 ];
 
 fn links(facts: &Facts, found: &mut Vec<Finding>) {

@@ -5,8 +5,19 @@ use std::collections::BTreeSet;
 use crate::Severity::{Error, Warning};
 use crate::{Facts, Finding, Path};
 
-/// What IPIP puts in front of a packet, bytes.
-const IPIP: u32 = 20;
+/// Our tunnels, and what each puts around a packet, bytes.
+const TUNNELS: [(&str, u32); 5] = [
+    ("tunl0", 20),
+    ("vxlan.calico", 50),
+    ("vxlan-v6.calico", 70),
+    ("wireguard.cali", 60),
+    ("wg-v6.cali", 80),
+];
+
+/// Is this a link by which we carry packets between nodes?
+pub(super) fn is_tunnel(link: &str) -> bool {
+    TUNNELS.iter().any(|(name, _)| *name == link)
+}
 
 pub(super) fn judge(facts: &Facts, found: &mut Vec<Finding>) {
     let needed = needed(facts);
@@ -31,21 +42,23 @@ pub(super) fn judge(facts: &Facts, found: &mut Vec<Finding>) {
             found.push(link_too_small(path, needed));
         }
     }
-    tunnel(facts, found);
+    TUNNELS.iter().filter(|(name, _)| uses(facts, name)).for_each(|(name, _)| tunnel(facts, name, found));
 }
 
 /// The largest packet that nodes send one another for pods, bytes; 0 while there are no pods.
 fn needed(facts: &Facts) -> u32 {
     let pods = facts.pod_links().map(|link| link.mtu).max().unwrap_or(0);
-    if pods > 0 && uses_tunnel(facts) { pods + IPIP } else { pods }
+    let used = TUNNELS.iter().filter(|(name, _)| pods > 0 && uses(facts, name));
+    pods + used.map(|(_, header)| *header).max().unwrap_or(0)
 }
 
-fn uses_tunnel(facts: &Facts) -> bool {
-    facts.routes.iter().any(|route| route.interface == "tunl0" && route.protocol == BIRD)
+/// Do routes to pods of other nodes lead through this tunnel?
+fn uses(facts: &Facts, tunnel: &str) -> bool {
+    facts.routes.iter().any(|route| route.interface == tunnel && OURS.contains(&route.protocol))
 }
 
-/// Protocol of the speaker's routes.
-const BIRD: u8 = 12;
+/// Protocols of the routes that the speaker and the node agent write for other nodes.
+const OURS: [u8; 2] = [12, 80];
 
 /// The link says more than the path carries: large packets of pods and of the node itself vanish.
 fn too_small(path: &Path, name: &str, fits: u32, needed: u32) -> Finding {
@@ -71,17 +84,19 @@ fn link_too_small(path: &Path, needed: u32) -> Finding {
     Finding::new(Error, "link-mtu", what, evidence, mend)
 }
 
-/// `tunl0` must carry what pods send.
-fn tunnel(facts: &Facts, found: &mut Vec<Finding>) {
+/// A tunnel must carry what pods send.
+fn tunnel(facts: &Facts, name: &str, found: &mut Vec<Finding>) {
+    let Some(tunnel) = facts.link(name) else { return };
     let pods = facts.pod_links().map(|link| link.mtu).max().unwrap_or(0);
-    if let Some(tunnel) = facts.link("tunl0").filter(|tunnel| uses_tunnel(facts) && tunnel.mtu < pods) {
-        let what = format!("tunl0 has MTU {}, and pods send packets of {pods}", tunnel.mtu);
-        let mend = format!("ip link set dev tunl0 mtu {pods}");
-        found.push(Finding::new(Error, "tunnel-mtu", what, "routes of pods lead through tunl0", mend));
+    if tunnel.mtu < pods {
+        let what = format!("{name} has MTU {}, and pods send packets of {pods}", tunnel.mtu);
+        let mend = format!("ip link set dev {name} mtu {pods}");
+        let evidence = format!("routes of pods lead through {name}");
+        found.push(Finding::new(Error, "tunnel-mtu", what, evidence, mend));
     }
-    if let Some(tunnel) = facts.link("tunl0").filter(|tunnel| uses_tunnel(facts) && !tunnel.up) {
-        let evidence = format!("tunl0 is down with MTU {}", tunnel.mtu);
+    if !tunnel.up {
+        let evidence = format!("{name} is down with MTU {}", tunnel.mtu);
         let what = "packets for pods of other nodes go into a tunnel that is down";
-        found.push(Finding::new(Error, "tunnel-down", what, evidence, "ip link set dev tunl0 up"));
+        found.push(Finding::new(Error, "tunnel-down", what, evidence, format!("ip link set dev {name} up")));
     }
 }

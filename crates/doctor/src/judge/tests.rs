@@ -57,6 +57,7 @@ fn well() -> Facts {
             directory: "/etc/cni/net.d".into(),
             files: vec![conf("10-calico.conflist", "calico")],
         }),
+        encapsulations: Some(vec!["ipip".into()]),
         modules: ["nf_conntrack", "nf_tables", "ip_set", "ipip"]
             .map(|name| (name.to_owned(), Module::Present))
             .into(),
@@ -240,6 +241,16 @@ const TABLE: &[Row] = &[
         "ip link set dev eth0 mtu 1500",
     ),
     ("small tunnel", |f| f.links[1].mtu = 1400, Error, "tunnel-mtu", "ip link set dev tunl0 mtu 1480"),
+    (
+        "a tunnel with a larger header",
+        |f| {
+            f.links.push(link("vxlan.calico", 1480));
+            f.routes.push(route("10.65.2.0/26", "vxlan.calico", 80));
+        },
+        Error,
+        "link-mtu",
+        "ip link set dev eth0 mtu 1530",
+    ),
     ("dead tunnel", |f| f.links[1].up = false, Error, "tunnel-down", "ip link set dev tunl0 up"),
     (
         "no forwarding",
@@ -272,7 +283,37 @@ const TABLE: &[Row] = &[
     (
         "no ipip",
         |f| _ = f.modules.insert("ipip".into(), Module::Missing),
-        Warning,
+        Error,
+        "kernel-feature",
+        "linux-modules-extra-6.1",
+    ),
+    (
+        "no ipip, and no pool that asks for it",
+        |f| {
+            f.modules.insert("ipip".into(), Module::Missing);
+            f.encapsulations = Some(Vec::new());
+        },
+        Info,
+        "kernel-feature",
+        "linux-modules-extra-6.1",
+    ),
+    (
+        "no VXLAN, and nobody says whether a pool asks for it",
+        |f| {
+            f.modules.insert("vxlan".into(), Module::Missing);
+            f.encapsulations = None;
+        },
+        Info,
+        "kernel-feature",
+        "linux-modules-extra-6.1",
+    ),
+    (
+        "no WireGuard",
+        |f| {
+            f.modules.insert("wireguard".into(), Module::Missing);
+            f.encapsulations = Some(vec!["wireguard".into()]);
+        },
+        Error,
         "kernel-feature",
         "linux-modules-extra-6.1",
     ),

@@ -1,6 +1,7 @@
 //! One client: a position in the log of each kind that it wants, and little else.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -131,19 +132,19 @@ impl Client {
         if self.is_over {
             return None;
         }
+        // Those after the last turn, then those up to it; at first all of them, then none.
         let turn = self.turn.take();
-        let is_later = |kind: &Arc<str>| turn.as_ref().is_some_and(|turn| kind > turn);
-        let kinds = self.positions.keys();
-        let order: Vec<Arc<str>> =
-            kinds.clone().filter(|k| is_later(k)).chain(kinds.filter(|k| !is_later(k))).cloned().collect();
-        for kind in order {
-            let (Some(log), Some(position)) = (logs.get_mut(&kind), self.positions.get_mut(&kind)) else {
-                continue;
-            };
-            if let Some((first, second)) = position.step(&kind, log, counters) {
-                self.queue.extend(second);
-                self.turn = Some(kind);
-                return Some(first);
+        let turn = turn.as_deref();
+        let orders =
+            [(turn.map_or(Unbounded, Excluded), Unbounded), (Unbounded, turn.map_or(Excluded(""), Included))];
+        for order in orders {
+            for (kind, position) in self.positions.range_mut::<str, _>(order) {
+                let Some(log) = logs.get_mut(kind) else { continue };
+                if let Some((first, second)) = position.step(kind, log, counters) {
+                    self.queue.extend(second);
+                    self.turn = Some(kind.clone());
+                    return Some(first);
+                }
             }
         }
         None
