@@ -444,7 +444,9 @@ fn who_looks_with_ocicat_needs_all_rights_of_the_role_and_no_others() {
         assert!(!errors.contains("forbidden"), "{question:?}: {errors}");
     }
 
+    // Which of the watches begin before the last list has come differs.
     let mut wanted = of_role("cli/roles.yaml", "ClusterRole ocicat-view");
+    wanted.retain(|grant| !grant.contains(": watch "));
     wanted.extend(of_role("cli/roles.yaml", "Role ocicat-ask"));
     for (grant, _) in OF_RUNNING_PODS {
         assert!(wanted.remove(*grant), "no role has this any more: {grant}");
