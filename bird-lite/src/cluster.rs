@@ -294,6 +294,8 @@ fn interface(attributes: &AllocationAttributes) -> Option<Arc<str>> {
     match (text("namespace"), text("pod"), text("type")) {
         (Some(namespace), Some(pod), _) => Some(pod_interface(&PodKey::new(namespace, pod)).into()),
         (_, _, Some("ipipTunnelAddress")) => Some("tunl0".into()),
+        (_, _, Some("vxlanTunnelAddress")) => Some("vxlan.calico".into()),
+        (_, _, Some("vxlanV6TunnelAddress")) => Some("vxlan-v6.calico".into()),
         _ => None,
     }
 }

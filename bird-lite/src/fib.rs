@@ -163,6 +163,16 @@ impl Fib {
         gone
     }
 
+    /// Has somebody else a route that leads somewhere to just this destination?
+    pub fn has_way_to(&self, destination: Cidr) -> bool {
+        let lengths = match destination.family() {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
+        };
+        let ways = lengths.get(&destination.length()).and_then(|of_length| of_length.get(&destination));
+        ways.is_some_and(|ways| ways.values().flatten().any(|hops| !hops.is_empty()))
+    }
+
     /// Resolves a next hop through its gateway, or the best route to it: the longest prefix, then the lowest
     /// metric.
     pub fn resolve(&self, next_hop: IpAddr) -> Option<Resolved> {

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use bgp::{PeerKey, RouteSource};
 use bgp_packet::Prefix;
 use kernel::{NextHop, PROTO_BIRD, Route, RouteKey, RouteKind};
-use model::{Cidr, EncapMode, IpPool, Node};
+use model::{Cidr, EncapMode, Encapsulation, IpPool, Node};
 
 use crate::cluster::Cluster;
 use crate::convert::cidr;
@@ -27,6 +27,8 @@ pub enum Verdict {
     Install(Vec<NextHop>),
     /// It is not for the kernel.
     Skip,
+    /// The node agent is to route it: what stands of ours stays until the agent's route is there.
+    HandOver,
     /// It ought to be in the kernel but cannot be yet.
     Pending(String),
 }
@@ -39,6 +41,7 @@ impl Verdict {
             match way {
                 Way::Hop(hop) => hops.push(hop.clone()),
                 Way::Foreign => return Self::Skip,
+                Way::Agents => return Self::HandOver,
                 Way::Missing(reason) => why = Some(reason),
             }
         }
@@ -66,6 +69,8 @@ pub enum Way {
     Hop(NextHop),
     /// Not ours to program.
     Foreign,
+    /// The node agent routes it, in the same table as we do.
+    Agents,
     /// There is none yet, and why.
     Missing(String),
 }
@@ -88,6 +93,8 @@ enum Travel {
     Tunnel,
     /// Not ours to program.
     Foreign,
+    /// The node agent routes it.
+    Agents,
 }
 
 impl Context<'_> {
@@ -122,6 +129,7 @@ impl Context<'_> {
         };
         match travel {
             Travel::Foreign => Way::Foreign,
+            Travel::Agents => Way::Agents,
             Travel::Tunnel if self.tunnel_up => Way::Hop(NextHop {
                 gateway: Some(next_hop),
                 interface: Some(TUNNEL.to_owned()),
@@ -160,10 +168,10 @@ impl Context<'_> {
         self.cluster.own_address(next_hop).is_some()
     }
 
-    /// The encapsulation of a route: a function of the pool's mode, the own subnet and the next hop.
+    /// How a route travels, by [`Encapsulation::of`] and by who programs it.
     fn travel(&self, pool: &IpPool, next_hop: IpAddr) -> Travel {
-        if pool.vxlan_mode != EncapMode::Never {
-            return Travel::Foreign;
+        if pool.is_routed_by_agent() {
+            return Travel::Agents;
         }
         let programs = self.cluster.configuration.programs;
         let encapsulates = pool.ipip_mode != EncapMode::Never && next_hop.is_ipv4();
@@ -173,10 +181,8 @@ impl Context<'_> {
         }
         let node = self.cluster.node();
         let subnets = node.into_iter().flat_map(|n| [n.ipv4, n.ipv6]).flatten().map(|a| a.subnet());
-        let same_subnet = subnets.into_iter().any(|s| s.contains(next_hop));
-        match (pool.ipip_mode, next_hop.is_ipv4()) {
-            (EncapMode::Always, true) => Travel::Tunnel,
-            (EncapMode::CrossSubnet, true) if !same_subnet => Travel::Tunnel,
+        match Encapsulation::of(pool, subnets, next_hop) {
+            Encapsulation::Ipip => Travel::Tunnel,
             _ if !encapsulates && self.is_encrypted(next_hop) => Travel::Foreign,
             _ => Travel::Lan,
         }

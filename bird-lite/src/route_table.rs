@@ -1,7 +1,7 @@
 //! The table of `proto bird` routes. Owns what is wanted there, under which key the route of a prefix stands,
 //! and what cannot be installed yet. Decides nothing about a single route, and knows no clock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::Instant;
 
@@ -27,6 +27,8 @@ where
     learned: BTreeMap<Prefix, Learned>,
     /// Routes that cannot be installed yet, and why.
     blocked: BTreeMap<Prefix, String>,
+    /// Routes that the node agent takes over, and that stay until its own are there.
+    handed_over: BTreeSet<Prefix>,
     /// The key under which the route of a prefix stands.
     keys: BTreeMap<Prefix, RouteKey>,
     /// Routes that no peer told us.
@@ -52,6 +54,10 @@ impl Learned {
     }
 }
 
+/// Why a route that is not ours any more still stands.
+const AWAITS_AGENT: &str =
+    "the pool has VXLAN now, and felix has not written its route yet; ours stays until it has";
+
 /// What one run of [`RouteTable::apply`] did.
 #[derive(Debug, Default)]
 pub struct Written {
@@ -76,6 +82,7 @@ where
             objects,
             learned: BTreeMap::new(),
             blocked: BTreeMap::new(),
+            handed_over: BTreeSet::new(),
             keys: BTreeMap::new(),
             own: BTreeMap::new(),
             legs: Legs::default(),
@@ -123,6 +130,10 @@ where
             self.decide_own(context);
         }
         self.follow(context, within);
+        let covers = |prefix: &&Prefix| within.is_none_or(|within| within.covers(cidr(**prefix)));
+        for prefix in self.handed_over.iter().filter(covers).copied().collect::<Vec<_>>() {
+            self.decide(context, prefix);
+        }
     }
 
     /// What ways depend on beside the node's own routes has changed, such as the mode of a pool or the tunnel.
@@ -208,21 +219,35 @@ where
         match Verdict::of(legs.iter().filter_map(|leg| self.legs.way(*leg))) {
             Verdict::Install(hops) => {
                 self.blocked.remove(&prefix);
+                self.handed_over.remove(&prefix);
                 if let Some(old) = self.keys.insert(prefix, key).filter(|old| *old != key) {
                     self.unset(old);
                 }
                 self.install(key, &legs, hops);
             }
             Verdict::Skip => self.skip(prefix),
+            Verdict::HandOver => self.hand_over(context, prefix),
             Verdict::Pending(reason) => {
+                self.handed_over.remove(&prefix);
                 self.keep_standing(prefix);
                 self.blocked.insert(prefix, reason);
             }
         }
     }
 
+    /// The node agent routes it from now on. What stands of ours stays beside its route until that is there.
+    fn hand_over(&mut self, context: Context<'_>, prefix: Prefix) {
+        self.keep_standing(prefix);
+        if !self.keys.contains_key(&prefix) || context.fib.has_way_to(cidr(prefix)) {
+            return self.skip(prefix);
+        }
+        self.handed_over.insert(prefix);
+        self.blocked.insert(prefix, AWAITS_AGENT.to_owned());
+    }
+
     fn skip(&mut self, prefix: Prefix) {
         self.blocked.remove(&prefix);
+        self.handed_over.remove(&prefix);
         if let Some(old) = self.keys.remove(&prefix) {
             self.unset(old);
         }

@@ -41,6 +41,17 @@ fn has_ipip() -> bool {
     }
 }
 
+/// Does the kernel get checksums of packets inside others wrong where it leaves them to the hardware? Those up to 5.7 do,
+/// behind some cards.
+pub fn has_bad_checksum_offload() -> bool {
+    is_before_5_8(&sysctl::read("kernel/osrelease").unwrap_or_default())
+}
+
+fn is_before_5_8(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|part| part.parse::<u32>().ok());
+    matches!((numbers.next(), numbers.next()), (Some(major), Some(minor)) if (major, minor) < (5, 8))
+}
+
 /// Lets the node forward packets. What cannot be set is named: it may be set already, or by somebody else.
 pub fn enable_forwarding(ipv6: bool) {
     let wanted = [("net/ipv4/ip_forward", true), ("net/ipv6/conf/all/forwarding", ipv6)];
@@ -56,4 +67,17 @@ pub fn enable_forwarding(ipv6: bool) {
 pub fn rp_filter() -> &'static str {
     let default = sysctl::read("net/ipv4/conf/default/rp_filter");
     ["0", "2"].into_iter().find(|known| default.as_ref().is_ok_and(|value| value == known)).unwrap_or("1")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_kernels_are_told_by_their_release() {
+        let is_old =
+            ["5.7.19-generic", "4.18.0-305.el8", "5.8.0", "6.1.0-13-amd64", "nonsense"].map(is_before_5_8);
+
+        assert_eq!(is_old, [true, true, false, false, false]);
+    }
 }

@@ -1,13 +1,16 @@
 //! The real kernel behind the dataplane's ports.
 
+use std::collections::BTreeSet;
+use std::io;
+
 use anyhow::{Context as _, Result, bail};
-use felix_dataplane::{Drivers, Ownership, Ports};
-use kernel::{Optional, PROTO_BIRD, PROTO_BOOT, PROTO_FELIX};
+use felix_dataplane::{ClusterDrivers, Drivers, Ownership, Ports};
+use kernel::{Optional, PROTO_BIRD, PROTO_BOOT, PROTO_FELIX, vxlan_link_name};
 use kernel_linux::{
-    Backend, IpSetDriver, IptablesTools, NeighbourDriver, NftablesDriver, RouteDriver, RouteOwner,
-    SysctlDriver, TunnelDriver,
+    Backend, FdbDriver, IpSetDriver, IptablesTools, NeighbourDriver, NftablesDriver, RouteDriver, RouteOwner,
+    SysctlDriver, TunnelDriver, VxlanDriver,
 };
-use model::Family;
+use model::{Cidr, Family};
 
 /// `kernel-linux`.
 pub struct Linux;
@@ -20,10 +23,22 @@ impl Ports for Linux {
     type Sysctls = SysctlDriver;
     type Tunnels = TunnelDriver;
     type Nftables = NftablesDriver;
+    type Vxlans = VxlanDriver;
+    type Fdb = FdbDriver;
 
-    fn set_ownership(routes: &mut RouteDriver, neighbours: &mut NeighbourDriver, ownership: &Ownership) {
+    fn set_ownership(
+        routes: &mut RouteDriver,
+        neighbours: &mut NeighbourDriver,
+        cluster: &mut RouteDriver,
+        ownership: &Ownership,
+    ) {
         routes.set_owners(route_owners(ownership));
         neighbours.set_prefixes(vec![ownership.prefix.clone()]);
+        cluster.set_owners(cluster_route_owners(ownership));
+    }
+
+    fn routes_of_others(routes: &mut RouteDriver) -> io::Result<BTreeSet<Cidr>> {
+        routes.of_others()
     }
 }
 
@@ -72,6 +87,7 @@ pub fn open(backend: Option<Backend>, ownership: &Ownership, ipv6: bool) -> Resu
         neighbours: NeighbourDriver::new(vec![ownership.prefix.clone()]).context("neighbours")?,
         sysctls: SysctlDriver::new(),
         tunnels: TunnelDriver::new("tunl0").context("tunl0")?,
+        cluster: cluster_drivers(ownership).context("VXLAN")?,
     };
     Ok(Opened { drivers, has_iptables })
 }
@@ -81,12 +97,32 @@ const NO_IP_SETS: &str =
 const NO_IPTABLES: &str =
     "iptables does not work; install the package iptables, and on the node load its modules";
 
-/// Which routes are ours.
+/// What leads to other nodes.
+fn cluster_drivers(ownership: &Ownership) -> Result<ClusterDrivers<Linux>> {
+    let names = Family::ALL.map(vxlan_link_name);
+    Ok(ClusterDrivers {
+        vxlans: VxlanDriver::new(&names)?,
+        fdb: FdbDriver::new(&names)?,
+        neighbours: NeighbourDriver::new(names.map(str::to_owned).into())?,
+        routes: RouteDriver::new(cluster_route_owners(ownership))?,
+    })
+}
+
+/// Which routes to other nodes are ours.
+fn cluster_route_owners(ownership: &Ownership) -> Vec<RouteOwner> {
+    let prefix = ownership.prefix.clone();
+    vec![RouteOwner::ProtocolElsewhere { protocol: PROTO_FELIX, prefix }]
+}
+
+/// Which routes to pods of this node are ours.
 fn route_owners(ownership: &Ownership) -> Vec<RouteOwner> {
     let prefix = ownership.prefix.clone();
     let interfaces = match ownership.takes_all {
         true => RouteOwner::Interface { prefix, except: vec![PROTO_BIRD] },
-        false => RouteOwner::InterfaceProtocols { prefix, protocols: vec![PROTO_BOOT, ownership.protocol] },
+        false => RouteOwner::InterfaceProtocols {
+            prefix,
+            protocols: vec![PROTO_BOOT, PROTO_FELIX, ownership.protocol],
+        },
     };
-    vec![RouteOwner::Protocol(PROTO_FELIX), interfaces]
+    vec![interfaces]
 }

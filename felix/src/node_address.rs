@@ -301,7 +301,7 @@ mod tests {
             let addresses = vec![(address.parse().unwrap(), 24)];
             Link { index, name: name.to_owned(), up: true, mtu: 1500, mac: None, alias: None, addresses }
         };
-        let own = watch::Sender::new(OwnNode { in_sync: true, node: Some(node), ..OwnNode::default() });
+        let own = watch::Sender::new(OwnNode { in_sync: true, node: Some(node) });
         let links = vec![link(1, "eth0", "10.0.0.1"), link(2, "eth1", "10.1.0.1")];
         let links = watch::Sender::new(Arc::new(links));
         let (events, received) = mpsc::channel(8);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use datastore::crd::{NodePolicyEntry, NodePolicyStatusSpec};
 use datastore::{Datastore, Interest};
-use felix_dataplane::{Dataplane as KernelDataplane, Ownership};
+use felix_dataplane::{Dataplane as KernelDataplane, Drivers, Ownership};
 use felix_render::{RenderSettings, Renderer};
 use kernel::{Link, Optional};
 use kernel_linux::events::Events;
@@ -114,7 +114,7 @@ pub async fn run(settings: Settings, fixed: FixedAddresses, log_level: LogLevel)
     let pods = KnownPods::new(cluster.clone(), datastore.clone(), namespaces, settings.node.clone());
     let service = Arc::new(service(&settings, store, &dataplane, pods, &addresses, &metrics, &health)?);
     let drivers = &doors.opened.drivers;
-    let own_ports = [drivers.routes.port()?, drivers.neighbours.port()?];
+    let own_ports = own_ports(drivers)?;
     let published = start_worker(&settings, features, doors, &service, commands, &health, &metrics)?;
     watch_kernel(&dataplane, own_ports)?;
     watch_rules(&dataplane);
@@ -144,8 +144,10 @@ pub async fn run(settings: Settings, fixed: FixedAddresses, log_level: LogLevel)
     });
     tokio::spawn(keep_up::keep_up(addresses.clone(), cluster.own()));
     let annotate = addresses.clone();
+    let tunnels = TunnelAddress::new(cluster.clone(), addresses, annotate.clone());
+    let tunnels = tunnels.with_links(published.links.clone());
     start_node(&settings, &cluster, published.links, &annotate, &datastore, &health, &metrics);
-    tokio::spawn(TunnelAddress::new(cluster.clone(), addresses, annotate).run());
+    tokio::spawn(tunnels.run());
     tokio::spawn(reclaimer.run(cluster.own()));
     tokio::spawn(release_addresses(service.clone(), cluster));
     serve_plugin(&settings, service, &health)?;
@@ -160,6 +162,12 @@ pub async fn run(settings: Settings, fixed: FixedAddresses, log_level: LogLevel)
     }
     dataplane.send(Command::Stop);
     Ok(())
+}
+
+/// Ports of the sockets by which routes and neighbours are written.
+fn own_ports(drivers: &Drivers<Linux>) -> Result<Vec<u32>> {
+    let of_cluster = [drivers.cluster.routes.port()?, drivers.cluster.neighbours.port()?];
+    Ok([[drivers.routes.port()?, drivers.neighbours.port()?], of_cluster].concat())
 }
 
 /// Talks to nobody yet.
@@ -330,6 +338,7 @@ fn start_worker(
         random_fully: true,
         ipip: features.ipip,
         rp_filter: checks::rp_filter(),
+        no_checksum_offload: checks::has_bad_checksum_offload(),
         ..RenderSettings::default()
     };
     let pod_settings = {
@@ -433,7 +442,7 @@ impl Drop for DeadOnDrop {
 }
 
 /// Tells the dataplane of what changes in the kernel, but not of routes and neighbours that it writes itself.
-fn watch_kernel(dataplane: &Dataplane, own_ports: [u32; 2]) -> Result<()> {
+fn watch_kernel(dataplane: &Dataplane, own_ports: Vec<u32>) -> Result<()> {
     let dataplane = dataplane.clone();
     Events::open()?.without(own_ports).spawn(move |event| {
         dataplane.send(Command::Links(vec![event]));

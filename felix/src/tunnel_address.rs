@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use datastore::convert::{VXLAN_TUNNEL_MAC, VXLAN_TUNNEL_MAC_V6, tunnel_address_annotation};
+use kernel::{Link, vxlan_link_name};
 use model::{Family, IpPool, Mac, Node, TunnelKind, TunnelNeed};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::addresses::Addresses;
@@ -23,8 +25,8 @@ use crate::node_address::Annotate;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How long an address that nothing needs any more stays: other nodes may hear of the pool later than of the Node,
-/// and send through the tunnel until then.
-const LINGER: Duration = Duration::from_secs(10);
+/// and send through the tunnel until then, and a speaker that is to take routes over may just be starting.
+const LINGER: Duration = Duration::from_secs(30);
 
 /// Keeps the addresses right.
 pub struct TunnelAddress<S, A> {
@@ -36,6 +38,8 @@ pub struct TunnelAddress<S, A> {
     settled: BTreeMap<TunnelKind, Wanted>,
     /// When an address that is published and not needed may go.
     ends: BTreeMap<TunnelKind, Instant>,
+    /// The node's own links: who announces a VXLAN tunnel must take its packets.
+    links: Option<watch::Receiver<Arc<Vec<Link>>>>,
     /// [`LINGER`], but for tests.
     linger: Duration,
 }
@@ -49,12 +53,27 @@ struct Wanted {
 
 impl<S: Addresses, A: Annotate> TunnelAddress<S, A> {
     pub fn new(cluster: Arc<Cluster>, addresses: S, annotate: A) -> Self {
-        Self { cluster, addresses, annotate, settled: BTreeMap::new(), ends: BTreeMap::new(), linger: LINGER }
+        Self {
+            cluster,
+            addresses,
+            annotate,
+            settled: BTreeMap::new(),
+            ends: BTreeMap::new(),
+            links: None,
+            linger: LINGER,
+        }
+    }
+
+    /// Announces no VXLAN tunnel before its link is among these, and up.
+    #[must_use]
+    pub fn with_links(self, links: watch::Receiver<Arc<Vec<Link>>>) -> Self {
+        Self { links: Some(links), ..self }
     }
 
     /// Never returns while the cluster is followed.
     pub async fn run(mut self) {
         let (mut own, mut pools) = (self.cluster.own(), self.cluster.pools_changed());
+        let mut links = self.links.clone();
         let mut pause = FIRST_PAUSE;
         loop {
             let state = own.borrow_and_update().clone();
@@ -74,6 +93,7 @@ impl<S: Addresses, A: Annotate> TunnelAddress<S, A> {
             tokio::select! {
                 changed = own.changed() => if changed.is_err() { return },
                 changed = pools.changed() => if changed.is_err() { return },
+                () = changed(&mut links) => {}
                 () = again => {}
             }
             pause = if failed { (pause * 2).min(LONGEST_PAUSE) } else { FIRST_PAUSE };
@@ -86,7 +106,10 @@ impl<S: Addresses, A: Annotate> TunnelAddress<S, A> {
         let mut is_right = true;
         for kind in TunnelKind::ALL {
             let wanted = Wanted { need: kind.need(node, &pools), published: node.tunnels.address(kind) };
-            if self.settled.get(&kind) == Some(&wanted) || self.lingers(kind, &wanted) {
+            if self.settled.get(&kind) == Some(&wanted)
+                || self.lingers(kind, &wanted)
+                || self.awaits_link(kind, &wanted)
+            {
                 continue;
             }
             match self.settle(kind, node, &pools, &wanted).await {
@@ -113,6 +136,20 @@ impl<S: Addresses, A: Annotate> TunnelAddress<S, A> {
             self.ends.remove(&kind);
         }
         lingers
+    }
+
+    /// Is the link of a tunnel that is to be announced still to come?
+    fn awaits_link(&self, kind: TunnelKind, wanted: &Wanted) -> bool {
+        let family = match kind {
+            TunnelKind::Vxlan => Family::V4,
+            TunnelKind::VxlanV6 => Family::V6,
+            _ => return false,
+        };
+        let is_new = wanted.need != TunnelNeed::None && wanted.published.is_none();
+        let is_up = |links: &watch::Receiver<Arc<Vec<Link>>>| {
+            links.borrow().iter().any(|link| link.name == vxlan_link_name(family) && link.up)
+        };
+        is_new && self.links.as_ref().is_some_and(|links| !is_up(links))
     }
 
     /// Returns what is published then.
@@ -159,6 +196,17 @@ impl<S: Addresses, A: Annotate> TunnelAddress<S, A> {
                 Ok(Some(address))
             }
         }
+    }
+}
+
+/// Ends when the links have changed; never without links.
+async fn changed(links: &mut Option<watch::Receiver<Arc<Vec<Link>>>>) {
+    let gone = match links {
+        Some(links) => links.changed().await.is_err(),
+        None => true,
+    };
+    if gone {
+        std::future::pending().await
     }
 }
 
@@ -287,9 +335,13 @@ mod tests {
         }
 
         fn start(&self) {
+            self.start_with(|tunnels| tunnels);
+        }
+
+        fn start_with(&self, change: impl FnOnce(TunnelAddress<Self, Self>) -> TunnelAddress<Self, Self>) {
             self.cluster.observe(&Update::InSync);
             let tunnels = TunnelAddress::new(self.cluster.clone(), self.clone(), self.clone());
-            tokio::spawn(TunnelAddress { linger: SHORT, ..tunnels }.run());
+            tokio::spawn(change(TunnelAddress { linger: SHORT, ..tunnels }).run());
         }
 
         /// Waits until this was done, and takes it.
@@ -314,6 +366,25 @@ mod tests {
 
         scene.did(&["tell nothing", "release"]).await;
         assert!(changed.elapsed() >= SHORT, "others may still send through the tunnel");
+    }
+
+    #[tokio::test]
+    async fn a_tunnel_is_not_announced_before_its_link_is_up() {
+        let scene = Scene::new(None);
+        scene.tell_pool("a", EncapMode::Always);
+        let (links, told) = watch::channel(Arc::default());
+        scene.start_with(|tunnels| tunnels.with_links(told));
+        let link = |up| {
+            let (name, addresses) = ("vxlan.calico".to_owned(), Vec::new());
+            Arc::new(vec![Link { index: 9, name, up, mtu: 1450, mac: None, alias: None, addresses }])
+        };
+
+        links.send_replace(link(false));
+        tokio::task::yield_now().await;
+        assert_eq!(scene.done.lock().len(), 0);
+        links.send_replace(link(true));
+
+        scene.did(&["take 10.65.0.1", "tell 10.65.0.1", "keep 10.65.0.1"]).await;
     }
 
     #[tokio::test]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use felix_calc::{Calc, Change, ClosedReason, EndpointPolicies};
 use felix_dataplane::{Dataplane, EndpointState, Ownership, Ports, Refresh, Touched};
-use felix_render::{Renderer, RuleDataplane, policy_chains};
+use felix_render::{Hold, Renderer, RuleDataplane, policy_chains};
 use kernel::Link;
 use model::{
     FelixConfiguration, HostInterface, LocalEndpoint, NodeName, SettingNote, SettingReason, SettingSource,
@@ -363,6 +363,7 @@ impl<P: Ports> Worker<P> {
                 .chain(self.policies.not_understood())
                 .chain(self.policies.without_tier())
                 .chain(self.shaper.problems())
+                .chain(self.cluster_problems())
                 .collect(),
         };
         self.journal.problems(&surroundings.problems);
@@ -377,6 +378,26 @@ impl<P: Ports> Worker<P> {
         self.journal.applied(&report, &self.dataplane, started.elapsed(), self.is_first);
         self.is_first = false;
         self.tell_readiness();
+    }
+
+    /// Nodes whose pods are not reached as their pool asks for, and routes that wait for the speaker's.
+    fn cluster_problems(&self) -> Vec<String> {
+        let unreachable = self.calc.unreachable_nodes();
+        let mut problems: Vec<String> = unreachable
+            .iter()
+            .map(|(node, reason)| {
+                format!("pods on node {node} are not reached as their IPPool asks for: {reason}")
+            })
+            .collect();
+        let mut waiting = self.dataplane.held_routes().filter(|(_, hold)| *hold == Hold::UntilAnother);
+        if let Some((first, _)) = waiting.next() {
+            problems.push(format!(
+                "{} routes to other nodes stay as they were, {first} first: their IPPool has no VXLAN any more, and \
+                 bird-lite has not written its own yet; see `ocicat bgp`",
+                waiting.count() + 1
+            ));
+        }
+        problems
     }
 
     /// Ready after the first write, unless policy shall go through what the node does not have.

@@ -3,19 +3,22 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+use std::collections::BTreeSet;
+use std::io;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use felix_calc::Calc;
-use felix_dataplane::{Dataplane, Drivers, EndpointState, Ports};
+use felix_dataplane::{ClusterDrivers, Dataplane, Drivers, EndpointState, Ports};
 use felix_render::{RenderSettings, Renderer};
-use kernel::IpSetPort as _;
+use kernel::{IpSetPort as _, PROTO_FELIX};
 use kernel_linux::{
-    Backend, IpSetDriver, IptablesTools, NeighbourDriver, NftablesDriver, RouteDriver, RouteOwner, Rtnl,
-    SysctlDriver, TunnelDriver,
+    Backend, FdbDriver, IpSetDriver, IptablesTools, NeighbourDriver, NftablesDriver, RouteDriver, RouteOwner,
+    Rtnl, SysctlDriver, TunnelDriver, VxlanDriver,
 };
 use model::{
-    Action, Family, Labels, LocalEndpoint, NodeName, Pod, PodKey, Policy, PolicyKey, PolicyKind, Rule, Update,
+    Action, Cidr, Family, Labels, LocalEndpoint, NodeName, Pod, PodKey, Policy, PolicyKey, PolicyKind, Rule,
+    Update,
 };
 
 const POD: &str = "cali00000000web";
@@ -122,6 +125,12 @@ impl Ports for Linux {
     type Sysctls = SysctlDriver;
     type Tunnels = TunnelDriver;
     type Nftables = NftablesDriver;
+    type Vxlans = VxlanDriver;
+    type Fdb = FdbDriver;
+
+    fn routes_of_others(routes: &mut RouteDriver) -> io::Result<BTreeSet<Cidr>> {
+        routes.of_others()
+    }
 }
 
 /// A node with one pod and one policy, in a namespace of its own.
@@ -158,6 +167,16 @@ impl Node {
             neighbours: NeighbourDriver::new(vec!["cali".to_owned()]).unwrap(),
             sysctls: SysctlDriver::new(),
             tunnels: TunnelDriver::new("tunl0").unwrap(),
+            cluster: ClusterDrivers {
+                vxlans: VxlanDriver::new(&["vxlan.calico"]).unwrap(),
+                fdb: FdbDriver::new(&["vxlan.calico"]).unwrap(),
+                neighbours: NeighbourDriver::new(vec!["vxlan.calico".to_owned()]).unwrap(),
+                routes: RouteDriver::new(vec![RouteOwner::ProtocolElsewhere {
+                    protocol: PROTO_FELIX,
+                    prefix: "cali".to_owned(),
+                }])
+                .unwrap(),
+            },
         };
         let now = Instant::now();
         let mut node = Self {

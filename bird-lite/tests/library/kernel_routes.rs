@@ -116,10 +116,10 @@ fn the_smallest_pool_around_a_prefix_decides() {
 }
 
 #[test]
-fn routes_of_a_vxlan_pool_are_left_to_others() {
+fn routes_of_a_vxlan_pool_are_left_to_the_agent() {
     let cluster = cluster_with(IpPool { vxlan_mode: EncapMode::CrossSubnet, ..pool("10.0.0.0/16") });
 
-    assert_eq!(verdict(&cluster, THERE, &from_mesh(FAR)), Verdict::Skip);
+    assert_eq!(verdict(&cluster, THERE, &from_mesh(FAR)), Verdict::HandOver);
 }
 
 #[test]

@@ -8,8 +8,8 @@ use bird_lite::kernel_routes::Context;
 use bird_lite::nexthop_objects::NexthopObjects;
 use bird_lite::route_table::RouteTable;
 use kernel::fake::{Entry, FakeKernel, FakeNexthops, FakeRoutes};
-use kernel::{NextHop, NexthopId, NexthopObject, PROTO_BIRD, Route, RouteKey, RouteKind};
-use model::{AffinityState, EncapMode, Update};
+use kernel::{NextHop, NexthopId, NexthopObject, PROTO_BIRD, PROTO_FELIX, Route, RouteKey, RouteKind};
+use model::{AffinityState, EncapMode, IpPool, Update};
 
 use crate::kernel_routes::{FAR, THERE, fib, from_mesh, ipip, lan, learned, tunnel};
 use crate::world::*;
@@ -126,6 +126,76 @@ fn via(hop: NextHop) -> Option<RouteKind> {
 fn left_behind(destination: &str, hop: NextHop) -> (RouteKey, Route) {
     let route = Route { kind: RouteKind::Unicast(vec![hop]), protocol: PROTO_BIRD, source: None, mtu: None };
     (RouteKey::new(cidr(destination), 1024), route)
+}
+
+fn vxlan() -> IpPool {
+    IpPool { vxlan_mode: EncapMode::Always, ..pool("10.0.0.0/16") }
+}
+
+/// What felix would write, and the node's own routes with it.
+fn agents(destination: &str) -> (RouteKey, Route) {
+    let hop =
+        NextHop { gateway: Some(address("10.0.9.1")), interface: Some("eth0".to_owned()), onlink: true };
+    let kind = RouteKind::Unicast(vec![hop]);
+    let route = Route { kind, protocol: PROTO_FELIX, source: None, mtu: None };
+    (RouteKey::new(cidr(destination), 0), route)
+}
+
+#[test]
+fn a_pool_that_turns_to_vxlan_keeps_the_old_way_until_the_agent_has_its_own() {
+    both(&[], |mut world| {
+        world.learn(THERE, Some(from_mesh(FAR)));
+        world.settle();
+        let before = world.kind(THERE);
+        assert_eq!(before, via(lan("192.0.2.254")));
+
+        put_pool(&mut world.cluster, vxlan());
+        world.ways_changed();
+        world.settle();
+        assert_eq!(world.kind(THERE), before, "the agent has no route yet");
+        assert!(world.table.pending()[0].1.contains("felix has not written"), "{:?}", world.table.pending());
+
+        let (key, route) = agents(THERE);
+        world.fib.put(key, route, false).unwrap();
+        world.fib_changed(key.destination);
+        assert_eq!(world.kind(THERE), None);
+        assert_eq!(world.table.pending(), []);
+
+        put_pool(&mut world.cluster, pool("10.0.0.0/16"));
+        world.ways_changed();
+        assert_eq!(world.kind(THERE), before, "and back, beside the agent's");
+    });
+}
+
+#[test]
+fn a_route_that_an_earlier_run_left_is_handed_over_as_well() {
+    both(&[left_behind(THERE, lan("192.0.2.254"))], |mut world| {
+        put_pool(&mut world.cluster, vxlan());
+        world.learn(THERE, Some(from_mesh(FAR)));
+        world.settle();
+        assert_eq!(world.kind(THERE), via(lan("192.0.2.254")));
+
+        let (key, route) = agents(THERE);
+        world.fib.put(key, route, false).unwrap();
+        world.fib_changed(key.destination);
+        assert_eq!(world.kind(THERE), None);
+    });
+}
+
+#[test]
+fn a_destination_that_is_gone_is_handed_to_nobody() {
+    both(&[], |mut world| {
+        world.learn(THERE, Some(from_mesh(FAR)));
+        world.settle();
+        put_pool(&mut world.cluster, vxlan());
+        world.settle();
+
+        world.learn(THERE, None);
+        world.settle();
+
+        assert_eq!(world.kind(THERE), None);
+        assert_eq!(world.table.pending(), []);
+    });
 }
 
 #[test]

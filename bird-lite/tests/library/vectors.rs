@@ -175,7 +175,7 @@ fn what_comes_into_the_kernel_is_what_calico_puts_there() {
         let context = Context { cluster: &cluster, fib: &fib(), tunnel_up: true, wireguard_up };
         let found = match decide(context, prefix, &route) {
             (Some(key), Verdict::Install(hops)) => Some((key, hops)),
-            (_, Verdict::Skip) => None,
+            (_, Verdict::Skip | Verdict::HandOver) => None,
             other => panic!("vector {number}: {other:?}"),
         };
 

@@ -110,9 +110,15 @@ impl Burst {
 fn is_known(message: &Message<'_>, own: &[u32]) -> bool {
     match message.kind {
         libc::RTM_NEWROUTE | libc::RTM_DELROUTE => own.contains(&message.port),
+        // Of forwarding entries the kernel never says who wrote them.
+        libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH if is_forwarding(message) => false,
         libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH => message.port == 0 || own.contains(&message.port),
         _ => false,
     }
+}
+
+fn is_forwarding(message: &Message<'_>) -> bool {
+    message.body.first() == Some(&(libc::AF_BRIDGE as u8))
 }
 
 fn parse(message: &Message<'_>) -> Option<LinkEvent> {
@@ -132,6 +138,9 @@ fn parse(message: &Message<'_>) -> Option<LinkEvent> {
         libc::RTM_NEWROUTE | libc::RTM_DELROUTE => {
             let is_main = *message.body.get(4)? == libc::RT_TABLE_MAIN;
             is_main.then_some(LinkEvent::Route { protocol: *message.body.get(5)? })
+        }
+        libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH if is_forwarding(message) => {
+            Some(LinkEvent::Forwarding { index: index(4)? })
         }
         libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH => Some(LinkEvent::Neighbour { index: index(4)? }),
         _ => None,

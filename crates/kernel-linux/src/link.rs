@@ -131,6 +131,14 @@ impl Rtnl {
         .map_err(|e| named(format!("set MTU {mtu} on link {index}"), e))
     }
 
+    pub fn set_mac(&mut self, index: u32, mac: [u8; 6]) -> io::Result<()> {
+        self.one(libc::RTM_SETLINK, 0, |w| {
+            w.bytes(&ifinfo(index, 0, 0));
+            w.attribute(IFLA_ADDRESS, &mac);
+        })
+        .map_err(|e| named(format!("set the Ethernet address of link {index}"), e))
+    }
+
     /// Sets the alias (`ip link set alias`), at most 255 bytes.
     pub fn set_alias(&mut self, index: u32, alias: &str) -> io::Result<()> {
         self.one(libc::RTM_SETLINK, 0, |w| {

@@ -1,6 +1,6 @@
 //! Routes of the main table.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 use std::net::IpAddr;
 
@@ -25,6 +25,8 @@ const RTM_F_CLONED: u32 = 0x200;
 pub enum RouteOwner {
     /// It carries this protocol number, as `PROTO_BIRD`.
     Protocol(u8),
+    /// It carries this protocol number, and leaves through no link whose name begins with `prefix`.
+    ProtocolElsewhere { protocol: u8, prefix: String },
     /// It leaves through a link whose name begins with `prefix`, and its protocol is none of `except`.
     Interface { prefix: String, except: Vec<u8> },
     /// It leaves through a link whose name begins with `prefix`, and its protocol is one of `protocols`.
@@ -35,6 +37,9 @@ impl RouteOwner {
     fn owns(&self, route: &Route) -> bool {
         match self {
             RouteOwner::Protocol(protocol) => route.protocol == *protocol,
+            RouteOwner::ProtocolElsewhere { protocol, prefix } => {
+                route.protocol == *protocol && !leaves_through(route, prefix)
+            }
             RouteOwner::Interface { prefix, except } => {
                 leaves_through(route, prefix) && !except.contains(&route.protocol)
             }
@@ -70,6 +75,17 @@ impl RouteDriver {
         self.owners = owners;
     }
 
+    /// Destinations to which somebody else has a way.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn of_others(&mut self) -> io::Result<BTreeSet<Cidr>> {
+        let all = self.rtnl.all_routes()?.into_iter();
+        let ways = all.filter(|(_, route)| !route.hops().is_empty());
+        let others = ways.filter(|(_, route)| !self.owners.iter().any(|owner| owner.owns(route)));
+        Ok(others.map(|(key, _)| key.destination).collect())
+    }
+
     /// The port of its socket, by which [`crate::RouteEvents`] knows what it did.
     ///
     /// # Errors
@@ -81,7 +97,7 @@ impl RouteDriver {
     /// The only protocol of our routes, when they are known by that: then the kernel itself filters dumps.
     fn only_protocol(&self) -> u8 {
         match self.owners.as_slice() {
-            [RouteOwner::Protocol(protocol)] => *protocol,
+            [RouteOwner::Protocol(protocol) | RouteOwner::ProtocolElsewhere { protocol, .. }] => *protocol,
             _ => libc::RTPROT_UNSPEC,
         }
     }

@@ -141,4 +141,5 @@ pub(crate) const NHA_GATEWAY: u16 = 6;
 pub(crate) const NHA_FDB: u16 = 11;
 pub(crate) const NDA_DST: u16 = 1;
 pub(crate) const NDA_LLADDR: u16 = 2;
+pub(crate) const NUD_NOARP: u16 = 0x40;
 pub(crate) const NUD_PERMANENT: u16 = 0x80;

@@ -28,6 +28,7 @@ mod rule_event;
 mod shaping;
 mod table;
 mod tunnel;
+mod vxlan;
 
 pub use driver::{Driver, Failures};
 pub use ipset::{IpSet, IpSetKind, IpSetMember, IpSetName};
@@ -46,8 +47,9 @@ pub use packet_rule::{
     ConntrackState, DROP_GROUP, InterfaceMatch, InterfaceSide, Match, PacketRule, PacketSide, RejectWith,
     RuleAction,
 };
-pub use route::{Encapsulation, NextHop, PROTO_BIRD, PROTO_BOOT, PROTO_FELIX, Route, RouteKey, RouteKind};
+pub use route::{NextHop, PROTO_BIRD, PROTO_BOOT, PROTO_FELIX, Route, RouteKey, RouteKind};
 pub use rule_event::RuleEvent;
 pub use shaping::{Bandwidth, Shaping};
 pub use table::{Applied, Table};
 pub use tunnel::Tunnel;
+pub use vxlan::{FdbEntry, FdbKey, VxlanLink, vxlan_link_name};

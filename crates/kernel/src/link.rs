@@ -40,6 +40,10 @@ pub enum LinkEvent {
     Neighbour {
         index: u32,
     },
+    /// A forwarding entry of a bridge or a VXLAN link came or went; also one that is our own doing.
+    Forwarding {
+        index: u32,
+    },
     /// Events were lost: look at everything again.
     Overrun,
 }

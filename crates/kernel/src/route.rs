@@ -29,15 +29,6 @@ impl RouteKey {
     }
 }
 
-/// How a packet reaches a next hop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Encapsulation {
-    /// Through the LAN.
-    None,
-    /// Through `tunl0`, `onlink`.
-    Ipip,
-}
-
 /// One way out.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NextHop {

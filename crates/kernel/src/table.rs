@@ -150,6 +150,16 @@ impl<D: Driver> Table<D> {
         self.delta.pending() == 0
     }
 
+    /// What is still to be written.
+    pub fn pending_puts(&self) -> impl Iterator<Item = &D::Key> {
+        self.delta.puts().map(|(key, _)| key)
+    }
+
+    /// What is still to be deleted.
+    pub fn pending_deletes(&self) -> impl Iterator<Item = &D::Key> {
+        self.delta.deletes()
+    }
+
     /// Is anything there that is not wanted?
     pub fn has_deletes(&self) -> bool {
         self.delta.deletes().next().is_some()

@@ -10,6 +10,7 @@ mod bgp_filter;
 mod bgp_peer;
 mod block;
 mod cidr;
+mod encapsulation;
 mod endpoint;
 mod felix_configuration;
 mod host_endpoint;
@@ -40,6 +41,7 @@ pub use block::{
     AffinityState, AllocationAttributes, Block, BlockAffinity, DEFAULT_COOLDOWN, Handle, IpamConfiguration,
 };
 pub use cidr::{Cidr, Family, InvalidCidr};
+pub use encapsulation::{Encapsulation, NodePath, Unreachable};
 pub use endpoint::{EndpointPort, HostInterface, LocalEndpoint, Pod, host_interface_name};
 pub use felix_configuration::{
     AllowAction, ChainInsertMode, DenyAction, DropLog, EndpointToHostAction, FailsafePort,

@@ -1,14 +1,15 @@
 //! The index: applies mark, a flush walks what is marked.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use model::{
     HostEndpoint, HostInterface, Labels, LocalEndpoint, NetworkSet, NetworkSetKey, NodeName, Pod, PodKey,
-    Policy, Profile, Update,
+    Policy, Profile, Unreachable, Update,
 };
 
 use crate::classes::ClassId;
+use crate::cluster_routes::ClusterRoutes;
 use crate::describe;
 use crate::items::{Items, Nets};
 use crate::local::Local;
@@ -28,6 +29,7 @@ pub struct Calc {
     profiles: Profiles,
     local: Local,
     network: Network,
+    cluster_routes: ClusterRoutes,
     /// Classes that inherit other labels than at the last flush.
     dirty_classes: BTreeSet<ClassId>,
 }
@@ -36,6 +38,7 @@ impl Calc {
     pub fn new(node: NodeName) -> Self {
         Self {
             network: Network::new(node.clone()),
+            cluster_routes: ClusterRoutes::new(node.clone()),
             node,
             in_sync: false,
             items: Items::default(),
@@ -50,9 +53,18 @@ impl Calc {
     /// Takes one update of the datastore; costs only what it changes.
     pub fn apply(&mut self, update: Update) {
         match update {
-            Update::Node(name, node) => self.network.set_node(name, node),
-            Update::Pool(name, pool) => self.network.set_pool(name, pool),
+            Update::Node(name, node) => {
+                self.cluster_routes.set_node(&name, node.as_ref());
+                self.network.set_node(name, node);
+            }
+            Update::Pool(name, pool) => {
+                self.cluster_routes.set_pool(&name, pool.as_ref());
+                self.network.set_pool(name, pool);
+            }
+            Update::Block(cidr, block) => self.cluster_routes.set_block(cidr, block.as_deref()),
             Update::FelixConfiguration(configuration) => {
+                let enabled = configuration.as_ref().and_then(|configuration| configuration.vxlan_enabled);
+                self.cluster_routes.set_enabled(enabled);
                 self.network.set_configuration(configuration.map(|configuration| *configuration));
             }
             Update::BgpConfiguration(configuration) => {
@@ -76,9 +88,8 @@ impl Calc {
                 }
             }
             Update::InSync => self.in_sync = true,
-            // Routes, sessions and addresses are others' business.
-            Update::Block(..)
-            | Update::BlockAffinity(..)
+            // Sessions and addresses are others' business.
+            Update::BlockAffinity(..)
             | Update::BgpPeer(..)
             | Update::BgpFilter(..)
             | Update::Service(..)
@@ -108,7 +119,9 @@ impl Calc {
         let (mut profiles, mut profiles_gone) = self.profiles.tell(&mut self.sets, &mut self.items);
         let (mut sets, mut sets_gone) = self.sets.tell(&mut self.items);
         // What is referred to comes before what refers to it, and goes after it.
+        self.network.set_vxlan(self.cluster_routes.receives());
         let mut changes = self.network.tell();
+        changes.append(&mut self.cluster_routes.tell());
         changes.append(&mut sets);
         changes.append(&mut policies);
         changes.append(&mut profiles);
@@ -125,6 +138,11 @@ impl Calc {
     pub fn staged_of(&self, pod: &PodKey) -> Vec<&Policy> {
         let item = self.items.find(&describe::pod_name(pod));
         item.map(|item| self.policies.staged_of(item.class, &self.items.classes)).unwrap_or_default()
+    }
+
+    /// Nodes whose pods cannot be reached as their pool asks for, as of the last flush.
+    pub fn unreachable_nodes(&self) -> BTreeMap<NodeName, Unreachable> {
+        self.cluster_routes.unreachable().map(|(name, reason)| (name.clone(), reason)).collect()
     }
 
     /// How often a selector was tried on labels so far: what changes cost, apart from any clock.

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use kernel::{Bandwidth, IpSetKind, IpSetMember};
 use model::{
-    Action, Cidr, Family, FelixConfiguration, HostEndpoint, HostInterface, IcmpMatch, LocalEndpoint,
-    PolicyKey, PortRange, Protocol, RateLimit, Selector,
+    Action, Cidr, Family, FelixConfiguration, HostEndpoint, HostInterface, IcmpMatch, LocalEndpoint, Mac,
+    NodeName, PolicyKey, PortRange, Protocol, RateLimit, Selector, Unreachable,
 };
 
 /// ID of an IP set without family and prefix: `s:`, `n:`, `svc:` or `svcnoport:` and 38 characters.
@@ -57,6 +57,47 @@ pub enum Change {
     TunnelAddress(Option<Ipv4Addr>),
     /// Ranges of Service addresses that are announced, so that packets to them come to nodes. Sorted, each once.
     ServiceRanges(Arc<[Cidr]>),
+    /// The way to a block, or an address, of some node. `None`: nobody has it any more.
+    ClusterRoute(Cidr, Option<ClusterRoute>),
+    /// This node's own end of VXLAN of a family.
+    VxlanEnd(Family, Option<VxlanEnd>),
+    /// Another node's end.
+    VxlanPeer(Family, NodeName, Option<VxlanPeer>),
+}
+
+/// The way to a block, or an address, of some node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClusterRoute {
+    /// Through the LAN to the node's address.
+    Direct { gateway: IpAddr },
+    /// Through the VXLAN link to the address of the node's tunnel.
+    Vxlan { gateway: IpAddr, mac: Mac },
+    /// A block of this node: what is not more specifically routed ends here.
+    Blackhole,
+    /// The speaker's to route. A route of ours goes as soon as its is there.
+    OfSpeaker,
+    /// Ours to route, and there is no way yet. What does not need the missing tunnel stays.
+    Unreachable(Unreachable),
+}
+
+/// This node's own end of VXLAN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VxlanEnd {
+    /// The node's address in the outer header.
+    pub local: IpAddr,
+    /// The address of the link, once it has one.
+    pub address: Option<IpAddr>,
+    pub mac: Mac,
+}
+
+/// Another node's end of VXLAN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VxlanPeer {
+    /// The address of its link.
+    pub tunnel: IpAddr,
+    pub mac: Mac,
+    /// The node's address in the outer header.
+    pub address: IpAddr,
 }
 
 /// An IP set of both families; the renderer splits it.
@@ -253,6 +294,6 @@ pub struct Pools {
     pub masquerade: BTreeSet<Cidr>,
     /// Does any pool use IPIP?
     pub ipip: bool,
-    /// Families of which some pool uses VXLAN.
+    /// Families whose VXLAN this node takes: pools use it, or did until just now.
     pub vxlan: BTreeSet<Family>,
 }

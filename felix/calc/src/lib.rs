@@ -22,6 +22,7 @@
 mod calc;
 mod change;
 mod classes;
+mod cluster_routes;
 mod describe;
 mod difference;
 mod inherited;
@@ -43,5 +44,6 @@ mod tiers;
 pub use calc::Calc;
 pub use change::{
     ActiveEndpoint, ActiveEntity, ActiveHostEndpoint, ActivePolicy, ActiveProfile, ActiveRule, ActiveTier,
-    Change, ClosedReason, EndpointPolicies, IpSet, PodLimits, PodOptions, Pools, SetId,
+    Change, ClosedReason, ClusterRoute, EndpointPolicies, IpSet, PodLimits, PodOptions, Pools, SetId,
+    VxlanEnd, VxlanPeer,
 };

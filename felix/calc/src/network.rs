@@ -16,6 +16,7 @@ pub(crate) struct Network {
     pools: BTreeMap<String, IpPool>,
     configuration: FelixConfiguration,
     services: Arc<[Cidr]>,
+    vxlan: BTreeSet<Family>,
     dirty: bool,
     told: Option<Told>,
 }
@@ -38,6 +39,7 @@ impl Network {
             pools: BTreeMap::new(),
             configuration: FelixConfiguration::default(),
             services: Arc::default(),
+            vxlan: BTreeSet::new(),
             dirty: true,
             told: None,
         }
@@ -78,6 +80,12 @@ impl Network {
             configuration.iter().flat_map(|configuration| configuration.services.all()).collect();
         self.services = ranges.into_iter().collect();
         self.dirty = true;
+    }
+
+    /// Families whose VXLAN this node takes.
+    pub(crate) fn set_vxlan(&mut self, families: BTreeSet<Family>) {
+        self.dirty |= self.vxlan != families;
+        self.vxlan = families;
     }
 
     pub(crate) fn tell(&mut self) -> Vec<Change> {
@@ -121,12 +129,7 @@ impl Network {
             network: cidrs(IpPool::is_network),
             masquerade: cidrs(|pool| pool.nat_outgoing),
             ipip: self.pools.values().any(|pool| pool.ipip_mode != EncapMode::Never),
-            vxlan: self
-                .pools
-                .values()
-                .filter(|pool| pool.vxlan_mode != EncapMode::Never)
-                .map(|pool| pool.cidr.family())
-                .collect(),
+            vxlan: self.vxlan.clone(),
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use kernel::{Driver, Neighbour, Route, RouteKind, Tunnel};
+use kernel::{Driver, Neighbour, Route, RouteKind, Tunnel, VxlanLink};
 
 use crate::foreign::ForeignWriter;
 use crate::stage::Stage;
@@ -96,4 +96,11 @@ pub(crate) fn tunnel(tunnel: &Tunnel) -> String {
     let address = tunnel.address.map_or("no address".to_owned(), |address| format!("{address}/32"));
     let mtu = tunnel.mtu.map(|mtu| format!(", mtu {mtu}")).unwrap_or_default();
     format!("up, {address}{mtu}")
+}
+
+pub(crate) fn vxlan(link: &VxlanLink) -> String {
+    let address = link.address.map_or("no address".to_owned(), |address| format!("address {address}"));
+    let mtu = link.mtu.map(|mtu| format!(", mtu {mtu}")).unwrap_or_default();
+    let VxlanLink { vni, port, local, parent, .. } = link;
+    format!("up, vni {vni} port {port} local {local} dev {parent}, {address}{mtu}")
 }

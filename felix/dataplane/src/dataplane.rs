@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use felix_render::{IpSetChange, Output, Sysctl, TunnelDevice};
+use felix_render::{Hold, IpSetChange, Output, Sysctl, TunnelDevice};
 use kernel::{
     Chain, ChainName, Hook, HookName, IpSet, IpSetName, IpSetPort as _, IptablesTable, RuleEvent, Tunnel,
 };
-use model::{ChainInsertMode, Family, FelixConfiguration, HostInterface};
+use model::{ChainInsertMode, Cidr, Family, FelixConfiguration, HostInterface};
 
 use crate::audit::{self, Audit};
 use crate::chains::Chains;
+use crate::cluster::ClusterStage;
 use crate::endpoint::{EndpointState, missing_chains};
 use crate::foreign::ForeignWriters;
 use crate::ip_sets::SetStage;
@@ -73,6 +74,7 @@ pub struct Dataplane<P: Ports> {
     tunnel_wish: TunnelDevice,
     /// MTU of `tunl0` unless the wish names one.
     tunnel_mtu: Option<u32>,
+    cluster: ClusterStage<P>,
 }
 
 impl<P: Ports> Dataplane<P> {
@@ -100,6 +102,7 @@ impl<P: Ports> Dataplane<P> {
             tunnels: Stage::new(Kind::Tunnels, drivers.tunnels, String::clone),
             tunnel_wish: TunnelDevice::default(),
             tunnel_mtu: None,
+            cluster: ClusterStage::new(drivers.cluster),
         };
         dataplane.resync(now);
         dataplane
@@ -107,6 +110,7 @@ impl<P: Ports> Dataplane<P> {
 
     /// Takes the renderer's differences; nothing is written before `apply`.
     pub fn want(&mut self, output: Output) {
+        self.cluster.want(output.cluster);
         match &mut self.nft {
             Some(nft) if self.uses_nft => nft.want(output.ip_sets, output.chains, output.hooks),
             _ => self.want_iptables(output.ip_sets, output.chains, output.hooks),
@@ -258,6 +262,11 @@ impl<P: Ports> Dataplane<P> {
         self.want_tunnel();
     }
 
+    /// Says what MTU the VXLAN link of a family gets, bytes.
+    pub fn set_vxlan_mtu(&mut self, family: Family, mtu: u32) {
+        self.cluster.set_mtu(family, mtu);
+    }
+
     /// The device is kept when no pool needs it any more: only its address goes.
     fn want_tunnel(&mut self) {
         let TunnelDevice { wanted, address, mtu } = self.tunnel_wish;
@@ -273,6 +282,27 @@ impl<P: Ports> Dataplane<P> {
         self.resync_routes(now);
         self.neighbours.resync_at(now);
         self.tunnels.resync_at(now);
+        self.cluster.resync(now);
+    }
+
+    /// Reads VXLAN links and what leads to other nodes back at the first apply at or after `at`.
+    pub fn resync_cluster(&mut self, at: Instant) {
+        self.cluster.resync(at);
+    }
+
+    /// Somebody else's routes have changed: one of ours that waits for that is looked at again.
+    pub fn others_routes_changed(&mut self, at: Instant) {
+        self.cluster.others_changed(at);
+    }
+
+    /// Does the way to other nodes hang on this link?
+    pub fn uses_link(&self, name: &str) -> bool {
+        self.cluster.uses_link(name)
+    }
+
+    /// Routes to other nodes that stay although they are not wanted, and for what they wait.
+    pub fn held_routes(&self) -> impl Iterator<Item = (Cidr, Hold)> + '_ {
+        self.cluster.held()
     }
 
     /// Reads routes back at the first apply at or after `at`.
@@ -294,7 +324,7 @@ impl<P: Ports> Dataplane<P> {
     pub fn set_ownership(&mut self, ownership: &Ownership) {
         let routes = self.routes.table.driver_mut().inner_mut();
         let neighbours = self.neighbours.table.driver_mut().inner_mut();
-        P::set_ownership(routes, neighbours, ownership);
+        P::set_ownership(routes, neighbours, self.cluster.routes_mut(), ownership);
     }
 
     /// IP sets made from now on hold at most so many members.
@@ -355,6 +385,7 @@ impl<P: Ports> Dataplane<P> {
         self.routes.set_refresh(refresh.routes, now);
         self.neighbours.set_refresh(refresh.routes, now);
         self.tunnels.set_refresh(refresh.routes, now);
+        self.cluster.set_refresh(refresh.routes, now);
     }
 
     /// An interface came, went up or down, or changed: the kernel may have dropped what was on it.
@@ -393,6 +424,8 @@ impl<P: Ports> Dataplane<P> {
         self.sysctls.apply(now, &mut report);
         self.tunnels.apply(now, &mut report);
         progress();
+        self.cluster.apply(now, &mut report);
+        progress();
         self.ip_sets.apply_deletes(now, &mut report);
         progress();
         report
@@ -402,6 +435,7 @@ impl<P: Ports> Dataplane<P> {
         self.routes.resync_if_due(now, report);
         self.neighbours.resync_if_due(now, report);
         self.tunnels.resync_if_due(now, report);
+        self.cluster.resync_if_due(now, report);
         progress();
     }
 
@@ -423,6 +457,7 @@ impl<P: Ports> Dataplane<P> {
             self.neighbours.poll_timeout(),
             self.sysctls.poll_timeout(),
             self.tunnels.poll_timeout(),
+            self.cluster.poll_timeout(),
         ];
         all.into_iter().flatten().min()
     }
@@ -481,6 +516,7 @@ impl<P: Ports> Dataplane<P> {
             (Kind::Sysctls, audit::of_stage(&mut self.sysctls, String::clone)),
             (Kind::Tunnels, audit::of_stage(&mut self.tunnels, audit::tunnel)),
         ]);
+        kinds.extend(self.cluster.audit());
         kinds.extend(self.chains.iter_mut().map(|chains| (chains.kind(), chains.audit())));
         kinds.extend(self.nft.iter_mut().map(|nft| (Kind::Nftables, nft.audit())));
         for (kind, audit) in &mut kinds {
@@ -499,6 +535,7 @@ impl<P: Ports> Dataplane<P> {
         self.neighbours.add_to(&mut status);
         self.sysctls.add_to(&mut status);
         self.tunnels.add_to(&mut status);
+        self.cluster.add_to(&mut status);
         status
     }
 }

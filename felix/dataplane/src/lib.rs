@@ -8,13 +8,15 @@
 //! 3. chains with their hooks, all tables of a family in one batch, and then chains that nothing refers to any
 //!    more; a chain whose sets could not be written stays as it was, or closed if it is new;
 //! 4. routes, neighbours, sysctls and `tunl0`;
-//! 5. IP sets that nothing looks up any more.
+//! 5. VXLAN links, who is behind them, routes to other nodes; what is unwanted in the opposite order;
+//! 6. IP sets that nothing looks up any more.
 //!
 //! An entry that fails stops no other, stays pending, is named in [`Status`] and tried again. Pure: the kernel is
 //! behind `kernel`'s ports, the time is an argument. Never decides what a rule says: that is `felix-render`.
 
 mod audit;
 mod chains;
+mod cluster;
 mod dataplane;
 mod endpoint;
 mod foreign;
@@ -29,6 +31,7 @@ mod status;
 mod touched;
 
 pub use audit::{Audit, Difference, KindAudit};
+pub use cluster::ClusterDrivers;
 pub use dataplane::{Dataplane, Refresh};
 pub use endpoint::EndpointState;
 pub use foreign::ForeignWriter;

@@ -1,8 +1,16 @@
 //! The kernel as the dataplane needs it: one driver a kind of state.
 
+use std::collections::BTreeSet;
+use std::io;
+
 use kernel::nft::NftDriver;
-use kernel::{Driver, IpSetPort, IptablesDriver, Neighbour, NeighbourKey, Route, RouteKey, Tunnel};
-use model::FelixConfiguration;
+use kernel::{
+    Driver, FdbEntry, FdbKey, IpSetPort, IptablesDriver, Neighbour, NeighbourKey, Route, RouteKey, Tunnel,
+    VxlanLink,
+};
+use model::{Cidr, FelixConfiguration};
+
+use crate::cluster::ClusterDrivers;
 
 /// The types of the drivers.
 pub trait Ports {
@@ -19,10 +27,22 @@ pub trait Ports {
     /// By name of the link. Deleting one means taking its address away.
     type Tunnels: Driver<Key = String, Value = Tunnel>;
 
-    /// From now on these routes and neighbours are ours.
-    fn set_ownership(routes: &mut Self::Routes, neighbours: &mut Self::Neighbours, ownership: &Ownership) {
-        let _ = (routes, neighbours, ownership);
+    /// By name of the link.
+    type Vxlans: Driver<Key = String, Value = VxlanLink>;
+    type Fdb: Driver<Key = FdbKey, Value = FdbEntry>;
+
+    /// From now on these routes and neighbours are ours; `cluster` is for routes to other nodes.
+    fn set_ownership(
+        routes: &mut Self::Routes,
+        neighbours: &mut Self::Neighbours,
+        cluster: &mut Self::Routes,
+        ownership: &Ownership,
+    ) {
+        let _ = (routes, neighbours, cluster, ownership);
     }
+
+    /// Destinations to which others have a way than the one behind `routes`.
+    fn routes_of_others(routes: &mut Self::Routes) -> io::Result<BTreeSet<Cidr>>;
 }
 
 /// By what routes to pods, and neighbours, are known as ours.
@@ -58,4 +78,5 @@ pub struct Drivers<P: Ports> {
     pub neighbours: P::Neighbours,
     pub sysctls: P::Sysctls,
     pub tunnels: P::Tunnels,
+    pub cluster: ClusterDrivers<P>,
 }

@@ -99,6 +99,23 @@ impl<D: Driver> Stage<D> {
         self.note(applied, report);
     }
 
+    /// Only writes: for what others are about to refer to.
+    pub(crate) fn apply_puts(&mut self, now: Instant, report: &mut Report) {
+        let applied = self.table.apply_puts(now);
+        self.note(applied, report);
+    }
+
+    /// Only deletes, but for what is still needed.
+    pub(crate) fn apply_deletes_but(
+        &mut self,
+        now: Instant,
+        report: &mut Report,
+        spared: impl Fn(&D::Key) -> bool,
+    ) {
+        let applied = self.table.apply_deletes_but(now, spared);
+        self.note(applied, report);
+    }
+
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         [self.table.poll_timeout(), self.resync_at].into_iter().flatten().min()
     }

@@ -19,6 +19,14 @@ pub enum Kind {
     Neighbours,
     Sysctls,
     Tunnels,
+    /// VXLAN links between nodes.
+    Vxlans,
+    /// Behind which node an Ethernet address is.
+    Fdb,
+    /// Ethernet addresses of other nodes' VXLAN links.
+    ClusterNeighbours,
+    /// Routes to pods on other nodes.
+    ClusterRoutes,
 }
 
 impl fmt::Display for Kind {
@@ -34,6 +42,10 @@ impl fmt::Display for Kind {
             Kind::Neighbours => "neighbour",
             Kind::Sysctls => "sysctl",
             Kind::Tunnels => "tunnel",
+            Kind::Vxlans => "VXLAN link",
+            Kind::Fdb => "VXLAN forwarding entry",
+            Kind::ClusterNeighbours => "VXLAN neighbour",
+            Kind::ClusterRoutes => "cluster route",
         })
     }
 }

@@ -3,24 +3,28 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use felix_calc::Calc;
-use felix_dataplane::{Dataplane, Drivers, EndpointState, Kind, Ports, Refresh, Report, Touched};
+use felix_dataplane::{
+    ClusterDrivers, Dataplane, Drivers, EndpointState, Kind, Ports, Refresh, Report, Touched,
+};
 use felix_render::{RenderSettings, Renderer, RuleDataplane};
 use kernel::fake::{
-    Entry, FakeIpSets, FakeIptables, FakeKernel, FakeNeighbours, FakeNft, FakeRoutes, FakeSysctls,
-    FakeTunnels,
+    Entry, FakeFdb, FakeIpSets, FakeIptables, FakeKernel, FakeNeighbours, FakeNft, FakeRoutes, FakeSysctls,
+    FakeTunnels, FakeVxlans,
 };
 use kernel::{
-    IpSetName, IptablesTable, NextHop, Optional, PROTO_BOOT, Route, RouteKey, RouteKind, RuleEvent,
+    IpSetName, IptablesTable, NextHop, Optional, PROTO_BIRD, PROTO_BOOT, PROTO_FELIX, Route, RouteKey,
+    RouteKind, RuleEvent,
 };
 use model::{
-    Action, Cidr, Family, Labels, LocalEndpoint, NodeName, Pod, PodKey, Policy, PolicyKey, PolicyKind, Rule,
-    Selector, Update,
+    Action, AssignmentMode, Block, Cidr, EncapMode, Family, IpPool, Labels, LocalEndpoint, NodeAddress,
+    NodeName, Pod, PodKey, Policy, PolicyKey, PolicyKind, Rule, Selector, Tunnels, Update,
 };
 
 const WEB: &str = "cali00000000web";
@@ -638,6 +642,20 @@ impl Ports for Fake {
     type Sysctls = FakeSysctls;
     type Tunnels = FakeTunnels;
     type Nftables = FakeNft;
+    type Vxlans = FakeVxlans;
+    type Fdb = FakeFdb;
+
+    fn routes_of_others(routes: &mut FakeRoutes) -> io::Result<BTreeSet<Cidr>> {
+        routes.of_others()
+    }
+}
+
+fn is_of_pod(route: &Route) -> bool {
+    ![PROTO_FELIX, PROTO_BIRD].contains(&route.protocol)
+}
+
+fn is_vxlan(interface: &str) -> bool {
+    interface.starts_with("vxlan")
 }
 
 /// One node over a fake kernel.
@@ -681,10 +699,16 @@ impl Node {
             iptables: iptables(Family::V4),
             ip6tables: Some(iptables(Family::V6)),
             nftables: Some(kernel.nft()),
-            routes: kernel.routes(),
-            neighbours: kernel.neighbours(),
+            routes: kernel.routes_where(is_of_pod),
+            neighbours: kernel.neighbours_of(|name| !is_vxlan(name)),
             sysctls: kernel.sysctls(),
             tunnels: kernel.tunnels(),
+            cluster: ClusterDrivers {
+                vxlans: kernel.vxlans(),
+                fdb: kernel.fdb(),
+                neighbours: kernel.neighbours_of(is_vxlan),
+                routes: kernel.routes_where(|route| route.protocol == PROTO_FELIX),
+            },
         };
         let mut calc = Calc::new(NodeName::from("n1"));
         calc.apply(Update::Namespace("default".to_owned(), Some(Labels::new())));
@@ -819,4 +843,170 @@ fn route_to(destination: &str, interface: &str) -> (RouteKey, Route) {
     let kind = RouteKind::Unicast(vec![hop]);
     let key = RouteKey::new(destination.parse().unwrap(), 1024);
     (key, Route { kind, protocol: PROTO_BOOT, source: None, mtu: None })
+}
+
+/// A node with a pool and a block on another node, both with addresses of VXLAN tunnels.
+fn with_remote_block(node: &mut Node, vxlan_mode: EncapMode) {
+    let host = |name: &str, address: &str, tunnel: &str| {
+        let address = address.parse().unwrap();
+        let node = model::Node {
+            name: name.into(),
+            uid: String::new(),
+            labels: Labels::new(),
+            ipv4: Some(NodeAddress { address, length: 24 }),
+            ipv6: None,
+            internal_ips: vec![address],
+            as_number: None,
+            route_reflector_cluster_id: None,
+            tunnels: Tunnels { vxlan: tunnel.parse().ok(), ..Tunnels::default() },
+        };
+        Update::Node(name.into(), Some(node))
+    };
+    node.calc.apply(host("n1", "192.0.2.1", "10.65.0.1"));
+    node.calc.apply(host("n2", "198.51.100.2", "10.65.2.1"));
+    node.set_mode(vxlan_mode);
+    let block = Block {
+        cidr: REMOTE.parse().unwrap(),
+        affinity: Some("n2".into()),
+        allocations: vec![None; 64],
+        unallocated: Vec::new(),
+        attributes: Vec::new(),
+        sequence_number: 0,
+        sequence_number_for_allocation: BTreeMap::new(),
+        deleted: false,
+    };
+    node.calc.apply(Update::Block(block.cidr, Some(Box::new(block))));
+    let own = BTreeSet::from(["192.0.2.1".parse().unwrap()]);
+    node.kernel.add_link("eth0");
+    node.renderer.set_host_links(BTreeMap::from([("eth0".to_owned(), own)]));
+}
+
+const REMOTE: &str = "10.65.2.0/26";
+
+impl Node {
+    fn set_mode(&mut self, vxlan_mode: EncapMode) {
+        let pool = IpPool {
+            name: "a".to_owned(),
+            cidr: "10.65.0.0/16".parse().unwrap(),
+            ipip_mode: EncapMode::Never,
+            vxlan_mode,
+            nat_outgoing: false,
+            disabled: false,
+            disable_bgp_export: false,
+            block_size: 26,
+            node_selector: Selector::all(),
+            namespace_selector: Selector::all(),
+            allowed_uses: Vec::new(),
+            assignment_mode: AssignmentMode::Automatic,
+            deleting: false,
+            created: 0,
+        };
+        self.calc.apply(Update::Pool("a".to_owned(), Some(pool)));
+    }
+
+    /// Who routes to the other node's block, through which link.
+    fn remote(&self) -> Vec<(u8, String)> {
+        let state = self.kernel.state();
+        let to = state.routes.iter().filter(|(key, _)| key.destination == REMOTE.parse().unwrap());
+        let link = |route: &Route| route.hops()[0].interface.clone().unwrap_or_default();
+        to.map(|(_, route)| (route.protocol, link(route))).collect()
+    }
+
+    fn speaker_writes(&self) {
+        let hop = NextHop { gateway: None, interface: Some("eth0".to_owned()), onlink: false };
+        let kind = RouteKind::Unicast(vec![hop]);
+        let route = Route { kind, protocol: PROTO_BIRD, source: None, mtu: None };
+        self.kernel.state().routes.insert(RouteKey::new(REMOTE.parse().unwrap(), 1024), route);
+    }
+}
+
+#[test]
+fn a_pool_with_vxlan_leads_through_its_link_to_who_is_behind_it() {
+    let mut node = Node::new();
+    with_remote_block(&mut node, EncapMode::Always);
+    node.sync();
+
+    node.apply();
+
+    assert_eq!(node.remote(), [(PROTO_FELIX, "vxlan.calico".to_owned())]);
+    let state = node.kernel.state();
+    let link = &state.vxlans["vxlan.calico"];
+    assert_eq!((link.vni, link.port, link.parent.as_str()), (4096, 4789, "eth0"));
+    assert_eq!(link.address, "10.65.0.1".parse().ok());
+    let behind: Vec<_> = state.fdb.values().map(|entry| entry.destination.to_string()).collect();
+    assert_eq!(behind, ["198.51.100.2"]);
+    assert!(state.neighbours.keys().any(|key| key.address.to_string() == "10.65.2.1"));
+}
+
+#[test]
+fn a_route_is_handed_to_the_speaker_when_its_own_is_there() {
+    let mut node = Node::new();
+    with_remote_block(&mut node, EncapMode::Always);
+    node.sync();
+    node.apply();
+    let ours = (PROTO_FELIX, "vxlan.calico".to_owned());
+
+    node.set_mode(EncapMode::Never);
+    node.apply();
+    node.apply();
+    assert_eq!(node.remote(), std::slice::from_ref(&ours), "nobody else has one");
+    assert_eq!(node.dataplane.held_routes().count(), 1);
+    assert!(node.kernel.state().fdb.len() == 1, "who is behind it stays, too");
+
+    node.speaker_writes();
+    node.dataplane.others_routes_changed(node.now);
+    node.apply();
+    assert_eq!(node.remote(), [(PROTO_BIRD, "eth0".to_owned())]);
+    assert_eq!(node.dataplane.held_routes().count(), 0);
+
+    node.set_mode(EncapMode::Always);
+    node.apply();
+    assert_eq!(node.remote(), [ours, (PROTO_BIRD, "eth0".to_owned())], "and back, beside it");
+}
+
+#[test]
+fn an_agent_that_restarts_in_the_middle_keeps_the_way_and_hands_it_over() {
+    let mut before = Node::new();
+    with_remote_block(&mut before, EncapMode::Always);
+    before.sync();
+    before.apply();
+
+    let mut after = Node::over(before.kernel.clone());
+    with_remote_block(&mut after, EncapMode::Never);
+    after.sync();
+    after.apply();
+    assert_eq!(after.remote(), [(PROTO_FELIX, "vxlan.calico".to_owned())]);
+
+    after.speaker_writes();
+    after.dataplane.others_routes_changed(after.now);
+    after.apply();
+    assert_eq!(after.remote(), [(PROTO_BIRD, "eth0".to_owned())]);
+}
+
+#[test]
+fn a_route_to_a_block_that_is_gone_goes_at_once() {
+    let mut node = Node::new();
+    with_remote_block(&mut node, EncapMode::Always);
+    node.sync();
+    node.apply();
+
+    node.calc.apply(Update::Block(REMOTE.parse().unwrap(), None));
+    node.apply();
+
+    assert_eq!(node.remote(), []);
+}
+
+#[test]
+fn a_link_that_is_made_anew_gets_back_what_stood_on_it() {
+    let mut node = Node::new();
+    with_remote_block(&mut node, EncapMode::Always);
+    node.sync();
+    node.apply();
+    node.kernel.remove_link("vxlan.calico");
+
+    node.dataplane.resync_cluster(node.now);
+    node.apply();
+
+    assert_eq!(node.remote(), [(PROTO_FELIX, "vxlan.calico".to_owned())]);
+    assert_eq!((node.kernel.state().fdb.len(), node.dataplane.status().failing.len()), (1, 0));
 }

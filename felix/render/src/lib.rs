@@ -14,7 +14,7 @@
 //! for change in calc.flush() {
 //!     renderer.apply(change);
 //! }
-//! let output = renderer.flush(); // Output { ip_sets, chains, hooks, routes, neighbours, sysctls, tunnel }
+//! let output = renderer.flush(); // Output { ip_sets, chains, hooks, routes, neighbours, sysctls, tunnel, cluster }
 //! ```
 
 mod base_chains;
@@ -43,6 +43,6 @@ mod tracked;
 pub use drops::{DropPlace, DropReason, drop_prefix};
 pub use marks::{MarkMaskTooSmall, check_mark_mask};
 pub use names::policy_chains;
-pub use output::{IpSetChange, Output, Sysctl, TunnelDevice};
+pub use output::{ClusterOutput, Hold, IpSetChange, Output, Sysctl, TunnelDevice};
 pub use renderer::Renderer;
 pub use settings::{RenderSettings, RuleDataplane};

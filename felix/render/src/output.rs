@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use kernel::{
-    Chain, ChainName, Hook, HookName, IpSet, IpSetMember, IpSetName, IptablesTable, Neighbour, NeighbourKey,
-    Route, RouteKey,
+    Chain, ChainName, FdbEntry, FdbKey, Hook, HookName, IpSet, IpSetMember, IpSetName, IptablesTable,
+    Neighbour, NeighbourKey, Route, RouteKey, VxlanLink,
 };
 use model::{Family, HostInterface};
 
@@ -25,6 +25,28 @@ pub struct Output {
     pub sysctls: BTreeMap<HostInterface, Option<Arc<[Sysctl]>>>,
     /// `None` when it has not changed.
     pub tunnel: Option<TunnelDevice>,
+    pub cluster: ClusterOutput,
+}
+
+/// What leads to pods on other nodes where the agent itself routes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClusterOutput {
+    /// VXLAN links by name; their MTU is the dataplane's.
+    pub links: BTreeMap<String, Option<VxlanLink>>,
+    pub fdb: BTreeMap<FdbKey, Option<FdbEntry>>,
+    pub neighbours: BTreeMap<NeighbourKey, Option<Neighbour>>,
+    pub routes: BTreeMap<RouteKey, Option<Route>>,
+    /// Routes that are not wanted, and stay for a while should they be there.
+    pub held: BTreeMap<RouteKey, Option<Hold>>,
+}
+
+/// For how long an unwanted route stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// Until somebody else has a route to the same destination.
+    UntilAnother,
+    /// As long as it leads through no VXLAN link: there is no other way yet.
+    UnlessTunnel,
 }
 
 impl Output {

@@ -4,6 +4,7 @@
 //! endpoints, static chains) once a flush, if one of them changed. A wish that is equal to the one before is
 //! never told.
 
+mod cluster;
 mod endpoints;
 mod hosts;
 mod policies;
@@ -76,6 +77,7 @@ pub struct Renderer {
     neighbours: Tracked<NeighbourKey, Neighbour>,
     sysctls: Tracked<HostInterface, Arc<[Sysctl]>>,
     tunnel: Option<TunnelDevice>,
+    cluster: cluster::ClusterWishes,
 }
 
 const IPVS_WITH_NFTABLES: &str = "kube-proxy works in mode IPVS, and what pods send to Services meets no policy of \
@@ -123,6 +125,7 @@ impl Renderer {
             neighbours: Tracked::default(),
             sysctls: Tracked::default(),
             tunnel: None,
+            cluster: cluster::ClusterWishes::default(),
         }
     }
 
@@ -152,6 +155,9 @@ impl Renderer {
                 self.services = ranges;
                 self.static_dirty = true;
             }
+            Change::ClusterRoute(destination, route) => self.set_cluster_route(destination, route),
+            Change::VxlanEnd(family, end) => self.set_vxlan_end(family, end),
+            Change::VxlanPeer(family, node, peer) => self.set_vxlan_peer(family, node, peer),
         }
     }
 
@@ -166,6 +172,7 @@ impl Renderer {
     pub fn set_host_links(&mut self, links: BTreeMap<HostInterface, BTreeSet<IpAddr>>) {
         if self.host_links != links {
             self.host_links = links;
+            self.cluster_dirty();
             self.host_endpoints_dirty |= !self.host_endpoints.is_empty();
         }
     }
@@ -258,6 +265,7 @@ impl Renderer {
         output.routes = self.routes.take();
         output.neighbours = self.neighbours.take();
         output.sysctls = self.sysctls.take();
+        output.cluster = self.flush_cluster();
         output
     }
 
@@ -273,6 +281,7 @@ impl Renderer {
 
     fn set_configuration(&mut self, configuration: FelixConfiguration) {
         let old = std::mem::replace(&mut self.configuration, configuration);
+        self.cluster_dirty();
         let new = &self.configuration;
         self.static_dirty = true;
         self.host_endpoints_dirty |=

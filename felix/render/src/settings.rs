@@ -22,6 +22,8 @@ pub struct RenderSettings {
     /// What the host gives new interfaces as `rp_filter`, and pods' interfaces get, too: rules of ours check the
     /// way back themselves, for both families, and asking twice costs every packet.
     pub rp_filter: &'static str,
+    /// Does the kernel get checksums of packets inside others wrong where it leaves them to the hardware?
+    pub no_checksum_offload: bool,
 }
 
 impl Default for RenderSettings {
@@ -32,6 +34,7 @@ impl Default for RenderSettings {
             ipip: true,
             dataplane: RuleDataplane::Iptables,
             rp_filter: "1",
+            no_checksum_offload: false,
         }
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use felix_dataplane::Ports;
 use kernel::{Link, LinkEvent, PROTO_BOOT, PROTO_FELIX};
 use kernel_linux::SHAPER_PREFIX;
-use model::HostInterface;
+use model::{Family, HostInterface};
 use regex::Regex;
 
 use super::Worker;
@@ -42,22 +42,39 @@ impl<P: Ports> Worker<P> {
                 if name == TUNNEL {
                     self.dataplane.resync_tunnel(soon);
                 }
+                if self.dataplane.uses_link(&name) {
+                    self.dataplane.resync_cluster(soon);
+                }
                 self.look_soon(soon);
             }
             LinkEvent::Address { index } => {
                 if !self.pod_link_indexes.contains(&index) {
                     self.look_soon(soon);
                     self.dataplane.resync_tunnel(soon);
+                    if self.cluster_hangs_on(index) {
+                        self.dataplane.resync_cluster(soon);
+                    }
                 }
             }
             LinkEvent::Route { protocol } => {
                 if [PROTO_BOOT, PROTO_FELIX, self.configuration.route_protocol].contains(&protocol) {
                     self.dataplane.resync_routes(soon);
                 }
+                match protocol {
+                    PROTO_FELIX => self.dataplane.resync_cluster(soon),
+                    _ => self.dataplane.others_routes_changed(soon),
+                }
             }
             LinkEvent::Neighbour { index } => {
                 if self.pod_link_indexes.contains(&index) {
                     self.dataplane.resync_neighbours(soon);
+                } else if self.cluster_hangs_on(index) {
+                    self.dataplane.resync_cluster(soon);
+                }
+            }
+            LinkEvent::Forwarding { index } => {
+                if self.cluster_hangs_on(index) {
+                    self.dataplane.resync_cluster(soon);
                 }
             }
             LinkEvent::Overrun => {
@@ -69,6 +86,12 @@ impl<P: Ports> Worker<P> {
 
     pub(super) fn is_pod_link(&self, name: &str) -> bool {
         name.starts_with(&self.configuration.interface_prefix)
+    }
+
+    /// Does the way to other nodes hang on this link of the node?
+    fn cluster_hangs_on(&self, index: u32) -> bool {
+        let name = self.host_links.iter().find(|link| link.index == index).map(|link| &link.name);
+        name.is_some_and(|name| self.dataplane.uses_link(name))
     }
 
     fn look_soon(&mut self, at: Instant) {
@@ -111,6 +134,10 @@ impl<P: Ports> Worker<P> {
             let pattern = self.configuration.mtu_iface_pattern.as_deref();
             let uplink = uplink_mtu(&self.host_links, pattern, &self.node_addresses);
             self.dataplane.set_tunnel_mtu(Encapsulation::Ipip.mtu(&self.configuration, uplink));
+            for (family, vxlan) in [(Family::V4, Encapsulation::Vxlan), (Family::V6, Encapsulation::VxlanV6)]
+            {
+                self.dataplane.set_vxlan_mtu(family, vxlan.mtu(&self.configuration, uplink));
+            }
             pod_mtu(&self.configuration, uplink, &self.encapsulations)
         });
         // Until the pools are known, nobody knows what pods shall have.

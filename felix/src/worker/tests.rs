@@ -1,14 +1,15 @@
 //! The dataplane's thread over a kernel in memory: what it takes from the cluster while it runs.
 
 use clap::Parser;
-use felix_dataplane::Drivers;
+use felix_dataplane::{ClusterDrivers, Drivers};
 use felix_render::RenderSettings;
-use kernel::IptablesTable;
 use kernel::fake::{
-    FakeIpSets, FakeIptables, FakeKernel, FakeNeighbours, FakeNft, FakeRoutes, FakeSysctls, FakeTunnels,
+    FakeFdb, FakeIpSets, FakeIptables, FakeKernel, FakeNeighbours, FakeNft, FakeRoutes, FakeSysctls,
+    FakeTunnels, FakeVxlans,
 };
+use kernel::{IptablesTable, PROTO_BIRD, PROTO_FELIX, Route};
 use kernel_linux::Backend;
-use model::{ChainInsertMode, EndpointToHostAction, Family, NftablesMode};
+use model::{ChainInsertMode, Cidr, EndpointToHostAction, Family, NftablesMode};
 
 use super::*;
 use crate::metrics::{Level, Metrics};
@@ -72,6 +73,14 @@ fn policy_moves_to_nftables_with_kube_proxy_and_back_with_the_setting() {
     assert!(is_in_iptables(&node) && !is_in_nftables(&node));
 }
 
+fn is_of_pod(route: &Route) -> bool {
+    ![PROTO_FELIX, PROTO_BIRD].contains(&route.protocol)
+}
+
+fn is_vxlan(interface: &str) -> bool {
+    interface.starts_with("vxlan")
+}
+
 pub(crate) struct Fake;
 
 impl Ports for Fake {
@@ -82,6 +91,12 @@ impl Ports for Fake {
     type Sysctls = FakeSysctls;
     type Tunnels = FakeTunnels;
     type Nftables = FakeNft;
+    type Vxlans = FakeVxlans;
+    type Fdb = FakeFdb;
+
+    fn routes_of_others(routes: &mut FakeRoutes) -> io::Result<BTreeSet<Cidr>> {
+        routes.of_others()
+    }
 }
 
 /// A node on which somebody else has a rule in FORWARD.
@@ -105,10 +120,16 @@ impl Node {
             iptables: kernel.iptables(Family::V4),
             ip6tables: None,
             nftables: Some(kernel.nft()),
-            routes: kernel.routes(),
-            neighbours: kernel.neighbours(),
+            routes: kernel.routes_where(is_of_pod),
+            neighbours: kernel.neighbours_of(|name| !is_vxlan(name)),
             sysctls: kernel.sysctls(),
             tunnels: kernel.tunnels(),
+            cluster: ClusterDrivers {
+                vxlans: kernel.vxlans(),
+                fdb: kernel.fdb(),
+                neighbours: kernel.neighbours_of(is_vxlan),
+                routes: kernel.routes_where(|route| route.protocol == PROTO_FELIX),
+            },
         };
         let (configuration, configurations) = watch::channel(Arc::default());
         let settings =

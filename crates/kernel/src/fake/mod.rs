@@ -12,12 +12,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use model::Family;
+use model::{Cidr, Family};
 
 use crate::iptables::IptablesTable;
 use crate::{
-    Driver, Failures, IpSet, IpSetAction, IpSetMember, IpSetName, IpSetPort, IpSetProbe, IpSetWrite,
-    Neighbour, NeighbourKey, NexthopId, NexthopObject, Route, RouteKey, Tunnel,
+    Driver, Failures, FdbEntry, FdbKey, IpSet, IpSetAction, IpSetMember, IpSetName, IpSetPort, IpSetProbe,
+    IpSetWrite, Neighbour, NeighbourKey, NexthopId, NexthopObject, Route, RouteKey, Tunnel, VxlanLink,
 };
 
 pub use iptables::FakeIptables;
@@ -35,6 +35,8 @@ pub enum Entry {
     IpSet(IpSetName),
     Sysctl(String),
     Tunnel(String),
+    Vxlan(String),
+    Fdb(FdbKey),
     /// Every `iptables-restore` of a table.
     Table(Family, IptablesTable),
     /// Every change of the set or map of nf_tables with this name, and every rule of the chain but a plain drop.
@@ -55,6 +57,8 @@ pub struct State {
     pub ip_sets: BTreeMap<IpSetName, IpSet>,
     pub sysctls: BTreeMap<String, String>,
     pub tunnels: BTreeMap<String, Tunnel>,
+    pub vxlans: BTreeMap<String, VxlanLink>,
+    pub fdb: BTreeMap<FdbKey, FdbEntry>,
     pub chains: BTreeMap<(Family, IptablesTable), iptables::Chains>,
     pub nft: BTreeMap<Family, FakeNftTable>,
     /// What is refused, as by [`FakeKernel::refuse`].
@@ -65,6 +69,18 @@ pub struct State {
     pub writes: usize,
     /// Every `iptables-restore` input so far.
     pub restores: Vec<String>,
+}
+
+impl State {
+    fn drop_link(&mut self, name: &str) {
+        self.links.remove(name);
+        self.vxlans.remove(name);
+        self.fdb.retain(|key, _| key.interface != name);
+        self.neighbours.retain(|key, _| key.interface != name);
+        let through = |route: &Route| route.hops().iter().any(|hop| hop.interface.as_deref() == Some(name));
+        self.routes.retain(|_, route| !through(route));
+        self.remove_nexthops(|hop| hop.interface.as_deref() == Some(name));
+    }
 }
 
 /// A kernel in memory.
@@ -92,15 +108,10 @@ impl FakeKernel {
         self.state().links.insert(name.to_owned());
     }
 
-    /// Removes a link, and with it its routes, nexthop objects and neighbours, as the real kernel does.
+    /// Removes a link, and with it its routes, nexthop objects, neighbours and forwarding entries, as the real kernel
+    /// does.
     pub fn remove_link(&self, name: &str) {
-        let mut state = self.state();
-        state.links.remove(name);
-        state.neighbours.retain(|key, _| key.interface != name);
-        state
-            .routes
-            .retain(|_, route| !route.hops().iter().any(|hop| hop.interface.as_deref() == Some(name)));
-        state.remove_nexthops(|hop| hop.interface.as_deref() == Some(name));
+        self.state().drop_link(name);
     }
 
     /// Makes every write of `entry` fail until `heal`.
@@ -113,16 +124,36 @@ impl FakeKernel {
         self.state().refused.clear();
     }
 
+    /// All routes count as ours.
     pub fn routes(&self) -> FakeRoutes {
-        FakeRoutes(self.clone())
+        self.routes_where(|_| true)
+    }
+
+    /// Those routes count as ours.
+    pub fn routes_where(&self, is_ours: fn(&Route) -> bool) -> FakeRoutes {
+        FakeRoutes { kernel: self.clone(), is_ours }
+    }
+
+    pub fn vxlans(&self) -> FakeVxlans {
+        FakeVxlans(self.clone())
+    }
+
+    pub fn fdb(&self) -> FakeFdb {
+        FakeFdb(self.clone())
     }
 
     pub fn nexthops(&self) -> FakeNexthops {
         FakeNexthops(self.clone())
     }
 
+    /// All neighbours count as ours.
     pub fn neighbours(&self) -> FakeNeighbours {
-        FakeNeighbours(self.clone())
+        self.neighbours_of(|_| true)
+    }
+
+    /// Neighbours on those links count as ours.
+    pub fn neighbours_of(&self, is_ours: fn(&str) -> bool) -> FakeNeighbours {
+        FakeNeighbours { kernel: self.clone(), is_ours }
     }
 
     pub fn ip_sets(&self) -> FakeIpSets {
@@ -189,16 +220,32 @@ fn no_link(name: &str) -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, format!("there is no link {name}"))
 }
 
-/// All routes count as ours.
+/// Routes of the main table.
 #[derive(Clone, Debug)]
-pub struct FakeRoutes(FakeKernel);
+pub struct FakeRoutes {
+    kernel: FakeKernel,
+    is_ours: fn(&Route) -> bool,
+}
+
+impl FakeRoutes {
+    /// Destinations to which somebody else has a way.
+    pub fn of_others(&self) -> io::Result<BTreeSet<Cidr>> {
+        self.kernel.list(|state| {
+            let others = state.routes.iter().filter(|(_, route)| !(self.is_ours)(route));
+            others.filter(|(_, route)| !route.hops().is_empty()).map(|(key, _)| key.destination).collect()
+        })
+    }
+}
 
 impl Driver for FakeRoutes {
     type Key = RouteKey;
     type Value = Route;
 
     fn list(&mut self) -> io::Result<BTreeMap<RouteKey, Route>> {
-        self.0.list(|state| state.routes.iter().map(|(key, route)| (*key, state.told(route))).collect())
+        self.kernel.list(|state| {
+            let ours = state.routes.iter().filter(|(_, route)| (self.is_ours)(route));
+            ours.map(|(key, route)| (*key, state.told(route))).collect()
+        })
     }
 
     fn apply(&mut self, puts: &[(RouteKey, Route)], deletes: &[RouteKey]) -> Failures<RouteKey> {
@@ -213,7 +260,7 @@ impl Driver for FakeRoutes {
             state.routes.insert(*key, route.clone());
             Ok(())
         };
-        self.0.apply(
+        self.kernel.apply(
             puts,
             deletes,
             |key| Entry::Route(*key),
@@ -231,14 +278,20 @@ impl Driver for FakeRoutes {
 }
 
 #[derive(Clone, Debug)]
-pub struct FakeNeighbours(FakeKernel);
+pub struct FakeNeighbours {
+    kernel: FakeKernel,
+    is_ours: fn(&str) -> bool,
+}
 
 impl Driver for FakeNeighbours {
     type Key = NeighbourKey;
     type Value = Neighbour;
 
     fn list(&mut self) -> io::Result<BTreeMap<NeighbourKey, Neighbour>> {
-        self.0.list(|state| state.neighbours.clone())
+        self.kernel.list(|state| {
+            let ours = state.neighbours.iter().filter(|(key, _)| (self.is_ours)(&key.interface));
+            ours.map(|(key, value)| (key.clone(), *value)).collect()
+        })
     }
 
     fn apply(
@@ -253,7 +306,7 @@ impl Driver for FakeNeighbours {
             state.neighbours.insert(key.clone(), *neighbour);
             Ok(())
         };
-        self.0.apply(
+        self.kernel.apply(
             puts,
             deletes,
             |key| Entry::Neighbour(key.clone()),
@@ -410,5 +463,75 @@ impl Driver for FakeTunnels {
 
     fn matches(desired: &Tunnel, actual: &Tunnel) -> bool {
         desired.is_realised_by(actual)
+    }
+}
+
+/// VXLAN links; putting one makes the link, and one that must be made anew loses what was on it.
+#[derive(Clone, Debug)]
+pub struct FakeVxlans(FakeKernel);
+
+impl Driver for FakeVxlans {
+    type Key = String;
+    type Value = VxlanLink;
+
+    fn list(&mut self) -> io::Result<BTreeMap<String, VxlanLink>> {
+        self.0.list(|state| state.vxlans.clone())
+    }
+
+    fn apply(&mut self, puts: &[(String, VxlanLink)], deletes: &[String]) -> Failures<String> {
+        let put = |state: &mut State, name: &String, link: &VxlanLink| {
+            if state.vxlans.get(name).is_some_and(|old| !link.can_be_made_of(old)) {
+                state.drop_link(name);
+            }
+            state.links.insert(name.clone());
+            state.vxlans.insert(name.clone(), link.clone());
+            Ok(())
+        };
+        self.0.apply(
+            puts,
+            deletes,
+            |name| Entry::Vxlan(name.clone()),
+            put,
+            |state, name| {
+                state.drop_link(name);
+                Ok(())
+            },
+        )
+    }
+
+    fn matches(desired: &VxlanLink, actual: &VxlanLink) -> bool {
+        desired.is_realised_by(actual)
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct FakeFdb(FakeKernel);
+
+impl Driver for FakeFdb {
+    type Key = FdbKey;
+    type Value = FdbEntry;
+
+    fn list(&mut self) -> io::Result<BTreeMap<FdbKey, FdbEntry>> {
+        self.0.list(|state| state.fdb.clone())
+    }
+
+    fn apply(&mut self, puts: &[(FdbKey, FdbEntry)], deletes: &[FdbKey]) -> Failures<FdbKey> {
+        let put = |state: &mut State, key: &FdbKey, entry: &FdbEntry| {
+            if !state.vxlans.contains_key(&key.interface) {
+                return Err(no_link(&key.interface));
+            }
+            state.fdb.insert(key.clone(), *entry);
+            Ok(())
+        };
+        self.0.apply(
+            puts,
+            deletes,
+            |key| Entry::Fdb(key.clone()),
+            put,
+            |state, key| {
+                state.fdb.remove(key);
+                Ok(())
+            },
+        )
     }
 }

@@ -80,10 +80,6 @@ const TABLE: &[(&str, &[Entry])] = &[
         ("WireguardThreadingEnabled", "wireguardThreadingEnabled", &["false"]),
         ("PrometheusWireGuardMetricsEnabled", "prometheusWireGuardMetricsEnabled", &[]),
     ]),
-    ("VXLAN is not programmed", &[
-        ("VXLANEnabled", "vxlanEnabled", &["false"]),
-        ("VXLANVNI", "vxlanVNI", &["4096"]),
-    ]),
     ("IP pools and IPAM say this", &[
         ("IpInIpEnabled", "ipipEnabled", &[]),
         ("RouteSource", "routeSource", &["CalicoIPAM"]),

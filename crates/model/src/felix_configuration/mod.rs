@@ -91,6 +91,10 @@ pub struct FelixConfiguration {
     pub allow_vxlan_from_workloads: bool,
     pub allow_ipip_from_workloads: bool,
     pub vxlan_port: u16,
+    /// Network identifier of VXLAN between nodes, 24 bits.
+    pub vxlan_vni: u32,
+    /// Whether VXLAN is used at all; `None` leaves it to the pools.
+    pub vxlan_enabled: Option<bool>,
     /// Hosts outside of the cluster that may send IPIP and VXLAN.
     pub external_nodes: Vec<crate::Cidr>,
     /// Packets that connection tracking calls INVALID pass.
@@ -267,6 +271,8 @@ impl Default for FelixConfiguration {
             allow_vxlan_from_workloads: false,
             allow_ipip_from_workloads: false,
             vxlan_port: 4789,
+            vxlan_vni: 4096,
+            vxlan_enabled: None,
             external_nodes: Vec::new(),
             disable_conntrack_invalid_check: false,
             policy_conntrack_strict: false,

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use felix_calc::{
     ActiveEndpoint, ActiveEntity, ActiveHostEndpoint, ActivePolicy, ActiveProfile, ActiveRule, ActiveTier,
-    Change, EndpointPolicies, Pools, SetId,
+    Change, ClusterRoute, EndpointPolicies, Pools, SetId, VxlanEnd, VxlanPeer,
 };
 use kernel::{IpSetKind, IpSetMember};
-use model::{Cidr, FelixConfiguration, HostInterface, PolicyKey};
+use model::{Cidr, Family, FelixConfiguration, HostInterface, NodeName, PolicyKey};
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Fake {
@@ -23,6 +23,9 @@ pub struct Fake {
     pools: Arc<Pools>,
     tunnel: Option<Ipv4Addr>,
     services: Arc<[Cidr]>,
+    routes: BTreeMap<Cidr, ClusterRoute>,
+    ends: BTreeMap<Family, VxlanEnd>,
+    peers: BTreeMap<(Family, NodeName), VxlanPeer>,
 }
 
 impl Fake {
@@ -75,6 +78,15 @@ impl Fake {
             Change::Pools(pools) => self.pools = pools,
             Change::ServiceRanges(ranges) => self.services = ranges,
             Change::TunnelAddress(address) => self.tunnel = address,
+            Change::ClusterRoute(destination, Some(route)) => {
+                let old = self.routes.insert(destination, route);
+                assert_ne!(old, Some(route), "a route is told twice");
+            }
+            Change::ClusterRoute(destination, None) => assert!(self.routes.remove(&destination).is_some()),
+            Change::VxlanEnd(family, Some(end)) => _ = self.ends.insert(family, end),
+            Change::VxlanEnd(family, None) => assert!(self.ends.remove(&family).is_some()),
+            Change::VxlanPeer(family, node, Some(peer)) => _ = self.peers.insert((family, node), peer),
+            Change::VxlanPeer(family, node, None) => assert!(self.peers.remove(&(family, node)).is_some()),
         }
     }
 
@@ -84,6 +96,10 @@ impl Fake {
         for set in of_policies.chain(of_profiles).flat_map(|r| [&r.source, &r.destination]).flat_map(sets_of)
         {
             assert!(self.sets.contains_key(set), "{set} is referred to, but is not there");
+        }
+        for route in self.routes.values() {
+            let ClusterRoute::Vxlan { gateway, .. } = route else { continue };
+            assert!(self.peers.values().any(|peer| peer.tunnel == *gateway), "nobody is behind {gateway}");
         }
         for (interface, endpoint) in &self.endpoints {
             let EndpointPolicies::Open { profiles, tiers } = &endpoint.policies else { continue };
@@ -108,6 +124,18 @@ impl Fake {
     /// The members of every set.
     pub fn members(&self) -> Vec<Vec<IpSetMember>> {
         self.sets.values().map(|(_, members)| members.iter().copied().collect()).collect()
+    }
+
+    /// Ways to other nodes, one a line.
+    pub fn ways(&self) -> Vec<String> {
+        let way = |route: &ClusterRoute| match route {
+            ClusterRoute::Direct { gateway } => format!("direct via {gateway}"),
+            ClusterRoute::Vxlan { gateway, .. } => format!("vxlan via {gateway}"),
+            ClusterRoute::Blackhole => "blackhole".to_owned(),
+            ClusterRoute::OfSpeaker => "speaker".to_owned(),
+            ClusterRoute::Unreachable(reason) => format!("unreachable, {reason:?}"),
+        };
+        self.routes.iter().map(|(destination, route)| format!("{destination} {}", way(route))).collect()
     }
 
     /// What is active, one thing a line.

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "clippy exempts only the test functions themselves")]
 
+mod cluster_routes;
 mod fake;
 mod kinds;
 mod network;

@@ -41,6 +41,7 @@ impl State {
             Update::Policy(key, _) => format!("policy {key}"),
             Update::Tier(name, _) => format!("tier {name}"),
             Update::Pool(name, _) => format!("pool {name}"),
+            Update::Block(cidr, _) => format!("block {cidr}"),
             Update::HostEndpoint(name, _) => format!("host {name}"),
             Update::NetworkSet(key, _) => format!("set {key}"),
             Update::Profile(name, _) => format!("profile {name}"),
@@ -72,6 +73,11 @@ impl State {
     pub fn leads_to(mut self, lines: &[&str]) -> Self {
         self.expected = Some(lines.iter().map(|line| (*line).to_owned()).collect());
         self
+    }
+
+    /// The ways to other nodes that it leads to.
+    pub fn ways(&self) -> Vec<String> {
+        reached_directly(self).ways()
     }
 
     /// The members of the only set that it leads to.
@@ -109,6 +115,7 @@ fn without(thing: &Thing) -> Thing {
         Thing::Stored(Update::Policy(key, _)) => Update::Policy(key.clone(), None),
         Thing::Stored(Update::Tier(name, _)) => Update::Tier(name.clone(), None),
         Thing::Stored(Update::Pool(name, _)) => Update::Pool(name.clone(), None),
+        Thing::Stored(Update::Block(cidr, _)) => Update::Block(*cidr, None),
         Thing::Stored(Update::HostEndpoint(name, _)) => Update::HostEndpoint(name.clone(), None),
         Thing::Stored(Update::NetworkSet(key, _)) => Update::NetworkSet(key.clone(), None),
         Thing::Stored(Update::Profile(name, _)) => Update::Profile(name.clone(), None),

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use kernel::{InterfaceMatch, IpSetKind, IpSetMember, IptablesTable};
+use kernel::{InterfaceMatch, IpSetKind, IpSetMember, IptablesTable, vxlan_link_name};
 use model::{Cidr, Direction, Family, NatOutgoingExclusions};
 
 use super::Renderer;
@@ -93,10 +93,7 @@ impl Renderer {
         let has_ipip = family == Family::V4 && self.receives_ipip() && self.tunnel_address.is_some();
         let mut tunnels = Vec::new();
         tunnels.extend(has_ipip.then_some("tunl0"));
-        tunnels.extend(vxlan.then_some(match family {
-            Family::V4 => "vxlan.calico",
-            Family::V6 => "vxlan-v6.calico",
-        }));
+        tunnels.extend(vxlan.then_some(vxlan_link_name(family)));
         NatInput {
             masquerade: self.pools.masquerade.iter().any(|pool| pool.family() == family),
             random_fully: self.settings.random_fully,
