@@ -90,5 +90,6 @@ fn a_lab_of_nodes_that_know_the_cluster_by_typha_alone() {
     cluster.lab_ok(&["kill", "n1", "typha"]);
     cluster.apply(ISOLATED);
 
-    cluster.expect_probe("default/p1", "default/p2", 80, "denied");
+    let probe = || cluster.probe("default/p1", "default/p2", 80);
+    within(60, "the policy is in force", probe, |verdict| verdict == "denied");
 }
