@@ -109,11 +109,10 @@ fn chosen(options: &DoctorOptions) -> Result<Vec<Patient>, CallError> {
         to => Part::Paths(to.to_vec()),
     };
     let own = Places { probes: !options.no_probes, part, ..Places::own(options.cni_directory.clone()) };
-    let mut found = if options.here {
+    if options.here {
         return Ok(vec![Patient::Near { netns: None, places: own }]);
-    } else {
-        patients(&options.reach, own, options.cni_directory.clone())
-    };
+    }
+    let mut found = patients(&options.reach, own, options.cni_directory.clone());
     if let Some(wanted) = &options.node {
         let count = found.len();
         found.retain(|patient| patient.name().is_none_or(|name| name == wanted));
