@@ -189,7 +189,7 @@ fn backend(field: &str, given: &str) -> Note {
         "vxlan" => Note::new(
             Effect::Blocks,
             field,
-            "VXLAN is not carried here: move the pools to IPIP or to no encapsulation first",
+            "two agents at once on a network of VXLAN are not tried: move the pools to IPIP first",
         ),
         "none" => Note::new(
             Effect::Blocks,

@@ -338,8 +338,8 @@ fn say_what_pools_mean(plan: &mut Plan) {
     for entry in &mut plan.entries {
         let Some(spec) = entry.mapped.as_ref().map(|mapped| &mapped.object["spec"]) else { continue };
         if entry.kind.name == "IPPool" && spec["vxlanMode"].as_str().is_some_and(|mode| mode != "Never") {
-            let reason = "VXLAN is not carried here: pods of different nodes would not reach each other. Set vxlanMode \
-                Never and ipipMode Always first";
+            let reason = "two agents at once on one network of VXLAN are not tried: set vxlanMode Never and ipipMode \
+                Always first, and go back to VXLAN when all nodes have moved";
             entry.notes.retain(|note| note.field != "spec.vxlanMode");
             entry.notes.push(Note::new(Effect::Blocks, "spec.vxlanMode", reason));
         }

@@ -77,7 +77,7 @@ pub struct IPPoolSpec {
          "message": "link-local addresses cannot be pod addresses"},
     ]))]
     pub cidr: String,
-    /// VXLAN between nodes. Kept, not acted upon yet.
+    /// VXLAN between nodes.
     #[serde(default)]
     pub vxlan_mode: EncapMode,
     /// IPIP between nodes; IPv4 only.
