@@ -5,7 +5,7 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 BIN := $(TARGET_DIR)/debug
 JOBS ?= 2
 
-.PHONY: help setup build image measure-ops test-vm cni-static demo test check fmt bench bench-bgp bench-cni bench-codec bench-dataplane bench-speaker bench-calc bench-policy bench-typha deny
+.PHONY: help setup build image measure-ops measure-requests test-vm cni-static demo test check fmt bench bench-bgp bench-cni bench-codec bench-dataplane bench-speaker bench-calc bench-policy bench-typha deny
 
 help: ## lists the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -36,6 +36,9 @@ test-vm: build ## plays every case of NetworkPolicy on a stock kernel (an hour o
 
 measure-ops: build ## upgrade, rollback, outage and node replacement under traffic, with figures; OUTAGE_SECONDS=600 for ten minutes
 	$(CARGO) test -p e2e --test operating -j$(JOBS) -- --nocapture
+
+measure-requests: build ## memory and processor of the programs of a node, with the shipped manifest; PROGRAMS=DIRECTORY for others than this build's
+	scripts/measure-requests $(or $(PROGRAMS),$(BIN))
 
 check: ## format, lints
 	$(CARGO) fmt --all --check

@@ -282,3 +282,27 @@ fn overlays_are_as_they_were_looked_at() {
         expect(&format!("rendered/{overlay}.yaml"), &text);
     }
 }
+
+/// The image says user 65532, and a program that is not root has none of the capabilities that are added.
+#[test]
+fn who_has_capabilities_says_that_it_is_root() {
+    let files = ["ocicat.yaml", "rendered/route-reflector.yaml", "rendered/typha.yaml"];
+    let mut seen = 0;
+    for object in files.iter().flat_map(|file| parse(&read(file)).unwrap()) {
+        let spec = &object["spec"]["template"]["spec"];
+        let lists = ["initContainers", "containers"];
+        for container in lists.iter().flat_map(|list| spec[*list].as_array().into_iter().flatten()) {
+            let own = &container["securityContext"];
+            let name = format!("{} of {}", container["name"], identity(&object));
+            assert_eq!(own["capabilities"]["drop"], serde_json::json!(["ALL"]), "{name}");
+            assert_eq!(own["readOnlyRootFilesystem"], true, "{name}");
+            assert_eq!(own["allowPrivilegeEscalation"], false, "{name}");
+            assert_eq!(spec["securityContext"]["seccompProfile"]["type"], "RuntimeDefault", "{name}");
+            if !own["capabilities"]["add"].is_null() {
+                assert_eq!(spec["securityContext"]["runAsUser"], 0, "{name}");
+            }
+            seen += 1;
+        }
+    }
+    assert!(seen >= 7, "{seen} containers");
+}
