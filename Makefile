@@ -64,7 +64,7 @@ bench-cni: setup cni-static ## measures the CNI plugin with agent, IPAM and poli
 	@$(CARGO) build -q --release -p lab -p felix -p bird-lite -p controllers -p ocicat --bins -j$(JOBS)
 	@$(CARGO) run -q --release -p e2e --example bench-cni -j$(JOBS)
 
-bench-dataplane: setup cni-static ## measures packets between pods of two nodes beside routes made by hand, and a pool's change of mode with 1 000 blocks
+bench-dataplane: setup cni-static ## measures packets between pods of two nodes beside routes made by hand
 	@$(CARGO) build -q --release -p lab -p felix -p bird-lite -p controllers -p ocicat --bins -j$(JOBS)
 	@$(CARGO) run -q --release -p e2e --example bench-dataplane -j$(JOBS)
 

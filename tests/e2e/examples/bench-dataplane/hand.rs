@@ -10,8 +10,6 @@ pub struct Hand {
     name: String,
 }
 
-const VXLAN_MAC: [&str; 2] = ["66:00:00:00:00:01", "66:00:00:00:00:02"];
-
 impl Hand {
     /// Direct routes, as between nodes of one subnet.
     pub fn build(name: &str) -> Outcome<Self> {
@@ -38,45 +36,18 @@ impl Hand {
         Ok(hand)
     }
 
-    /// The same through a VXLAN device with permanent entries.
-    pub fn vxlan(&self) -> Outcome<()> {
-        for n in [1, 2] {
-            let far = 3 - n;
-            let (own, other) = (VXLAN_MAC[n - 1], VXLAN_MAC[far - 1]);
-            self.ip(&format!(
-                "-n {{}}-n{n} link add vx address {own} mtu 1450 up type vxlan id 4096 dstport 4789 local 192.0.2.{n} dev eth0 nolearning"
-            ))?;
-            self.ip(&format!("-n {{}}-n{n} address add 10.66.{n}.0/32 dev vx"))?;
-            self.ip(&format!(
-                "-n {{}}-n{n} neighbour add 10.66.{far}.0 lladdr {other} dev vx nud permanent"
-            ))?;
-            self.run(
-                "bridge",
-                &format!("-n {{}}-n{n} fdb append {other} dev vx dst 192.0.2.{far} self permanent"),
-            )?;
-            self.ip(&format!("-n {{}}-n{n} route replace 10.66.{far}.0/26 via 10.66.{far}.0 dev vx onlink"))?;
-            self.ip(&format!("-n {{}}-p{n} link set eth0 mtu 1450"))?;
-            self.ip(&format!("-n {{}}-n{n} link set pod mtu 1450"))?;
-        }
-        Ok(())
-    }
-
     pub fn ends(&self) -> Ends {
         let netns = |pod: &str| format!("{}-{pod}", self.name);
         Ends { from: netns("p1"), to: netns("p2"), address: [10, 66, 2, 1].into() }
     }
 
-    fn ip(&self, words: &str) -> Outcome<()> {
-        self.run("ip", words)
-    }
-
     /// `{}` is what the namespaces' names begin with.
-    fn run(&self, program: &str, words: &str) -> Outcome<()> {
+    fn ip(&self, words: &str) -> Outcome<()> {
         let words = words.replace("{}", &self.name);
-        let output = Command::new(program).args(words.split_whitespace()).output()?;
+        let output = Command::new("ip").args(words.split_whitespace()).output()?;
         match output.status.success() {
             true => Ok(()),
-            false => Err(format!("{program} {words}: {}", String::from_utf8_lossy(&output.stderr)).into()),
+            false => Err(format!("ip {words}: {}", String::from_utf8_lossy(&output.stderr)).into()),
         }
     }
 }

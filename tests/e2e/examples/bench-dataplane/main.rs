@@ -1,14 +1,12 @@
 //! Measures packets between pods of two nodes beside plain kernel routing with hand-made links and routes, in one run:
-//! throughput of one TCP connection, latency of one UDP packet there and back, and how long a node takes to turn
-//! all routes of a pool.
+//! throughput of one TCP connection, and latency of one UDP packet there and back.
 //!
 //! `make bench-dataplane` runs it with optimised programs; docs/benchmarks.md keeps method and figures.
 
 mod flow;
 mod hand;
-mod toggle;
 
-use e2e::{Cluster, Options, within};
+use e2e::{Cluster, Options};
 
 use flow::{Ends, latency, throughput};
 use hand::Hand;
@@ -29,14 +27,7 @@ fn main() -> Outcome<()> {
     let address = cluster.address("p2").parse()?;
     let ours = Ends { from: netns("default-p1"), to: netns("default-p2"), address };
 
-    compare("direct", &ours, &hand.ends())?;
-    toggle::pool(&cluster, "Always")?;
-    hand.vxlan()?;
-    let probe = || cluster.probe("default/p1", "default/p2", 80);
-    within(30, "packets through VXLAN", probe, |verdict| verdict == "allowed");
-    compare("VXLAN", &ours, &hand.ends())?;
-    toggle::pool(&cluster, "Never")?;
-    toggle::measure(&cluster)
+    compare("direct", &ours, &hand.ends())
 }
 
 /// Prints both subjects' medians and the median of the ratios of pairs.
@@ -73,7 +64,7 @@ fn compare(mode: &str, ours: &Ends, hand: &Ends) -> Outcome<()> {
     Ok(())
 }
 
-pub fn median(mut values: Vec<f64>) -> f64 {
+fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
