@@ -35,6 +35,8 @@ pub struct ClusterAddresses {
     busy: HandleLocks,
     /// Wakes whoever keeps up.
     due: Notify,
+    /// Tells whoever keeps up to wait for no more draws.
+    low: Notify,
     /// Addresses that pods use and others hold; told of once.
     lost: Mutex<BTreeSet<(String, IpAddr)>>,
 }
@@ -63,6 +65,7 @@ impl ClusterAddresses {
             journal: Mutex::new(journal),
             busy: HandleLocks::default(),
             due: Notify::new(),
+            low: Notify::new(),
             lost: Mutex::default(),
         };
         let endpoints = endpoints.iter().map(|endpoint| addresses.draw_of(endpoint)).collect();
@@ -123,6 +126,19 @@ impl ClusterAddresses {
         self.due.notified().await;
     }
 
+    /// Waits until so much was drawn that the next pods may find nothing ready.
+    pub async fn low(&self) {
+        self.low.notified().await;
+    }
+
+    /// Fills up what is held ready, and nothing else.
+    ///
+    /// # Errors
+    /// When the API server is away.
+    pub async fn fill_up(&self) -> Result<(), IpamError> {
+        self.ipam.fill_up().await
+    }
+
     /// Writes behind what pods drew, fills up what is held ready, ends rests. Returns when there is something to
     /// do again, in nanoseconds since the epoch.
     ///
@@ -159,6 +175,9 @@ impl ClusterAddresses {
         }
         self.ipam.stored(&draw.handle);
         self.due.notify_one();
+        if self.ipam.is_low() {
+            self.low.notify_one();
+        }
         Some(draw.addresses)
     }
 

@@ -13,6 +13,8 @@ use crate::ipam::ClusterAddresses;
 const GATHER: Duration = Duration::from_millis(200);
 /// Rests that end within so long go into one write.
 const GATHER_RESTS: Duration = Duration::from_secs(5);
+/// So often the reserve is filled up meanwhile: where nothing is left it stays low.
+const MOST_FILLS: usize = 8;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How often it is looked without being told.
@@ -29,7 +31,7 @@ pub async fn keep_up(addresses: Arc<ClusterAddresses>, mut own: watch::Receiver<
             Ok(next) => {
                 pause = FIRST_PAUSE;
                 tokio::select! {
-                    () = addresses.due() => sleep(GATHER).await,
+                    () = addresses.due() => gather(&addresses).await,
                     () = sleep(until(next)) => {}
                 }
             }
@@ -40,6 +42,24 @@ pub async fn keep_up(addresses: Arc<ClusterAddresses>, mut own: watch::Receiver<
             }
         }
     }
+}
+
+/// Waits for more draws. Meanwhile the reserve is filled up where it runs low: that is quick, while each draw that a block
+/// is told of costs a write.
+async fn gather(addresses: &ClusterAddresses) {
+    let over = sleep(GATHER);
+    tokio::pin!(over);
+    for _ in 0..MOST_FILLS {
+        tokio::select! {
+            () = &mut over => return,
+            () = addresses.low() => {}
+        }
+        if addresses.fill_up().await.is_err() {
+            // Whoever keeps up says so.
+            break;
+        }
+    }
+    over.await;
 }
 
 /// How long until the end of a rest, in nanoseconds since the epoch.

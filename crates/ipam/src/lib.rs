@@ -33,7 +33,7 @@ pub use request::{AssignError, Request};
 pub use reserve::{Draw, Reserve, Returned};
 pub use settings::Settings;
 pub use snapshot::{Key, Known, Object, Read, Snapshot, Step, Stored, Version, Write};
-pub use upkeep::{Lost, READY, Settled, upkeep};
+pub use upkeep::{Lost, READY, Settled, fill_up, upkeep};
 
 /// A result, or the step that has to come before it.
 pub(crate) type Next<T, E, D = Vec<std::net::IpAddr>> = Result<T, Box<Step<D, E>>>;

@@ -11,7 +11,7 @@ use model::{AllocationAttributes, Block, Cidr, Family, NodeName};
 
 use crate::block::{given_at, held_by, holder, rest_ends};
 use crate::pools::{closed, usable};
-use crate::{Request, Settings, names};
+use crate::{READY, Request, Settings, names};
 
 /// Addresses that a pod got from the node's reserve, as long as the block does not say so.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -245,6 +245,16 @@ impl Reserve {
     /// How many addresses are ready.
     pub fn ready(&self) -> usize {
         self.blocks.values().map(|seen| seen.ready.len()).sum()
+    }
+
+    /// Has so much been drawn that pods may soon find nothing ready? Then it should be [filled up](crate::fill_up).
+    pub fn is_low(&self) -> bool {
+        let is_low = |family| {
+            let ready = |(cidr, seen): (&Cidr, &Seen)| (cidr.family() == family).then_some(seen.ready.len());
+            let ready: Vec<usize> = self.blocks.iter().filter_map(ready).collect();
+            !ready.is_empty() && ready.iter().sum::<usize>() < READY / 2
+        };
+        Family::ALL.into_iter().any(is_low)
     }
 
     /// Addresses that are ready, block by block, the next to be drawn first.

@@ -57,8 +57,17 @@ pub struct Lost {
 /// longer only after the block does. Whoever executes a step tells the snapshot, and the reserve of every block
 /// that was read or written ([`Reserve::saw`]), before the next.
 pub fn upkeep(reserve: &mut Reserve, snapshot: &Snapshot, now: u64) -> Step<Settled, Infallible> {
-    match (Upkeep { reserve, snapshot, now, lost: Vec::new(), stocks: BTreeMap::new() }).run() {
+    match Upkeep::new(reserve, snapshot, now, false).run() {
         Ok(settled) => Step::Done(settled),
+        Err(step) => *step,
+    }
+}
+
+/// The next step to fill the reserve up, and no more: two writes where [`upkeep`] has one for each draw. It settles
+/// nothing.
+pub fn fill_up(reserve: &mut Reserve, snapshot: &Snapshot, now: u64) -> Step<Settled, Infallible> {
+    match Upkeep::new(reserve, snapshot, now, true).run() {
+        Ok(nothing) => Step::Done(nothing),
         Err(step) => *step,
     }
 }
@@ -70,6 +79,8 @@ struct Upkeep<'a> {
     lost: Vec<Lost>,
     /// By pool.
     stocks: BTreeMap<String, Stock>,
+    /// Draws are left for later.
+    only_fills: bool,
 }
 
 type Progress<T> = Next<T, Infallible, Settled>;
@@ -83,7 +94,11 @@ struct Stock {
     wanted: usize,
 }
 
-impl Upkeep<'_> {
+impl<'a> Upkeep<'a> {
+    fn new(reserve: &'a mut Reserve, snapshot: &'a Snapshot, now: u64, only_fills: bool) -> Self {
+        Self { reserve, snapshot, now, lost: Vec::new(), stocks: BTreeMap::new(), only_fills }
+    }
+
     fn run(mut self) -> Progress<Settled> {
         self.reserve.heed(&self.snapshot.settings);
         self.complete_claims()?;
@@ -106,8 +121,13 @@ impl Upkeep<'_> {
                 Known::Present(block) => self.block(block)?,
             }
         }
-        self.leave_pools()?;
+        if !self.only_fills {
+            self.leave_pools()?;
+        }
         self.claim_ahead()?;
+        if self.only_fills {
+            return Ok(Settled::default());
+        }
         self.settle_handle()?;
         // Last of all: what is finished here is told once.
         let draws = self.finish_draws()?;
@@ -180,6 +200,11 @@ impl Upkeep<'_> {
         if self.is_settled(before) {
             return Ok(());
         }
+        self.fill_up(stored)?;
+        if self.only_fills {
+            return Ok(());
+        }
+        self.count_draws(before)?;
         let mut after = end_rests(before, self.now, self.cooldown()).unwrap_or_else(|| before.clone());
         let handles = self.show_draws(&mut after);
         self.balance(before, &mut after);
@@ -203,6 +228,42 @@ impl Upkeep<'_> {
             self.count_handle(handle, &after)?;
         }
         next_write(Write::Update(Object::Block(after), stored.version.clone()))
+    }
+
+    /// Where much of the reserve was drawn, it is filled up before the block hears of the draws: each draw costs a
+    /// handle, and pods that come meanwhile would have to wait for all of these.
+    fn fill_up(&mut self, stored: &Stored<Block>) -> Progress<()> {
+        let before = &stored.value;
+        let mut after = before.clone();
+        self.balance(before, &mut after);
+        let reserve = self.reserve.handle();
+        if held_by(&after, reserve).len() <= held_by(before, reserve).len() {
+            return Ok(());
+        }
+        self.count_handle(reserve, &after)?;
+        next_write(Write::Update(Object::Block(after), stored.version.clone()))
+    }
+
+    /// The handles of draws count what the block will show. It is made anew after that, and not for each of them.
+    fn count_draws(&mut self, block: &Block) -> Progress<()> {
+        let reserve = self.reserve.handle().to_owned();
+        let is_drawn = |address: &&IpAddr| {
+            block.cidr.contains(**address)
+                && holder(block, **address)
+                    .is_none_or(|held| held.handle.as_deref() == Some(reserve.as_str()))
+        };
+        let mut uncounted = None;
+        for entry in self.reserve.entries().filter(|entry| entry.draw.released_at.is_none()) {
+            let id = &entry.draw.handle;
+            let drawn = entry.draw.addresses.iter().filter(is_drawn).count();
+            let is_known = !matches!(self.snapshot.handle(id), Known::Unknown | Known::Absent);
+            if drawn > 0 && !is_known {
+                entry.may_have_handle = true;
+                uncounted = Some((id.clone(), held_by(block, id).len() + drawn));
+                break;
+            }
+        }
+        uncounted.map_or(Ok(()), |(id, held)| self.count(&id, block.cidr, held))
     }
 
     /// Is there nothing to do in this block? Most blocks of a large node are full of pods that run.
@@ -426,7 +487,12 @@ impl Upkeep<'_> {
 
     /// Before a block shows it: the handle counts what it holds there.
     fn count_handle(&self, id: &str, block: &Block) -> Progress<()> {
-        let held = u32::try_from(held_by(block, id).len()).unwrap_or(u32::MAX);
+        self.count(id, block.cidr, held_by(block, id).len())
+    }
+
+    /// The handle counts so many addresses of a block, or more.
+    fn count(&self, id: &str, cidr: Cidr, held: usize) -> Progress<()> {
+        let held = u32::try_from(held).unwrap_or(u32::MAX);
         if held == 0 {
             return Ok(());
         }
@@ -437,15 +503,13 @@ impl Upkeep<'_> {
             Known::Present(stored) if stored.value.deleted => {
                 next_write(Write::Delete(Key::Handle(id.to_owned()), stored.version.clone()))
             }
-            Known::Present(stored) if stored.value.blocks.get(&block.cidr).is_some_and(|n| *n >= held) => {
-                Ok(())
-            }
+            Known::Present(stored) if stored.value.blocks.get(&cidr).is_some_and(|n| *n >= held) => Ok(()),
             Known::Present(stored) => {
                 let mut blocks = stored.value.blocks.clone();
-                blocks.insert(block.cidr, held);
+                blocks.insert(cidr, held);
                 next_write(Write::Update(handle(blocks), stored.version.clone()))
             }
-            _ => next_write(Write::Create(handle(BTreeMap::from([(block.cidr, held)])))),
+            _ => next_write(Write::Create(handle(BTreeMap::from([(cidr, held)])))),
         }
     }
 

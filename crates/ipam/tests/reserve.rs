@@ -83,7 +83,7 @@ fn one_pool() -> Vec<IpPool> {
 }
 
 #[test]
-fn thirty_pods_at_once_ask_nobody_and_become_one_write_of_their_block() {
+fn thirty_pods_at_once_ask_nobody_and_become_one_write_of_their_block_behind_one_that_fills_up() {
     let mut node = Node::new(&one_pool());
     assert_eq!(node.reserve.ready(), 31, "half of what is left");
 
@@ -94,11 +94,35 @@ fn thirty_pods_at_once_ask_nobody_and_become_one_write_of_their_block() {
     assert_eq!(settled.draws.len(), 30);
     let blocks = node.store.writes.iter().filter(|w| matches!(w, Write::Update(Object::Block(_), _))).count();
     let handles = node.store.writes.iter().filter(|w| matches!(w, Write::Create(Object::Handle(_)))).count();
-    assert_eq!((blocks, handles), (1, 30));
+    assert_eq!((blocks, handles), (2, 30));
+    let is_update = |w: &&Write| matches!(w, Write::Update(Object::Block(_), _) | Write::Create(_));
+    let first = node.store.writes.iter().find(is_update);
+    assert!(matches!(first, Some(Write::Update(Object::Block(_), _))), "pods that come wait for no handle");
     for draw in &draws {
         assert_eq!(held_by(node.block(draw.addresses[0]), &draw.handle), draw.addresses);
     }
     assert!(node.reserve.ready() > 0 && node.reserve.draws().next().is_none());
+}
+
+#[test]
+fn a_reserve_that_runs_low_is_filled_up_without_a_word_of_the_draws() {
+    let mut node = Node::new(&one_pool());
+    node.assign(&Request { ipv4: 60, ..request("crowd") }).unwrap();
+    node.keep_up();
+    assert!(!node.reserve.is_low());
+    let draws: Vec<Draw> = (0..20).map(|i| node.draw(&request(&format!("net.{i}"))).unwrap()).collect();
+    assert!(node.reserve.is_low());
+    node.store.writes.clear();
+
+    node.store.keep_up_by(ipam::fill_up, &mut node.snapshot, &mut node.reserve, NOW);
+    node.tell();
+
+    assert!(!node.reserve.is_low());
+    assert_eq!((node.reserve.draws().count(), node.store.writes.len() <= 4), (20, true));
+    let drawn: Vec<_> = draws.iter().flat_map(|draw| &draw.addresses).collect();
+    assert!(node.reserve.ready_addresses().all(|ready| !drawn.contains(&&ready)), "drawn twice");
+    node.keep_up();
+    assert!(draws.iter().all(|draw| held_by(node.block(draw.addresses[0]), &draw.handle) == draw.addresses));
 }
 
 #[test]

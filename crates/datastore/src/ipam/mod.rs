@@ -10,6 +10,7 @@ mod objects;
 mod observed;
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -224,11 +225,31 @@ impl IpamClient {
         locked(&self.shared.reserve).ready()
     }
 
+    /// Has so much been drawn that [`fill_up`](Self::fill_up) should not wait for more?
+    pub fn is_low(&self) -> bool {
+        locked(&self.shared.reserve).is_low()
+    }
+
     /// Writes draws into their blocks, fills the reserve up, ends rests: everything that is due behind the pods.
     ///
     /// # Errors
     /// When the API server is away; asking again later carries on.
     pub async fn upkeep(&self) -> Result<Settled, IpamError> {
+        self.keep_up(::ipam::upkeep).await
+    }
+
+    /// Fills the reserve up, and leaves everything else to [`upkeep`](Self::upkeep).
+    ///
+    /// # Errors
+    /// When the API server is away; asking again later carries on.
+    pub async fn fill_up(&self) -> Result<(), IpamError> {
+        self.keep_up(::ipam::fill_up).await.map(drop)
+    }
+
+    async fn keep_up(
+        &self,
+        next: fn(&mut Reserve, &Snapshot, u64) -> Step<Settled, Infallible>,
+    ) -> Result<Settled, IpamError> {
         let mut state = self.shared.state.lock().await;
         self.prepare(&mut state, false).await?;
         state.load_own().await?;
@@ -236,7 +257,7 @@ impl IpamClient {
         // One handle a draw, and a little for its block.
         for retry in Attempts::of(Attempts::MOST.saturating_add(u32::try_from(draws * 4).unwrap_or(u32::MAX)))
         {
-            let step = ::ipam::upkeep(&mut locked(&self.shared.reserve), &state.snapshot, nanoseconds());
+            let step = next(&mut locked(&self.shared.reserve), &state.snapshot, nanoseconds());
             match step {
                 Step::Done(settled) => return Ok(settled),
                 Step::Failed(never) => match never {},

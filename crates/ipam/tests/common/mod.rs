@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::net::IpAddr;
 
 use ipam::{
@@ -79,12 +80,23 @@ impl Store {
 
     /// Runs the upkeep of a node to its end.
     pub fn keep_up(&mut self, snapshot: &mut Snapshot, reserve: &mut Reserve, now: u64) -> Settled {
+        self.keep_up_by(upkeep, snapshot, reserve, now)
+    }
+
+    /// Runs the upkeep of a node to its end, or a part of it.
+    pub fn keep_up_by(
+        &mut self,
+        next: fn(&mut Reserve, &Snapshot, u64) -> Step<Settled, Infallible>,
+        snapshot: &mut Snapshot,
+        reserve: &mut Reserve,
+        now: u64,
+    ) -> Settled {
         snapshot.begin();
         let mut first = true;
         for _ in 0..2000 {
             snapshot.blocks().filter(|b| b.is_fresh || first).for_each(|block| reserve.saw(&block.value));
             first = false;
-            match upkeep(reserve, snapshot, now) {
+            match next(reserve, snapshot, now) {
                 Step::Done(settled) => return settled,
                 step => self.execute(snapshot, &step),
             }

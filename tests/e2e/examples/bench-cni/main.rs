@@ -1,6 +1,6 @@
 //! Measures the CNI plugin with the real agent, its IPAM and its policy, beside Debian's `ptp` and `bridge` with
 //! `host-local`, all on one lab node in one run. `make bench-cni`; docs/benchmarks.md keeps method and figures.
-//! An argument names the plugin's binary; otherwise it is that of this build.
+//! An argument names the plugin's binary; otherwise it is that of this build. `PARTS=crowd,burst` runs only some.
 
 mod node;
 mod packets;
@@ -35,15 +35,32 @@ fn main() -> Outcome<()> {
         Candidate::bridge(&node.scratch),
     ];
     report::binary(&subjects[0].binary)?;
-    enforce_by(&cluster, "Disabled")?;
-    in_turn(&node, &subjects[..2], &pods, "policy in iptables")?;
+    let is_wanted =
+        |part: &str| std::env::var("PARTS").map_or(true, |parts| parts.split(',').any(|p| p == part));
+    if is_wanted("iptables") {
+        enforce_by(&cluster, "Disabled")?;
+        in_turn(&node, &subjects[..2], &pods, "policy in iptables")?;
+    }
     enforce_by(&cluster, "Enabled")?;
-    in_turn(&node, &subjects, &pods, "policy in nftables")?;
-    burst(&node, &subjects[..2], &pods)?;
-    crowd(&node, &subjects[0], &pods)?;
-    packets::first(&node, &subjects[0], &pods[..FIRST_PACKETS], "with a default route")?;
+    if is_wanted("nftables") {
+        in_turn(&node, &subjects, &pods, "policy in nftables")?;
+    }
+    if is_wanted("burst") {
+        burst(&node, &subjects[..2], &pods)?;
+    }
+    if is_wanted("crowd") {
+        crowd(&node, &subjects, &pods)?;
+    }
+    if is_wanted("packets") {
+        first_packets(&node, &subjects[0], &pods)?;
+    }
+    Ok(())
+}
+
+fn first_packets(node: &Node, calico: &Candidate, pods: &[(String, String)]) -> Outcome<()> {
+    packets::first(node, calico, &pods[..FIRST_PACKETS], "with a default route")?;
     node.without_default_route(|| {
-        packets::first(&node, &subjects[0], &pods[FIRST_PACKETS..2 * FIRST_PACKETS], "without one")
+        packets::first(node, calico, &pods[FIRST_PACKETS..2 * FIRST_PACKETS], "without one")
     })
 }
 
@@ -120,17 +137,20 @@ fn burst(node: &Node, subjects: &[Candidate], pods: &[(String, String)]) -> Outc
     Ok(())
 }
 
-/// The node fills up.
-fn crowd(node: &Node, calico: &Candidate, pods: &[(String, String)]) -> Outcome<()> {
-    let make = |number: usize| Sandbox::new(&format!("crowd{number}"), &pods[number]);
-    let sandboxes: Vec<_> = (0..CROWD).map(make).collect::<Outcome<_>>()?;
-    let mut samples = report::Samples::default();
-    for sandbox in &sandboxes {
-        samples.push(node.measure(calico, "ADD", sandbox)?);
-    }
-    report::crowd(&samples);
-    for sandbox in &sandboxes {
-        node.measure(calico, "DEL", sandbox)?;
+/// The node fills up, by one plugin after the other.
+fn crowd(node: &Node, subjects: &[Candidate], pods: &[(String, String)]) -> Outcome<()> {
+    println!("\n{CROWD} pods on the node, ADD");
+    for (which, subject) in subjects.iter().enumerate() {
+        let make = |number: usize| Sandbox::new(&format!("crowd{which}x{number}"), &pods[number]);
+        let sandboxes: Vec<_> = (0..CROWD).map(make).collect::<Outcome<_>>()?;
+        let mut samples = report::Samples::default();
+        for sandbox in &sandboxes {
+            samples.push(node.measure(subject, "ADD", sandbox)?);
+        }
+        report::crowd(subject.name, &samples);
+        for sandbox in &sandboxes {
+            node.measure(subject, "DEL", sandbox)?;
+        }
     }
     Ok(())
 }

@@ -80,12 +80,11 @@ pub fn burst(rates: &mut [Vec<f64>]) {
     );
 }
 
-pub fn crowd(samples: &Samples) {
-    let (median, late) = (samples.wall(0.5), samples.wall(0.99));
+pub fn crowd(name: &str, samples: &Samples) {
+    let [median, late, last] = [0.5, 0.99, 1.0].map(|place| samples.wall(place));
     let ratio = late / median;
     println!(
-        "\n{} pods on the node: ADD median {median:.2} ms, p99 {late:.2} ms: {ratio:.2}, {}",
-        samples.0.len(),
+        "{name}: median {median:.2} ms, p99 {late:.2} ms, slowest {last:.2} ms: {ratio:.2}, {}",
         verdict(ratio, 2.0)
     );
 }
