@@ -16,6 +16,10 @@ use crate::settings::Environment;
 
 /// How often addresses are looked for without being told, as Calico does.
 const POLL: Duration = Duration::from_secs(60);
+/// No more often than this, whatever is written.
+const SHORTEST: Duration = Duration::from_secs(1);
+/// Longer than any process lives, and short enough to be added to any time.
+const NEVER: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// Everything that only the start and the node's own address need.
 #[derive(Clone, Debug)]
@@ -93,14 +97,14 @@ impl fmt::Display for Misfit {
 impl StartSettings {
     pub fn read(env: &Environment) -> Self {
         let mut problems = Vec::new();
-        let poll = take(&mut problems, parse(env, "AUTODETECT_POLL_INTERVAL", seconds));
+        let poll = take(&mut problems, parse(env, "AUTODETECT_POLL_INTERVAL", interval));
         let as_number = take(&mut problems, parse(env, "AS", as_number));
         let backend = take(&mut problems, parse(env, "CALICO_NETWORKING_BACKEND", backend));
         let allows_duplicates = take(&mut problems, parse(env, "DISABLE_NODE_IP_CHECK", boolean));
         Self {
             ipv4: address_setting(env, Family::V4),
             ipv6: address_setting(env, Family::V6),
-            poll: poll.map_or(POLL, Duration::from_secs),
+            poll: poll.unwrap_or(POLL),
             as_number,
             allows_duplicates: allows_duplicates.unwrap_or_default(),
             cluster_type: env.text("CLUSTER_TYPE").unwrap_or_default(),
@@ -160,32 +164,15 @@ fn backend(text: &str) -> Result<Networking, String> {
 fn as_number(text: &str) -> Result<u32, String> {
     let wrong =
         || "write an AS number from 1 to 4294967295, such as 64512 or 1.10, or leave it empty".to_owned();
-    let number = match text.split_once('.') {
-        None => text.parse().ok(),
-        Some((high, low)) => match (high.parse::<u16>(), low.parse::<u16>()) {
-            (Ok(high), Ok(low)) => Some(u32::from(high) << 16 | u32::from(low)),
-            _ => None,
-        },
-    };
-    number.filter(|number| *number > 0).ok_or_else(wrong)
+    model::parse_as_number(text).ok_or_else(wrong)
 }
 
 /// `60s`, `2m`, `1h`, or seconds; `0` for never.
-fn seconds(text: &str) -> Result<u64, String> {
-    let (digits, unit) = match text.strip_suffix(['s', 'm', 'h']) {
-        Some(digits) => (digits, &text[digits.len()..]),
-        None => (text, "s"),
-    };
-    let factor = match unit {
-        "m" => 60,
-        "h" => 3600,
-        _ => 1,
-    };
-    let number: Option<u64> = digits.parse().ok();
-    let seconds = number.filter(|number| *number <= 100_000).map(|number| number * factor);
-    match seconds.ok_or("write a time such as 60s or 2m")? {
-        0 => Ok(u64::from(u32::MAX)),
-        seconds => Ok(seconds),
+fn interval(text: &str) -> Result<Duration, String> {
+    let given = model::parse_duration(text).ok().filter(|interval| *interval <= NEVER);
+    match given.ok_or("write a time such as 60s or 2m")? {
+        Duration::ZERO => Ok(NEVER),
+        interval => Ok(interval.max(SHORTEST)),
     }
 }
 
@@ -286,6 +273,7 @@ mod tests {
             ("DISABLE_NODE_IP_CHECK", "maybe", "write true or false"),
             ("AUTODETECT_POLL_INTERVAL", "soon", "such as 60s"),
             ("AUTODETECT_POLL_INTERVAL", "9999999999999999999h", "such as 60s"),
+            ("AUTODETECT_POLL_INTERVAL", "4294967296", "such as 60s"),
         ];
         for (variable, value, words) in cases {
             let settings = read(&[(variable, value)]);
@@ -302,6 +290,7 @@ mod tests {
         let poll = |text| read(&[("AUTODETECT_POLL_INTERVAL", text)]).poll.as_secs();
 
         assert_eq!([poll("90s"), poll("2m"), poll("30"), poll("")], [90, 120, 30, 60]);
+        assert_eq!([poll("1h30m"), poll("1ms")], [5400, 1]);
         assert!(poll("0") > 1_000_000, "never");
     }
 }

@@ -170,6 +170,35 @@ fn pools_are_refused_for_a_reason() {
 }
 
 #[test]
+fn a_tunnel_moves_to_other_pools_and_holds_both_addresses_until_it_leaves_the_old_one() {
+    let pools = [pool("a", "10.0.0.0/24", 26), pool("b", "10.1.0.0/24", 26)];
+    let (mut store, mut node) = (Store::default(), snapshot("n1", &pools));
+    let from = |pool: &str| Request {
+        ipv4: 1,
+        ipv4_pools: vec![pool.to_owned()],
+        ..Request::new("t", AllowedUse::Tunnel)
+    };
+    let old = ask(&mut store, &mut node, &from("a")).unwrap();
+    assert_eq!(ask(&mut store, &mut node, &from("a")).unwrap(), old);
+
+    let new = ask(&mut store, &mut node, &from("b")).unwrap();
+    let holds = |store: &Store, address| ipam::held_by(block_of(store, address), "t").contains(&address);
+    assert!(pools[1].cidr.contains(new[0]));
+    assert!(holds(&store, old[0]) && holds(&store, new[0]));
+
+    node.begin();
+    loop {
+        match ipam::release_others("t", new[0], &node, NOW) {
+            Step::Done(()) => break,
+            step => store.execute(&mut node, &step),
+        }
+    }
+    assert!(!holds(&store, old[0]) && holds(&store, new[0]));
+    let Some(Object::Handle(handle)) = store.get(&Key::Handle("t".to_owned())) else { panic!("no handle") };
+    assert_eq!(handle.blocks.values().sum::<u32>(), 1);
+}
+
+#[test]
 fn the_second_of_two_requested_pools_is_used_when_the_first_is_full() {
     let pools = [pool("a", "10.0.0.0/31", 31), pool("b", "10.1.0.0/24", 26)];
     let (mut store, mut node) = (Store::default(), snapshot("n1", &pools));

@@ -8,6 +8,16 @@ use std::time::Duration;
 
 use crate::{Cidr, Family, LogSeverity, NodeName, SecretKey};
 
+/// An AS number as RFC 5396 writes it: `64512`, or `1.10` for 65546. `None` for 0, which nobody has, and for what is
+/// none.
+pub fn parse_as_number(text: &str) -> Option<u32> {
+    let number = match text.split_once('.') {
+        None => text.parse().ok()?,
+        Some((high, low)) => u32::from(high.parse::<u16>().ok()?) << 16 | u32::from(low.parse::<u16>().ok()?),
+    };
+    (number > 0).then_some(number)
+}
+
 /// `BGPConfiguration` named `default`, with what `node.<name>` says instead, and with defaults filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BgpConfiguration {

@@ -33,7 +33,7 @@ mod update;
 
 pub use bgp::{
     BgpCommunity, BgpConfiguration, InvalidBgpCommunity, PrefixAdvertisement, ProgramClusterRoutes,
-    ServiceRanges,
+    ServiceRanges, parse_as_number,
 };
 pub use bgp_filter::{BgpFilter, BgpFilterOperation, BgpFilterRule, BgpPeerType, MatchOperator};
 pub use bgp_peer::{AddPath, BfdSettings, BgpPeer, BgpRole, NextHopMode, PeerSelection, PeerTarget};

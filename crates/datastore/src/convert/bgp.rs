@@ -187,15 +187,7 @@ pub(super) fn secret_key(
 /// Takes `64512` and `1.10` (RFC 5396 asdot).
 pub(super) fn as_number(text: &str) -> Result<u32, String> {
     let invalid = || format!("{text:?} is not an AS number (1 to 4294967295, or 0.1 to 65535.65535)");
-    let number = match text.split_once('.') {
-        Some((high, low)) => {
-            let high: u16 = high.parse().map_err(|_| invalid())?;
-            let low: u16 = low.parse().map_err(|_| invalid())?;
-            u32::from(high) << 16 | u32::from(low)
-        }
-        None => text.parse().map_err(|_| invalid())?,
-    };
-    if number == 0 { Err(invalid()) } else { Ok(number) }
+    model::parse_as_number(text).ok_or_else(invalid)
 }
 
 fn port_of(port: i32) -> Result<u16, String> {

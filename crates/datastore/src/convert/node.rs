@@ -96,7 +96,9 @@ fn wireguard_key(text: &str) -> Result<WireguardKey, String> {
 }
 
 fn mac(text: &str) -> Result<Mac, String> {
-    let octet = |part: &str| u8::from_str_radix(part, 16).ok().filter(|_| part.len() == 2);
+    // `+5` is a number, and no octet.
+    let is_octet = |part: &str| part.len() == 2 && part.bytes().all(|digit| digit.is_ascii_hexdigit());
+    let octet = |part| u8::from_str_radix(part, 16).ok().filter(|_| is_octet(part));
     let octets: Option<Vec<u8>> = text.split(':').map(octet).collect();
     octets
         .and_then(|octets| octets.try_into().ok())
@@ -150,6 +152,8 @@ mod tests {
         let (node, problems) = convert(
             json!({
                 IPV4_ADDRESS: "192.0.2.11/24", IPV6_ADDRESS: "2001:db8::1/64", IPIP_TUNNEL_ADDRESS: "10.65.0.1",
+                VXLAN_TUNNEL_MAC: "66:01:02:03:04:ff", "projectcalico.org/IPv6VXLANTunnelAddr": "fd00::1",
+                WIREGUARD_PUBLIC_KEY: WireguardKey([1; 32]).to_string(),
                 "projectcalico.org/ASNumber": "1.10", "projectcalico.org/RouteReflectorClusterID": "244.0.0.1",
             }),
             json!([{"type": "InternalIP", "address": "198.51.100.1"}, {"type": "Hostname", "address": "n1"}]),
@@ -162,6 +166,9 @@ mod tests {
         assert_eq!(node.as_number, Some(65546));
         assert_eq!(node.route_reflector_cluster_id, Some("244.0.0.1".parse().unwrap()));
         assert_eq!(node.tunnels.ipip, Some("10.65.0.1".parse().unwrap()));
+        assert_eq!(node.tunnels.vxlan_mac, Some([0x66, 1, 2, 3, 4, 0xff]));
+        assert_eq!(node.tunnels.vxlan_v6, Some("fd00::1".parse().unwrap()));
+        assert_eq!(node.tunnels.wireguard_key, Some(WireguardKey([1; 32])));
         assert_eq!(node.internal_ips, ["198.51.100.1".parse::<IpAddr>().unwrap()]);
     }
 
@@ -179,6 +186,10 @@ mod tests {
             (IPV4_ADDRESS, "2001:db8::1/64"),
             (IPV4_ADDRESS, "192.0.2.1/33"),
             (IPIP_TUNNEL_ADDRESS, "x"),
+            (IPIP_TUNNEL_ADDRESS, "fd00::1"),
+            (VXLAN_TUNNEL_MAC, "66:01:02:03:04"),
+            (VXLAN_TUNNEL_MAC_V6, "66:01:02:03:04:+5"),
+            (WIREGUARD_PUBLIC_KEY, "AQEB"),
             ("projectcalico.org/ASNumber", "4294967296"),
             ("projectcalico.org/ASNumber", "1.65536"),
         ] {
