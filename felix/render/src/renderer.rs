@@ -288,10 +288,8 @@ impl Renderer {
             old.failsafe_inbound != new.failsafe_inbound || old.failsafe_outbound != new.failsafe_outbound;
         let rules_differ = match RuleSettings::new(self.settings.dataplane, new) {
             Ok(rules) => {
-                let differ = rules != *self.rules;
-                self.rules = Arc::new(rules);
                 self.bad_mark_mask = None;
-                differ
+                self.set_rules(rules)
             }
             Err(error) => {
                 // The mark bits in force stay, and everything else of the new configuration holds.
@@ -302,10 +300,7 @@ impl Renderer {
                 };
                 self.bad_mark_mask = Some(error);
                 let rules = RuleSettings::new(self.settings.dataplane, &usable);
-                let rules = rules.expect("the mark mask in force has enough bits");
-                let differ = rules != *self.rules;
-                self.rules = Arc::new(rules);
-                differ
+                self.set_rules(rules.expect("the mark mask in force has enough bits"))
             }
         };
         let new = &self.configuration;
@@ -323,6 +318,14 @@ impl Renderer {
         if rules_differ || is_rare {
             self.render_everything();
         }
+    }
+
+    /// Takes what follows from the configuration; does anything differ?
+    fn set_rules(&mut self, mut rules: RuleSettings) -> bool {
+        rules.pods_alone = self.rules.pods_alone;
+        let differ = rules != *self.rules;
+        self.rules = Arc::new(rules);
+        differ
     }
 
     /// After a change of what every rule depends on. What comes out as before is not told.

@@ -5,7 +5,7 @@
 
 use felix_calc::{ActiveEntity, ActiveRule};
 use kernel::{Match, PacketRule, PacketSide, RuleAction};
-use model::{Action, Cidr, Family, IcmpMatch, PortRange, Protocol};
+use model::{Action, Cidr, Direction, Family, IcmpMatch, PortRange, Protocol};
 
 use crate::marks::{Marks, clear_mark, mark_clear, mark_set, set_mark};
 use crate::names::{protocol, set_name};
@@ -35,6 +35,11 @@ pub(crate) fn render_rule(
         condition.push(mark_set(marks.scratch0));
     }
     match rule.action {
+        // Nothing comes behind what a pod receives. The rule is a quarter shorter, and so is what the kernel checks
+        // whenever a rule changes.
+        Action::Allow if place.direction == Direction::Ingress && context.accepts_ingress_at_once() => {
+            rules.push(PacketRule::new(RuleAction::Accept).when_all(condition));
+        }
         Action::Allow => rules.extend(decided(context, marks.accept, condition)),
         Action::Pass => rules.extend(decided(context, marks.pass, condition)),
         Action::Deny => rules.extend(context.denied((place.direction, &place.drop_reason()), condition)),

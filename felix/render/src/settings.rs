@@ -72,6 +72,8 @@ pub(crate) struct RuleSettings {
     pub(crate) log_limit: Option<RateLimit>,
     /// How often each place that drops says so; `None`: never.
     pub(crate) drop_log: Option<RateLimit>,
+    /// Does no host endpoint govern any interface? Then nobody has to say more of a packet that a pod may receive.
+    pub(crate) pods_alone: bool,
 }
 
 impl RuleSettings {
@@ -100,6 +102,7 @@ impl RuleSettings {
             log_prefix: configuration.log_prefix.clone(),
             log_limit: configuration.log_rate_limit,
             drop_log: configuration.drop_log.enabled.then_some(configuration.drop_log.rate),
+            pods_alone: true,
         })
     }
 
@@ -148,6 +151,16 @@ impl<'a> Context<'a> {
             (IptablesTable::Filter, DenyAction::Reject) => RuleAction::Reject(RejectWith::PortUnreachable),
             _ => RuleAction::Drop,
         }
+    }
+
+    /// Is a packet that an ingress rule allows accepted at once, without a mark for chains that come behind? With
+    /// several prefixes of interfaces, where it came from may be asked behind where it goes.
+    pub(crate) fn accepts_ingress_at_once(&self) -> bool {
+        self.is_nftables()
+            && self.table == IptablesTable::Filter
+            && self.allow() == RuleAction::Accept
+            && self.settings.pods_alone
+            && self.settings.prefixes.len() == 1
     }
 
     /// How an allowed packet leaves our chains in this table.

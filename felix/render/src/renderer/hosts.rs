@@ -29,7 +29,13 @@ impl Renderer {
             // What cannot stand in a rule cannot be governed either.
             rules.is_pod_interface(name) || !is_interface_name(name)
         });
-        self.static_dirty |= used_roots(&self.governed) != before;
+        let roots = used_roots(&self.governed);
+        self.static_dirty |= roots != before;
+        if roots.is_empty() != self.rules.pods_alone {
+            Arc::make_mut(&mut self.rules).pods_alone = roots.is_empty();
+            self.render_all_policies();
+        }
+        let rules = self.rules.clone();
         let (mut wanted, mut groups) = (BTreeSet::new(), Vec::new());
         for family in self.families() {
             let chains = HostChains {
