@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use felix_calc::{ActiveHostEndpoint, ActivePolicy, ActiveProfile, ActiveRule, ActiveTier, Change};
-use felix_render::{RenderSettings, Renderer};
+use felix_render::{RenderSettings, Renderer, RuleDataplane};
 use kernel::interpret::{Verdict, walk};
-use kernel::{ConntrackState, IptablesTable};
+use kernel::{ConntrackState, IptablesTable, RuleAction};
 use model::{
-    Action, DropLog, FailsafePort, Family, FelixConfiguration, HostEndpoint, HostEndpointInterface, Labels,
-    PolicyKey, PolicyKind, Protocol, Selector,
+    Action, AllowAction, DropLog, FailsafePort, Family, FelixConfiguration, HostEndpoint,
+    HostEndpointInterface, Labels, NftablesSettings, PolicyKey, PolicyKind, Protocol, Selector,
 };
 
 use crate::dataplane::Dataplane;
@@ -345,6 +345,43 @@ fn untracked_policy_is_not_for_all_interfaces_and_that_is_said() {
 
     host.apply([told(ActiveHostEndpoint { untracked: Vec::new(), ..endpoint })]);
     assert!(host.renderer.problems().is_empty());
+}
+
+#[test]
+fn with_nftables_what_a_pod_receives_is_accepted_at_once_unless_a_host_endpoint_has_a_say() {
+    let mut host = Host::new();
+    host.renderer.set_dataplane(RuleDataplane::Nftables);
+    let (ingress, egress) = ("cali-pi-", "cali-po-");
+    let action = |host: &Host, prefix: &str| {
+        let mut chains = host.dataplane.chains.iter().filter(|((_, _, name), _)| name.starts_with(prefix));
+        let (_, chain) = chains.next().expect("the policy has a chain");
+        chain.rules.last().expect("the policy has a rule").action.clone()
+    };
+    let marks =
+        |host: &Host, prefix: &str| matches!(action(host, prefix), RuleAction::SetMarkAndReturn { .. });
+
+    host.apply([change(policy("p", Action::Allow))]);
+    assert_eq!(action(&host, ingress), RuleAction::Accept);
+    assert!(marks(&host, egress), "where it goes has a say");
+
+    host.apply([told(host_endpoint("a", named("eth0")))]);
+    assert!(marks(&host, ingress));
+    host.apply([Change::HostEndpoint("a".into(), None)]);
+    assert_eq!(action(&host, ingress), RuleAction::Accept);
+
+    for configuration in [
+        FelixConfiguration { interface_prefix: "cali,tap".into(), ..FelixConfiguration::default() },
+        FelixConfiguration {
+            nftables: NftablesSettings {
+                filter_allow_action: AllowAction::Return,
+                ..FelixConfiguration::default().nftables
+            },
+            ..FelixConfiguration::default()
+        },
+    ] {
+        host.apply([Change::Configuration(Box::new(configuration))]);
+        assert!(marks(&host, ingress));
+    }
 }
 
 #[test]
