@@ -353,7 +353,8 @@ fn with_nftables_what_a_pod_receives_is_accepted_at_once_unless_a_host_endpoint_
     host.renderer.set_dataplane(RuleDataplane::Nftables);
     let (ingress, egress) = ("cali-pi-", "cali-po-");
     let action = |host: &Host, prefix: &str| {
-        let mut chains = host.dataplane.chains.iter().filter(|((_, _, name), _)| name.starts_with(prefix));
+        let of_policy = |name: &kernel::ChainName| name.to_string().starts_with(prefix);
+        let mut chains = host.dataplane.chains.iter().filter(|((_, _, name), _)| of_policy(name));
         let (_, chain) = chains.next().expect("the policy has a chain");
         chain.rules.last().expect("the policy has a rule").action.clone()
     };
