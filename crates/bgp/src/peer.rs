@@ -149,9 +149,14 @@ impl Peer {
         self.config.is_enabled() && self.held_down.is_none()
     }
 
+    /// Whether it may have a session, and is not on its way out.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.is_enabled() && self.retiring.is_none()
+    }
+
     /// Whether we connect to the peer, not only it to us.
     pub(crate) fn is_active(&self) -> bool {
-        self.is_enabled() && !self.config.passive && self.retiring.is_none()
+        self.is_wanted() && !self.config.passive
     }
 
     /// Whether routes of an ended session are kept.

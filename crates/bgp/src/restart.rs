@@ -9,6 +9,7 @@ use bgp_packet::{Family, Notification};
 
 use crate::peer::Peer;
 use crate::rib::{Keep, PeerIndex};
+use crate::session::Session;
 use crate::timers::is_due;
 use crate::{Cause, Config, Event, Speaker};
 
@@ -48,6 +49,20 @@ pub(crate) struct Deferral {
     waiting: BTreeSet<PeerIndex>,
 }
 
+/// Peers that restarted together with this speaker. None waits for the other before it sends, or both would wait
+/// (RFC 4724 §4.1); but what forwarding state stands for is known only when they have told all they have.
+#[derive(Debug)]
+pub(crate) struct SweepHold {
+    until: Instant,
+    owing: BTreeSet<PeerIndex>,
+}
+
+impl SweepHold {
+    pub(crate) fn deadline(&self) -> Instant {
+        self.until
+    }
+}
+
 impl Deferral {
     pub(crate) fn new(config: &Config, now: Instant) -> Self {
         let templates = config.dynamic.iter().map(|d| &d.template);
@@ -63,15 +78,12 @@ impl Deferral {
 
     /// Whether the peer may still have something to tell that is worth waiting for.
     fn awaits(&self, peer: &Peer) -> bool {
-        if !peer.is_enabled() || peer.retiring.is_some() {
+        if !peer.is_wanted() {
             return false;
         }
         match &peer.session {
             // Two that have both restarted would wait for one another (RFC 4724 §4.1).
-            Some(s) => {
-                let heard = s.families.iter().all(|f| s.end_of_rib_seen.contains(f));
-                !heard && s.restart.as_ref().is_some_and(|gr| !gr.restarting)
-            }
+            Some(s) => !s.is_heard() && s.restart.as_ref().is_some_and(|gr| !gr.restarting),
             // A handshake under way is worth waiting for.
             None => !self.patience_over || peer.connections.iter().any(|c| c.open.is_some()),
         }
@@ -87,6 +99,14 @@ impl Speaker {
     /// Notes whether a peer is waited for, after something about it changed.
     pub(crate) fn note_deferral(&mut self, index: PeerIndex, now: Instant) {
         let peer = self.peers.get(index as usize).and_then(Option::as_ref);
+        if let Some(hold) = &mut self.sweep_hold {
+            // One whose session is lost again may come back and tell.
+            let owes = |peer: &Peer| peer.is_wanted() && !peer.session.as_ref().is_some_and(Session::is_heard);
+            if !peer.is_some_and(owes) && hold.owing.remove(&index) {
+                self.check_sweep_hold(now);
+            }
+            return;
+        }
         let Some(deferral) = &mut self.deferral else { return };
         if peer.is_some_and(|peer| deferral.awaits(peer)) {
             deferral.waiting.insert(index);
@@ -110,8 +130,23 @@ impl Speaker {
         if now < deferral.until && (expects_unknown || !deferral.waiting.is_empty()) {
             return;
         }
+        let until = deferral.until;
         self.deferral = None;
-        self.events.push_back(Event::RestartComplete);
+        let owes = |peer: &Peer| {
+            peer.is_wanted() && peer.session.as_ref().is_some_and(|s| s.restart.is_some() && !s.is_heard())
+        };
+        let peers = (0..).zip(&self.peers);
+        let owing = peers.filter(|(_, peer)| peer.as_ref().is_some_and(owes)).map(|(index, _)| index).collect();
+        self.sweep_hold = Some(SweepHold { until, owing });
+        self.check_sweep_hold(now);
+    }
+
+    /// Lets the caller sweep when nobody who restarted together with us owes anything, or the time is over.
+    pub(crate) fn check_sweep_hold(&mut self, now: Instant) {
+        if self.sweep_hold.as_ref().is_some_and(|hold| hold.owing.is_empty() || now >= hold.until) {
+            self.sweep_hold = None;
+            self.events.push_back(Event::RestartComplete);
+        }
     }
 
     /// The session is gone: keeps or drops the peer's routes. Gives back whether any are kept.

@@ -110,6 +110,11 @@ pub(crate) fn capabilities(config: &PeerConfig, own: OwnState) -> Vec<Capability
 }
 
 impl Session {
+    /// The peer has sent all it has, of every family.
+    pub(crate) fn is_heard(&self) -> bool {
+        self.families.iter().all(|family| self.end_of_rib_seen.contains(family))
+    }
+
     /// What our settings and the peer's OPEN make together. `local` is our own address on the connection.
     pub(crate) fn negotiate(
         conn: ConnId,

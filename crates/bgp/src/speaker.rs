@@ -14,7 +14,7 @@ use crate::path::{Path, PeerIndex, Source};
 use crate::peer::Peer;
 use crate::random::Random;
 use crate::record::{Entry, Tape};
-use crate::restart::Deferral;
+use crate::restart::{Deferral, SweepHold};
 use crate::retire::{Lingering, Retiring};
 use crate::rib::Rib;
 use crate::watch::Watch;
@@ -139,6 +139,7 @@ pub struct Speaker {
     pub(crate) events: VecDeque<Event>,
     pub(crate) timers: BTreeSet<(Instant, PeerIndex)>,
     pub(crate) deferral: Option<Deferral>,
+    pub(crate) sweep_hold: Option<SweepHold>,
     /// What listening sockets were told last.
     pub(crate) listen_hops: [Option<u8>; 2],
     /// Peers that an operator switched off, with what they said.
@@ -192,6 +193,7 @@ impl Speaker {
             events: VecDeque::new(),
             timers: BTreeSet::new(),
             deferral,
+            sweep_hold: None,
             listen_hops: [None; 2],
             switched_off: BTreeMap::new(),
             retiring: Retiring::default(),
@@ -307,8 +309,9 @@ impl Speaker {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let peers = self.timers.first().map(|(at, _)| *at);
         let deferral = self.deferral.as_ref().map(Deferral::deadline);
+        let hold = self.sweep_hold.as_ref().map(SweepHold::deadline);
         let lingering = self.lingering.as_ref().map(Lingering::deadline);
-        [peers, deferral, self.retiring.deadline(), lingering].into_iter().flatten().min()
+        [peers, deferral, hold, self.retiring.deadline(), lingering].into_iter().flatten().min()
     }
 
     /// Fires what is due at `now`.
@@ -328,6 +331,7 @@ impl Speaker {
         self.check_retiring(now);
         self.check_lingering(now);
         self.check_deferral(now);
+        self.check_sweep_hold(now);
     }
 
     /// Notes that the kernel has taken bytes that were sent.

@@ -261,6 +261,33 @@ fn two_that_have_both_restarted_do_not_wait_for_one_another() {
 }
 
 #[test]
+fn forwarding_state_is_not_swept_before_one_who_restarted_too_has_told_all() {
+    let mut script = Script::starting(with_peer(passive()), true);
+    let conn = script.establish(&open_with(true, true, 120, &BOTH));
+    assert!(script.did().contains(&Did::EndOfRib(Family::Ipv4)), "the other one may wait for this");
+    script.say(conn, &end_of_rib(Family::Ipv4));
+    assert!(!script.events().contains(&Event::RestartComplete), "IPv6 is still to come");
+
+    // What it had told goes with the session.
+    script.lose(conn);
+    assert!(!script.events().contains(&Event::RestartComplete));
+
+    let conn = script.establish(&open_with(true, true, 120, &BOTH));
+    Family::ALL.into_iter().for_each(|family| script.say(conn, &end_of_rib(family)));
+    assert!(script.events().contains(&Event::RestartComplete));
+}
+
+#[test]
+fn one_who_restarted_too_and_tells_nothing_holds_the_sweep_no_longer_than_its_time() {
+    let mut script = Script::starting(with_peer(PeerConfig { restart_time: 30, ..passive() }), true);
+    script.establish(&Open { hold_time: 0, ..open_with(true, true, 120, &BOTH) });
+    script.pass(29);
+    assert!(!script.events().contains(&Event::RestartComplete));
+    script.pass(2);
+    assert!(script.events().contains(&Event::RestartComplete));
+}
+
+#[test]
 fn nobody_is_waited_for_longer_than_a_minute() {
     let mut script = Script::starting(with_peer(PeerConfig { restart_time: 4095, ..passive() }), true);
     script.establish(&Open { hold_time: 0, ..open() });

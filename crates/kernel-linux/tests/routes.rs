@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 
-use common::{in_new_netns, run};
+use common::{in_new_netns, new_netns, run};
 use kernel::{
     Driver, Neighbour, NeighbourKey, NextHop, PROTO_BIRD, PROTO_BOOT, PROTO_FELIX, Route, RouteKey, RouteKind,
 };
@@ -44,6 +44,12 @@ fn add_uplink() {
     add_link("up0");
     run("ip", &["addr", "add", "192.0.2.1/24", "dev", "up0"]);
     run("ip", &["addr", "add", "2001:db8::1/64", "dev", "up0", "nodad"]);
+}
+
+/// The kernel makes the main table with its first route, and knows none before that.
+#[test]
+fn a_node_without_any_route_has_none() {
+    assert_eq!(new_netns().run(|| bird().list()).unwrap(), BTreeMap::new());
 }
 
 #[test]
