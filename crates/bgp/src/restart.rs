@@ -101,7 +101,8 @@ impl Speaker {
         let peer = self.peers.get(index as usize).and_then(Option::as_ref);
         if let Some(hold) = &mut self.sweep_hold {
             // One whose session is lost again may come back and tell.
-            let owes = |peer: &Peer| peer.is_wanted() && !peer.session.as_ref().is_some_and(Session::is_heard);
+            let owes =
+                |peer: &Peer| peer.is_wanted() && !peer.session.as_ref().is_some_and(Session::is_heard);
             if !peer.is_some_and(owes) && hold.owing.remove(&index) {
                 self.check_sweep_hold(now);
             }
@@ -136,7 +137,8 @@ impl Speaker {
             peer.is_wanted() && peer.session.as_ref().is_some_and(|s| s.restart.is_some() && !s.is_heard())
         };
         let peers = (0..).zip(&self.peers);
-        let owing = peers.filter(|(_, peer)| peer.as_ref().is_some_and(owes)).map(|(index, _)| index).collect();
+        let owing =
+            peers.filter(|(_, peer)| peer.as_ref().is_some_and(owes)).map(|(index, _)| index).collect();
         self.sweep_hold = Some(SweepHold { until, owing });
         self.check_sweep_hold(now);
     }

@@ -215,7 +215,8 @@ impl Rtnl {
             match dumped {
                 Ok(routes) => all.extend(routes),
                 // A kernel without IPv6; a table that had no route yet.
-                Err(e) if matches!(errno(&e), Some(libc::EOPNOTSUPP | libc::EAFNOSUPPORT | libc::ENOENT)) => {}
+                Err(e) if matches!(errno(&e), Some(libc::EOPNOTSUPP | libc::EAFNOSUPPORT | libc::ENOENT)) => {
+                }
                 Err(error) => return Err(named(format!("list {family} routes"), error)),
             }
         }
