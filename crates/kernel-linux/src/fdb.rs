@@ -5,14 +5,15 @@ use std::io;
 
 use kernel::{Driver, Failures, FdbEntry, FdbKey};
 
-use crate::neighbour::{fail_all, no_link};
+use crate::link_entries::LinkEntries;
 use crate::nl::{Batch, Message, named};
 use crate::rtnl::*;
 
-/// Entries that go out in one send.
-const BATCH: usize = 512;
 /// The entry is of the link itself, not of a bridge that it is a port of.
 const NTF_SELF: u8 = 2;
+
+const ENTRIES: LinkEntries<FdbKey, FdbEntry> =
+    LinkEntries { interface: |key| &key.interface, describe, write };
 
 /// Writes permanent entries of the VXLAN links with given names. Every entry there is ours.
 pub struct FdbDriver {
@@ -27,36 +28,6 @@ impl FdbDriver {
     /// What the system says.
     pub fn new(names: &[&str]) -> io::Result<Self> {
         Ok(Self { rtnl: Rtnl::open()?, names: names.iter().map(ToString::to_string).collect() })
-    }
-
-    fn try_apply(&mut self, puts: &[(FdbKey, FdbEntry)], deletes: &[FdbKey]) -> io::Result<Failures<FdbKey>> {
-        let names = puts.iter().map(|(key, _)| key).chain(deletes).map(|key| key.interface.as_str());
-        let indexes = self.rtnl.indexes(names)?;
-        let mut failures = Vec::new();
-        let all = puts.iter().map(|(key, value)| (key, Some(value))).chain(deletes.iter().map(|k| (k, None)));
-        let all: Vec<_> = all.collect();
-        for chunk in all.chunks(BATCH) {
-            let mut batch = Batch::new();
-            let mut keys = Vec::with_capacity(chunk.len());
-            for (key, value) in chunk {
-                match (indexes.get(&key.interface), value) {
-                    (Some(index), _) => {
-                        write(&mut batch, key, *index, *value);
-                        keys.push((*key, value.is_some()));
-                    }
-                    // With its link an entry is gone too.
-                    (None, None) => {}
-                    (None, Some(_)) => failures.push(((*key).clone(), no_link(&key.interface))),
-                }
-            }
-            for (index, error) in self.rtnl.socket.execute(&mut batch)? {
-                let (key, is_put) = keys[index];
-                if is_put || !is_absent(&error) {
-                    failures.push((key.clone(), named(describe(key), error)));
-                }
-            }
-        }
-        Ok(failures)
     }
 }
 
@@ -85,8 +56,7 @@ impl Driver for FdbDriver {
     }
 
     fn apply(&mut self, puts: &[(FdbKey, FdbEntry)], deletes: &[FdbKey]) -> Failures<FdbKey> {
-        self.try_apply(puts, deletes)
-            .unwrap_or_else(|error| fail_all(puts.iter().map(|(key, _)| key).chain(deletes), &error))
+        ENTRIES.apply(&mut self.rtnl, puts, deletes)
     }
 }
 

@@ -20,6 +20,7 @@ mod ipset;
 mod iptables;
 mod iptables_session;
 mod link;
+mod link_entries;
 mod neighbour;
 mod nexthop;
 mod nflog;

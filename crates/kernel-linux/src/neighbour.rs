@@ -6,11 +6,15 @@ use std::io;
 use kernel::{Driver, Failures, Neighbour, NeighbourKey};
 use model::Family;
 
+use crate::link_entries::LinkEntries;
 use crate::nl::{Batch, Message, named};
 use crate::rtnl::*;
 
-/// Entries that go out in one send.
-const BATCH: usize = 512;
+const ENTRIES: LinkEntries<NeighbourKey, Neighbour> = LinkEntries {
+    interface: |key| &key.interface,
+    describe: |key| format!("neighbour {} on {}", key.address, key.interface),
+    write,
+};
 
 /// Writes permanent neighbours on links whose name begins with a given prefix; others' are left alone.
 pub struct NeighbourDriver {
@@ -35,41 +39,6 @@ impl NeighbourDriver {
     /// From now on entries of links whose name begins with one of these are ours.
     pub fn set_prefixes(&mut self, prefixes: Vec<String>) {
         self.prefixes = prefixes;
-    }
-
-    fn try_apply(
-        &mut self,
-        puts: &[(NeighbourKey, Neighbour)],
-        deletes: &[NeighbourKey],
-    ) -> io::Result<Failures<NeighbourKey>> {
-        let names = puts.iter().map(|(key, _)| key).chain(deletes).map(|key| key.interface.as_str());
-        let indexes = self.rtnl.indexes(names)?;
-        let mut failures = Vec::new();
-        let all = puts.iter().map(|(key, value)| (key, Some(value))).chain(deletes.iter().map(|k| (k, None)));
-        let all: Vec<_> = all.collect();
-        for chunk in all.chunks(BATCH) {
-            let mut batch = Batch::new();
-            let mut keys = Vec::with_capacity(chunk.len());
-            for (key, value) in chunk {
-                match (indexes.get(&key.interface), value) {
-                    (Some(index), _) => {
-                        write(&mut batch, key, *index, *value);
-                        keys.push((*key, value.is_some()));
-                    }
-                    // With its link an entry is gone too.
-                    (None, None) => {}
-                    (None, Some(_)) => failures.push(((*key).clone(), no_link(&key.interface))),
-                }
-            }
-            for (index, error) in self.rtnl.socket.execute(&mut batch)? {
-                let (key, is_put) = keys[index];
-                if is_put || !is_absent(&error) {
-                    let what = format!("neighbour {} on {}", key.address, key.interface);
-                    failures.push((key.clone(), named(what, error)));
-                }
-            }
-        }
-        Ok(failures)
     }
 }
 
@@ -107,8 +76,7 @@ impl Driver for NeighbourDriver {
         puts: &[(NeighbourKey, Neighbour)],
         deletes: &[NeighbourKey],
     ) -> Failures<NeighbourKey> {
-        self.try_apply(puts, deletes)
-            .unwrap_or_else(|error| fail_all(puts.iter().map(|(key, _)| key).chain(deletes), &error))
+        ENTRIES.apply(&mut self.rtnl, puts, deletes)
     }
 }
 
