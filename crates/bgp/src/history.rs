@@ -74,7 +74,7 @@ pub struct Turn {
 pub(crate) struct History {
     pub(crate) received: MessageCounts,
     pub(crate) sent: MessageCounts,
-    /// Established sessions that ended.
+    /// Established sessions that ended, other than by giving way to a second connection with the same peer.
     pub(crate) flaps: u64,
     turns: VecDeque<Turn>,
 }

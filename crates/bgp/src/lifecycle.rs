@@ -108,7 +108,8 @@ impl Speaker {
         peer.cause = cause.clone();
         peer.changed_at = now;
         peer.history.turn(now, Some(cause.clone()));
-        peer.history.flaps += 1;
+        // The same two speakers go on talking over the connection that stays.
+        peer.history.flaps += u64::from(!is_collision(&cause));
         // A session that ends again and again for one reason must not be tried faster and faster.
         if !idle {
             peer.retry_delay = FIRST_RETRY;
@@ -171,7 +172,10 @@ impl Speaker {
 
 fn is_collision(cause: &Cause) -> bool {
     let collision = |n: &Notification| n.code == code::CEASE && n.subcode == Cease::CollisionResolution as u8;
-    matches!(cause, Cause::NotificationReceived(n) if collision(n))
+    match cause {
+        Cause::NotificationReceived(n) | Cause::NotificationSent(n, _) => collision(n),
+        _ => false,
+    }
 }
 
 /// Whether trying again at once is unlikely to help.

@@ -82,7 +82,7 @@ pub struct PeerStatus {
     pub messages_received: MessageCounts,
     /// Messages that went out.
     pub messages_sent: MessageCounts,
-    /// Established sessions that ended.
+    /// Established sessions that ended, other than by giving way to a second connection with the same peer.
     pub flaps: u64,
     /// What the session went through, the newest first; bounded.
     pub history: Vec<Turn>,

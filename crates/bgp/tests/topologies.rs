@@ -53,6 +53,8 @@ fn nodes_that_connect_to_each_other_at_once_end_with_one_session() {
         let downs = downs.filter(|e| matches!(e, Event::PeerDown { .. })).count();
         assert!(downs <= 2, "sessions flapped {downs} times at latency {latency} ms");
         assert!(net.all_up());
+        let counted = (1..=3).flat_map(|n| net.speaker(n).peers()).map(|peer| peer.flaps).sum::<u64>();
+        assert_eq!(counted, 0, "a collision at latency {latency} ms counts as a flap");
     }
 }
 

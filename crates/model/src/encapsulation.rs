@@ -91,14 +91,10 @@ impl NodePath {
         let Some(own) = own.address(family) else {
             return Self::Unreachable(Unreachable::NoOwnAddress(family));
         };
-        let kind = match family {
-            Family::V4 => TunnelKind::Vxlan,
-            Family::V6 => TunnelKind::VxlanV6,
-        };
         match Encapsulation::of(pool, [own.subnet()], at.address) {
             Encapsulation::None => Self::Direct { gateway: at.address },
             Encapsulation::Ipip => Self::Ipip { gateway: at.address },
-            Encapsulation::Vxlan => match remote.tunnels.address(kind) {
+            Encapsulation::Vxlan => match remote.tunnels.address(TunnelKind::vxlan(family)) {
                 Some(gateway) => Self::Vxlan { gateway },
                 None => Self::Unreachable(Unreachable::NotReady(family)),
             },

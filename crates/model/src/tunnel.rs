@@ -40,6 +40,14 @@ pub enum TunnelNeed {
 impl TunnelKind {
     pub const ALL: [Self; 5] = [Self::Ipip, Self::Vxlan, Self::VxlanV6, Self::Wireguard, Self::WireguardV6];
 
+    /// The VXLAN link that carries pods of this family.
+    pub fn vxlan(family: Family) -> Self {
+        match family {
+            Family::V4 => Self::Vxlan,
+            Family::V6 => Self::VxlanV6,
+        }
+    }
+
     /// Of its address.
     pub fn family(self) -> Family {
         match self {

@@ -17,8 +17,11 @@ pub(crate) struct ClusterRoutes {
     /// By block: destinations, and the nodes that these are on.
     blocks: BTreeMap<Cidr, BTreeMap<Cidr, NodeName>>,
     holders: BTreeMap<Cidr, NodeName>,
+    /// The same by node.
+    held: BTreeMap<NodeName, BTreeSet<Cidr>>,
     dirty: BTreeSet<Cidr>,
-    peers_dirty: bool,
+    dirty_peers: BTreeSet<NodeName>,
+    ends_dirty: bool,
     told: BTreeMap<Cidr, ClusterRoute>,
     told_peers: BTreeMap<(Family, NodeName), VxlanPeer>,
     told_ends: BTreeMap<Family, VxlanEnd>,
@@ -33,8 +36,10 @@ impl ClusterRoutes {
             enabled: None,
             blocks: BTreeMap::new(),
             holders: BTreeMap::new(),
+            held: BTreeMap::new(),
             dirty: BTreeSet::new(),
-            peers_dirty: false,
+            dirty_peers: BTreeSet::new(),
+            ends_dirty: false,
             told: BTreeMap::new(),
             told_peers: BTreeMap::new(),
             told_ends: BTreeMap::new(),
@@ -52,10 +57,13 @@ impl ClusterRoutes {
             Some(node) => _ = self.nodes.insert(name.clone(), node.clone()),
             None => _ = self.nodes.remove(name),
         }
-        self.peers_dirty = true;
-        let is_own = *name == self.node;
-        let concerned = self.holders.iter().filter(|(_, holder)| is_own || *holder == name);
-        self.dirty.extend(concerned.map(|(destination, _)| *destination));
+        if *name == self.node {
+            self.ends_dirty = true;
+            self.dirty.extend(self.holders.keys());
+        } else {
+            self.dirty_peers.insert(name.clone());
+            self.dirty.extend(self.held.get(name).into_iter().flatten());
+        }
     }
 
     pub(crate) fn set_pool(&mut self, name: &str, pool: Option<&IpPool>) {
@@ -63,7 +71,7 @@ impl ClusterRoutes {
             Some(pool) => self.pools.insert(name.to_owned(), pool.clone()),
             None => self.pools.remove(name),
         };
-        self.peers_dirty = true;
+        self.ends_dirty = true;
         for range in [old.as_ref(), pool].into_iter().flatten().map(|pool| pool.cidr) {
             let concerned = self.holders.keys().filter(|destination| range.covers(**destination));
             self.dirty.extend(concerned.copied());
@@ -72,7 +80,7 @@ impl ClusterRoutes {
 
     pub(crate) fn set_enabled(&mut self, enabled: Option<bool>) {
         if std::mem::replace(&mut self.enabled, enabled) != enabled {
-            self.peers_dirty = true;
+            self.ends_dirty = true;
             self.dirty.extend(self.holders.keys());
         }
     }
@@ -85,15 +93,32 @@ impl ClusterRoutes {
         };
         let old = old.unwrap_or_default();
         for gone in old.keys().filter(|destination| !new.contains_key(destination)) {
-            self.holders.remove(gone);
-            self.dirty.insert(*gone);
+            self.set_holder(*gone, None);
         }
         for (destination, holder) in new {
             if old.get(&destination) != Some(&holder) {
-                self.holders.insert(destination, holder);
-                self.dirty.insert(destination);
+                self.set_holder(destination, Some(holder));
             }
         }
+    }
+
+    fn set_holder(&mut self, destination: Cidr, holder: Option<NodeName>) {
+        let old = match &holder {
+            Some(holder) => self.holders.insert(destination, holder.clone()),
+            None => self.holders.remove(&destination),
+        };
+        if let Some(old) = old
+            && let Some(held) = self.held.get_mut(&old)
+        {
+            held.remove(&destination);
+            if held.is_empty() {
+                self.held.remove(&old);
+            }
+        }
+        if let Some(holder) = holder {
+            self.held.entry(holder).or_default().insert(destination);
+        }
+        self.dirty.insert(destination);
     }
 
     /// Families whose VXLAN this node takes: those that a pool uses, and those that it has announced, until it takes
@@ -105,10 +130,10 @@ impl ClusterRoutes {
     pub(crate) fn tell(&mut self) -> Vec<Change> {
         let mut changes = Vec::new();
         let mut peers_gone = Vec::new();
-        if std::mem::take(&mut self.peers_dirty) {
+        if std::mem::take(&mut self.ends_dirty) {
             self.tell_ends(&mut changes);
-            self.tell_peers(&mut changes, &mut peers_gone);
         }
+        self.tell_peers(&mut changes, &mut peers_gone);
         for destination in std::mem::take(&mut self.dirty) {
             let route = self.holders.get(&destination).and_then(|holder| self.route(destination, holder));
             if self.told.get(&destination) == route.as_ref() {
@@ -140,24 +165,26 @@ impl ClusterRoutes {
     }
 
     fn tell_peers(&mut self, changes: &mut Vec<Change>, gone: &mut Vec<Change>) {
-        let nodes = self.nodes.values().filter(|node| node.name != self.node);
-        let peers = nodes.flat_map(|node| {
-            Family::ALL
-                .into_iter()
-                .filter_map(|family| Some(((family, node.name.clone()), peer(node, family)?)))
-        });
-        let peers: BTreeMap<_, _> = peers.collect();
-        let lost = self.told_peers.keys().filter(|key| !peers.contains_key(key));
-        gone.extend(lost.map(|(family, name)| Change::VxlanPeer(*family, name.clone(), None)));
-        let new = peers.iter().filter(|(key, peer)| self.told_peers.get(key) != Some(peer));
-        changes
-            .extend(new.map(|((family, name), peer)| Change::VxlanPeer(*family, name.clone(), Some(*peer))));
-        self.told_peers = peers;
+        for name in std::mem::take(&mut self.dirty_peers) {
+            for family in Family::ALL {
+                let peer = self.nodes.get(&name).and_then(|node| peer(node, family));
+                let key = (family, name.clone());
+                if self.told_peers.get(&key) == peer.as_ref() {
+                    continue;
+                }
+                match peer {
+                    Some(peer) => _ = self.told_peers.insert(key, peer),
+                    None => _ = self.told_peers.remove(&key),
+                }
+                let list = if peer.is_some() { &mut *changes } else { &mut *gone };
+                list.push(Change::VxlanPeer(family, name.clone(), peer));
+            }
+        }
     }
 
     fn end(&self, family: Family) -> Option<VxlanEnd> {
         let own = self.nodes.get(&self.node)?;
-        let address = own.tunnels.address(kind(family));
+        let address = own.tunnels.address(TunnelKind::vxlan(family));
         let uses = self.pools.values().any(|pool| pool.is_routed_by_agent() && pool.cidr.family() == family);
         let is_wanted = self.enabled.unwrap_or(uses || address.is_some());
         let local = own.address(family).filter(|_| is_wanted)?.address;
@@ -218,16 +245,9 @@ fn destinations(block: &Block) -> BTreeMap<Cidr, NodeName> {
     destinations
 }
 
-fn kind(family: Family) -> TunnelKind {
-    match family {
-        Family::V4 => TunnelKind::Vxlan,
-        Family::V6 => TunnelKind::VxlanV6,
-    }
-}
-
 /// Another node's end, once it is announced.
 fn peer(node: &Node, family: Family) -> Option<VxlanPeer> {
-    let tunnel: IpAddr = node.tunnels.address(kind(family))?;
+    let tunnel: IpAddr = node.tunnels.address(TunnelKind::vxlan(family))?;
     let address = node.address(family)?.address;
     Some(VxlanPeer { tunnel, mac: node.vxlan_mac(family), address })
 }

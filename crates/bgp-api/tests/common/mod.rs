@@ -212,7 +212,9 @@ impl Pair {
         ours.peers.insert(at.nobody.into(), PeerConfig { kind: PeerKind::Mesh, ..mesh });
         let mut theirs = Config::new(65001, their_id);
         theirs.next_hop_v6 = Some("2001:db8::2".parse().unwrap());
-        theirs.peers.insert(at.ours.ip().into(), peer(64512, at.ours.port(), at.theirs.ip(), "node"));
+        // One side connects, so that no two connections collide and every session is one that a test asked for.
+        let node = peer(64512, at.ours.port(), at.theirs.ip(), "node");
+        theirs.peers.insert(at.ours.ip().into(), PeerConfig { passive: true, ..node });
         let local = |hop: IpAddr| PathAttributes::new(NextHop::from(hop));
         let none4 = || local(IpAddr::from([0; 4]));
         let none6 = || local(IpAddr::from([0; 16]));
