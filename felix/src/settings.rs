@@ -316,7 +316,7 @@ mod tests {
 
     #[test]
     fn the_file_stands_between_the_cluster_and_the_environment() {
-        let file = "[global]\nFelixHostname = c\nMTU = 1400\nchaininsertmode = append\nGuess = 1\nWireguardMTU = 9\n";
+        let file = "[global]\nFelixHostname = c\nMTU = 1400\nchaininsertmode = append\nGuess = 1\nBPFLogLevel = info\n";
         let env = [("FELIX_MTU".to_owned(), "1300".to_owned())];
         let (settings, ignored) = Settings::new(Arguments::parse_from(["felix"]), env, file, "host");
         let cluster = FelixConfiguration {
@@ -333,7 +333,7 @@ mod tests {
         let notes: Vec<String> = configuration.notes.iter().map(ToString::to_string).collect();
         assert_eq!(notes[0], "Guess=\"1\" of the configuration file is not known");
         assert!(
-            notes[1].starts_with("WireguardMTU=\"9\" of the configuration file is not acted upon"),
+            notes[1].starts_with("BPFLogLevel=\"info\" of the configuration file is not acted upon"),
             "{notes:?}"
         );
         assert_eq!(ignored.len(), 2);

@@ -29,6 +29,7 @@ mod shaping;
 mod table;
 mod tunnel;
 mod vxlan;
+mod wireguard;
 
 pub use driver::{Driver, Failures};
 pub use ipset::{IpSet, IpSetKind, IpSetMember, IpSetName};
@@ -53,3 +54,7 @@ pub use shaping::{Bandwidth, Shaping};
 pub use table::{Applied, Table};
 pub use tunnel::Tunnel;
 pub use vxlan::{FdbEntry, FdbKey, VxlanLink, vxlan_link_name};
+pub use wireguard::{
+    WireguardLink, WireguardLinks, WireguardPeer, WireguardPeerKey, WireguardPeers, WireguardSession,
+    wireguard_link_name,
+};

@@ -47,7 +47,7 @@ pub use felix_configuration::{
     AllowAction, ChainInsertMode, DenyAction, DropLog, EndpointToHostAction, FailsafePort,
     FelixConfiguration, IptablesBackend, Listener, LogSeverity, NatOutgoingExclusions, NftablesMode,
     NftablesSettings, PodRoutes, RateLimit, RateUnit, ServiceLoopPrevention, SettingNote, SettingReason,
-    SettingSource, TunnelMtus, parse_duration,
+    SettingSource, TunnelMtus, WireguardSettings, parse_duration,
 };
 pub use host_endpoint::{HostEndpoint, HostEndpointInterface};
 pub use kube_controllers::{AutoHostEndpoints, HostEndpointTemplate, KubeControllersConfiguration};

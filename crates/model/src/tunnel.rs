@@ -48,6 +48,14 @@ impl TunnelKind {
         }
     }
 
+    /// The WireGuard link that carries pods of this family.
+    pub fn wireguard(family: Family) -> Self {
+        match family {
+            Family::V4 => Self::Wireguard,
+            Family::V6 => Self::WireguardV6,
+        }
+    }
+
     /// Of its address.
     pub fn family(self) -> Family {
         match self {
@@ -121,6 +129,14 @@ impl Tunnels {
             TunnelKind::VxlanV6 => self.vxlan_v6.map(IpAddr::V6),
             TunnelKind::Wireguard => self.wireguard.map(IpAddr::V4),
             TunnelKind::WireguardV6 => self.wireguard_v6.map(IpAddr::V6),
+        }
+    }
+
+    /// By which other nodes know the node's WireGuard of one family.
+    pub fn wireguard_key(&self, family: Family) -> Option<WireguardKey> {
+        match family {
+            Family::V4 => self.wireguard_key,
+            Family::V6 => self.wireguard_key_v6,
         }
     }
 

@@ -178,7 +178,11 @@ mod tests {
     fn a_value_that_cannot_be_used_is_named_and_the_next_best_stays() {
         let found = merged(&[
             ("default", DAY, json!({"routeRefreshInterval": "10s"})),
-            ("node.n1", DAY, json!({"routeRefreshInterval": "soon", "noSuch": 1, "wireguardEnabled": true})),
+            (
+                "node.n1",
+                DAY,
+                json!({"routeRefreshInterval": "soon", "noSuch": 1, "wireguardHostEncryptionEnabled": true}),
+            ),
         ]);
 
         assert_eq!(found.route_refresh_interval, Duration::from_secs(10));
@@ -186,7 +190,11 @@ mod tests {
             found.notes.iter().map(|note| format!("{} {}", note.name, note.reason.as_str())).collect();
         assert_eq!(
             said,
-            ["noSuch unknown", "routeRefreshInterval invalid", "wireguardEnabled not-acted-upon"]
+            [
+                "noSuch unknown",
+                "routeRefreshInterval invalid",
+                "wireguardHostEncryptionEnabled not-acted-upon"
+            ]
         );
         assert!(found.notes.iter().all(|note| note.source == SettingSource::Node("node.n1".into())));
     }

@@ -7,6 +7,7 @@
 mod iptables;
 mod nexthop;
 mod nft;
+mod wireguard;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -18,11 +19,13 @@ use crate::iptables::IptablesTable;
 use crate::{
     Driver, Failures, FdbEntry, FdbKey, IpSet, IpSetAction, IpSetMember, IpSetName, IpSetPort, IpSetProbe,
     IpSetWrite, Neighbour, NeighbourKey, NexthopId, NexthopObject, Route, RouteKey, Tunnel, VxlanLink,
+    WireguardLink, WireguardPeer, WireguardPeerKey,
 };
 
 pub use iptables::FakeIptables;
 pub use nexthop::FakeNexthops;
 pub use nft::{FakeNft, FakeNftChain, FakeNftTable};
+pub use wireguard::{FakeWireguardLinks, FakeWireguardPeers};
 
 /// Something that can be told to fail.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,6 +40,8 @@ pub enum Entry {
     Tunnel(String),
     Vxlan(String),
     Fdb(FdbKey),
+    Wireguard(String),
+    WireguardPeer(WireguardPeerKey),
     /// Every `iptables-restore` of a table.
     Table(Family, IptablesTable),
     /// Every change of the set or map of nf_tables with this name, and every rule of the chain but a plain drop.
@@ -59,6 +64,10 @@ pub struct State {
     pub tunnels: BTreeMap<String, Tunnel>,
     pub vxlans: BTreeMap<String, VxlanLink>,
     pub fdb: BTreeMap<FdbKey, FdbEntry>,
+    pub wireguards: BTreeMap<String, WireguardLink>,
+    pub wireguard_peers: BTreeMap<WireguardPeerKey, WireguardPeer>,
+    /// Nodes with which this one came to terms.
+    pub wireguard_handshakes: BTreeSet<WireguardPeerKey>,
     pub chains: BTreeMap<(Family, IptablesTable), iptables::Chains>,
     pub nft: BTreeMap<Family, FakeNftTable>,
     /// What is refused, as by [`FakeKernel::refuse`].
@@ -75,6 +84,9 @@ impl State {
     fn drop_link(&mut self, name: &str) {
         self.links.remove(name);
         self.vxlans.remove(name);
+        self.wireguards.remove(name);
+        self.wireguard_peers.retain(|key, _| key.interface != name);
+        self.wireguard_handshakes.retain(|key| key.interface != name);
         self.fdb.retain(|key, _| key.interface != name);
         self.neighbours.retain(|key, _| key.interface != name);
         let through = |route: &Route| route.hops().iter().any(|hop| hop.interface.as_deref() == Some(name));
@@ -140,6 +152,14 @@ impl FakeKernel {
 
     pub fn fdb(&self) -> FakeFdb {
         FakeFdb(self.clone())
+    }
+
+    pub fn wireguard_links(&self) -> FakeWireguardLinks {
+        FakeWireguardLinks(self.clone())
+    }
+
+    pub fn wireguard_peers(&self) -> FakeWireguardPeers {
+        FakeWireguardPeers(self.clone())
     }
 
     pub fn nexthops(&self) -> FakeNexthops {

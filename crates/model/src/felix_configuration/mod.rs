@@ -95,6 +95,7 @@ pub struct FelixConfiguration {
     pub vxlan_vni: u32,
     /// Whether VXLAN is used at all; `None` leaves it to the pools.
     pub vxlan_enabled: Option<bool>,
+    pub wireguard: WireguardSettings,
     /// Hosts outside of the cluster that may send IPIP and VXLAN.
     pub external_nodes: Vec<crate::Cidr>,
     /// Packets that connection tracking calls INVALID pass.
@@ -116,6 +117,55 @@ pub struct TunnelMtus {
     pub vxlan: Option<u32>,
     /// VXLAN between IPv6 addresses of nodes.
     pub vxlan_v6: Option<u32>,
+    /// WireGuard between IPv4 addresses of nodes.
+    pub wireguard: Option<u32>,
+    /// WireGuard between IPv6 addresses of nodes.
+    pub wireguard_v6: Option<u32>,
+}
+
+/// Whether pods of different nodes talk through WireGuard, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WireguardSettings {
+    /// For pods' IPv4.
+    pub enabled: bool,
+    pub enabled_v6: bool,
+    /// UDP port that nodes listen on for each other, for pods' IPv4.
+    pub port: u16,
+    pub port_v6: u16,
+    /// How often a node sends something to another one that has nothing to say; zero: never.
+    pub keep_alive: Duration,
+    /// Are there metrics of every other node?
+    pub has_metrics: bool,
+}
+
+impl WireguardSettings {
+    pub fn is_enabled(&self, family: crate::Family) -> bool {
+        match family {
+            crate::Family::V4 => self.enabled,
+            crate::Family::V6 => self.enabled_v6,
+        }
+    }
+
+    /// UDP port for pods of this family.
+    pub fn port(&self, family: crate::Family) -> u16 {
+        match family {
+            crate::Family::V4 => self.port,
+            crate::Family::V6 => self.port_v6,
+        }
+    }
+}
+
+impl Default for WireguardSettings {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            enabled_v6: false,
+            port: 51_820,
+            port_v6: 51_821,
+            keep_alive: Duration::ZERO,
+            has_metrics: true,
+        }
+    }
 }
 
 /// How the routes of one family to local pods look.
@@ -273,6 +323,7 @@ impl Default for FelixConfiguration {
             vxlan_port: 4789,
             vxlan_vni: 4096,
             vxlan_enabled: None,
+            wireguard: WireguardSettings::default(),
             external_nodes: Vec::new(),
             disable_conntrack_invalid_check: false,
             policy_conntrack_strict: false,

@@ -2,8 +2,8 @@
 
 use super::values::{
     address, address_of, boolean, choice, cidrs, duration, failsafe_ports, host, interface_name,
-    interface_patterns, interface_prefix, is_none, lock_probe, log_prefix, mark_mask, mtu, number,
-    port_range, port_ranges, rate, route_protocol, switch,
+    interface_patterns, interface_prefix, is_none, keep_alive, lock_probe, log_prefix, mark_mask, mtu,
+    number, port_range, port_ranges, rate, route_protocol, switch,
 };
 use super::{
     AllowAction, ChainInsertMode, DenyAction, EndpointToHostAction, FelixConfiguration, IptablesBackend,
@@ -74,6 +74,8 @@ const TABLE: &[(&str, &str, Set)] = &[
     ("IpInIpMtu", "ipipMTU", |c, t| Ok(c.tunnel_mtus.ipip = mtu(t)?)),
     ("VXLANMTU", "vxlanMTU", |c, t| Ok(c.tunnel_mtus.vxlan = mtu(t)?)),
     ("VXLANMTUV6", "vxlanMTUV6", |c, t| Ok(c.tunnel_mtus.vxlan_v6 = mtu(t)?)),
+    ("WireguardMTU", "wireguardMTU", |c, t| Ok(c.tunnel_mtus.wireguard = mtu(t)?)),
+    ("WireguardMTUV6", "wireguardMTUV6", |c, t| Ok(c.tunnel_mtus.wireguard_v6 = mtu(t)?)),
     ("MTUIfacePattern", "mtuIfacePattern", |c, t| Ok(c.mtu_iface_pattern = (!is_none(t)).then(|| t.to_owned()))),
     ("Ipv6Support", "ipv6Support", |c, t| Ok(c.ipv6 = boolean(t)?)),
     ("IPForwarding", "ipForwarding", |c, t| Ok(c.ip_forwarding = switch(t)?)),
@@ -117,6 +119,12 @@ const TABLE: &[(&str, &str, Set)] = &[
     ("VXLANPort", "vxlanPort", |c, t| Ok(c.vxlan_port = number(t, 1, 65535)?)),
     ("VXLANVNI", "vxlanVNI", |c, t| Ok(c.vxlan_vni = number(t, 1, (1 << 24) - 1)?)),
     ("VXLANEnabled", "vxlanEnabled", |c, t| Ok(c.vxlan_enabled = if is_none(t) { None } else { Some(boolean(t)?) })),
+    ("WireguardEnabled", "wireguardEnabled", |c, t| Ok(c.wireguard.enabled = boolean(t)?)),
+    ("WireguardEnabledV6", "wireguardEnabledV6", |c, t| Ok(c.wireguard.enabled_v6 = boolean(t)?)),
+    ("WireguardListeningPort", "wireguardListeningPort", |c, t| Ok(c.wireguard.port = number(t, 1, 65535)?)),
+    ("WireguardListeningPortV6", "wireguardListeningPortV6", |c, t| Ok(c.wireguard.port_v6 = number(t, 1, 65535)?)),
+    ("WireguardPersistentKeepAlive", "wireguardKeepAlive", |c, t| Ok(c.wireguard.keep_alive = keep_alive(t)?)),
+    ("PrometheusWireGuardMetricsEnabled", "prometheusWireGuardMetricsEnabled", |c, t| Ok(c.wireguard.has_metrics = boolean(t)?)),
     ("ExternalNodesCIDRList", "externalNodesList", |c, t| Ok(c.external_nodes = cidrs(t)?)),
     ("DisableConntrackInvalidCheck", "disableConntrackInvalidCheck", |c, t| Ok(c.disable_conntrack_invalid_check = boolean(t)?)),
     ("PolicyConntrackMode", "policyConntrackMode", |c, t| Ok(c.policy_conntrack_strict = choice(t, &[
@@ -248,7 +256,7 @@ mod tests {
         };
         assert_eq!(reason("BPFEnabled", "true"), Some("not-acted-upon"));
         assert_eq!(reason("BPFEnabled", "false"), None);
-        assert_eq!(reason("WireguardEnabled", ""), None);
+        assert_eq!(reason("WireguardHostEncryptionEnabled", ""), None);
         assert_eq!(reason("NoSuchThing", "1"), Some("unknown"));
         assert_eq!(reason("FelixHostname", "n1"), None);
         let mut of_object = FelixConfiguration::default();

@@ -62,6 +62,15 @@ fn unit(name: &str) -> Option<f64> {
     })
 }
 
+/// Whole seconds, as WireGuard has them.
+pub(super) fn keep_alive(text: &str) -> Result<Duration, String> {
+    let interval = duration(text)?;
+    match interval.as_secs() {
+        seconds @ 0..=65535 => Ok(Duration::from_secs(seconds)),
+        _ => Err(format!("{text:?} is more than 65535 seconds")),
+    }
+}
+
 pub(super) fn boolean(text: &str) -> Result<bool, String> {
     match text.to_ascii_lowercase().as_str() {
         "true" | "1" | "yes" | "y" | "t" => Ok(true),
