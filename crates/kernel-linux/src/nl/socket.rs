@@ -30,6 +30,7 @@ const NLMSGERR_ATTR_MSG: u16 = 1;
 pub enum Protocol {
     Route,
     Netfilter,
+    Generic,
 }
 
 /// A netlink socket of the network namespace in which it was opened, wherever it is used later.
@@ -46,6 +47,7 @@ impl Socket {
         let protocol = match protocol {
             Protocol::Route => libc::NETLINK_ROUTE,
             Protocol::Netfilter => libc::NETLINK_NETFILTER,
+            Protocol::Generic => libc::NETLINK_GENERIC,
         };
         // SAFETY: plain system call; a non-negative result is a descriptor that nobody else owns.
         let fd = unsafe {
