@@ -364,7 +364,7 @@ async fn renew_tokens(lab: Weak<Lab>) {
 }
 
 async fn wait_healthy(cluster: &Cluster) -> anyhow::Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(30);
     while !cluster.is_healthy().await {
         anyhow::ensure!(Instant::now() < deadline, "the API server does not answer /readyz");
         tokio::time::sleep(Duration::from_millis(10)).await;
