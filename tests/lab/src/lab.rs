@@ -28,7 +28,7 @@ use crate::topology;
 use crate::tor::Tor;
 
 /// How long the nodes may take to become Ready.
-const READY_LIMIT: Duration = Duration::from_secs(120);
+const READY_LIMIT: Duration = Duration::from_secs(300);
 /// How long a removed node's pods may take to go.
 const DRAIN_LIMIT: Duration = Duration::from_secs(20);
 
