@@ -34,4 +34,4 @@ pub mod services;
 mod session_settings;
 mod sessions;
 
-pub use program::main;
+pub use program::{command, main};

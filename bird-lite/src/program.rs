@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::peers::RouterId;
 use anyhow::Context;
-use clap::{ArgAction, Parser};
+use clap::{ArgAction, CommandFactory, Parser};
 use datastore::typha;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -51,6 +51,12 @@ struct Arguments {
     /// error, warn, info, debug or trace
     #[arg(long, default_value = "info")]
     log_level: LevelFilter,
+}
+
+/// The options of the command line, for the reference.
+#[must_use]
+pub fn command() -> clap::Command {
+    Arguments::command()
 }
 
 /// Runs the speaker by the arguments of the process, until it is told to end.

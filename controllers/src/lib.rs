@@ -20,4 +20,4 @@ pub mod settings;
 pub mod web;
 pub mod webhook;
 
-pub use program::main;
+pub use program::{command, main};

@@ -10,7 +10,7 @@ use crate::settings::Decided;
 use crate::webhook::Endpoint;
 use crate::{host_endpoints, ipam, leader, policy_status, settings, web, webhook};
 use anyhow::Context;
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use datastore::Datastore;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -54,6 +54,12 @@ struct Arguments {
     /// error, warn, info, debug or trace
     #[arg(long, default_value = "info")]
     log_level: LevelFilter,
+}
+
+/// The options of the command line, for the reference.
+#[must_use]
+pub fn command() -> clap::Command {
+    Arguments::command()
 }
 
 /// Runs the controllers by the arguments of the process, until it is told to end.

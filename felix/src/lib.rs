@@ -30,6 +30,7 @@ mod ipam;
 mod journal;
 mod keep_up;
 mod kernel_doors;
+mod kernel_watch;
 mod listeners;
 mod logging;
 mod metrics;
@@ -55,12 +56,19 @@ mod state_files;
 mod steps;
 mod strict;
 mod tunnel_address;
+pub mod variables;
 mod worker;
 
 use anyhow::Result;
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use settings::{Arguments, Settings};
+
+/// The options of the command line, for the reference.
+#[must_use]
+pub fn command() -> clap::Command {
+    Arguments::command()
+}
 
 /// Runs the agent until it is told to end; reads the arguments of the process and its environment.
 ///

@@ -16,6 +16,7 @@ use proto::node::DEL_QUEUE;
 
 use crate::config_file;
 use crate::start_settings::StartSettings;
+use crate::variables;
 
 /// The command line.
 #[derive(Clone, Debug, clap::Parser)]
@@ -192,7 +193,9 @@ impl Overrides {
 
     /// A parameter that counts from the start on, as environment or configuration file give it.
     fn of_process(&self, name: &str) -> Option<String> {
-        let variable = self.variables.get(&format!("FELIX_{}", name.to_ascii_uppercase()));
+        let variable = format!("FELIX_{}", name.to_ascii_uppercase());
+        debug_assert!(variables::is_known(&variable), "felix::variables does not list {variable}");
+        let variable = self.variables.get(&variable);
         let of_file =
             || self.file.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value);
         variable.or_else(of_file).cloned()
@@ -239,6 +242,7 @@ impl Environment {
     }
 
     pub fn text(&self, key: &str) -> Option<String> {
+        debug_assert!(variables::is_known(key), "felix::variables does not list {key}");
         self.values.get(key).cloned()
     }
 

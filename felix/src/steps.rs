@@ -10,11 +10,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use datastore::crd::{NodePolicyEntry, NodePolicyStatusSpec};
 use datastore::{Datastore, Interest};
-use felix_dataplane::{Dataplane as KernelDataplane, Drivers, Ownership};
+use felix_dataplane::{Dataplane as KernelDataplane, Ownership};
 use felix_render::{RenderSettings, Renderer};
 use kernel::{Link, Optional};
-use kernel_linux::events::Events;
-use kernel_linux::{Backend, Conntrack, IptablesTools, Namespaces, Rtnl, RuleEvents};
+use kernel_linux::{Backend, Conntrack, IptablesTools, Namespaces, Rtnl};
 use model::{Family, FelixConfiguration, NodeName, Update};
 use operator_socket::ControlSocket;
 use parking_lot::{Mutex, RwLock};
@@ -41,6 +40,7 @@ use crate::ipam::ClusterAddresses;
 use crate::journal::Journal;
 use crate::keep_up;
 use crate::kernel_doors::{self, Doors};
+use crate::kernel_watch;
 use crate::listeners::{self, Server};
 use crate::logging::LogLevel;
 use crate::metrics::Metrics;
@@ -65,8 +65,6 @@ use crate::worker::{Parts, Published, Worker};
 
 /// How often the DEL queue is looked at without being told: the CNI plugin writes to it while the agent starts.
 const QUEUE_CHECK: Duration = Duration::from_secs(30);
-/// How often the marks of the kubelet and kube-proxy are looked for.
-const HINT_CHECK: Duration = Duration::from_secs(30);
 /// First pause before releasing addresses is tried again.
 const RELEASE_RETRY: Duration = Duration::from_secs(1);
 
@@ -114,10 +112,10 @@ pub async fn run(settings: Settings, fixed: FixedAddresses, log_level: LogLevel)
     let pods = KnownPods::new(cluster.clone(), datastore.clone(), namespaces, settings.node.clone());
     let service = Arc::new(service(&settings, store, &dataplane, pods, &addresses, &metrics, &health)?);
     let drivers = &doors.opened.drivers;
-    let own_ports = own_ports(drivers)?;
+    let own_ports = kernel_watch::own_ports(drivers)?;
     let published = start_worker(&settings, features, doors, &service, commands, &health, &metrics)?;
-    watch_kernel(&dataplane, own_ports)?;
-    watch_rules(&dataplane);
+    kernel_watch::links(&dataplane, own_ports)?;
+    kernel_watch::rules(&dataplane);
     tokio::spawn(listeners::follow(health_server, metrics_server, published.configuration.clone()));
     tokio::spawn(forward(cluster.own(), published.configuration.clone(), features.ipv6));
     follow_configuration(published.configuration, log_level);
@@ -162,12 +160,6 @@ pub async fn run(settings: Settings, fixed: FixedAddresses, log_level: LogLevel)
     }
     dataplane.send(Command::Stop);
     Ok(())
-}
-
-/// Ports of the sockets by which routes and neighbours are written.
-fn own_ports(drivers: &Drivers<Linux>) -> Result<Vec<u32>> {
-    let of_cluster = [drivers.cluster.routes.port()?, drivers.cluster.neighbours.port()?];
-    Ok([[drivers.routes.port()?, drivers.neighbours.port()?], of_cluster].concat())
 }
 
 /// Talks to nobody yet.
@@ -439,41 +431,6 @@ impl Drop for DeadOnDrop {
     fn drop(&mut self) {
         self.0.dataplane_dead();
     }
-}
-
-/// Tells the dataplane of what changes in the kernel, but not of routes and neighbours that it writes itself.
-fn watch_kernel(dataplane: &Dataplane, own_ports: Vec<u32>) -> Result<()> {
-    let dataplane = dataplane.clone();
-    Events::open()?.without(own_ports).spawn(move |event| {
-        dataplane.send(Command::Links(vec![event]));
-        true
-    })?;
-    Ok(())
-}
-
-/// Tells the dataplane of rules that are written, and of the backend that others use.
-fn watch_rules(dataplane: &Dataplane) {
-    let events = dataplane.clone();
-    let deliver = move |rules| {
-        events.send(Command::Rules(rules));
-        true
-    };
-    if let Err(error) = RuleEvents::open().and_then(|rules| rules.spawn(deliver)) {
-        tracing::info!(%error, "the kernel does not tell of changed rules; they are looked at instead");
-    }
-    let dataplane = dataplane.clone();
-    tokio::spawn(async move {
-        loop {
-            tokio::time::sleep(HINT_CHECK).await;
-            if let Ok(hinted) = tokio::task::spawn_blocking(Backend::hinted).await {
-                dataplane.send(Command::Hinted(hinted));
-            }
-            let look = tokio::task::spawn_blocking(rule_mode::kube_proxy_uses_nftables);
-            if let Ok(Ok(nftables)) = look.await {
-                dataplane.send(Command::KubeProxy { nftables });
-            }
-        }
-    });
 }
 
 /// Turns forwarding on as soon as the configuration is known and wants it.

@@ -117,7 +117,7 @@ async fn go(options: &MoveOptions, direction: Direction) -> Result<Report, CallE
     if orders.objects_only {
         return Ok(Report::new(String::new(), true));
     }
-    let is_done = apply::move_nodes(&api, plan.source, direction, &orders).await?;
+    let is_done = apply::move_nodes(&api, &plan, direction, &orders).await?;
     if is_done && !orders.dry_run {
         let nodes = plan::nodes(&api).await?;
         if nodes.iter().all(|node| node.agent == direction.target()) {

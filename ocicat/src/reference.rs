@@ -203,10 +203,11 @@ fn variable(field: &str) -> String {
 const NONSENSE: &str = "\u{1}";
 
 /// Files in which figures are registered, and whose they are.
-const METRICS: [(&str, &str); 3] = [
+const METRICS: [(&str, &str); 4] = [
     ("felix", "felix/src"),
     ("bird-lite and route-reflector", "crates/bgp-api/src"),
     ("controllers", "controllers/src"),
+    ("typha", "typha/src"),
 ];
 
 fn metrics() -> String {
@@ -240,21 +241,40 @@ fn sources(directory: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// `register("name", "help"` with any white space between, and a prefix that a registry was given.
+/// Figures of a source: a name and what it is, in a call that registers one or in a list of those that a loop registers,
+/// behind the prefixes that registries were given.
 fn registered(source: &str, found: &mut BTreeMap<String, String>) {
     let source = source.split("#[cfg(test)]").next().unwrap_or_default();
-    let prefix = source.split("with_prefix(\"").nth(1).and_then(|rest| rest.split('"').next());
-    let prefix = prefix.map(|prefix| format!("{prefix}_")).unwrap_or_default();
-    for call in source.split(".register(").skip(1) {
-        let mut literals = call.split('"').skip(1).step_by(2);
-        let before = call.split('"').next().unwrap_or_default();
-        if before.trim().is_empty()
-            && let (Some(name), Some(help)) = (literals.next(), literals.next())
-        {
-            found.insert(format!("{prefix}{name}"), help.to_owned());
+    let prefix = |text: &str, call: &str| {
+        let prefix = text.split(call).nth(1).and_then(|rest| rest.split('"').next());
+        prefix.map(|prefix| format!("{prefix}_")).unwrap_or_default()
+    };
+    let whole = prefix(source, "Registry::with_prefix(\"");
+    for function in source.split("fn ") {
+        let part = prefix(function, "sub_registry_with_prefix(\"");
+        // Every second part is inside of quotes.
+        let parts: Vec<&str> = function.split('"').collect();
+        let mut last_help = "";
+        for at in (1..parts.len()).step_by(2) {
+            let (before, name) = (parts[at - 1].trim_end(), parts[at]);
+            let after = parts.get(at + 1).copied().unwrap_or_default();
+            if before.ends_with("let help =") {
+                last_help = name;
+            }
+            let has_help = after.trim() == ",";
+            let help = if has_help { parts.get(at + 2).copied().unwrap_or_default() } else { last_help };
+            let behind = if has_help { parts.get(at + 3).copied().unwrap_or_default() } else { after };
+            let is_call = CALLS.iter().any(|call| before.ends_with(call));
+            let is_listed = before.ends_with('(') && has_help && behind.starts_with(", &self.");
+            if is_call && (has_help || after.starts_with(", help")) || is_listed {
+                found.insert(format!("{whole}{part}{name}"), help.to_owned());
+            }
         }
     }
 }
+
+/// What stands before the name of a figure.
+const CALLS: [&str; 3] = [".register(", " count(", "level(registry,"];
 
 fn cli() -> String {
     let mut out = format!("{NOTE}# Command line of ocicat\n");

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use tracing_subscriber::filter::LevelFilter;
 
 /// Reflects BGP routes between its clients. A change of the file, or SIGHUP, is taken over by its differences:
@@ -40,6 +40,12 @@ struct Arguments {
     /// error, warn, info, debug or trace
     #[arg(long, default_value = "info")]
     log_level: LevelFilter,
+}
+
+/// The options of the command line, for the reference.
+#[must_use]
+pub fn command() -> clap::Command {
+    Arguments::command()
 }
 
 /// Runs the reflector that the arguments of the process describe, until it is told to end.

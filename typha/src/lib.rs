@@ -8,4 +8,4 @@ mod program;
 pub mod watches;
 pub mod web;
 
-pub use program::main;
+pub use program::{command, main};

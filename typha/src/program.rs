@@ -9,7 +9,7 @@ use crate::hub::Hub;
 use crate::listener::Listener;
 use crate::{balance, watches, web};
 use anyhow::{Context, bail};
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use datastore::Datastore;
 use datastore::typha::{Files, Identity, ServerTls};
 use fanout::Limits;
@@ -68,6 +68,12 @@ struct Arguments {
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long a client may take nothing.
 const WRITE: Duration = Duration::from_secs(60);
+
+/// The options of the command line, for the reference.
+#[must_use]
+pub fn command() -> clap::Command {
+    Arguments::command()
+}
 
 /// Runs typha by the arguments of the process, until it is told to end.
 ///

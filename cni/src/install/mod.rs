@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use options::Options;
+pub use options::USAGE;
 
 use crate::agent::Agent;
 
@@ -23,7 +24,7 @@ pub(crate) fn run(arguments: &[OsString]) -> ExitCode {
     let options = match Options::parse(arguments, |name| std::env::var(name).ok()) {
         Ok(Some(options)) => options,
         Ok(None) => {
-            let _ = io::stdout().write_all(options::USAGE.as_bytes());
+            let _ = io::stdout().write_all(USAGE.as_bytes());
             return ExitCode::SUCCESS;
         }
         Err(text) => {

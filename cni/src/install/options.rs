@@ -129,7 +129,8 @@ fn parse_mtu(what: &str, text: &str) -> Result<u32, String> {
 /// Where the node's directories are mounted in an init container.
 const HOST_BIN_DIRS: [&str; 2] = ["/host/opt/cni/bin", "/host/secondary-bin-dir"];
 
-pub(super) const USAGE: &str = "\
+/// What `calico install --help` prints.
+pub const USAGE: &str = "\
 Usage: calico install [options]
 
 Installs the CNI plugins and the network configuration; replaces files as a whole, so it may be repeated at any time.

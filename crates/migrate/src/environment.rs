@@ -22,13 +22,15 @@ pub struct Installation {
 }
 
 /// Variables that mean here what they mean there; they go into the environment of our DaemonSet.
-const SAME: [&str; 22] = [
+const SAME: [&str; 26] = [
     "NODENAME",
     "IP",
     "IP6",
     "IP_AUTODETECTION_METHOD",
     "IP6_AUTODETECTION_METHOD",
     "AS",
+    "AUTODETECT_POLL_INTERVAL",
+    "DISABLE_NODE_IP_CHECK",
     "CLUSTER_TYPE",
     "WAIT_FOR_DATASTORE",
     "NO_DEFAULT_POOLS",
@@ -44,23 +46,23 @@ const SAME: [&str; 22] = [
     "CALICO_IPV6POOL_NAT_OUTGOING",
     "CALICO_IPV6POOL_BLOCK_SIZE",
     "CALICO_IPV6POOL_NODE_SELECTOR",
+    "CALICO_IPV6POOL_DISABLE_BGP_EXPORT",
+    "CALICO_ROUTER_ID",
     "CALICO_ADVERTISE_CLUSTER_IPS",
 ];
 
 /// Variables without a meaning here, and why none is missed.
-const NEEDLESS: [(&str, &str); 12] = [
+const NEEDLESS: [(&str, &str); 10] = [
     ("CALICO_DISABLE_FILE_LOGGING", "agents log to standard error only"),
     ("CALICO_MANAGE_CNI", "the plugin has no token that would have to be renewed"),
     ("CALICO_API_GROUP", "objects are in projectcalico.org/v3"),
     ("CALICO_K8S_NODE_REF", "a node has one name: NODENAME"),
     ("CALICO_STARTUP_LOGLEVEL", "FELIX_LOGSEVERITYSCREEN counts from the start"),
-    ("AUTODETECT_POLL_INTERVAL", "the kernel tells of addresses that change"),
     ("KUBERNETES_SERVICE_HOST", "the pod's own counts"),
     ("KUBERNETES_SERVICE_PORT", "the pod's own counts"),
     ("KUBECONFIG", "the pod's service account counts"),
     ("CALICO_NODENAME_FILE", "NODENAME counts"),
     ("CNI_TOKEN_REFRESH_INTERVAL", "the plugin has no token that would have to be renewed"),
-    ("CALICO_ROUTER_ID", "the identifier is the node's IPv4 address, or made of its name where it has none"),
 ];
 
 /// Keys of the `calico` plugin's configuration that need no thought.
@@ -187,9 +189,10 @@ fn backend(field: &str, given: &str) -> Note {
     match given {
         "" | "bird" => Note::new(Effect::Maps, field, "BGP carries the routes here, too"),
         "vxlan" => Note::new(
-            Effect::Blocks,
+            Effect::Differs,
             field,
-            "two agents at once on a network of VXLAN are not tried: move the pools to IPIP first",
+            "felix makes the routes here, too; bird-lite runs beside it and peers with nodes that have moved, unless \
+                BGPConfiguration has nodeToNodeMeshEnabled false",
         ),
         "none" => Note::new(
             Effect::Blocks,
@@ -365,7 +368,6 @@ mod tests {
     fn what_another_way_of_working_means_blocks() {
         for (name, value) in [
             ("DATASTORE_TYPE", "etcdv3"),
-            ("CALICO_NETWORKING_BACKEND", "vxlan"),
             ("CALICO_NETWORKING_BACKEND", "none"),
             ("USE_POD_CIDR", "true"),
             ("CALICO_NETWORKING", "false"),

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use doctor::{Candidate, Chosen, Facts, Link, Route, Sysctls};
-use kernel_linux::{Rtnl, is_clock_synchronised, sysctl};
+use kernel::Driver;
+use kernel_linux::{FdbDriver, Rtnl, is_clock_synchronised, sysctl};
 use model::Family;
 
 use super::{agents, cni, host, paths, rules};
@@ -76,7 +77,8 @@ pub(super) fn gather(places: &Places) -> Facts {
     choose_addresses(&told, &mut facts);
     facts.node = places.node.clone().or(told.node).unwrap_or_else(host::name);
     if places.probes {
-        let targets = targets(&told.peers, &facts);
+        let ends = tunnel_ends(&mut facts);
+        let targets = targets(&told.peers, &ends, &facts);
         match paths::probe(&targets, &facts.links) {
             Ok(found) => facts.paths = found,
             Err(error) => facts.unseen.push(format!("paths to other nodes: {error}")),
@@ -180,8 +182,20 @@ fn choose_addresses(told: &agents::Told, facts: &mut Facts) {
     }
 }
 
-/// Other nodes: peers, and the next hops of what peers taught.
-fn targets(peers: &[(IpAddr, String)], facts: &Facts) -> Vec<(IpAddr, String)> {
+/// Nodes behind the VXLAN links, by the forwarding entries there: in a cluster without BGP nobody else knows of them.
+fn tunnel_ends(facts: &mut Facts) -> Vec<IpAddr> {
+    let names = Family::ALL.map(kernel::vxlan_link_name);
+    match FdbDriver::new(&names).and_then(|mut driver| driver.list()) {
+        Ok(entries) => entries.into_values().map(|entry| entry.destination).collect(),
+        Err(error) => {
+            facts.unseen.push(format!("nodes behind VXLAN links: {error}"));
+            Vec::new()
+        }
+    }
+}
+
+/// Other nodes: peers, the next hops of what peers taught, and the ends of VXLAN tunnels.
+fn targets(peers: &[(IpAddr, String)], ends: &[IpAddr], facts: &Facts) -> Vec<(IpAddr, String)> {
     let own = |address: &IpAddr| {
         facts.links.iter().any(|link| link.addresses.iter().any(|(own, _)| own == address))
     };
@@ -191,7 +205,8 @@ fn targets(peers: &[(IpAddr, String)], facts: &Facts) -> Vec<(IpAddr, String)> {
         .filter(|route| route.protocol == kernel::PROTO_BIRD)
         .filter_map(|route| route.gateway);
     let mut all: Vec<(IpAddr, String)> = Vec::new();
-    for (address, name) in peers.iter().cloned().chain(hops.map(|address| (address, String::new()))) {
+    let nameless = hops.chain(ends.iter().copied()).map(|address| (address, String::new()));
+    for (address, name) in peers.iter().cloned().chain(nameless) {
         let is_link_local = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
         if !is_link_local && !own(&address) && !all.iter().any(|(known, _)| *known == address) {
             all.push((address, name));
@@ -211,5 +226,30 @@ fn sysctls(links: &[Link]) -> Sysctls {
         ip_forward: sysctl::read("net/ipv4/ip_forward").ok(),
         ipv6_forwarding: sysctl::read("net/ipv6/conf/all/forwarding").ok(),
         rp_filter: std::iter::once("all").chain(names).filter_map(filter).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_other_node_is_probed_once() {
+        let address = |last| IpAddr::from([192, 0, 2, last]);
+        let own = (address(1), 24);
+        let link = Link { name: "eth0".to_owned(), up: true, mtu: 1500, addresses: vec![own] };
+        let learned = Route {
+            destination: "10.0.0.0/26".to_owned(),
+            interface: "eth0".to_owned(),
+            gateway: Some(address(3)),
+            protocol: kernel::PROTO_BIRD,
+        };
+        let facts = Facts { links: vec![link], routes: vec![learned], ..Facts::default() };
+        let peers = [(address(2), "n2".to_owned())];
+
+        let found = targets(&peers, &[address(1), address(2), address(3), address(4)], &facts);
+
+        let nameless = |last| (address(last), String::new());
+        assert_eq!(found, [(address(2), "n2".to_owned()), nameless(3), nameless(4)]);
     }
 }

@@ -15,6 +15,9 @@ use crate::client::CallError;
 /// How often the cluster is looked at while a node changes hands.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// How often Calico's blocks are looked at where routes are made of them.
+const FOLLOW: Duration = Duration::from_secs(5);
+
 /// What is to be done, and how.
 pub(super) struct Orders {
     /// Say it, and write nothing.
@@ -132,7 +135,7 @@ pub(super) async fn strict(api: &Api, plan: &Plan, is_strict: bool) -> Result<()
 /// Lets nodes change hands, one after the other; true when all are where they should be.
 pub(super) async fn move_nodes(
     api: &Api,
-    source: Source,
+    plan: &Plan,
     direction: Direction,
     orders: &Orders,
 ) -> Result<bool, CallError> {
@@ -152,7 +155,9 @@ pub(super) async fn move_nodes(
     daemon_sets(api).await?;
     let mut since = Instant::now();
     let mut waiting = String::new();
+    let mut follower = Follower::new(plan);
     loop {
+        follower.look(api).await?;
         let step = next_step(&nodes(api).await?, direction, &orders.nodes);
         match step {
             Step::Done => return Ok(true),
@@ -178,7 +183,7 @@ pub(super) async fn move_nodes(
                 say(&format!("{node}: the agent leaves; what is in the kernel stays"));
             }
             Step::Copy { node } => {
-                let copied = match source {
+                let copied = match plan.source {
                     Source::Stored => copy::node(api, &node, direction).await?,
                     // Both agents have the same objects.
                     Source::InPlace => Copied::default(),
@@ -187,6 +192,29 @@ pub(super) async fn move_nodes(
                 say(&format!("{node}: {copied}; {} comes", direction.target().name()));
             }
         }
+    }
+}
+
+/// Keeps our group's copy of Calico's blocks as Calico has them while nodes of both kinds send to one another by what
+/// blocks say.
+struct Follower {
+    is_needed: bool,
+    looked: Instant,
+}
+
+impl Follower {
+    fn new(plan: &Plan) -> Self {
+        let is_needed = plan.source == Source::Stored && plan.has_vxlan();
+        Self { is_needed, looked: Instant::now() }
+    }
+
+    /// Copies what changed, if it is time.
+    async fn look(&mut self, api: &Api) -> Result<(), CallError> {
+        if self.is_needed && self.looked.elapsed() >= FOLLOW {
+            copy::all(api, &nodes(api).await?).await?;
+            self.looked = Instant::now();
+        }
+        Ok(())
     }
 }
 

@@ -77,6 +77,12 @@ impl Plan {
         self.nodes.iter().any(|node| node.agent != Agent::Ocicat)
     }
 
+    /// Are routes to pods made of blocks, as VXLAN's are? Then both sides must know of new ones.
+    pub(super) fn has_vxlan(&self) -> bool {
+        let mapped = |entry: &Entry| entry.mapped.as_ref().is_some_and(|of| has_vxlan(&of.object["spec"]));
+        self.entries.iter().any(|entry| entry.kind.name == "IPPool" && mapped(entry))
+    }
+
     /// Kind, name and note of everything that is to be said.
     fn notes(&self) -> impl Iterator<Item = (&str, &str, &Note)> {
         let of_objects = self.entries.iter().flat_map(|entry| {
@@ -333,15 +339,19 @@ async fn installation(
     Ok(installation_notes(&found))
 }
 
-/// What is right by itself and would not work here.
+/// Is VXLAN the way to pods of this pool?
+fn has_vxlan(pool: &Value) -> bool {
+    pool["vxlanMode"].as_str().is_some_and(|mode| mode != "Never")
+}
+
+/// What is right by itself and would not work here, or not without a thought.
 fn say_what_pools_mean(plan: &mut Plan) {
     for entry in &mut plan.entries {
         let Some(spec) = entry.mapped.as_ref().map(|mapped| &mapped.object["spec"]) else { continue };
-        if entry.kind.name == "IPPool" && spec["vxlanMode"].as_str().is_some_and(|mode| mode != "Never") {
-            let reason = "two agents at once on one network of VXLAN are not tried: set vxlanMode Never and ipipMode \
-                Always first, and go back to VXLAN when all nodes have moved";
-            entry.notes.retain(|note| note.field != "spec.vxlanMode");
-            entry.notes.push(Note::new(Effect::Blocks, "spec.vxlanMode", reason));
+        if entry.kind.name == "IPPool" && has_vxlan(spec) {
+            let reason = "a block that a node of Calico's takes during the move is known to nodes that have moved when it \
+                was copied: every few seconds while `apply` runs; run `apply --objects` when you let it rest half-way";
+            entry.notes.push(Note::new(Effect::Differs, "spec.vxlanMode", reason));
         }
         if entry.kind.name == "FelixConfiguration" {
             for (field, reason) in [
@@ -482,7 +492,7 @@ mod tests {
     }
 
     #[test]
-    fn pools_and_dataplanes_that_are_not_carried_block() {
+    fn what_pools_and_dataplanes_mean_for_a_move_is_told() {
         let mut plan = Plan {
             source: Source::Stored,
             entries: vec![
@@ -502,9 +512,10 @@ mod tests {
         say_what_pools_mean(&mut plan);
 
         assert!(plan.is_blocked() && plan.others.is_empty());
-        let blocks = plan.notes().filter(|(_, _, note)| note.effect == Effect::Blocks);
-        let fields: Vec<_> = blocks.map(|(_, _, note)| note.field.as_str()).collect();
-        assert_eq!(fields, ["spec.vxlanMode", "spec.wireguardEnabled"]);
+        assert!(plan.has_vxlan());
+        let told = plan.notes().filter(|(_, _, note)| note.effect >= Effect::Differs);
+        let told: Vec<_> = told.map(|(_, _, note)| (note.field.as_str(), note.effect)).collect();
+        assert_eq!(told, [("spec.vxlanMode", Effect::Differs), ("spec.wireguardEnabled", Effect::Blocks)]);
         assert!(plan.text().contains("blocks") && plan.json()["blocked"] == true);
         plan.entries.clear();
         say_what_pools_mean(&mut plan);

@@ -17,6 +17,8 @@ pub struct Confinement {
     pub root: PathBuf,
     /// Path on the machine, path inside, and whether it is read-only.
     pub mounts: Vec<(PathBuf, PathBuf, bool)>,
+    /// Number of its user and group; 0 is root.
+    pub user: u32,
     /// Numbers of the capabilities that are kept.
     pub capabilities: Vec<u8>,
 }
@@ -93,7 +95,7 @@ impl Confinement {
         self.root.join(path.strip_prefix("/").unwrap_or(path))
     }
 
-    /// Gives up all capabilities but those that are kept. Async-signal-safe, for the moment before a program starts.
+    /// Gives up all capabilities but those that are kept, and becomes the container's user. Async-signal-safe, for the moment before a program starts.
     pub fn drop_capabilities(&self) -> io::Result<()> {
         for number in 0..=63 {
             // SAFETY: prctl with these takes integers and touches no memory of ours.
@@ -109,10 +111,26 @@ impl Confinement {
             }
         }
         // SAFETY: as above.
-        match unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
+        if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } != 0 {
+            return Err(io::Error::last_os_error());
         }
+        self.become_user()
+    }
+
+    /// What is not root loses all capabilities by that.
+    fn become_user(&self) -> io::Result<()> {
+        let id = libc::c_long::from(self.user);
+        if self.user == 0 {
+            return Ok(());
+        }
+        // The calls of the kernel concern this thread alone, which is all that there is before a program starts.
+        // SAFETY: they take integers; the list of groups is empty.
+        let done = unsafe {
+            libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<libc::gid_t>()) == 0
+                && libc::syscall(libc::SYS_setresgid, id, id, id) == 0
+                && libc::syscall(libc::SYS_setresuid, id, id, id) == 0
+        };
+        if done { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 }
 

@@ -7,6 +7,8 @@ use serde_json::Value;
 /// The manifest that people apply.
 const SHIPPED: &str = include_str!("../../../manifests/ocicat.yaml");
 
+/// Who a container is unless the manifest says otherwise: `USER` of images/Containerfile.
+const IMAGE_USER: u64 = 65532;
 /// Kinds that a lab creates; the others describe pods, which it runs by itself.
 const APPLIED: [&str; 6] =
     ["ConfigMap", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"];
@@ -37,7 +39,9 @@ pub struct Container {
     pub command: Vec<String>,
     /// Variables with the fields and keys that they are taken from filled in.
     pub environment: Vec<(String, String)>,
-    /// What it may do, such as `NET_ADMIN`.
+    /// Number of the user that it runs as: the container's, else the pod's, else the image's.
+    pub user: u32,
+    /// What it may do, such as `NET_ADMIN`; only root has any.
     pub capabilities: Vec<String>,
     /// Directories and files of the node.
     pub mounts: Vec<Mount>,
@@ -120,12 +124,15 @@ impl Manifest {
                 environment.push((text(&variable["name"]), value));
             }
         }
+        let users = [container, spec].map(|of| of["securityContext"]["runAsUser"].as_u64());
+        let user = users.into_iter().flatten().next().unwrap_or(IMAGE_USER);
         let probe = &container["readinessProbe"]["httpGet"];
         let port = probe["port"].as_u64().and_then(|port| u16::try_from(port).ok());
         Ok(Container {
             name,
             command,
             environment,
+            user: u32::try_from(user).with_context(|| format!("user {user}"))?,
             capabilities: texts(&container["securityContext"]["capabilities"]["add"]),
             mounts: mounts(spec, container)?,
             readiness: port.map(|port| (port, text(&probe["path"]))),
@@ -202,6 +209,24 @@ mod tests {
         assert!(felix.environment.contains(&("FELIX_TYPHAK8SSERVICENAME".into(), "none".into())));
         assert_eq!(felix.readiness, Some((9099, "/readiness".into())));
         assert!(felix.mounts.iter().any(|mount| mount.inside == "/host/proc/sys/net"));
+        assert!(pod.init.iter().chain(&pod.containers).all(|container| container.user == 0));
+    }
+
+    #[test]
+    fn who_a_container_is_is_said_by_itself_then_by_its_pod_then_by_the_image() {
+        let user = |pod: &str, container: &str| {
+            let container = format!("{{name: c, command: [x], securityContext: {container}}}");
+            let pod = format!("{{securityContext: {pod}, containers: [{container}]}}");
+            let text =
+                format!("kind: DaemonSet\nmetadata: {{name: x}}\nspec: {{template: {{spec: {pod}}}}}");
+            Manifest::read(Some(&text)).unwrap().pod("x", NODE).unwrap().containers[0].user
+        };
+
+        assert_eq!(user("{runAsUser: 0}", "{runAsUser: 7}"), 7);
+        assert_eq!(user("{runAsUser: 0}", "{}"), 0);
+        assert_eq!(user("{}", "{}"), 65532);
+        let containerfile = include_str!("../../../images/Containerfile");
+        assert!(containerfile.contains("\nUSER 65532:"), "{containerfile}");
     }
 
     #[test]

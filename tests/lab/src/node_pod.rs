@@ -105,6 +105,7 @@ impl PodMaker {
             confinement: Some(Confinement {
                 root,
                 mounts,
+                user: container.user,
                 capabilities: capabilities.collect::<anyhow::Result<_>>()?,
             }),
         })

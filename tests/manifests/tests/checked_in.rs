@@ -12,7 +12,7 @@ use manifests::documents::{identity, parse, sorted};
 use manifests::{slim, template};
 use serde_json::Value;
 
-const OVERLAYS: [&str; 9] = [
+const OVERLAYS: [&str; 10] = [
     "ipip",
     "crosssubnet",
     "vxlan",
@@ -22,6 +22,7 @@ const OVERLAYS: [&str; 9] = [
     "nftables",
     "typha",
     "monitoring",
+    "large",
 ];
 
 fn folder() -> PathBuf {
@@ -198,12 +199,12 @@ fn assert_same(one: Vec<Value>, other: Vec<Value>) {
     }
 }
 
-/// A patch puts variables and volumes first; no variable refers to another one.
+/// A patch puts variables, ports and volumes first; no variable refers to another one.
 fn order_variables(value: &mut Value) {
     match value {
         Value::Object(members) => {
             for (name, member) in members {
-                if let ("env" | "volumes" | "volumeMounts", Value::Array(items)) =
+                if let ("env" | "ports" | "volumes" | "volumeMounts", Value::Array(items)) =
                     (name.as_str(), &mut *member)
                 {
                     items.sort_by_key(|item| (item["name"].to_string(), item["mountPath"].to_string()));
