@@ -126,7 +126,8 @@ fn page() -> String {
         .to_owned();
     for (name, command, lists) in programs() {
         let about = command.get_about().map(ToString::to_string).unwrap_or_default();
-        let _ = writeln!(out, "\n## {name}\n{about}\n\n| option | environment | default | |\n|---|---|---|---|");
+        let _ =
+            writeln!(out, "\n## {name}\n{about}\n\n| option | environment | default | |\n|---|---|---|---|");
         command.get_arguments().for_each(|option| out.push_str(&row(option)));
         for (what, list) in lists {
             let _ = writeln!(out, "\n{what}:\n\n| environment | default | |\n|---|---|---|");

@@ -4,6 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use ping::PING;
 
 use crate::command::{beside, output, run, run_with_input, until};
 use crate::matrix::Matrix;
@@ -44,6 +45,11 @@ impl Cluster {
     /// The lab's command line, for this cluster.
     pub fn lab(&self, arguments: &[&str]) -> Command {
         lab(arguments)
+    }
+
+    /// The command that pings from a pod, 20 packets a second.
+    pub fn ping(&self, from: &str, address: &str) -> Command {
+        lab(&[&["exec", from, "--"], &PING[..], &["0.05", address]].concat())
     }
 
     /// Shows and runs kubectl.

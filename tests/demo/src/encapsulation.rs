@@ -4,11 +4,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use ping::{RunningPing, Tally};
 
 use crate::cluster::{Cluster, Pod};
 use crate::command::{beside, run, until};
 use crate::leftovers;
-use crate::ping::RunningPing;
 use crate::stage::{PLAIN, Stage, can_rewrite};
 
 /// One turn of the dial: the mode, and whether packets to each of the other nodes go through the tunnel.
@@ -89,8 +89,8 @@ fn turn_the_dial(stage: &mut Stage, cluster: &Cluster, pods: &[Pod]) {
         );
         stage.check(
             &format!("{}: no packet is lost by the switch", turn.mode),
-            seen.lost == 0,
-            format!("{} sent, {} lost", seen.sent, seen.lost),
+            seen.tallies.iter().all(|tally| tally.lost() == 0),
+            seen.tallies.each_ref().map(Tally::to_string).join(" and "),
         );
         stage.check(
             &format!(
@@ -108,8 +108,7 @@ fn turn_the_dial(stage: &mut Stage, cluster: &Cluster, pods: &[Pod]) {
 struct Seen {
     as_wanted: bool,
     routes: Vec<String>,
-    sent: u64,
-    lost: u64,
+    tallies: [Tally; 2],
     tunnel_packets: u64,
 }
 
@@ -119,10 +118,9 @@ fn play_turn(cluster: &Cluster, turn: &Turn, from: &Pod, near: &Pod, far: &Pod) 
         let (answers, _) = until(Duration::from_secs(60), || (answers(cluster, from, to), ()));
         ensure!(answers, "{} does not reach {} before the switch", from.name, to.name);
     }
-    let pings = [
-        RunningPing::start(cluster, &from.name, &near.address)?,
-        RunningPing::start(cluster, &from.name, &far.address)?,
-    ];
+    let [near_ping, far_ping] =
+        [near, far].map(|to| RunningPing::start(cluster.ping(&from.name, &to.address)));
+    let (near_ping, far_ping) = (near_ping?, far_ping?);
     std::thread::sleep(Duration::from_millis(500));
     let patched = cluster.quiet_kubectl(&[
         "patch",
@@ -133,7 +131,7 @@ fn play_turn(cluster: &Cluster, turn: &Turn, from: &Pod, near: &Pod, far: &Pod) 
         "-p",
         &patch(turn.mode),
     ]);
-    let (as_wanted, routes) = until(Duration::from_secs(20), || {
+    let (as_wanted, routes) = until(Duration::from_secs(60), || {
         let routes: Vec<String> =
             [near, far].iter().map(|pod| route(cluster, &pod.address).unwrap_or_default()).collect();
         let tunnelled: Vec<bool> = routes.iter().map(|route| route.contains("dev tunl0")).collect();
@@ -141,13 +139,7 @@ fn play_turn(cluster: &Cluster, turn: &Turn, from: &Pod, near: &Pod, far: &Pod) 
     });
     // Packets that the old way would still have lost show within this time.
     std::thread::sleep(Duration::from_millis(1500));
-    let mut sent = 0;
-    let mut lost = 0;
-    for ping in pings {
-        let tally = ping.stop()?;
-        sent += tally.sent;
-        lost += tally.lost();
-    }
+    let tallies = [near_ping.stop()?, far_ping.stop()?];
     patched.context("patch the pool")?;
     let before = tunnel_packets(cluster)?;
     run(&mut cluster.lab(&[
@@ -163,7 +155,7 @@ fn play_turn(cluster: &Cluster, turn: &Turn, from: &Pod, near: &Pod, far: &Pod) 
         "0.05",
         &far.address,
     ]))?;
-    Ok(Seen { as_wanted, routes, sent, lost, tunnel_packets: tunnel_packets(cluster)? - before })
+    Ok(Seen { as_wanted, routes, tallies, tunnel_packets: tunnel_packets(cluster)? - before })
 }
 
 /// Whether one ping is answered.

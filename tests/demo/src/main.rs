@@ -8,7 +8,6 @@ mod command;
 mod encapsulation;
 mod leftovers;
 mod matrix;
-mod ping;
 mod policy;
 mod restart;
 mod stage;

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use ping::{RunningPing, Tally};
 
 use crate::cluster::{Cluster, Pod};
 use crate::command::{run, until};
-use crate::ping::{RunningPing, Tally};
 use crate::stage::Stage;
 
 pub fn loses_nothing(stage: &mut Stage, cluster: &Cluster, pods: &[Pod]) {
@@ -28,18 +28,18 @@ pub fn loses_nothing(stage: &mut Stage, cluster: &Cluster, pods: &[Pod]) {
         stage.check(
             &format!("no packet is lost while {daemon} restarts"),
             lost == 0 && tally.sent > 20,
-            format!("{} sent, {} answered", tally.sent, tally.received),
+            &tally,
         );
     }
 }
 
 fn kill_under_ping(cluster: &Cluster, from: &Pod, to: &Pod, daemon: &str) -> Result<Tally> {
-    let ping = RunningPing::start(cluster, &from.name, &to.address)?;
+    let ping = RunningPing::start(cluster.ping(&from.name, &to.address))?;
     std::thread::sleep(Duration::from_millis(500));
     let killed = run(&mut cluster.lab(&["kill", "n1", daemon]));
     // Not a wait for luck: long enough that a flush on exit or on start would show as lost packets.
     std::thread::sleep(Duration::from_millis(2500));
-    let (back, nodes) = until(Duration::from_secs(20), || {
+    let (back, nodes) = until(Duration::from_secs(60), || {
         let nodes = cluster.quiet_kubectl(&["get", "nodes"]);
         (nodes.as_ref().is_ok_and(|text| text.matches(" Ready ").count() == 3), nodes)
     });

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use ping::{PING, RunningPing};
 use serde_json::Value;
 
-use crate::{Matrix, RunningPing, within};
+use crate::{Matrix, within};
 
 /// Labs of one test program come one after the other: two cores carry one at a time.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -231,7 +232,13 @@ spec:
 
     /// Starts pinging from a pod, 20 packets a second.
     pub fn ping(&self, from: &str, address: &str) -> RunningPing {
-        RunningPing::start(self.lab_command(&["exec", from, "--", "ping", "-n", "-q", "-i", "0.05", address]))
+        self.ping_every("0.05", from, address)
+    }
+
+    /// Starts pinging from a pod, a packet each `interval` seconds.
+    pub fn ping_every(&self, interval: &str, from: &str, address: &str) -> RunningPing {
+        let command = [&["exec", from, "--"], &PING[..], &[interval, address]].concat();
+        RunningPing::start(self.lab_command(&command)).unwrap()
     }
 
     /// The path of a node's socket, such as `bird-lite.sock`.

@@ -7,12 +7,10 @@
 
 mod cluster;
 mod matrix;
-mod ping;
 mod place;
 pub mod runtime;
 mod wait;
 
 pub use cluster::{Cluster, Options, programs};
 pub use matrix::{Matrix, Probe};
-pub use ping::{RunningPing, Tally};
 pub use wait::{until, within};

@@ -94,9 +94,9 @@ fn a_cluster_of_calico_moves_in_and_back_without_losing_a_packet() {
 
     move_nodes(&cluster, "back", &NODES, &mut birds);
 
-    let tally = ping.stop();
-    assert_eq!(tally.lost(), 0, "{tally:?}");
-    assert!(tally.sent > 20, "{tally:?}");
+    let tally = ping.stop().expect("ping ran");
+    assert_eq!(tally.lost(), 0, "{tally}");
+    assert!(tally.sent > 20, "{tally}");
     let listed = objects(&cluster, "ipamblocks.crd.projectcalico.org");
     for (pod, is_there) in [("p1", true), ("p2", true), ("p3", false), ("p4", true)] {
         assert_eq!(holder(&listed, pod).is_some(), is_there, "{pod}: {listed:?}");

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use e2e::{Cluster, Options, RunningPing, programs, within};
+use e2e::{Cluster, Options, programs, within};
+use ping::RunningPing;
 use serde_json::Value;
 
 const DAEMONS: [&str; 2] = ["felix", "bird-lite"];
@@ -295,8 +296,7 @@ impl Traffic {
     fn start(cluster: &Cluster) -> Self {
         let start = |(from, to): (&str, &str)| {
             let (place, address) = (format!("default/{from}"), cluster.address(to));
-            let ping = ["exec", &place, "--", "ping", "-n", "-q", "-i", "0.02", &address];
-            (format!("{from} to {to}"), RunningPing::start(cluster.lab_command(&ping)))
+            (format!("{from} to {to}"), cluster.ping_every("0.02", &place, &address))
         };
         Self(PAIRS.into_iter().map(start).collect())
     }
@@ -305,9 +305,9 @@ impl Traffic {
     fn nothing_lost(self, during: &str) {
         let (mut sent, mut lost) = (0, 0);
         for (way, ping) in self.0 {
-            let tally = ping.stop();
-            assert!(tally.sent > 50, "{way}: the ping did not run: {tally:?}");
-            assert_eq!(tally.lost(), 0, "{way}: {tally:?}");
+            let tally = ping.stop().expect("ping ran");
+            assert!(tally.sent > 50, "{way}: the ping did not run: {tally}");
+            assert_eq!(tally.lost(), 0, "{way}: {tally}");
             sent += tally.sent;
             lost += tally.lost();
         }

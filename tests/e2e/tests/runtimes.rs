@@ -35,7 +35,7 @@ fn containerd_connects_and_disconnects_pods_as_the_kubelet_asks() {
     let ping = cluster.ping("n1", address);
     containerd.kill_and_restart();
     assert_eq!(containerd.cri.addresses(&sandbox).unwrap(), addresses);
-    assert_eq!(ping.stop().lost(), 0);
+    assert_eq!(ping.stop().expect("ping ran").lost(), 0);
 
     // A new sandbox of the same pod comes before the old one is removed, as after a sandbox has died.
     containerd.cri.stop_pod_sandbox(&sandbox).unwrap();

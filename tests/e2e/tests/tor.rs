@@ -20,8 +20,8 @@ fn learns_and_reaches(tor: &str) {
     let ping = cluster.ping("default/p1", &cluster.address("p3"));
     cluster.lab_ok(&["kill", "n3", "bird-lite"]);
     cluster.well_again("n3");
-    let tally = ping.stop();
-    assert_eq!(tally.lost(), 0, "{tally:?}");
+    let tally = ping.stop().expect("ping ran");
+    assert_eq!(tally.lost(), 0, "{tally}");
 }
 
 #[test]

@@ -2,7 +2,8 @@
 
 use std::net::Ipv4Addr;
 
-use e2e::{Cluster, Options, RunningPing, Tally, within};
+use e2e::{Cluster, Options, within};
+use ping::RunningPing;
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 /// Every pair of nodes; an answer takes the other direction.
@@ -71,9 +72,9 @@ impl Dial {
     fn without_loss(&self, what: &str, turn: impl FnOnce()) {
         let pings = self.pings();
         turn();
-        let tallies: Vec<Tally> = pings.into_iter().map(RunningPing::stop).collect();
-        for tally in &tallies {
-            assert_eq!(tally.lost(), 0, "{what}: {tallies:?}");
+        for ((from, to), ping) in PAIRS.into_iter().zip(pings) {
+            let tally = ping.stop().expect("ping ran");
+            assert_eq!(tally.lost(), 0, "{what}: {} to {}: {tally}", NODES[from], NODES[to]);
             assert!(tally.sent > 0, "{what}: the ping did not run");
         }
     }

@@ -217,8 +217,7 @@ mod tests {
         let user = |pod: &str, container: &str| {
             let container = format!("{{name: c, command: [x], securityContext: {container}}}");
             let pod = format!("{{securityContext: {pod}, containers: [{container}]}}");
-            let text =
-                format!("kind: DaemonSet\nmetadata: {{name: x}}\nspec: {{template: {{spec: {pod}}}}}");
+            let text = format!("kind: DaemonSet\nmetadata: {{name: x}}\nspec: {{template: {{spec: {pod}}}}}");
             Manifest::read(Some(&text)).unwrap().pod("x", NODE).unwrap().containers[0].user
         };
 

@@ -18,7 +18,7 @@ const LAYERS: &[(u8, &[&str])] = &[
 
 /// Stand beside the layers: they serve tests only.
 const TEST_PACKAGES: &[&str] =
-    &["apiserver", "bench-bgp", "bench-policy", "demo", "e2e", "layering", "manifests"];
+    &["apiserver", "bench-bgp", "bench-policy", "demo", "e2e", "layering", "manifests", "ping"];
 
 /// All that layers 0 and 1 may use from outside; none of these does IO.
 const PURE_DEPENDENCIES: &[&str] = &[
