@@ -49,26 +49,26 @@ fn what_leaks_is_seen_and_taken_back() {
     cluster.pod("p1", "n1");
     cluster.pod("p2", "n2");
     cluster.pods_ready();
-    within(20, "all is well at first", || check(&cluster), is_well);
+    within(60, "all is well at first", || check(&cluster), is_well);
 
     // The pod goes while felix is away, and what says so is lost with it.
     cluster.lab_ok(&["stop", "n1", "felix"]);
     cluster.kubectl_ok(&["delete", "pod", "p1", "--force", "--grace-period=0"]);
     let queue = cluster.socket("n1", "cni-del");
-    within(20, "the DEL is queued", || empty(&queue), |count| *count > 0);
+    within(60, "the DEL is queued", || empty(&queue), |count| *count > 0);
     empty(&cluster.socket("n1", "felix").join("endpoints"));
     let (status, text) = check(&cluster);
     assert_eq!(status, Some(1), "{text}");
     assert!(text.contains("not in use: the Pod is gone") && text.contains("default/p1"), "{text}");
 
     cluster.lab_ok(&["start", "n1", "felix"]);
-    within(30, "the node has taken it back", || check(&cluster), is_well);
+    within(60, "the node has taken it back", || check(&cluster), is_well);
 
     // A node that is removed leaves its tunnel's address, what it held ready, and its blocks.
     cluster.lab_ok(&["node", "remove", "n2"]);
     let objects = || cluster.kubectl_ok(&["get", "ipamblocks,blockaffinities,ipamhandles", "-o", "json"]);
-    within(40, "nothing of n2 is left", objects, |text| {
+    within(60, "nothing of n2 is left", objects, |text| {
         !["\"n2\"", "host:n2", "-n2\""].iter().any(|mark| text.contains(mark))
     });
-    within(20, "all is well at last", || check(&cluster), is_well);
+    within(60, "all is well at last", || check(&cluster), is_well);
 }
