@@ -85,7 +85,7 @@ fn prefix(i: usize) -> Prefix {
 fn ours(nexthop_objects: bool) -> anyhow::Result<[[f64; 2]; 2]> {
     let fib = Fib::new(Rtnl::open()?.all_routes()?);
     let cluster = Cluster::new(NodeName::from("n1"));
-    let context = Context { cluster: &cluster, fib: &fib, tunnel_up: false, wireguard_up: false };
+    let context = Context { cluster: &cluster, fib: &fib, tunnel_up: false };
     let route = bgp::Route {
         source: RouteSource::Peer(IpAddr::V4(GATEWAY).into()),
         attributes: PathAttributes::new(NextHop::from(IpAddr::V4(GATEWAY))).into(),
@@ -186,7 +186,7 @@ fn turns(next_hops: u8, nexthop_objects: bool) -> anyhow::Result<Vec<[f64; 2]>> 
 }
 
 fn with_tunnel<'a>(cluster: &'a Cluster, fib: &'a Fib) -> Context<'a> {
-    Context { cluster, fib, tunnel_up: true, wireguard_up: false }
+    Context { cluster, fib, tunnel_up: true }
 }
 
 fn block(i: u32) -> anyhow::Result<Prefix> {

@@ -184,10 +184,6 @@ impl Cluster {
     fn set_node(&mut self, name: NodeName, node: Option<Node>) {
         let own = name == self.node_name;
         let sessions = !own && self.concerns_sessions(self.nodes.get(&name), node.as_ref());
-        let key = |node: Option<&Node>| {
-            node.filter(|node| node.tunnels.wireguard_key.is_some()).map(|n| (n.ipv4, n.ipv6))
-        };
-        self.changes.ways |= key(self.nodes.get(&name)) != key(node.as_ref());
         if !set(&mut self.nodes, name.clone(), node) {
             return;
         }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::cluster::{Cluster, POD_INTERFACES};
 use crate::fib::{Fib, Resolved, Unclear};
-use crate::kernel_routes::{Context, TUNNEL, WIREGUARD};
+use crate::kernel_routes::{Context, TUNNEL};
 use crate::next_hops::NextHops;
 use crate::nexthop_objects::NexthopObjects;
 use crate::route_table::{RouteTable, Written};
@@ -41,7 +41,6 @@ pub(crate) struct Dataplane {
     /// Links came, went or changed their state since that was asked.
     links_changed: bool,
     tunnel_up: bool,
-    wireguard_up: bool,
     /// What somebody did to our routes and nexthop objects, to be put right at `repair_at`.
     disturbed: BTreeMap<RouteKey, Option<Route>>,
     disturbed_nexthops: BTreeMap<NexthopId, Option<NexthopObject>>,
@@ -74,7 +73,6 @@ impl Dataplane {
             peering: PeeringAddresses::default(),
             links_changed: false,
             tunnel_up: false,
-            wireguard_up: false,
             disturbed: BTreeMap::new(),
             disturbed_nexthops: BTreeMap::new(),
             repair_at: None,
@@ -92,7 +90,7 @@ impl Dataplane {
         self.table.count() > 0
     }
 
-    /// Reads the node's own routes and the state of the tunnels. Gives back whether a tunnel has changed.
+    /// Reads the node's own routes and the state of the tunnel. Gives back whether that has changed.
     fn survey(&mut self) -> io::Result<bool> {
         let (gateways, links) = (self.fib.take_gateways(), self.fib.take_links());
         self.fib = Fib::new(self.rtnl.all_routes()?);
@@ -101,11 +99,8 @@ impl Dataplane {
         let up = up.map(|link| (link.index, link.name)).collect();
         self.links_changed |= links != up;
         self.fib.set_links(up);
-        let mut is_up = |name| Ok::<_, io::Error>(self.rtnl.link_by_name(name)?.is_some_and(|link| link.up));
-        let up = (is_up(TUNNEL)?, is_up(WIREGUARD)?);
-        let was_up = (self.tunnel_up, self.wireguard_up);
-        (self.tunnel_up, self.wireguard_up) = up;
-        Ok(up != was_up)
+        let up = self.rtnl.link_by_name(TUNNEL)?.is_some_and(|link| link.up);
+        Ok(std::mem::replace(&mut self.tunnel_up, up) != up)
     }
 
     /// Takes in what has changed in the kernel.
@@ -192,8 +187,7 @@ impl Dataplane {
     fn follow(&mut self, cluster: &Cluster, within: Option<Cidr>) {
         // What is behind a gateway follows the way to the gateway.
         let within = within.filter(|_| !self.fib.has_gateways());
-        let context =
-            Context { cluster, fib: &self.fib, tunnel_up: self.tunnel_up, wireguard_up: self.wireguard_up };
+        let context = Context { cluster, fib: &self.fib, tunnel_up: self.tunnel_up };
         self.table.fib_changed(context, within);
         self.answers.extend(self.next_hops.changed(&self.fib, within));
     }
@@ -247,15 +241,13 @@ impl Dataplane {
 
     /// Takes over a change of the Loc-RIB.
     pub(crate) fn learn(&mut self, cluster: &Cluster, prefix: Prefix, route: Option<bgp::Route>) {
-        let context =
-            Context { cluster, fib: &self.fib, tunnel_up: self.tunnel_up, wireguard_up: self.wireguard_up };
+        let context = Context { cluster, fib: &self.fib, tunnel_up: self.tunnel_up };
         self.table.learn(context, prefix, route);
     }
 
     /// What ways depend on beside the node's own routes has changed: the mode of a pool, or a tunnel.
     pub(crate) fn ways_changed(&mut self, cluster: &Cluster) {
-        let context =
-            Context { cluster, fib: &self.fib, tunnel_up: self.tunnel_up, wireguard_up: self.wireguard_up };
+        let context = Context { cluster, fib: &self.fib, tunnel_up: self.tunnel_up };
         self.table.ways_changed(context);
     }
 
@@ -264,15 +256,13 @@ impl Dataplane {
         if self.fib.set_gateways(cluster.gateways.clone()) {
             self.follow(cluster, None);
         }
-        let context =
-            Context { cluster, fib: &self.fib, tunnel_up: self.tunnel_up, wireguard_up: self.wireguard_up };
+        let context = Context { cluster, fib: &self.fib, tunnel_up: self.tunnel_up };
         self.table.decide_all(context);
     }
 
     /// Decides about some routes anew: what this node holds of them has changed.
     pub(crate) fn decide_some(&mut self, cluster: &Cluster, prefixes: &BTreeSet<Prefix>) {
-        let context =
-            Context { cluster, fib: &self.fib, tunnel_up: self.tunnel_up, wireguard_up: self.wireguard_up };
+        let context = Context { cluster, fib: &self.fib, tunnel_up: self.tunnel_up };
         self.table.decide_some(context, prefixes);
     }
 

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use bgp::{PeerKey, RouteSource};
 use bgp_packet::Prefix;
 use kernel::{NextHop, PROTO_BIRD, Route, RouteKey, RouteKind};
-use model::{Cidr, EncapMode, Encapsulation, IpPool, Node};
+use model::{Cidr, EncapMode, Encapsulation, IpPool};
 
 use crate::cluster::Cluster;
 use crate::convert::cidr;
@@ -16,9 +16,6 @@ use crate::origin::PREFERENCE_SUM;
 
 /// Name of the IPIP device.
 pub const TUNNEL: &str = "tunl0";
-
-/// Name of the WireGuard device.
-pub const WIREGUARD: &str = "wireguard.cali";
 
 /// What is to become of one route of the Loc-RIB.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,8 +79,6 @@ pub struct Context<'a> {
     pub fib: &'a Fib,
     /// `tunl0` exists and is up.
     pub tunnel_up: bool,
-    /// `wireguard.cali` exists and is up: another agent sends what goes to nodes with a key through it.
-    pub wireguard_up: bool,
 }
 
 /// How routes of a pool travel.
@@ -168,7 +163,8 @@ impl Context<'_> {
         self.cluster.own_address(next_hop).is_some()
     }
 
-    /// How a route travels, by [`Encapsulation::of`] and by who programs it.
+    /// How a route travels, by [`Encapsulation::of`] and by who programs it. What the agent sends through WireGuard has a
+    /// route of ours too: the agent's comes first by its metric, and whenever it goes there is a way.
     fn travel(&self, pool: &IpPool, next_hop: IpAddr) -> Travel {
         if pool.is_routed_by_agent() {
             return Travel::Agents;
@@ -183,21 +179,8 @@ impl Context<'_> {
         let subnets = node.into_iter().flat_map(|n| [n.ipv4, n.ipv6]).flatten().map(|a| a.subnet());
         match Encapsulation::of(pool, subnets, next_hop) {
             Encapsulation::Ipip => Travel::Tunnel,
-            _ if !encapsulates && self.is_encrypted(next_hop) => Travel::Foreign,
             _ => Travel::Lan,
         }
-    }
-
-    /// Does what goes to this node travel through WireGuard?
-    fn is_encrypted(&self, next_hop: IpAddr) -> bool {
-        let has_address =
-            |node: &Node| [node.ipv4, node.ipv6].into_iter().flatten().any(|own| own.address == next_hop);
-        self.wireguard_up
-            && self
-                .cluster
-                .nodes
-                .values()
-                .any(|node| node.tunnels.wireguard_key.is_some() && has_address(node))
     }
 
     /// Whether the destination is an endpoint of this node or one of its blocks: what is here is never

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::io;
 
 use anyhow::{Context as _, Result, bail};
-use felix_dataplane::{ClusterDrivers, Drivers, Ownership, Ports};
+use felix_dataplane::{ClusterDrivers, Drivers, Ownership, Ports, WireguardDrivers};
 use kernel::{Optional, PROTO_BIRD, PROTO_BOOT, PROTO_FELIX, vxlan_link_name};
 use kernel_linux::{
     Backend, FdbDriver, IpSetDriver, IptablesTools, NeighbourDriver, NftablesDriver, RouteDriver, RouteOwner,
-    SysctlDriver, TunnelDriver, VxlanDriver,
+    SysctlDriver, TunnelDriver, VxlanDriver, WireguardDriver, WireguardPeerDriver,
 };
 use model::{Cidr, Family};
 
@@ -25,6 +25,8 @@ impl Ports for Linux {
     type Nftables = NftablesDriver;
     type Vxlans = VxlanDriver;
     type Fdb = FdbDriver;
+    type WireguardLinks = WireguardDriver;
+    type WireguardPeers = WireguardPeerDriver;
 
     fn set_ownership(
         routes: &mut RouteDriver,
@@ -87,7 +89,7 @@ pub fn open(backend: Option<Backend>, ownership: &Ownership, ipv6: bool) -> Resu
         neighbours: NeighbourDriver::new(vec![ownership.prefix.clone()]).context("neighbours")?,
         sysctls: SysctlDriver::new(),
         tunnels: TunnelDriver::new("tunl0").context("tunl0")?,
-        cluster: cluster_drivers(ownership).context("VXLAN")?,
+        cluster: cluster_drivers(ownership).context("ways to other nodes")?,
     };
     Ok(Opened { drivers, has_iptables })
 }
@@ -105,6 +107,7 @@ fn cluster_drivers(ownership: &Ownership) -> Result<ClusterDrivers<Linux>> {
         fdb: FdbDriver::new(&names)?,
         neighbours: NeighbourDriver::new(names.map(str::to_owned).into())?,
         routes: RouteDriver::new(cluster_route_owners(ownership))?,
+        wireguard: WireguardDrivers { links: WireguardDriver::new()?, peers: WireguardPeerDriver::new()? },
     })
 }
 

@@ -57,6 +57,8 @@ mod steps;
 mod strict;
 mod tunnel_address;
 pub mod variables;
+mod wireguard;
+mod wireguard_metrics;
 mod worker;
 
 use anyhow::Result;

@@ -4,6 +4,7 @@ use std::sync::atomic::AtomicI64;
 
 use parking_lot::Mutex;
 use probes::Response;
+use prometheus_client::collector::Collector;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -258,6 +259,11 @@ impl Metrics {
             "Logged packets that were not read in time",
             self.denied_lost.clone(),
         );
+    }
+
+    /// Figures that are read when somebody scrapes.
+    pub fn collect(&self, collector: Box<dyn Collector>) {
+        self.registry.lock().register_collector(collector);
     }
 
     /// `/metrics`

@@ -19,6 +19,10 @@ pub enum Encapsulation {
     Vxlan,
     /// RFC 7348 between IPv6 addresses.
     VxlanV6,
+    /// WireGuard between IPv4 addresses.
+    Wireguard,
+    /// WireGuard between IPv6 addresses.
+    WireguardV6,
 }
 
 impl Encapsulation {
@@ -28,7 +32,16 @@ impl Encapsulation {
             Family::V4 => Self::Vxlan,
             Family::V6 => Self::VxlanV6,
         });
-        vxlan.chain(pools.ipip.then_some(Self::Ipip)).collect()
+        let wireguard = pools.wireguard.iter().map(|family| Self::wireguard(*family));
+        vxlan.chain(wireguard).chain(pools.ipip.then_some(Self::Ipip)).collect()
+    }
+
+    /// WireGuard of pods of this family: their nodes talk by addresses of the same.
+    pub fn wireguard(family: Family) -> Self {
+        match family {
+            Family::V4 => Self::Wireguard,
+            Family::V6 => Self::WireguardV6,
+        }
     }
 
     /// As operators call it.
@@ -36,6 +49,7 @@ impl Encapsulation {
         match self {
             Self::Ipip => "ipip",
             Self::Vxlan | Self::VxlanV6 => "vxlan",
+            Self::Wireguard | Self::WireguardV6 => "wireguard",
         }
     }
 
@@ -46,6 +60,9 @@ impl Encapsulation {
             // The outer IP and UDP headers, VXLAN's eight bytes, and the inner Ethernet header.
             Self::Vxlan => 20 + 8 + 8 + 14,
             Self::VxlanV6 => 40 + 8 + 8 + 14,
+            // The outer IP and UDP headers, WireGuard's sixteen bytes, and its seal.
+            Self::Wireguard => 20 + 8 + 16 + 16,
+            Self::WireguardV6 => 40 + 8 + 16 + 16,
         }
     }
 
@@ -55,6 +72,8 @@ impl Encapsulation {
             Self::Ipip => configuration.tunnel_mtus.ipip,
             Self::Vxlan => configuration.tunnel_mtus.vxlan,
             Self::VxlanV6 => configuration.tunnel_mtus.vxlan_v6,
+            Self::Wireguard => configuration.tunnel_mtus.wireguard,
+            Self::WireguardV6 => configuration.tunnel_mtus.wireguard_v6,
         };
         given.unwrap_or_else(|| uplink.saturating_sub(self.overhead()))
     }
@@ -110,7 +129,7 @@ mod tests {
 
     #[test]
     fn the_largest_header_that_pools_may_use_is_taken_off_unless_the_mtu_is_given() {
-        use Encapsulation::{Ipip, Vxlan, VxlanV6};
+        use Encapsulation::{Ipip, Vxlan, VxlanV6, Wireguard, WireguardV6};
         let automatic = FelixConfiguration::default();
         let given = FelixConfiguration { mtu: Some(1380), ..FelixConfiguration::default() };
         let tunnel = TunnelMtus { ipip: Some(1400), ..TunnelMtus::default() };
@@ -121,6 +140,8 @@ mod tests {
             (&automatic, &[Ipip], 1480),
             (&automatic, &[Ipip, Vxlan], 1450),
             (&automatic, &[Ipip, Vxlan, VxlanV6], 1430),
+            (&automatic, &[Vxlan, Wireguard], 1440),
+            (&automatic, &[Wireguard, WireguardV6], 1420),
             (&given, &[Ipip], 1380),
             (&given, &[], 1380),
             (&of_tunnel, &[], 1500),

@@ -61,6 +61,8 @@ use crate::start_settings::Networking;
 use crate::state_files::StateFiles;
 use crate::strict::Strict;
 use crate::tunnel_address::TunnelAddress;
+use crate::wireguard::{self, OwnKeys};
+use crate::wireguard_metrics::WireguardMetrics;
 use crate::worker::{Parts, Published, Worker};
 
 /// How often the DEL queue is looked at without being told: the CNI plugin writes to it while the agent starts.
@@ -114,6 +116,8 @@ pub async fn run(settings: Settings, fixed: FixedAddresses, log_level: LogLevel)
     let drivers = &doors.opened.drivers;
     let own_ports = kernel_watch::own_ports(drivers)?;
     let published = start_worker(&settings, features, doors, &service, commands, &health, &metrics)?;
+    let figures = WireguardMetrics::new(settings.node.as_str(), published.configuration.clone());
+    metrics.collect(Box::new(figures));
     kernel_watch::links(&dataplane, own_ports)?;
     kernel_watch::rules(&dataplane);
     tokio::spawn(listeners::follow(health_server, metrics_server, published.configuration.clone()));
@@ -145,6 +149,7 @@ pub async fn run(settings: Settings, fixed: FixedAddresses, log_level: LogLevel)
     let tunnels = TunnelAddress::new(cluster.clone(), addresses, annotate.clone());
     let tunnels = tunnels.with_links(published.links.clone());
     start_node(&settings, &cluster, published.links, &annotate, &datastore, &health, &metrics);
+    tokio::spawn(wireguard::run(published.wireguard_keys, cluster.own(), annotate));
     tokio::spawn(tunnels.run());
     tokio::spawn(reclaimer.run(cluster.own()));
     tokio::spawn(release_addresses(service.clone(), cluster));
@@ -310,6 +315,7 @@ struct Subscriptions {
     links: watch::Receiver<Arc<Vec<Link>>>,
     configuration: watch::Receiver<Arc<FelixConfiguration>>,
     policies: watch::Receiver<Arc<Told>>,
+    wireguard_keys: watch::Receiver<OwnKeys>,
 }
 
 fn start_worker(
@@ -324,6 +330,7 @@ fn start_worker(
     let configuration = settings.overrides.apply(FelixConfiguration::default());
     let mut rtnl = Rtnl::open()?;
     let (links, link_changes) = watch::channel(Arc::default());
+    let (keys, wireguard_keys) = watch::channel(None);
     let (configurations, configuration_changes) = watch::channel(Arc::new(configuration));
     let render = RenderSettings {
         ipv6: drivers.ip6tables.is_some(),
@@ -378,7 +385,12 @@ fn start_worker(
         connections,
         health: health.clone(),
         journal: Journal::new(metrics.clone()),
-        published: Published { links, configuration: configurations, pod_settings: Box::new(pod_settings) },
+        published: Published {
+            links,
+            configuration: configurations,
+            pod_settings: Box::new(pod_settings),
+            wireguard_keys: keys,
+        },
     });
     let health = health.clone();
     std::thread::Builder::new().name("dataplane".to_owned()).spawn(move || {
@@ -386,7 +398,12 @@ fn start_worker(
         let _guard = DeadOnDrop(health);
         worker.run(&commands);
     })?;
-    Ok(Subscriptions { links: link_changes, configuration: configuration_changes, policies: reports })
+    Ok(Subscriptions {
+        links: link_changes,
+        configuration: configuration_changes,
+        policies: reports,
+        wireguard_keys,
+    })
 }
 
 /// Opens its socket when a pod is to be limited for the first time, and looks for what an earlier run left.

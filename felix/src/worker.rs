@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use felix_calc::{Calc, Change, ClosedReason, EndpointPolicies};
 use felix_dataplane::{Dataplane, EndpointState, Ownership, Ports, Refresh, Touched};
-use felix_render::{Hold, Renderer, RuleDataplane, policy_chains};
+use felix_render::{Renderer, RuleDataplane, policy_chains};
 use kernel::Link;
 use model::{
     FelixConfiguration, HostInterface, LocalEndpoint, NodeName, SettingNote, SettingReason, SettingSource,
@@ -32,6 +32,7 @@ use crate::service::PodSettings;
 use crate::settings::Overrides;
 use crate::shaper::Shaper;
 use crate::strict::Strict;
+use crate::wireguard::OwnKeys;
 use crate::worker::strangers::Strangers;
 
 /// How long to wait for more news from the datastore before writing what came so far.
@@ -68,6 +69,8 @@ pub struct Published {
     pub links: watch::Sender<Arc<Vec<Link>>>,
     pub configuration: watch::Sender<Arc<FelixConfiguration>>,
     pub pod_settings: Box<dyn Fn(PodSettings) + Send>,
+    /// By what other nodes may know this one's WireGuard.
+    pub wireguard_keys: watch::Sender<OwnKeys>,
 }
 
 /// The thread's state.
@@ -375,29 +378,20 @@ impl<P: Ports> Worker<P> {
             let arrived = self.arrived.take().filter(|_| !report.changed.is_empty() && !self.is_first);
             self.journal.latency(arrived.map(|arrived| arrived.elapsed()));
         }
+        self.tell_wireguard_keys();
         self.journal.applied(&report, &self.dataplane, started.elapsed(), self.is_first);
         self.is_first = false;
         self.tell_readiness();
     }
 
-    /// Nodes whose pods are not reached as their pool asks for, and routes that wait for the speaker's.
-    fn cluster_problems(&self) -> Vec<String> {
-        let unreachable = self.calc.unreachable_nodes();
-        let mut problems: Vec<String> = unreachable
-            .iter()
-            .map(|(node, reason)| {
-                format!("pods on node {node} are not reached as their IPPool asks for: {reason}")
-            })
-            .collect();
-        let mut waiting = self.dataplane.held_routes().filter(|(_, hold)| *hold == Hold::UntilAnother);
-        if let Some((first, _)) = waiting.next() {
-            problems.push(format!(
-                "{} routes to other nodes stay as they were, {first} first: their IPPool has no VXLAN any more, and \
-                 bird-lite has not written its own yet; see `ocicat bgp`",
-                waiting.count() + 1
-            ));
-        }
-        problems
+    /// Tells other parts of the agent the keys that are in the kernel now.
+    fn tell_wireguard_keys(&self) {
+        let keys = Some(self.dataplane.wireguard_keys());
+        self.published.wireguard_keys.send_if_modified(|told| {
+            let is_new = *told != keys;
+            told.clone_from(&keys);
+            is_new
+        });
     }
 
     /// Ready after the first write, unless policy shall go through what the node does not have.
@@ -505,6 +499,7 @@ fn receive(commands: &Receiver<Command>, deadline: Option<Instant>) -> Option<Ve
 
 mod links;
 pub mod look;
+mod problems;
 mod strangers;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -9,12 +9,12 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use felix_calc::Calc;
-use felix_dataplane::{ClusterDrivers, Dataplane, Drivers, EndpointState, Ports};
+use felix_dataplane::{ClusterDrivers, Dataplane, Drivers, EndpointState, Ports, WireguardDrivers};
 use felix_render::{RenderSettings, Renderer};
 use kernel::{IpSetPort as _, PROTO_FELIX};
 use kernel_linux::{
     Backend, FdbDriver, IpSetDriver, IptablesTools, NeighbourDriver, NftablesDriver, RouteDriver, RouteOwner,
-    Rtnl, SysctlDriver, TunnelDriver, VxlanDriver,
+    Rtnl, SysctlDriver, TunnelDriver, VxlanDriver, WireguardDriver, WireguardPeerDriver,
 };
 use model::{
     Action, Cidr, Family, Labels, LocalEndpoint, NodeName, Pod, PodKey, Policy, PolicyKey, PolicyKind, Rule,
@@ -127,6 +127,8 @@ impl Ports for Linux {
     type Nftables = NftablesDriver;
     type Vxlans = VxlanDriver;
     type Fdb = FdbDriver;
+    type WireguardLinks = WireguardDriver;
+    type WireguardPeers = WireguardPeerDriver;
 
     fn routes_of_others(routes: &mut RouteDriver) -> io::Result<BTreeSet<Cidr>> {
         routes.of_others()
@@ -176,6 +178,10 @@ impl Node {
                     prefix: "cali".to_owned(),
                 }])
                 .unwrap(),
+                wireguard: WireguardDrivers {
+                    links: WireguardDriver::new().unwrap(),
+                    peers: WireguardPeerDriver::new().unwrap(),
+                },
             },
         };
         let now = Instant::now();

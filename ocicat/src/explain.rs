@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use clap::Args;
 use felix_evaluate::{Cause, Endpoint, Packet, Place, Side, State, Step, Verdict, evaluate};
-use model::{Action, EncapMode, Family, NodeName, Protocol};
+use model::{Action, EncapMode, Family, Node, NodeName, Protocol};
 use proto::felix as api;
 
 use crate::client::CallError;
@@ -187,8 +187,14 @@ pub(crate) fn wanted_encapsulation(cluster: &Cluster, from: &End, to: &End) -> O
     let pool =
         cluster.pool_of(to.address).filter(|_| own_node != node && matches!(to.place, Place::Pod(_)))?;
     let family = Family::of(to.address);
-    let own = cluster.nodes.get(own_node)?.address(family)?;
-    let other = cluster.nodes.get(node)?.address(family)?.address;
+    let (own_object, other_object) = (cluster.nodes.get(own_node)?, cluster.nodes.get(node)?);
+    let own = own_object.address(family)?;
+    let other = other_object.address(family)?.address;
+    let has_key = |node: &Node| node.tunnels.wireguard_key(family).is_some();
+    if pool.is_network() && has_key(own_object) && has_key(other_object) {
+        let reason = format!("{own_node} and {node} both tell a WireGuard key");
+        return Some(Wanted { encapsulation: "WireGuard", reason });
+    }
     let modes = [("IPIP", "ipipMode", pool.ipip_mode), ("VXLAN", "vxlanMode", pool.vxlan_mode)];
     let name = &pool.name;
     let used = modes.into_iter().find(|(.., mode)| *mode != EncapMode::Never);

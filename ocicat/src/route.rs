@@ -206,6 +206,8 @@ fn inner_mtu(route: &api::Route) -> u32 {
         "IPIP" => outer,
         // UDP, VXLAN, Ethernet.
         "VXLAN" => outer + 8 + 8 + 14,
+        // UDP, WireGuard's header and seal.
+        "WireGuard" => outer + 8 + 16 + 16,
         _ => return 0,
     };
     route.outer_mtu.saturating_sub(overhead)

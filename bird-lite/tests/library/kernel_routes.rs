@@ -55,12 +55,12 @@ pub(crate) fn decide(context: Context<'_>, prefix: &str, route: &Learned) -> (Op
 }
 
 fn verdict(cluster: &Cluster, prefix: &str, route: &Learned) -> Verdict {
-    decide(Context { cluster, fib: &fib(), tunnel_up: true, wireguard_up: false }, prefix, route).1
+    decide(Context { cluster, fib: &fib(), tunnel_up: true }, prefix, route).1
 }
 
 /// Key and next hops of what is to be installed.
 fn installed(cluster: &Cluster, prefix: &str, route: &Learned) -> (RouteKey, Vec<NextHop>) {
-    let context = Context { cluster, fib: &fib(), tunnel_up: true, wireguard_up: false };
+    let context = Context { cluster, fib: &fib(), tunnel_up: true };
     match decide(context, prefix, route) {
         (Some(key), Verdict::Install(hops)) => (key, hops),
         other => panic!("{prefix} is not installed: {other:?}"),
@@ -135,7 +135,7 @@ fn what_is_no_pod_address_goes_through_the_lan() {
 fn a_missing_tunnel_is_named_and_only_blocks_what_needs_it() {
     let cluster = cluster_with(ipip(EncapMode::CrossSubnet));
     let fib = fib();
-    let context = Context { cluster: &cluster, fib: &fib, tunnel_up: false, wireguard_up: false };
+    let context = Context { cluster: &cluster, fib: &fib, tunnel_up: false };
 
     let Verdict::Pending(reason) = decide(context, THERE, &from_mesh(FAR)).1 else {
         panic!("installed without a tunnel");
@@ -150,7 +150,7 @@ fn a_missing_tunnel_is_named_and_only_blocks_what_needs_it() {
 fn a_next_hop_without_a_route_is_named() {
     let cluster = cluster(2);
     let fib = Fib::new([route("192.0.2.0/24", None, "eth0")]);
-    let context = Context { cluster: &cluster, fib: &fib, tunnel_up: true, wireguard_up: false };
+    let context = Context { cluster: &cluster, fib: &fib, tunnel_up: true };
 
     let Verdict::Pending(reason) = decide(context, THERE, &from_mesh(FAR)).1 else {
         panic!("installed without a way");
@@ -243,7 +243,7 @@ fn a_peer_behind_a_gateway_has_a_route_and_what_it_tells_goes_that_way() {
     cluster.set_gateways([(address(peer), address(gateway))].into());
     let mut fib = Fib::new([route("192.0.2.0/24", None, "eth0")]);
     fib.set_gateways(cluster.gateways.clone());
-    let context = Context { cluster: &cluster, fib: &fib, tunnel_up: true, wireguard_up: false };
+    let context = Context { cluster: &cluster, fib: &fib, tunnel_up: true };
 
     let own = own_routes(context);
 

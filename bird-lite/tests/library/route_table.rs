@@ -40,47 +40,27 @@ impl World {
     }
 
     fn learn(&mut self, prefix: &str, route: Option<bgp::Route>) {
-        let context = Context {
-            cluster: &self.cluster,
-            fib: &self.fib,
-            tunnel_up: self.tunnel_up,
-            wireguard_up: false,
-        };
+        let context = Context { cluster: &self.cluster, fib: &self.fib, tunnel_up: self.tunnel_up };
         self.table.learn(context, prefix.parse().unwrap(), route);
     }
 
     /// Something has changed: decides, and writes everything that may be written.
     fn settle(&mut self) {
-        let context = Context {
-            cluster: &self.cluster,
-            fib: &self.fib,
-            tunnel_up: self.tunnel_up,
-            wireguard_up: false,
-        };
+        let context = Context { cluster: &self.cluster, fib: &self.fib, tunnel_up: self.tunnel_up };
         self.table.decide_all(context);
         self.table.apply(true, self.now);
     }
 
     /// The node's own routes to a destination have changed.
     fn fib_changed(&mut self, within: model::Cidr) {
-        let context = Context {
-            cluster: &self.cluster,
-            fib: &self.fib,
-            tunnel_up: self.tunnel_up,
-            wireguard_up: false,
-        };
+        let context = Context { cluster: &self.cluster, fib: &self.fib, tunnel_up: self.tunnel_up };
         self.table.fib_changed(context, Some(within));
         self.table.apply(true, self.now);
     }
 
     /// What ways depend on beside the node's own routes has changed.
     fn ways_changed(&mut self) {
-        let context = Context {
-            cluster: &self.cluster,
-            fib: &self.fib,
-            tunnel_up: self.tunnel_up,
-            wireguard_up: false,
-        };
+        let context = Context { cluster: &self.cluster, fib: &self.fib, tunnel_up: self.tunnel_up };
         self.table.ways_changed(context);
         self.table.apply(true, self.now);
     }

@@ -90,7 +90,7 @@ fn what_a_pod_announces_goes_to_its_link_whatever_the_pool_says() {
     give(&mut cluster, OWN_BLOCK, POD, "n1");
     let fib = Fib::new([route("10.0.1.7/32", None, "cali1"), route("192.0.2.0/24", None, "eth0")]);
 
-    let context = Context { cluster: &cluster, fib: &fib, tunnel_up: true, wireguard_up: false };
+    let context = Context { cluster: &cluster, fib: &fib, tunnel_up: true };
     let (_, verdict) = decide(context, "10.0.77.0/26", &learned(&[POD], None));
 
     let Verdict::Install(hops) = verdict else { panic!("{verdict:?}") };
@@ -142,7 +142,7 @@ fn ipv4_leaves_by_the_link_of_a_link_local_next_hop_while_it_is_up() {
     let verdict = |links: &[(u32, &str)]| {
         let mut fib = Fib::default();
         fib.set_links(links.iter().map(|(index, name)| (*index, (*name).to_owned())).collect());
-        let context = Context { cluster: &cluster, fib: &fib, tunnel_up: false, wireguard_up: false };
+        let context = Context { cluster: &cluster, fib: &fib, tunnel_up: false };
         match decide(context, "10.0.77.0/26", &route).1 {
             Verdict::Install(hops) => {
                 Ok(hops.into_iter().filter_map(|hop| hop.interface).collect::<Vec<_>>())

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use model::{
-    HostEndpoint, HostInterface, Labels, LocalEndpoint, NetworkSet, NetworkSetKey, NodeName, Pod, PodKey,
-    Policy, Profile, Unreachable, Update,
+    Family, HostEndpoint, HostInterface, Labels, LocalEndpoint, NetworkSet, NetworkSetKey, NodeName, Pod,
+    PodKey, Policy, Profile, Unreachable, Update, WireguardKey,
 };
 
 use crate::classes::ClassId;
@@ -65,6 +65,8 @@ impl Calc {
             Update::FelixConfiguration(configuration) => {
                 let enabled = configuration.as_ref().and_then(|configuration| configuration.vxlan_enabled);
                 self.cluster_routes.set_enabled(enabled);
+                let wireguard = configuration.as_ref().map(|configuration| configuration.wireguard);
+                self.cluster_routes.wireguard.set_settings(wireguard.unwrap_or_default());
                 self.network.set_configuration(configuration.map(|configuration| *configuration));
             }
             Update::BgpConfiguration(configuration) => {
@@ -120,8 +122,10 @@ impl Calc {
         let (mut sets, mut sets_gone) = self.sets.tell(&mut self.items);
         // What is referred to comes before what refers to it, and goes after it.
         self.network.set_vxlan(self.cluster_routes.receives());
+        let mut cluster = self.cluster_routes.tell();
+        self.network.set_wireguard(self.cluster_routes.wireguard.families());
         let mut changes = self.network.tell();
-        changes.append(&mut self.cluster_routes.tell());
+        changes.append(&mut cluster);
         changes.append(&mut sets);
         changes.append(&mut policies);
         changes.append(&mut profiles);
@@ -143,6 +147,21 @@ impl Calc {
     /// Nodes whose pods cannot be reached as their pool asks for, as of the last flush.
     pub fn unreachable_nodes(&self) -> BTreeMap<NodeName, Unreachable> {
         self.cluster_routes.unreachable().map(|(name, reason)| (name.clone(), reason)).collect()
+    }
+
+    /// Public keys of WireGuard that several nodes say to have, with these nodes: nobody talks with them through it.
+    pub fn shared_wireguard_keys(&self) -> impl Iterator<Item = (&WireguardKey, &BTreeSet<NodeName>)> {
+        self.cluster_routes.wireguard.duplicates()
+    }
+
+    /// The node that says to have a key of WireGuard.
+    pub fn wireguard_node(&self, key: &WireguardKey) -> Option<&NodeName> {
+        self.cluster_routes.wireguard.node_of(key)
+    }
+
+    /// By family that travels through WireGuard: other nodes that tell no key.
+    pub fn keyless_nodes(&self) -> impl Iterator<Item = (Family, impl Iterator<Item = &NodeName>)> {
+        self.cluster_routes.keyless_nodes()
     }
 
     /// How often a selector was tried on labels so far: what changes cost, apart from any clock.

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use kernel::{Bandwidth, IpSetKind, IpSetMember};
 use model::{
     Action, Cidr, Family, FelixConfiguration, HostEndpoint, HostInterface, IcmpMatch, LocalEndpoint, Mac,
-    NodeName, PolicyKey, PortRange, Protocol, RateLimit, Selector, Unreachable,
+    NodeName, PolicyKey, PortRange, Protocol, RateLimit, Selector, Unreachable, WireguardKey,
 };
 
 /// ID of an IP set without family and prefix: `s:`, `n:`, `svc:` or `svcnoport:` and 38 characters.
@@ -63,6 +63,10 @@ pub enum Change {
     VxlanEnd(Family, Option<VxlanEnd>),
     /// Another node's end.
     VxlanPeer(Family, NodeName, Option<VxlanPeer>),
+    /// This node's own end of WireGuard of a family.
+    WireguardEnd(Family, Option<WireguardEnd>),
+    /// Another node that takes WireGuard.
+    WireguardPeer(Family, NodeName, Option<WireguardPeer>),
 }
 
 /// The way to a block, or an address, of some node.
@@ -98,6 +102,25 @@ pub struct VxlanPeer {
     pub mac: Mac,
     /// The node's address in the outer header.
     pub address: IpAddr,
+}
+
+/// This node's own end of WireGuard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WireguardEnd {
+    /// UDP port.
+    pub port: u16,
+    /// The address of the link, once it has one.
+    pub address: Option<IpAddr>,
+}
+
+/// Another node that takes WireGuard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WireguardPeer {
+    pub key: WireguardKey,
+    /// Where it listens.
+    pub endpoint: SocketAddr,
+    /// The blocks and addresses of pods that are there.
+    pub destinations: Arc<BTreeSet<Cidr>>,
 }
 
 /// An IP set of both families; the renderer splits it.
@@ -296,4 +319,6 @@ pub struct Pools {
     pub ipip: bool,
     /// Families whose VXLAN this node takes: pools use it, or did until just now.
     pub vxlan: BTreeSet<Family>,
+    /// Families that travel through WireGuard, to nodes that take it.
+    pub wireguard: BTreeSet<Family>,
 }

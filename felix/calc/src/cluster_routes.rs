@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use model::{Block, Cidr, Family, IpPool, Node, NodeName, NodePath, TunnelKind, Unreachable};
 
+use crate::wireguard::{Surroundings, Wireguard};
 use crate::{Change, ClusterRoute, VxlanEnd, VxlanPeer};
 
 /// Keeps the present state and what was told of it. A block, a node or a pool costs what it concerns.
@@ -25,6 +26,7 @@ pub(crate) struct ClusterRoutes {
     told: BTreeMap<Cidr, ClusterRoute>,
     told_peers: BTreeMap<(Family, NodeName), VxlanPeer>,
     told_ends: BTreeMap<Family, VxlanEnd>,
+    pub(crate) wireguard: Wireguard,
 }
 
 impl ClusterRoutes {
@@ -43,6 +45,7 @@ impl ClusterRoutes {
             told: BTreeMap::new(),
             told_peers: BTreeMap::new(),
             told_ends: BTreeMap::new(),
+            wireguard: Wireguard::default(),
         }
     }
 
@@ -53,6 +56,7 @@ impl ClusterRoutes {
         if old.map(facts) == node.map(facts) {
             return;
         }
+        self.wireguard.set_node(name, node);
         match node {
             Some(node) => _ = self.nodes.insert(name.clone(), node.clone()),
             None => _ = self.nodes.remove(name),
@@ -72,6 +76,7 @@ impl ClusterRoutes {
             None => self.pools.remove(name),
         };
         self.ends_dirty = true;
+        self.wireguard.pools_changed();
         for range in [old.as_ref(), pool].into_iter().flatten().map(|pool| pool.cidr) {
             let concerned = self.holders.keys().filter(|destination| range.covers(**destination));
             self.dirty.extend(concerned.copied());
@@ -107,6 +112,7 @@ impl ClusterRoutes {
             Some(holder) => self.holders.insert(destination, holder.clone()),
             None => self.holders.remove(&destination),
         };
+        old.iter().chain(&holder).for_each(|node| self.wireguard.held_changed(node));
         if let Some(old) = old
             && let Some(held) = self.held.get_mut(&old)
         {
@@ -125,6 +131,18 @@ impl ClusterRoutes {
     /// that back. Others may send for as long as it stands there.
     pub(crate) fn receives(&self) -> BTreeSet<Family> {
         Family::ALL.into_iter().filter(|family| self.end(*family).is_some()).collect()
+    }
+
+    /// By family that travels through WireGuard: other nodes with an address of it that tell no key.
+    pub(crate) fn keyless_nodes(&self) -> impl Iterator<Item = (Family, impl Iterator<Item = &NodeName>)> {
+        self.wireguard.families().into_iter().map(move |family| {
+            let keyless = self.nodes.iter().filter(move |(name, node)| {
+                **name != self.node
+                    && node.address(family).is_some()
+                    && node.tunnels.wireguard_key(family).is_none()
+            });
+            (family, keyless.map(|(name, _)| name))
+        })
     }
 
     pub(crate) fn tell(&mut self) -> Vec<Change> {
@@ -147,6 +165,8 @@ impl ClusterRoutes {
         }
         // Routes lead through them until here.
         changes.append(&mut peers_gone);
+        let Self { node, nodes, pools, held, wireguard, .. } = self;
+        wireguard.tell(&Surroundings { node, nodes, pools, held }, &mut changes);
         changes
     }
 

@@ -40,10 +40,11 @@ mod sets;
 mod slab;
 mod symbols;
 mod tiers;
+mod wireguard;
 
 pub use calc::Calc;
 pub use change::{
     ActiveEndpoint, ActiveEntity, ActiveHostEndpoint, ActivePolicy, ActiveProfile, ActiveRule, ActiveTier,
     Change, ClosedReason, ClusterRoute, EndpointPolicies, IpSet, PodLimits, PodOptions, Pools, SetId,
-    VxlanEnd, VxlanPeer,
+    VxlanEnd, VxlanPeer, WireguardEnd, WireguardPeer,
 };

@@ -17,6 +17,7 @@ pub(crate) struct Network {
     configuration: FelixConfiguration,
     services: Arc<[Cidr]>,
     vxlan: BTreeSet<Family>,
+    wireguard: BTreeSet<Family>,
     dirty: bool,
     told: Option<Told>,
 }
@@ -40,6 +41,7 @@ impl Network {
             configuration: FelixConfiguration::default(),
             services: Arc::default(),
             vxlan: BTreeSet::new(),
+            wireguard: BTreeSet::new(),
             dirty: true,
             told: None,
         }
@@ -88,6 +90,12 @@ impl Network {
         self.vxlan = families;
     }
 
+    /// Families for which this node uses WireGuard.
+    pub(crate) fn set_wireguard(&mut self, families: BTreeSet<Family>) {
+        self.dirty |= self.wireguard != families;
+        self.wireguard = families;
+    }
+
     pub(crate) fn tell(&mut self) -> Vec<Change> {
         if !std::mem::take(&mut self.dirty) {
             return Vec::new();
@@ -130,6 +138,7 @@ impl Network {
             masquerade: cidrs(|pool| pool.nat_outgoing),
             ipip: self.pools.values().any(|pool| pool.ipip_mode != EncapMode::Never),
             vxlan: self.vxlan.clone(),
+            wireguard: self.wireguard.clone(),
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use kernel::{Driver, Neighbour, Route, RouteKind, Tunnel, VxlanLink};
+use kernel::{Driver, Neighbour, Route, RouteKind, Tunnel, VxlanLink, WireguardLink, WireguardPeer};
 
 use crate::foreign::ForeignWriter;
 use crate::stage::Stage;
@@ -103,4 +103,15 @@ pub(crate) fn vxlan(link: &VxlanLink) -> String {
     let mtu = link.mtu.map(|mtu| format!(", mtu {mtu}")).unwrap_or_default();
     let VxlanLink { vni, port, local, parent, .. } = link;
     format!("up, vni {vni} port {port} local {local} dev {parent}, {address}{mtu}")
+}
+
+pub(crate) fn wireguard(link: &WireguardLink) -> String {
+    let address = link.address.map_or("no address".to_owned(), |address| format!("address {address}"));
+    let mtu = link.mtu.map(|mtu| format!(", mtu {mtu}")).unwrap_or_default();
+    format!("up, port {}, {address}{mtu}", link.port)
+}
+
+pub(crate) fn wireguard_peer(peer: &WireguardPeer) -> String {
+    let allowed: Vec<_> = peer.allowed.iter().map(ToString::to_string).collect();
+    format!("at {}, allowed {}, keepalive {}", peer.endpoint, allowed.join(" "), peer.keep_alive)
 }

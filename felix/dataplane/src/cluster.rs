@@ -9,7 +9,7 @@ use std::io;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use felix_render::{ClusterOutput, Hold};
+use felix_render::{ClusterOutput, Hold, WireguardOutput};
 use kernel::{Route, RouteKey, VxlanLink, vxlan_link_name};
 use model::{Cidr, Family};
 
@@ -18,6 +18,7 @@ use crate::local::of_route;
 use crate::ports::Ports;
 use crate::stage::Stage;
 use crate::status::{Kind, Report, Status};
+use crate::wireguard::{WireguardDrivers, WireguardStage, is_through};
 
 /// Pause before other programs' routes are read again after that has failed.
 const RETRY: Duration = Duration::from_secs(1);
@@ -28,6 +29,7 @@ pub struct ClusterDrivers<P: Ports> {
     pub fdb: P::Fdb,
     pub neighbours: P::Neighbours,
     pub routes: P::Routes,
+    pub wireguard: WireguardDrivers<P>,
 }
 
 pub(crate) struct ClusterStage<P: Ports> {
@@ -35,6 +37,11 @@ pub(crate) struct ClusterStage<P: Ports> {
     fdb: Stage<P::Fdb>,
     neighbours: Stage<P::Neighbours>,
     routes: Stage<P::Routes>,
+    pub(crate) wireguard: WireguardStage<P>,
+    /// Routes without WireGuard.
+    plain: BTreeMap<RouteKey, Route>,
+    /// Destinations whose way is to be chosen anew.
+    unchosen: BTreeSet<RouteKey>,
     /// Unwanted routes that stay for a while.
     held: BTreeMap<RouteKey, Hold>,
     /// Where somebody else has a way to, as far as was looked.
@@ -58,6 +65,9 @@ impl<P: Ports> ClusterStage<P> {
                 format!("{} on {}", key.address, key.interface)
             }),
             routes: Stage::new(Kind::ClusterRoutes, drivers.routes, |key| key.destination.to_string()),
+            wireguard: WireguardStage::new(drivers.wireguard),
+            plain: BTreeMap::new(),
+            unchosen: BTreeSet::new(),
             held: BTreeMap::new(),
             of_others: BTreeSet::new(),
             look_at: None,
@@ -71,7 +81,8 @@ impl<P: Ports> ClusterStage<P> {
         self.routes.table.driver_mut()
     }
 
-    pub(crate) fn want(&mut self, output: ClusterOutput) {
+    pub(crate) fn want(&mut self, output: ClusterOutput, wireguard: WireguardOutput) {
+        self.unchosen.extend(self.wireguard.want(wireguard));
         for (name, link) in output.links {
             match link {
                 Some(link) => _ = self.link_wishes.insert(name.clone(), link),
@@ -81,7 +92,13 @@ impl<P: Ports> ClusterStage<P> {
         }
         output.fdb.into_iter().for_each(|(key, entry)| self.fdb.table.set(key, entry));
         output.neighbours.into_iter().for_each(|(key, entry)| self.neighbours.table.set(key, entry));
-        output.routes.into_iter().for_each(|(key, route)| self.routes.table.set(key, route));
+        for (key, route) in output.routes {
+            self.unchosen.insert(key);
+            match route {
+                Some(route) => _ = self.plain.insert(key, route),
+                None => _ = self.plain.remove(&key),
+            }
+        }
         for (key, hold) in output.held {
             match hold {
                 Some(hold) => {
@@ -113,6 +130,7 @@ impl<P: Ports> ClusterStage<P> {
         self.fdb.resync_at(at);
         self.neighbours.resync_at(at);
         self.routes.resync_at(at);
+        self.wireguard.resync(at);
         self.others_changed(at);
     }
 
@@ -126,11 +144,13 @@ impl<P: Ports> ClusterStage<P> {
         self.fdb.set_refresh(interval, now);
         self.neighbours.set_refresh(interval, now);
         self.routes.set_refresh(interval, now);
+        self.wireguard.set_refresh(interval, now);
     }
 
     /// Does anything hang on this link?
     pub(crate) fn uses_link(&self, name: &str) -> bool {
-        self.link_wishes.iter().any(|(own, link)| own == name || link.parent == name)
+        let is_vxlan = self.link_wishes.iter().any(|(own, link)| own == name || link.parent == name);
+        is_vxlan || self.wireguard.uses_link(name)
     }
 
     pub(crate) fn resync_if_due(&mut self, now: Instant, report: &mut Report) {
@@ -138,6 +158,7 @@ impl<P: Ports> ClusterStage<P> {
         self.fdb.resync_if_due(now, report);
         self.neighbours.resync_if_due(now, report);
         self.routes.resync_if_due(now, report);
+        self.wireguard.resync_if_due(now, report);
     }
 
     /// What others lead through comes first and goes last.
@@ -148,6 +169,7 @@ impl<P: Ports> ClusterStage<P> {
         made.iter().for_each(|name| self.link_made(name));
         self.fdb.apply_puts(now, report);
         self.neighbours.apply_puts(now, report);
+        self.choose_ways(now, report);
         self.routes.apply_puts(now, report);
         self.look_at_others(now, report);
         if self.routes.table.has_deletes() {
@@ -161,7 +183,33 @@ impl<P: Ports> ClusterStage<P> {
         if self.links.table.has_deletes() {
             self.links.apply_deletes_but(now, report, is_used);
         }
+        self.wireguard.apply_deletes(now, report, is_used);
         self.sweep_peers(now, report);
+    }
+
+    /// Through WireGuard, or as without it: where something has changed, or nobody else has a way meanwhile.
+    fn choose_ways(&mut self, now: Instant, report: &mut Report) {
+        let (made, changed) = self.wireguard.apply_puts(now, report);
+        made.iter().for_each(|name| self.link_made(name));
+        let mut unchosen = std::mem::take(&mut self.unchosen);
+        unchosen.extend(changed);
+        let has_none = |key: &&RouteKey| !self.plain.contains_key(key) && !self.is_encrypted(key);
+        let pathless: BTreeSet<RouteKey> = self.wireguard.waiting().filter(has_none).copied().collect();
+        let is_fresh = !pathless.is_empty() && self.wireguard.looks_now() && self.read_others(report);
+        unchosen.extend(pathless.into_iter().filter(|_| is_fresh));
+        for key in unchosen {
+            let plain = self.plain.get(&key);
+            let is_lost = || is_fresh && plain.is_none() && !self.of_others.contains(&key.destination);
+            let route = self.wireguard.route(&key, self.routes.table.actual().get(&key), is_lost);
+            let route = route.or_else(|| plain.cloned());
+            // Who is to have the route may not have it back yet.
+            self.is_new_held |= route.is_none() && self.held.contains_key(&key);
+            self.routes.table.set(key, route);
+        }
+    }
+
+    fn is_encrypted(&self, key: &RouteKey) -> bool {
+        self.routes.table.desired().get(key).is_some_and(is_through)
     }
 
     /// Who is behind a route that is still there stays.
@@ -196,16 +244,19 @@ impl<P: Ports> ClusterStage<P> {
             return;
         }
         self.is_new_held = false;
+        self.look_at = (!self.read_others(report)).then(|| now + RETRY);
+    }
+
+    /// Finds out where others have a way to; says whether that worked.
+    fn read_others(&mut self, report: &mut Report) -> bool {
         match P::routes_of_others(self.routes.table.driver_mut()) {
-            Ok(others) => {
-                self.of_others = others;
-                self.look_at = None;
-            }
+            Ok(others) => self.of_others = others,
             Err(error) => {
-                self.look_at = Some(now + RETRY);
                 self.note_failure(&error, report);
+                return false;
             }
         }
+        true
     }
 
     fn note_failure(&self, error: &io::Error, report: &mut Report) {
@@ -220,6 +271,7 @@ impl<P: Ports> ClusterStage<P> {
             self.fdb.poll_timeout(),
             self.neighbours.poll_timeout(),
             self.routes.poll_timeout(),
+            self.wireguard.poll_timeout(),
         ];
         stages.into_iter().flatten().chain(look_at).min()
     }
@@ -231,9 +283,12 @@ impl<P: Ports> ClusterStage<P> {
             .filter(|key| match self.held.get(key) {
                 None => false,
                 Some(Hold::UntilAnother) => !self.of_others.contains(&key.destination),
-                Some(Hold::UnlessTunnel) => {
-                    self.routes.table.actual().get(key).is_some_and(|route| !is_through_vxlan(key, route))
-                }
+                Some(Hold::UnlessTunnel) => self
+                    .routes
+                    .table
+                    .actual()
+                    .get(key)
+                    .is_some_and(|route| !is_through_vxlan(key, route) && !is_through(route)),
             })
             .copied()
     }
@@ -248,6 +303,7 @@ impl<P: Ports> ClusterStage<P> {
         self.fdb.add_to(status);
         self.neighbours.add_to(status);
         self.routes.add_to(status);
+        self.wireguard.add_to(status);
         // What stays on purpose is not pending.
         let held = self.held().count();
         if let Some(pending) = status.pending.get_mut(&Kind::ClusterRoutes) {
@@ -255,18 +311,20 @@ impl<P: Ports> ClusterStage<P> {
         }
     }
 
-    pub(crate) fn audit(&mut self) -> [(Kind, KindAudit); 4] {
+    pub(crate) fn audit(&mut self) -> Vec<(Kind, KindAudit)> {
         let held: BTreeSet<String> = self.held().map(|(destination, _)| destination.to_string()).collect();
         let mut routes = audit::of_stage(&mut self.routes, audit::route);
         routes
             .differences
             .retain(|difference| difference.intended.is_some() || !held.contains(&difference.what));
-        [
+        let mut kinds = vec![
             (Kind::Vxlans, audit::of_stage(&mut self.links, audit::vxlan)),
             (Kind::Fdb, audit::of_stage(&mut self.fdb, |entry| format!("dst {}", entry.destination))),
             (Kind::ClusterNeighbours, audit::of_stage(&mut self.neighbours, audit::neighbour)),
             (Kind::ClusterRoutes, routes),
-        ]
+        ];
+        kinds.extend(self.wireguard.audit());
+        kinds
     }
 }
 

@@ -1,14 +1,16 @@
 //! The dataplane: every kind of kernel state, and the order among them.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use felix_render::{Hold, IpSetChange, Output, Sysctl, TunnelDevice};
 use kernel::{
     Chain, ChainName, Hook, HookName, IpSet, IpSetName, IpSetPort as _, IptablesTable, RuleEvent, Tunnel,
+    WireguardPeerKey, WireguardSession,
 };
-use model::{ChainInsertMode, Cidr, Family, FelixConfiguration, HostInterface};
+use model::{ChainInsertMode, Cidr, Family, FelixConfiguration, HostInterface, WireguardKey};
 
 use crate::audit::{self, Audit};
 use crate::chains::Chains;
@@ -110,7 +112,7 @@ impl<P: Ports> Dataplane<P> {
 
     /// Takes the renderer's differences; nothing is written before `apply`.
     pub fn want(&mut self, output: Output) {
-        self.cluster.want(output.cluster);
+        self.cluster.want(output.cluster, output.wireguard);
         match &mut self.nft {
             Some(nft) if self.uses_nft => nft.want(output.ip_sets, output.chains, output.hooks),
             _ => self.want_iptables(output.ip_sets, output.chains, output.hooks),
@@ -265,6 +267,35 @@ impl<P: Ports> Dataplane<P> {
     /// Says what MTU the VXLAN link of a family gets, bytes.
     pub fn set_vxlan_mtu(&mut self, family: Family, mtu: u32) {
         self.cluster.set_mtu(family, mtu);
+    }
+
+    /// Says what MTU the WireGuard link of a family gets, bytes.
+    pub fn set_wireguard_mtu(&mut self, family: Family, mtu: u32) {
+        self.cluster.wireguard.set_mtu(family, mtu);
+    }
+
+    /// By what other nodes may know this one's WireGuard: the keys of links that are wanted and there.
+    pub fn wireguard_keys(&self) -> BTreeMap<Family, WireguardKey> {
+        self.cluster.wireguard.keys()
+    }
+
+    /// How it goes with the nodes behind WireGuard links.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn wireguard_sessions(&mut self) -> io::Result<BTreeMap<WireguardPeerKey, WireguardSession>> {
+        self.cluster.wireguard.sessions()
+    }
+
+    /// Why WireGuard is wanted and not there, by link.
+    pub fn wireguard_errors(&self) -> impl Iterator<Item = String> + '_ {
+        self.cluster.wireguard.errors()
+    }
+
+    /// Nodes that take WireGuard, and with whom we have not come to terms: what goes there is not encrypted, unless
+    /// there is no other way.
+    pub fn silent_wireguard_peers(&self) -> Vec<WireguardPeerKey> {
+        self.cluster.wireguard.silent()
     }
 
     /// The device is kept when no pool needs it any more: only its address goes.

@@ -8,7 +8,7 @@
 //! 3. chains with their hooks, all tables of a family in one batch, and then chains that nothing refers to any
 //!    more; a chain whose sets could not be written stays as it was, or closed if it is new;
 //! 4. routes, neighbours, sysctls and `tunl0`;
-//! 5. VXLAN links, who is behind them, routes to other nodes; what is unwanted in the opposite order;
+//! 5. VXLAN and WireGuard links, who is behind them, routes to other nodes; what is unwanted in the opposite order;
 //! 6. IP sets that nothing looks up any more.
 //!
 //! An entry that fails stops no other, stays pending, is named in [`Status`] and tried again. Pure: the kernel is
@@ -29,6 +29,7 @@ mod rules;
 mod stage;
 mod status;
 mod touched;
+mod wireguard;
 
 pub use audit::{Audit, Difference, KindAudit};
 pub use cluster::ClusterDrivers;
@@ -39,3 +40,4 @@ pub use ports::{Drivers, Ownership, Ports};
 pub use rules::WantedRules;
 pub use status::{Failed, Kind, Report, Status};
 pub use touched::Touched;
+pub use wireguard::WireguardDrivers;

@@ -6,7 +6,7 @@ use std::io;
 use kernel::nft::NftDriver;
 use kernel::{
     Driver, FdbEntry, FdbKey, IpSetPort, IptablesDriver, Neighbour, NeighbourKey, Route, RouteKey, Tunnel,
-    VxlanLink,
+    VxlanLink, WireguardLinks, WireguardPeers,
 };
 use model::{Cidr, FelixConfiguration};
 
@@ -30,6 +30,8 @@ pub trait Ports {
     /// By name of the link.
     type Vxlans: Driver<Key = String, Value = VxlanLink>;
     type Fdb: Driver<Key = FdbKey, Value = FdbEntry>;
+    type WireguardLinks: WireguardLinks;
+    type WireguardPeers: WireguardPeers;
 
     /// From now on these routes and neighbours are ours; `cluster` is for routes to other nodes.
     fn set_ownership(

@@ -27,6 +27,10 @@ pub enum Kind {
     ClusterNeighbours,
     /// Routes to pods on other nodes.
     ClusterRoutes,
+    /// WireGuard links between nodes.
+    WireguardLinks,
+    /// Other nodes behind them.
+    WireguardPeers,
 }
 
 impl fmt::Display for Kind {
@@ -46,6 +50,8 @@ impl fmt::Display for Kind {
             Kind::Fdb => "VXLAN forwarding entry",
             Kind::ClusterNeighbours => "VXLAN neighbour",
             Kind::ClusterRoutes => "cluster route",
+            Kind::WireguardLinks => "WireGuard link",
+            Kind::WireguardPeers => "WireGuard peer",
         })
     }
 }

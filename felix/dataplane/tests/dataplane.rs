@@ -12,19 +12,21 @@ use std::time::{Duration, Instant};
 use felix_calc::Calc;
 use felix_dataplane::{
     ClusterDrivers, Dataplane, Drivers, EndpointState, Kind, Ports, Refresh, Report, Touched,
+    WireguardDrivers,
 };
 use felix_render::{RenderSettings, Renderer, RuleDataplane};
 use kernel::fake::{
     Entry, FakeFdb, FakeIpSets, FakeIptables, FakeKernel, FakeNeighbours, FakeNft, FakeRoutes, FakeSysctls,
-    FakeTunnels, FakeVxlans,
+    FakeTunnels, FakeVxlans, FakeWireguardLinks, FakeWireguardPeers,
 };
 use kernel::{
     IpSetName, IptablesTable, NextHop, Optional, PROTO_BIRD, PROTO_BOOT, PROTO_FELIX, Route, RouteKey,
-    RouteKind, RuleEvent,
+    RouteKind, RuleEvent, WireguardPeerKey,
 };
 use model::{
-    Action, AssignmentMode, Block, Cidr, EncapMode, Family, IpPool, Labels, LocalEndpoint, NodeAddress,
-    NodeName, Pod, PodKey, Policy, PolicyKey, PolicyKind, Rule, Selector, Tunnels, Update,
+    Action, AllowedUse, AssignmentMode, Block, Cidr, EncapMode, Family, FelixConfiguration, IpPool, Labels,
+    LocalEndpoint, NodeAddress, NodeName, Pod, PodKey, Policy, PolicyKey, PolicyKind, Rule, Selector,
+    Tunnels, Update, WireguardKey, WireguardSettings,
 };
 
 const WEB: &str = "cali00000000web";
@@ -644,6 +646,8 @@ impl Ports for Fake {
     type Nftables = FakeNft;
     type Vxlans = FakeVxlans;
     type Fdb = FakeFdb;
+    type WireguardLinks = FakeWireguardLinks;
+    type WireguardPeers = FakeWireguardPeers;
 
     fn routes_of_others(routes: &mut FakeRoutes) -> io::Result<BTreeSet<Cidr>> {
         routes.of_others()
@@ -708,6 +712,10 @@ impl Node {
                 fdb: kernel.fdb(),
                 neighbours: kernel.neighbours_of(is_vxlan),
                 routes: kernel.routes_where(|route| route.protocol == PROTO_FELIX),
+                wireguard: WireguardDrivers {
+                    links: kernel.wireguard_links(),
+                    peers: kernel.wireguard_peers(),
+                },
             },
         };
         let mut calc = Calc::new(NodeName::from("n1"));
@@ -896,7 +904,7 @@ impl Node {
             block_size: 26,
             node_selector: Selector::all(),
             namespace_selector: Selector::all(),
-            allowed_uses: Vec::new(),
+            allowed_uses: vec![AllowedUse::Workload],
             assignment_mode: AssignmentMode::Automatic,
             deleting: false,
             created: 0,
@@ -1009,4 +1017,215 @@ fn a_link_that_is_made_anew_gets_back_what_stood_on_it() {
 
     assert_eq!(node.remote(), [(PROTO_FELIX, "vxlan.calico".to_owned())]);
     assert_eq!((node.kernel.state().fdb.len(), node.dataplane.status().failing.len()), (1, 0));
+}
+
+const WIREGUARD: &str = "wireguard.cali";
+
+/// The node behind the WireGuard link, by its key.
+fn other_node() -> WireguardPeerKey {
+    WireguardPeerKey { interface: WIREGUARD.to_owned(), key: WireguardKey([2; 32]) }
+}
+
+impl Node {
+    fn encrypt(&mut self, enabled: bool) {
+        let wireguard = WireguardSettings { enabled, ..WireguardSettings::default() };
+        let configuration = FelixConfiguration { wireguard, ..FelixConfiguration::default() };
+        self.calc.apply(Update::FelixConfiguration(Some(Box::new(configuration))));
+    }
+
+    /// The other node tells, or tells not any more, that it takes WireGuard.
+    fn other_takes(&mut self, takes: bool) {
+        let address = "198.51.100.2".parse().unwrap();
+        let wireguard_key = takes.then_some(other_node().key);
+        let tunnels = Tunnels { vxlan: "10.65.2.1".parse().ok(), wireguard_key, ..Tunnels::default() };
+        let node = model::Node {
+            name: "n2".into(),
+            uid: String::new(),
+            labels: Labels::new(),
+            ipv4: Some(NodeAddress { address, length: 24 }),
+            ipv6: None,
+            internal_ips: vec![address],
+            as_number: None,
+            route_reflector_cluster_id: None,
+            tunnels,
+        };
+        self.calc.apply(Update::Node("n2".into(), Some(node)));
+    }
+
+    fn other_answers(&self) {
+        self.kernel.state().wireguard_handshakes.insert(other_node());
+    }
+
+    /// Applies until the way to the other node's block is this.
+    fn comes_to(&mut self, way: &[(u8, &str)]) {
+        let end = self.now + Duration::from_secs(600);
+        loop {
+            self.apply();
+            let present = self.remote();
+            let is_so =
+                present.iter().map(|(protocol, link)| (*protocol, link.as_str())).eq(way.iter().copied());
+            let Some(due) = self.dataplane.poll_timeout().filter(|due| *due <= end && !is_so) else {
+                assert!(is_so, "{present:?} is no {way:?}");
+                return;
+            };
+            self.now = self.now.max(due);
+        }
+    }
+}
+
+/// A node with WireGuard whose speaker has a way to the other node's block.
+fn encrypting() -> Node {
+    let mut node = Node::new();
+    with_remote_block(&mut node, EncapMode::Never);
+    node.speaker_writes();
+    node.encrypt(true);
+    node.sync();
+    node.apply();
+    node
+}
+
+const PLAIN: (u8, &str) = (PROTO_BIRD, "eth0");
+const ENCRYPTED: (u8, &str) = (PROTO_FELIX, WIREGUARD);
+
+#[test]
+fn nothing_is_sent_through_wireguard_before_the_other_node_has_answered() {
+    let mut node = encrypting();
+    assert_eq!(node.dataplane.wireguard_keys().len(), 1, "it takes WireGuard before it sends any");
+    assert_eq!(node.kernel.state().wireguards[WIREGUARD].port, 51820);
+
+    node.other_takes(true);
+    node.settle();
+    node.comes_to(&[PLAIN]);
+    let peer = node.kernel.state().wireguard_peers[&other_node()].clone();
+    assert_eq!(peer.endpoint.to_string(), "198.51.100.2:51820");
+    assert!(peer.allowed.contains(&REMOTE.parse().unwrap()));
+    assert_eq!(node.dataplane.silent_wireguard_peers(), [other_node()]);
+
+    node.other_answers();
+    node.comes_to(&[ENCRYPTED, PLAIN]);
+    assert!(node.dataplane.silent_wireguard_peers().is_empty());
+    assert!(node.dataplane.audit().is_clean(), "{:?}", node.dataplane.audit());
+}
+
+#[test]
+fn a_destination_without_any_other_way_is_sent_through_wireguard_at_once() {
+    let mut node = Node::new();
+    with_remote_block(&mut node, EncapMode::Never);
+    node.encrypt(true);
+    node.other_takes(true);
+    node.sync();
+
+    node.comes_to(&[ENCRYPTED]);
+}
+
+#[test]
+fn when_wireguard_is_switched_off_routes_go_first_and_the_link_later() {
+    let mut node = encrypting();
+    node.other_takes(true);
+    node.other_answers();
+    node.comes_to(&[ENCRYPTED, PLAIN]);
+
+    node.encrypt(false);
+    node.apply();
+
+    assert_eq!(node.remote(), [(PLAIN.0, PLAIN.1.to_owned())]);
+    assert!(node.dataplane.wireguard_keys().is_empty(), "nobody shall begin to send");
+    let is_there = |node: &Node| {
+        let state = node.kernel.state();
+        (state.wireguards.contains_key(WIREGUARD), state.wireguard_peers.contains_key(&other_node()))
+    };
+    assert_eq!(is_there(&node), (true, true), "others may still send");
+    assert_eq!(node.dataplane.status().failing, []);
+
+    node.now += Duration::from_secs(31);
+    node.settle();
+    assert_eq!(is_there(&node), (false, false));
+}
+
+#[test]
+fn a_node_that_withdraws_its_key_gets_plain_packets_and_may_come_back() {
+    let mut node = encrypting();
+    node.other_takes(true);
+    node.other_answers();
+    node.comes_to(&[ENCRYPTED, PLAIN]);
+
+    node.other_takes(false);
+    node.apply();
+    assert_eq!(node.remote(), [(PLAIN.0, PLAIN.1.to_owned())]);
+
+    node.other_takes(true);
+    node.comes_to(&[ENCRYPTED, PLAIN]);
+}
+
+#[test]
+fn an_agent_that_restarts_keeps_what_is_encrypted_so_although_nobody_answers() {
+    let mut before = encrypting();
+    before.other_takes(true);
+    before.other_answers();
+    before.comes_to(&[ENCRYPTED, PLAIN]);
+    before.kernel.state().wireguard_handshakes.clear();
+
+    let mut after = Node::over(before.kernel.clone());
+    with_remote_block(&mut after, EncapMode::Never);
+    after.encrypt(true);
+    after.other_takes(true);
+    after.sync();
+    after.apply();
+
+    assert_eq!(after.remote().first(), Some(&(ENCRYPTED.0, ENCRYPTED.1.to_owned())));
+    assert!(after.kernel.state().wireguards.contains_key(WIREGUARD));
+}
+
+#[test]
+fn a_kernel_without_wireguard_leaves_everything_as_it_was_and_says_so() {
+    let mut node = Node::new();
+    with_remote_block(&mut node, EncapMode::Never);
+    node.speaker_writes();
+    node.kernel.refuse(Entry::Wireguard(WIREGUARD.to_owned()));
+    node.encrypt(true);
+    node.other_takes(true);
+    node.sync();
+
+    node.apply();
+
+    assert_eq!(node.remote(), [(PLAIN.0, PLAIN.1.to_owned())]);
+    assert!(node.dataplane.wireguard_keys().is_empty());
+    let errors: Vec<String> = node.dataplane.wireguard_errors().collect();
+    assert!(errors.iter().any(|error| error.starts_with(WIREGUARD)), "{errors:?}");
+
+    node.kernel.heal();
+    node.other_answers();
+    node.comes_to(&[ENCRYPTED, PLAIN]);
+}
+
+#[test]
+fn a_pool_with_vxlan_is_encrypted_instead_and_back() {
+    let mut node = Node::new();
+    with_remote_block(&mut node, EncapMode::Always);
+    node.sync();
+    node.apply();
+    node.encrypt(true);
+    node.other_takes(true);
+    node.other_answers();
+    node.comes_to(&[ENCRYPTED]);
+
+    node.encrypt(false);
+    node.comes_to(&[(PROTO_FELIX, "vxlan.calico")]);
+}
+
+#[test]
+fn a_wireguard_link_that_vanishes_is_made_anew_and_waits_for_answers_again() {
+    let mut node = encrypting();
+    node.other_takes(true);
+    node.other_answers();
+    node.comes_to(&[ENCRYPTED, PLAIN]);
+    node.kernel.remove_link(WIREGUARD);
+
+    node.dataplane.resync_cluster(node.now);
+    node.apply();
+    assert_eq!(node.dataplane.wireguard_keys().len(), 1);
+    assert_eq!(node.remote(), [(PLAIN.0, PLAIN.1.to_owned())]);
+
+    node.other_answers();
+    node.comes_to(&[ENCRYPTED, PLAIN]);
 }

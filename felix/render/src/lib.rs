@@ -43,6 +43,6 @@ mod tracked;
 pub use drops::{DropPlace, DropReason, drop_prefix};
 pub use marks::{MarkMaskTooSmall, check_mark_mask};
 pub use names::policy_chains;
-pub use output::{ClusterOutput, Hold, IpSetChange, Output, Sysctl, TunnelDevice};
+pub use output::{ClusterOutput, Hold, IpSetChange, Output, Sysctl, TunnelDevice, WireguardOutput};
 pub use renderer::Renderer;
 pub use settings::{RenderSettings, RuleDataplane};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use kernel::{
     Chain, ChainName, FdbEntry, FdbKey, Hook, HookName, IpSet, IpSetMember, IpSetName, IptablesTable,
-    Neighbour, NeighbourKey, Route, RouteKey, VxlanLink,
+    Neighbour, NeighbourKey, Route, RouteKey, VxlanLink, WireguardLink, WireguardPeer, WireguardPeerKey,
 };
 use model::{Family, HostInterface};
 
@@ -26,6 +26,7 @@ pub struct Output {
     /// `None` when it has not changed.
     pub tunnel: Option<TunnelDevice>,
     pub cluster: ClusterOutput,
+    pub wireguard: WireguardOutput,
 }
 
 /// What leads to pods on other nodes where the agent itself routes.
@@ -38,6 +39,16 @@ pub struct ClusterOutput {
     pub routes: BTreeMap<RouteKey, Option<Route>>,
     /// Routes that are not wanted, and stay for a while should they be there.
     pub held: BTreeMap<RouteKey, Option<Hold>>,
+}
+
+/// What may lead to pods on other nodes through WireGuard.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WireguardOutput {
+    /// Links by name; their MTU is the dataplane's.
+    pub links: BTreeMap<String, Option<WireguardLink>>,
+    pub peers: BTreeMap<WireguardPeerKey, Option<WireguardPeer>>,
+    /// Who is to be sent what has this destination, as soon as both sides have come to terms.
+    pub ways: BTreeMap<RouteKey, Option<WireguardPeerKey>>,
 }
 
 /// For how long an unwanted route stays.

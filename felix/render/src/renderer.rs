@@ -9,6 +9,7 @@ mod endpoints;
 mod hosts;
 mod policies;
 mod statics;
+mod wireguard;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -78,6 +79,7 @@ pub struct Renderer {
     sysctls: Tracked<HostInterface, Arc<[Sysctl]>>,
     tunnel: Option<TunnelDevice>,
     cluster: cluster::ClusterWishes,
+    wireguard: wireguard::WireguardWishes,
 }
 
 const IPVS_WITH_NFTABLES: &str = "kube-proxy works in mode IPVS, and what pods send to Services meets no policy of \
@@ -126,6 +128,7 @@ impl Renderer {
             sysctls: Tracked::default(),
             tunnel: None,
             cluster: cluster::ClusterWishes::default(),
+            wireguard: wireguard::WireguardWishes::default(),
         }
     }
 
@@ -158,6 +161,8 @@ impl Renderer {
             Change::ClusterRoute(destination, route) => self.set_cluster_route(destination, route),
             Change::VxlanEnd(family, end) => self.set_vxlan_end(family, end),
             Change::VxlanPeer(family, node, peer) => self.set_vxlan_peer(family, node, peer),
+            Change::WireguardEnd(family, end) => self.set_wireguard_end(family, end),
+            Change::WireguardPeer(family, node, peer) => self.set_wireguard_peer(family, node, peer),
         }
     }
 
@@ -266,6 +271,7 @@ impl Renderer {
         output.neighbours = self.neighbours.take();
         output.sysctls = self.sysctls.take();
         output.cluster = self.flush_cluster();
+        output.wireguard = self.flush_wireguard();
         output
     }
 
@@ -282,6 +288,9 @@ impl Renderer {
     fn set_configuration(&mut self, configuration: FelixConfiguration) {
         let old = std::mem::replace(&mut self.configuration, configuration);
         self.cluster_dirty();
+        if old.wireguard.keep_alive != self.configuration.wireguard.keep_alive {
+            self.render_wireguard_peers();
+        }
         let new = &self.configuration;
         self.static_dirty = true;
         self.host_endpoints_dirty |=

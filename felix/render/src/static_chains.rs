@@ -32,6 +32,8 @@ pub(crate) struct StaticInput {
     /// Are IPIP packets of other nodes taken? IPv4 only.
     pub(crate) ipip: bool,
     pub(crate) vxlan: bool,
+    /// The port on which WireGuard of other nodes is taken.
+    pub(crate) wireguard: Option<u16>,
     pub(crate) loop_prevention: ServiceLoopPrevention,
     /// Addresses of Services that the fabric sends here.
     pub(crate) services: Arc<[Cidr]>,
@@ -264,6 +266,14 @@ impl<'a> Static<'a> {
                 .when(local(PacketSide::Destination));
             rules.extend([from_hosts, others]);
         }
+        if let Some(port) = self.input.wireguard {
+            // Who may send is for WireGuard to say: it answers nobody whose key it does not know.
+            let incoming = PacketRule::new(self.context.allow())
+                .comment(format!("Allow incoming {} Wireguard packets", self.family_name()))
+                .when_all(udp_to(port))
+                .when(local(PacketSide::Destination));
+            rules.push(incoming);
+        }
         rules
     }
 
@@ -302,6 +312,13 @@ impl<'a> Static<'a> {
                 .when(local(PacketSide::Source))
                 .when(self.in_set(ALL_VXLAN, PacketSide::Destination));
             rules.push(to_hosts);
+        }
+        if let Some(port) = self.input.wireguard {
+            let outgoing = PacketRule::new(self.context.allow())
+                .comment(format!("Allow outgoing {} Wireguard packets", self.family_name()))
+                .when_all(udp_to(port))
+                .when(local(PacketSide::Source));
+            rules.push(outgoing);
         }
         rules.extend([
             PacketRule::new(clear_mark(self.context.marks().all())),
@@ -356,9 +373,7 @@ impl<'a> Static<'a> {
     }
 
     fn vxlan_packets(&self) -> [Match; 2] {
-        let ranges = [PortRange::single(self.input.settings.vxlan_port)].into();
-        let port = Match::Ports { side: PacketSide::Destination, ranges, negated: false };
-        [protocol(Protocol::UDP), port]
+        udp_to(self.input.settings.vxlan_port)
     }
 
     fn in_set(&self, id: &str, side: PacketSide) -> Match {
@@ -376,6 +391,15 @@ impl<'a> Static<'a> {
     pub(crate) fn accepted(&self) -> PacketRule {
         PacketRule::new(self.context.allow()).when(mark_set(self.context.marks().accept))
     }
+}
+
+fn udp_to(port: u16) -> [Match; 2] {
+    let port = Match::Ports {
+        side: PacketSide::Destination,
+        ranges: [PortRange::single(port)].into(),
+        negated: false,
+    };
+    [protocol(Protocol::UDP), port]
 }
 
 pub(crate) fn chain(name: &str, rules: Vec<PacketRule>) -> Chain {

@@ -4,7 +4,8 @@ use std::io;
 use std::net::IpAddr;
 
 use kernel::interpret::{Packet, Verdict};
-use kernel_linux::{Conntrack, FibKind, Rtnl, TrackedConnection};
+use kernel::{Driver as _, wireguard_link_name};
+use kernel_linux::{Conntrack, FibKind, Rtnl, TrackedConnection, WireguardPeerDriver};
 use model::{Family, Protocol};
 use proto::felix as api;
 use proto::felix::request;
@@ -180,17 +181,19 @@ fn route(rtnl: &mut Rtnl, destination: IpAddr) -> io::Result<api::Route> {
     let encapsulation = match way.interface.as_str() {
         name if name.starts_with("tunl") => "IPIP",
         name if name.starts_with("vxlan") => "VXLAN",
+        name if Family::ALL.map(wireguard_link_name).contains(&name) => "WireGuard",
         _ => "none",
     };
     if let Some(link) = rtnl.link_by_name(&way.interface)? {
         route.mtu = link.mtu;
         let next = way.gateway.unwrap_or(destination);
-        if !way.is_local && encapsulation != "IPIP" {
+        if !way.is_local && !["IPIP", "WireGuard"].contains(&encapsulation) {
             route.neighbour = rtnl.neighbour_state(link.index, next)?.unwrap_or_default().to_owned();
         }
         let remote = match encapsulation {
             "IPIP" => way.gateway,
             "VXLAN" => rtnl.vxlan_remote(link.index, next)?,
+            "WireGuard" => wireguard_remote(&way.interface, destination)?,
             _ => None,
         };
         if let Some(remote) = remote {
@@ -200,6 +203,15 @@ fn route(rtnl: &mut Rtnl, destination: IpAddr) -> io::Result<api::Route> {
     route.encapsulation = encapsulation.to_owned();
     route.interface = way.interface;
     Ok(route)
+}
+
+/// Where the node is that this address is behind, by the longest range.
+fn wireguard_remote(interface: &str, destination: IpAddr) -> io::Result<Option<IpAddr>> {
+    let peers = WireguardPeerDriver::new()?.list()?;
+    let on_link = peers.iter().filter(|(key, _)| key.interface == interface);
+    let ranges = on_link.flat_map(|(_, peer)| peer.allowed.iter().map(move |range| (range, peer.endpoint)));
+    let around = ranges.filter(|(range, _)| range.contains(destination));
+    Ok(around.max_by_key(|(range, _)| range.length()).map(|(_, endpoint)| endpoint.ip()))
 }
 
 /// How the packet goes on inside another one.

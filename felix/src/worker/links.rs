@@ -137,6 +137,8 @@ impl<P: Ports> Worker<P> {
             for (family, vxlan) in [(Family::V4, Encapsulation::Vxlan), (Family::V6, Encapsulation::VxlanV6)]
             {
                 self.dataplane.set_vxlan_mtu(family, vxlan.mtu(&self.configuration, uplink));
+                let wireguard = Encapsulation::wireguard(family);
+                self.dataplane.set_wireguard_mtu(family, wireguard.mtu(&self.configuration, uplink));
             }
             pod_mtu(&self.configuration, uplink, &self.encapsulations)
         });

@@ -1,11 +1,11 @@
 //! The dataplane's thread over a kernel in memory: what it takes from the cluster while it runs.
 
 use clap::Parser;
-use felix_dataplane::{ClusterDrivers, Drivers};
+use felix_dataplane::{ClusterDrivers, Drivers, WireguardDrivers};
 use felix_render::RenderSettings;
 use kernel::fake::{
     FakeFdb, FakeIpSets, FakeIptables, FakeKernel, FakeNeighbours, FakeNft, FakeRoutes, FakeSysctls,
-    FakeTunnels, FakeVxlans,
+    FakeTunnels, FakeVxlans, FakeWireguardLinks, FakeWireguardPeers,
 };
 use kernel::{IptablesTable, PROTO_BIRD, PROTO_FELIX, Route};
 use kernel_linux::Backend;
@@ -93,6 +93,8 @@ impl Ports for Fake {
     type Nftables = FakeNft;
     type Vxlans = FakeVxlans;
     type Fdb = FakeFdb;
+    type WireguardLinks = FakeWireguardLinks;
+    type WireguardPeers = FakeWireguardPeers;
 
     fn routes_of_others(routes: &mut FakeRoutes) -> io::Result<BTreeSet<Cidr>> {
         routes.of_others()
@@ -129,6 +131,10 @@ impl Node {
                 fdb: kernel.fdb(),
                 neighbours: kernel.neighbours_of(is_vxlan),
                 routes: kernel.routes_where(|route| route.protocol == PROTO_FELIX),
+                wireguard: WireguardDrivers {
+                    links: kernel.wireguard_links(),
+                    peers: kernel.wireguard_peers(),
+                },
             },
         };
         let (configuration, configurations) = watch::channel(Arc::default());
@@ -164,6 +170,7 @@ impl Node {
                 links: watch::Sender::default(),
                 configuration,
                 pod_settings: Box::new(|_| {}),
+                wireguard_keys: watch::Sender::default(),
             },
         });
         Self { kernel, worker, configurations }

@@ -361,11 +361,11 @@ fn say_what_pools_mean(plan: &mut Plan) {
                 ),
                 (
                     "wireguardEnabled",
-                    "packets between nodes would no longer be encrypted: set it to false where that may be",
+                    "Calico's own rules and tables of routes would stay: set it to false before, and to true afterwards",
                 ),
                 (
                     "wireguardEnabledV6",
-                    "packets between nodes would no longer be encrypted: set it to false where that may be",
+                    "Calico's own rules and tables of routes would stay: set it to false before, and to true afterwards",
                 ),
             ] {
                 if spec[field] == true {

@@ -10,7 +10,7 @@ use model::{
 
 use crate::state::{NODE, State, check_walk};
 
-fn node(name: &str, address: &str, vxlan: Option<&str>) -> Update {
+pub fn node(name: &str, address: &str, vxlan: Option<&str>) -> Update {
     let address: IpAddr = address.parse().unwrap();
     let tunnels = Tunnels { vxlan: vxlan.map(|text| text.parse().unwrap()), ..Tunnels::default() };
     let node = Node {
@@ -27,7 +27,7 @@ fn node(name: &str, address: &str, vxlan: Option<&str>) -> Update {
     Update::Node(node.name.clone(), Some(node))
 }
 
-fn pool(vxlan_mode: EncapMode) -> Update {
+pub fn pool(vxlan_mode: EncapMode) -> Update {
     let pool = IpPool {
         name: "a".to_owned(),
         cidr: "10.65.0.0/16".parse().unwrap(),
@@ -48,7 +48,7 @@ fn pool(vxlan_mode: EncapMode) -> Update {
 }
 
 /// A block of `owner`, in which another node holds one address.
-fn block(cidr: &str, owner: &str, borrower: Option<(usize, &str)>) -> Update {
+pub fn block(cidr: &str, owner: &str, borrower: Option<(usize, &str)>) -> Update {
     let cidr: Cidr = cidr.parse().unwrap();
     let holder = |name: &str| AllocationAttributes {
         handle: None,

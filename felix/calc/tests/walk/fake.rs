@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use felix_calc::{
     ActiveEndpoint, ActiveEntity, ActiveHostEndpoint, ActivePolicy, ActiveProfile, ActiveRule, ActiveTier,
-    Change, ClusterRoute, EndpointPolicies, Pools, SetId, VxlanEnd, VxlanPeer,
+    Change, ClusterRoute, EndpointPolicies, Pools, SetId, VxlanEnd, VxlanPeer, WireguardEnd, WireguardPeer,
 };
 use kernel::{IpSetKind, IpSetMember};
 use model::{Cidr, Family, FelixConfiguration, HostInterface, NodeName, PolicyKey};
@@ -26,6 +26,8 @@ pub struct Fake {
     routes: BTreeMap<Cidr, ClusterRoute>,
     ends: BTreeMap<Family, VxlanEnd>,
     peers: BTreeMap<(Family, NodeName), VxlanPeer>,
+    wireguard_ends: BTreeMap<Family, WireguardEnd>,
+    wireguard_peers: BTreeMap<(Family, NodeName), WireguardPeer>,
 }
 
 impl Fake {
@@ -87,6 +89,18 @@ impl Fake {
             Change::VxlanEnd(family, None) => assert!(self.ends.remove(&family).is_some()),
             Change::VxlanPeer(family, node, Some(peer)) => _ = self.peers.insert((family, node), peer),
             Change::VxlanPeer(family, node, None) => assert!(self.peers.remove(&(family, node)).is_some()),
+            Change::WireguardEnd(family, Some(end)) => {
+                let old = self.wireguard_ends.insert(family, end);
+                assert_ne!(old, Some(end), "an end is told twice");
+            }
+            Change::WireguardEnd(family, None) => assert!(self.wireguard_ends.remove(&family).is_some()),
+            Change::WireguardPeer(family, node, Some(peer)) => {
+                let old = self.wireguard_peers.insert((family, node), peer.clone());
+                assert_ne!(old, Some(peer), "a node is told twice");
+            }
+            Change::WireguardPeer(family, node, None) => {
+                assert!(self.wireguard_peers.remove(&(family, node)).is_some());
+            }
         }
     }
 
@@ -100,6 +114,9 @@ impl Fake {
         for route in self.routes.values() {
             let ClusterRoute::Vxlan { gateway, .. } = route else { continue };
             assert!(self.peers.values().any(|peer| peer.tunnel == *gateway), "nobody is behind {gateway}");
+        }
+        for (family, node) in self.wireguard_peers.keys() {
+            assert!(self.wireguard_ends.contains_key(family), "{node} is behind no WireGuard link");
         }
         for (interface, endpoint) in &self.endpoints {
             let EndpointPolicies::Open { profiles, tiers } = &endpoint.policies else { continue };
@@ -136,6 +153,15 @@ impl Fake {
             ClusterRoute::Unreachable(reason) => format!("unreachable, {reason:?}"),
         };
         self.routes.iter().map(|(destination, route)| format!("{destination} {}", way(route))).collect()
+    }
+
+    /// Nodes that are talked with through WireGuard, one a line.
+    pub fn encrypted(&self) -> Vec<String> {
+        let line = |((_, node), peer): (&(Family, NodeName), &WireguardPeer)| {
+            let destinations: Vec<_> = peer.destinations.iter().map(ToString::to_string).collect();
+            format!("{node} at {}: {}", peer.endpoint, destinations.join(" "))
+        };
+        self.wireguard_peers.iter().map(line).collect()
     }
 
     /// What is active, one thing a line.

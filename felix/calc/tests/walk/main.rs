@@ -12,3 +12,4 @@ mod random;
 mod random_states;
 mod scenarios;
 mod state;
+mod wireguard;

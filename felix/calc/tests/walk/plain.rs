@@ -82,7 +82,9 @@ impl Plain {
             Thing::Stored(Update::Policy(key, Some(policy))) => _ = self.policies.insert(key, *policy),
             Thing::Stored(Update::Tier(name, Some(tier))) => _ = self.tiers.insert(name, tier),
             // Nothing that is worked out here depends on these.
-            Thing::Stored(Update::Node(..) | Update::Pool(..) | Update::Block(..)) => {}
+            Thing::Stored(
+                Update::Node(..) | Update::Pool(..) | Update::Block(..) | Update::FelixConfiguration(_),
+            ) => {}
             Thing::Stored(other) => panic!("{other:?} has no place in a state"),
         }
     }

@@ -46,6 +46,7 @@ impl State {
             Update::NetworkSet(key, _) => format!("set {key}"),
             Update::Profile(name, _) => format!("profile {name}"),
             Update::EndpointSlice(key, _) => format!("slice {key}"),
+            Update::FelixConfiguration(_) => "configuration".to_owned(),
             other => panic!("{other:?} has no place in a state"),
         };
         self.things.insert(key, Thing::Stored(update));
@@ -78,6 +79,19 @@ impl State {
     /// The ways to other nodes that it leads to.
     pub fn ways(&self) -> Vec<String> {
         reached_directly(self).ways()
+    }
+
+    /// Who is talked with through WireGuard.
+    pub fn encrypted(&self) -> Vec<String> {
+        reached_directly(self).encrypted()
+    }
+
+    /// The calculation, after it was told all of it.
+    pub fn calc(self) -> Calc {
+        let mut walker = Walker::new();
+        tell_all(&mut walker.calc, self);
+        walker.fake.apply(walker.calc.flush());
+        walker.calc
     }
 
     /// The members of the only set that it leads to.
@@ -120,6 +134,7 @@ fn without(thing: &Thing) -> Thing {
         Thing::Stored(Update::NetworkSet(key, _)) => Update::NetworkSet(key.clone(), None),
         Thing::Stored(Update::Profile(name, _)) => Update::Profile(name.clone(), None),
         Thing::Stored(Update::EndpointSlice(key, _)) => Update::EndpointSlice(key.clone(), None),
+        Thing::Stored(Update::FelixConfiguration(_)) => Update::FelixConfiguration(None),
         Thing::Stored(other) => panic!("{other:?} has no place in a state"),
     })
 }

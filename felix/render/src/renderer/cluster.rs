@@ -191,7 +191,7 @@ fn through(gateway: IpAddr, interface: String) -> RouteKind {
 
 /// The smallest metric that there is, so that the speaker's route of the same destination can stand beside it and yields.
 /// IPv6 takes 0 for 1024.
-fn cluster_route_key(destination: Cidr) -> RouteKey {
+pub(super) fn cluster_route_key(destination: Cidr) -> RouteKey {
     let metric = match destination.family() {
         Family::V4 => 0,
         Family::V6 => 1,

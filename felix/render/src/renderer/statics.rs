@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use kernel::{InterfaceMatch, IpSetKind, IpSetMember, IptablesTable, vxlan_link_name};
+use kernel::{InterfaceMatch, IpSetKind, IpSetMember, IptablesTable, vxlan_link_name, wireguard_link_name};
 use model::{Cidr, Direction, Family, NatOutgoingExclusions};
 
 use super::Renderer;
@@ -61,6 +61,7 @@ impl Renderer {
             to_host: self.configuration.endpoint_to_host_action,
             ipip: family == Family::V4 && self.receives_ipip(),
             vxlan: self.uses_vxlan(family),
+            wireguard: self.wireguard_port(family),
             loop_prevention: self.configuration.service_loop_prevention,
             services: self.services.clone(),
             allowed_sources: self.allowed_sources(family),
@@ -94,6 +95,7 @@ impl Renderer {
         let mut tunnels = Vec::new();
         tunnels.extend(has_ipip.then_some("tunl0"));
         tunnels.extend(vxlan.then_some(vxlan_link_name(family)));
+        tunnels.extend(self.has_wireguard_address(family).then_some(wireguard_link_name(family)));
         NatInput {
             masquerade: self.pools.masquerade.iter().any(|pool| pool.family() == family),
             random_fully: self.settings.random_fully,

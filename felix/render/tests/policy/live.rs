@@ -209,7 +209,7 @@ fn every_drop_is_recorded_and_its_prefix_explained() {
 fn pools(vxlan: bool) -> felix_calc::Change {
     let nets: BTreeSet<model::Cidr> = [("10.65.0.0/16".parse().unwrap())].into();
     let vxlan = if vxlan { BTreeSet::from([Family::V4]) } else { BTreeSet::new() };
-    let pools = Pools { network: nets.clone(), masquerade: nets, ipip: false, vxlan };
+    let pools = Pools { network: nets.clone(), masquerade: nets, ipip: false, vxlan, ..Pools::default() };
     felix_calc::Change::Pools(Arc::new(pools))
 }
 
@@ -523,4 +523,37 @@ fn connections_that_are_there_pass_but_not_those_of_closed_pods() {
 
     node.apply([Update::Namespace("default".to_owned(), None)]);
     assert!(!is_forwarded(&node, &established), "closed again");
+}
+
+#[test]
+fn wireguard_may_come_to_its_port_and_go_from_the_node() {
+    let mut node = node_with_policy();
+    let (into, from) = (
+        "-m comment --comment \"Allow incoming IPv4 Wireguard packets\" -p udp -m multiport --destination-ports 51820 -m \
+         addrtype --dst-type LOCAL --jump ACCEPT\n",
+        "-m comment --comment \"Allow outgoing IPv4 Wireguard packets\" -p udp -m multiport --destination-ports 51820 -m \
+         addrtype --src-type LOCAL --jump ACCEPT\n",
+    );
+    let end = |address: Option<&str>| {
+        let end =
+            felix_calc::WireguardEnd { port: 51820, address: address.map(|text| text.parse().unwrap()) };
+        felix_calc::Change::WireguardEnd(Family::V4, Some(end))
+    };
+
+    node.renderer.apply(end(None));
+    node.flush();
+    assert!(node.text(Filter, "cali-INPUT").contains(into), "{}", node.text(Filter, "cali-INPUT"));
+    assert!(node.text(Filter, "cali-OUTPUT").contains(from));
+    assert!(
+        !node.text(Nat, "cali-POSTROUTING").contains("wireguard.cali"),
+        "there is no address to hide behind"
+    );
+
+    node.renderer.apply(end(Some("10.65.0.7")));
+    node.flush();
+    assert!(node.text(Nat, "cali-POSTROUTING").contains("--out-interface wireguard.cali"));
+
+    node.renderer.apply(felix_calc::Change::WireguardEnd(Family::V4, None));
+    node.flush();
+    assert!(!node.text(Filter, "cali-INPUT").contains("Wireguard"));
 }
