@@ -5,7 +5,7 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 BIN := $(TARGET_DIR)/debug
 JOBS ?= 2
 
-.PHONY: help setup build image measure-ops measure-requests test-vm cni-static demo test check fmt bench bench-bgp bench-cni bench-codec bench-dataplane bench-speaker bench-calc bench-policy bench-typha deny
+.PHONY: help setup build image measure-ops measure-requests test-vm test-wireguard cni-static demo test check fmt bench bench-bgp bench-cni bench-codec bench-dataplane bench-speaker bench-calc bench-policy bench-typha deny
 
 help: ## lists the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -33,6 +33,9 @@ test: setup ## every check and test
 
 test-vm: build ## plays every case of NetworkPolicy on a stock kernel (an hour or more); ENGINE=qemu for nftables (hours), CASES=cyc-001,cyc-021 for some
 	OCICAT_NETPOL_CASES="$(CASES)" $(CARGO) test -p e2e --test network_policy -j$(JOBS) -- --ignored --nocapture on_a_stock_kernel_with_$(if $(filter qemu,$(ENGINE)),nftables,iptables)
+
+test-wireguard: build ## switches WireGuard on and off in a cluster on a stock kernel, while pods talk (minutes)
+	$(CARGO) test -p e2e --test wireguard -j$(JOBS) -- --ignored --nocapture switched_on_and_off
 
 measure-ops: build ## upgrade, rollback, outage and node replacement under traffic, with figures; OUTAGE_SECONDS=600 for ten minutes
 	$(CARGO) test -p e2e --test operating -j$(JOBS) -- --nocapture

@@ -11,6 +11,7 @@ use model::{Cidr, Family, WireguardKey};
 
 use crate::genl::{GENL_HEADER, Generic};
 use crate::nl::{Attribute, Message, Writer, errno, named};
+use crate::rtnl::Rtnl;
 
 const GET_DEVICE: u8 = 0;
 const SET_DEVICE: u8 = 1;
@@ -145,6 +146,7 @@ impl Wireguard {
 /// Writes the nodes behind WireGuard links. A range is given to a node without taking others from it, and taken
 /// from it without losing a packet of the others.
 pub struct WireguardPeerDriver {
+    rtnl: Rtnl,
     wireguard: Wireguard,
     /// What was written, or found.
     known: BTreeMap<WireguardPeerKey, WireguardPeer>,
@@ -156,7 +158,15 @@ impl WireguardPeerDriver {
     /// # Errors
     /// What the system says.
     pub fn new() -> io::Result<Self> {
-        Ok(Self { wireguard: Wireguard::open()?, known: BTreeMap::new() })
+        Ok(Self { rtnl: Rtnl::open()?, wireguard: Wireguard::open()?, known: BTreeMap::new() })
+    }
+
+    /// Those behind one link. Without the link the kernel is not asked: it would load its module for that.
+    fn behind(&mut self, interface: &str) -> io::Result<BTreeMap<WireguardKey, Told>> {
+        match self.rtnl.link_by_name(interface)? {
+            Some(_) => self.wireguard.peers(interface),
+            None => Ok(BTreeMap::new()),
+        }
     }
 
     /// Gives a node what it does not have yet.
@@ -217,7 +227,7 @@ impl Driver for WireguardPeerDriver {
     fn list(&mut self) -> io::Result<BTreeMap<WireguardPeerKey, WireguardPeer>> {
         let mut found = BTreeMap::new();
         for interface in Family::ALL.map(wireguard_link_name) {
-            for (key, told) in self.wireguard.peers(interface)? {
+            for (key, told) in self.behind(interface)? {
                 let key = WireguardPeerKey { interface: interface.to_owned(), key };
                 let of_us =
                     self.known.get(&key).filter(|_| told.endpoint.is_some()).map(|known| known.endpoint);
@@ -263,7 +273,7 @@ impl WireguardPeers for WireguardPeerDriver {
     fn sessions(&mut self) -> io::Result<BTreeMap<WireguardPeerKey, WireguardSession>> {
         let mut sessions = BTreeMap::new();
         for interface in Family::ALL.map(wireguard_link_name) {
-            for (key, told) in self.wireguard.peers(interface)? {
+            for (key, told) in self.behind(interface)? {
                 sessions.insert(WireguardPeerKey { interface: interface.to_owned(), key }, told.session);
             }
         }

@@ -20,8 +20,11 @@ use crate::ports::Ports;
 use crate::stage::Stage;
 use crate::status::{Kind, Report, Status};
 
-/// How long a link, or a node behind it, stays after it is not wanted any more.
-const LINGER: Duration = Duration::from_secs(30);
+/// How long nothing must have come through a link, or from a node behind it, before it goes when it is not wanted any
+/// more: the agent of another node may just be starting, and its kernel sends on as it was told.
+const LINGER: Duration = Duration::from_secs(15);
+/// It goes then whatever comes.
+const LONGEST_LINGER: Duration = Duration::from_secs(600);
 /// First pause before nodes are looked at again with whom we have not come to terms; it doubles.
 const FIRST_LOOK: Duration = Duration::from_millis(100);
 const LONGEST_LOOK: Duration = Duration::from_secs(5);
@@ -46,8 +49,30 @@ pub(crate) struct WireguardStage<P: Ports> {
     has_looked: bool,
     pause: Duration,
     /// When what is not wanted any more may go.
-    link_ends: BTreeMap<String, Instant>,
-    peer_ends: BTreeMap<WireguardPeerKey, Instant>,
+    link_ends: BTreeMap<String, End>,
+    peer_ends: BTreeMap<WireguardPeerKey, End>,
+}
+
+/// When something that is not wanted any more may go.
+struct End {
+    at: Instant,
+    /// However much still comes.
+    limit: Instant,
+    /// Bytes that had come when it was looked at last.
+    received: u64,
+}
+
+impl End {
+    fn new(now: Instant, received: u64) -> Self {
+        Self { at: now + LINGER, limit: now + LONGEST_LINGER, received }
+    }
+
+    /// When its time has come and somebody still sends, it stays on.
+    fn look(&mut self, now: Instant, received: u64) {
+        if self.at <= now && std::mem::replace(&mut self.received, received) != received && now < self.limit {
+            self.at = now + LINGER;
+        }
+    }
 }
 
 impl<P: Ports> WireguardStage<P> {
@@ -220,18 +245,9 @@ impl<P: Ports> WireguardStage<P> {
         report: &mut Report,
         is_used: impl Fn(&String) -> bool,
     ) {
-        let unwanted: BTreeSet<String> = self.links.table.pending_deletes().cloned().collect();
-        self.link_ends.retain(|name, _| unwanted.contains(name));
-        for name in unwanted {
-            self.link_ends.entry(name).or_insert(now + LINGER);
-        }
-        let unwanted: BTreeSet<WireguardPeerKey> = self.peers.table.pending_deletes().cloned().collect();
-        self.peer_ends.retain(|peer, _| unwanted.contains(peer));
-        for peer in unwanted {
-            self.peer_ends.entry(peer).or_insert(now + LINGER);
-        }
+        self.let_linger(now);
         let (links, peers) = (&self.link_ends, &self.peer_ends);
-        let is_early = |at: Option<&Instant>| at.is_some_and(|at| *at > now);
+        let is_early = |end: Option<&End>| end.is_some_and(|end| end.at > now);
         // With its link a node goes too, and not before it.
         self.peers.apply_deletes_but(now, report, |peer| {
             is_early(peers.get(peer)) || links.contains_key(&peer.interface)
@@ -239,8 +255,8 @@ impl<P: Ports> WireguardStage<P> {
         let gone: Vec<String> = self.links.table.pending_deletes().cloned().collect();
         self.links.apply_deletes_but(now, report, |name| is_early(links.get(name)) || is_used(name));
         // What is still in use is asked about again.
-        let late = self.link_ends.values_mut().chain(self.peer_ends.values_mut()).filter(|at| **at <= now);
-        late.for_each(|at| *at = now + LONGEST_LOOK);
+        let late = self.link_ends.values_mut().chain(self.peer_ends.values_mut()).filter(|end| end.at <= now);
+        late.for_each(|end| end.at = now + LONGEST_LOOK);
         for name in gone.iter().filter(|name| !self.links.table.is_pending(name)) {
             let behind = self.peers.table.actual().keys().filter(|peer| peer.interface == *name);
             for peer in behind.cloned().collect::<Vec<_>>() {
@@ -249,8 +265,30 @@ impl<P: Ports> WireguardStage<P> {
         }
     }
 
+    /// Notes what is not wanted any more, and whether others still send through it.
+    fn let_linger(&mut self, now: Instant) {
+        let links: BTreeSet<String> = self.links.table.pending_deletes().cloned().collect();
+        let peers: BTreeSet<WireguardPeerKey> = self.peers.table.pending_deletes().cloned().collect();
+        self.link_ends.retain(|name, _| links.contains(name));
+        self.peer_ends.retain(|peer, _| peers.contains(peer));
+        let is_known = links.len() == self.link_ends.len() && peers.len() == self.peer_ends.len();
+        if is_known && self.link_ends.values().chain(self.peer_ends.values()).all(|end| end.at > now) {
+            return;
+        }
+        let sessions = self.sessions().unwrap_or_default();
+        for name in links {
+            let on_link = sessions.iter().filter(|(peer, _)| peer.interface == name);
+            let received = on_link.map(|(_, session)| session.received).sum();
+            self.link_ends.entry(name).or_insert_with(|| End::new(now, received)).look(now, received);
+        }
+        for peer in peers {
+            let received = sessions.get(&peer).map_or(0, |session| session.received);
+            self.peer_ends.entry(peer).or_insert_with(|| End::new(now, received)).look(now, received);
+        }
+    }
+
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        let ends = self.link_ends.values().chain(self.peer_ends.values()).min().copied();
+        let ends = self.link_ends.values().chain(self.peer_ends.values()).map(|end| end.at).min();
         let look = self.look_at.filter(|_| self.unready().next().is_some());
         [self.links.poll_timeout(), self.peers.poll_timeout(), look, ends].into_iter().flatten().min()
     }

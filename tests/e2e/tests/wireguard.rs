@@ -8,13 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 
-use e2e::{Cluster, Options, RunningPing, programs, within};
+use e2e::{Cluster, Options, programs, within};
 use kernel::{
     Driver, WireguardLink, WireguardLinks as _, WireguardPeer, WireguardPeerKey, WireguardPeers as _,
 };
 use kernel_linux::{WireguardDriver, WireguardPeerDriver};
 use model::{Cidr, WireguardKey};
-use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// Says that this is the inside of the machine.
 const INSIDE: &str = "OCICAT_TEST_INSIDE_VM";
@@ -26,7 +26,7 @@ fn links_and_who_is_behind_them_are_in_the_kernel_as_written() {
 }
 
 #[test]
-#[ignore = "takes minutes; `make test-vm-wireguard` runs it"]
+#[ignore = "takes minutes; `make test-wireguard` runs it"]
 fn switched_on_and_off_under_a_ping_in_a_cluster() {
     in_a_machine("inside_a_cluster_is_switched");
 }
@@ -268,7 +268,7 @@ impl Switch {
         let pings = [("default/p1", 1), ("default/p2", 0)];
         let pings = pings.map(|(from, to)| self.cluster.ping(from, &self.pods[to]));
         turn();
-        let tallies = pings.map(RunningPing::stop);
+        let tallies = pings.map(|ping| ping.stop().unwrap());
         assert!(tallies.iter().all(|tally| tally.sent > 0 && tally.lost() == 0), "{what}: {tallies:?}");
     }
 
