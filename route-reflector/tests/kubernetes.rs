@@ -15,7 +15,7 @@ use kube::core::{ApiResource, GroupVersionKind};
 use rustix::net::{AddressFamily, SocketType};
 use serde_json::json;
 
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(120);
 
 struct Reflector {
     child: Child,

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(120);
 
 /// A namespace of the reflector with a link to that of each client; all go away with it, and so do the
 /// processes inside.
@@ -212,9 +212,10 @@ fn clients_learn_each_others_routes_and_configuration_is_live() {
     assert!(lab.has(1, 2) && lab.has(2, 1));
 
     // The third becomes a client live, without a signal; the sessions of the others stay.
+    let before = [1, 2].map(|n| lab.sessions(n));
     lab.configure(&TWO.replace("10.99.2.2]", "10.99.2.2, 10.99.3.0/24]"));
     lab.until("a third client", |lab| lab.has(3, 1) && lab.has(3, 2) && lab.has(1, 3) && lab.has(2, 3));
-    assert_eq!((lab.sessions(1), lab.sessions(2)), (1, 1), "{}", lab.log());
+    assert_eq!([1, 2].map(|n| lab.sessions(n)), before, "{}", lab.log());
 
     // What a client takes back goes from the others.
     lab.birdc(1, "disable own");
@@ -229,13 +230,15 @@ fn clients_learn_each_others_routes_and_configuration_is_live() {
     // The reflector stops and comes back: clients have their routes all the time, also when it has said that it
     // has no more to say, which goes out before any later change.
     lab.stop_reflector();
+    let before = [1, 2, 3].map(|n| lab.sessions(n));
     lab.start_reflector();
     let kept = |lab: &Lab, stage: &str| {
         assert!(lab.has(3, 2) && lab.has(2, 3), "routes were lost {stage}: {}", lab.log());
     };
     lab.until("restart", |lab| {
         kept(lab, "while it restarts");
-        (1..=3).all(|n| lab.sessions(n) == 2) && lab.log().contains("restart complete")
+        (1..=3).zip(before).all(|(n, before)| lab.sessions(n) > before)
+            && lab.log().contains("restart complete")
     });
     lab.birdc(1, "enable own");
     lab.until("a change after the restart", |lab| {

@@ -11,6 +11,8 @@ use std::os::unix::net::UnixStream;
 use common::*;
 
 fn up(pair: &Pair) -> String {
+    let counts = "3 imported, 2 exported";
+    until("all routes", || wants(pair.ours.birdc(&["show", "protocols", "all"]), &[counts]));
     until("the session", || wants(pair.ours.birdc(&["show", "protocols"]), &["Established", "refused"]))
 }
 

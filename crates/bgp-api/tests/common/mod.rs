@@ -16,7 +16,7 @@ use bgp_packet::{Community, NextHop, PathAttributes, Prefix};
 use bgp_transport::Driver;
 use tokio::sync::oneshot;
 
-pub const DEADLINE: Duration = Duration::from_secs(40);
+pub const DEADLINE: Duration = Duration::from_secs(120);
 
 /// A speaker that runs in a thread until this is dropped.
 pub struct Running {

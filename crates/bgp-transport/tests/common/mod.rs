@@ -18,7 +18,7 @@ use bgp_transport::Driver;
 
 pub const US: &str = "10.99.0.1";
 pub const THEM: &str = "10.99.0.2";
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub const DEADLINE: Duration = Duration::from_secs(120);
 
 /// Two namespaces; both go away with it, and so do the processes inside.
 pub struct Lab {

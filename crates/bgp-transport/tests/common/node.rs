@@ -13,7 +13,7 @@ use bgp_transport::Driver;
 use super::{in_namespace, run};
 
 /// How long anything may take on a loaded machine.
-pub const PATIENCE: Duration = Duration::from_secs(40);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A network namespace that goes away with it.
 pub struct Namespace {
