@@ -18,7 +18,7 @@ use datastore::crd::{NodePolicyEntry, NodePolicyStatusSpec};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(120);
 
 /// An API server with our kinds, and `kubectl` with a home of its own.
 struct Cluster {
@@ -236,7 +236,8 @@ fn an_object_that_makes_no_sense_has_an_event() {
 
     eventually("the policy has an Event", || tells(&of_policy(), "spec.ingress[0].source.selector"));
     eventually("the other has one", || tells(&of_global(), "spec.ingress[0].destination.ports[0]"));
-    assert!(metrics.scrape().body.contains("ocicat_controllers_not_understood_objects 2"));
+    let figure = "ocicat_controllers_not_understood_objects 2";
+    eventually("the figure says so", || metrics.scrape().body.contains(figure));
 
     // Another one leads and says the same: it is counted.
     cluster.runtime.spawn(policy_status::run(cluster.datastore.clone(), leads, metrics));
