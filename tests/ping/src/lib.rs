@@ -8,11 +8,12 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
+use tally::Answer;
 pub use tally::Tally;
 
 /// What `ping` is asked for: numbers, times, and packets so many seconds apart.
@@ -26,7 +27,7 @@ pub struct RunningPing {
     child: Child,
     reader: Option<JoinHandle<Tally>>,
     /// A message for each answer, until ping ends.
-    answers: Receiver<()>,
+    answers: Receiver<Answer>,
 }
 
 impl RunningPing {
@@ -40,36 +41,46 @@ impl RunningPing {
         let stdout = child.stdout.take().context("ping's output")?;
         let (answered, answers) = channel();
         // Nobody listens any more once ping is stopped.
-        let reader = std::thread::spawn(move || read(stdout, || answered.send(()).unwrap_or(())));
+        let reader = std::thread::spawn(move || read(stdout, |answer| answered.send(answer).unwrap_or(())));
         Ok(Self { child, reader: Some(reader), answers })
     }
 
-    /// Waits for one more answer, so that nothing is on its way that will be answered, and ends ping.
+    /// Waits for the answer to a packet that is sent from now on, and ends ping. What was sent before that packet
+    /// has its answer by then; what was sent after it may be on its way, more than one on a slow machine, and does not
+    /// count.
     ///
     /// # Errors
     /// Ping had ended by itself, or did not print its sums.
     pub fn stop(mut self) -> Result<Tally> {
-        self.wait_for_an_answer();
+        let end = self.wait_for_an_answer();
         kill_process(Pid::from_child(&self.child), Signal::INT).context("end ping")?;
         let reader = self.reader.take().context("ping is stopped once")?;
-        let tally = reader.join().map_err(|_| anyhow::anyhow!("the reader of ping's lines panicked"))?;
+        let mut tally = reader.join().map_err(|_| anyhow::anyhow!("the reader of ping's lines panicked"))?;
+        tally.end = end;
         self.child.wait().context("wait for ping")?;
         ensure!(tally.has_sums, "ping printed no sums: {tally}");
         Ok(tally)
     }
 
-    fn wait_for_an_answer(&self) {
-        while self.answers.try_recv().is_ok() {}
-        // Without one, what was sent after the last answer counts as lost.
-        self.answers.recv_timeout(LAST_ANSWER).unwrap_or(());
+    /// The number of the packet; without one, all that was sent counts.
+    fn wait_for_an_answer(&self) -> Option<u64> {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs_f64();
+        let deadline = Instant::now() + LAST_ANSWER;
+        loop {
+            let answer =
+                self.answers.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok()?;
+            if answer.sent_at > now {
+                return Some(answer.number);
+            }
+        }
     }
 }
 
-fn read(stdout: ChildStdout, answered: impl Fn()) -> Tally {
+fn read(stdout: ChildStdout, answered: impl Fn(Answer)) -> Tally {
     let mut tally = Tally::default();
     for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-        if tally.read(&line) {
-            answered();
+        if let Some(answer) = tally.read(&line) {
+            answered(answer);
         }
     }
     tally

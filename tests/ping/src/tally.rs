@@ -17,6 +17,15 @@ pub struct Tally {
     /// Answers that say no, the first few.
     trouble: Vec<String>,
     pub(crate) has_sums: bool,
+    /// Packets from this one on do not count: they were sent when ping was to end already.
+    pub(crate) end: Option<u64>,
+}
+
+/// An answer: to which packet, and when that was sent, in seconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Answer {
+    pub(crate) number: u64,
+    pub(crate) sent_at: f64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,18 +37,23 @@ struct Gap {
 }
 
 impl Tally {
-    /// Packets without an answer: those before the last answer, and those after it but one, which may have been on
-    /// its way when ping was ended.
+    /// Packets without an answer: those before the last answer that counts; when no answer shows that all others are
+    /// there, those after it as well, but one, which may have been on its way when ping was ended.
     pub fn lost(&self) -> u64 {
-        let in_gaps: u64 = self.gaps.iter().map(|gap| gap.last - gap.first + 1).sum();
-        in_gaps + self.sent.saturating_sub(self.last.0).saturating_sub(1)
+        let end = self.end.unwrap_or(u64::MAX);
+        let counted = self.gaps.iter().filter(|gap| gap.first < end);
+        let in_gaps: u64 = counted.map(|gap| gap.last - gap.first + 1).sum();
+        let unanswered = self.sent.saturating_sub(self.last.0).saturating_sub(1);
+        in_gaps + if self.end.is_some() { 0 } else { unanswered }
     }
 
-    /// Reads one line; was it an answer?
-    pub(crate) fn read(&mut self, line: &str) -> bool {
-        if let Some((time, number)) = answer(line) {
-            self.answered(time, whole(self.last.0, number));
-            return true;
+    /// Reads one line; the answer that it tells of.
+    pub(crate) fn read(&mut self, line: &str) -> Option<Answer> {
+        if let Some((time, number, milliseconds)) = answer(line) {
+            let number = whole(self.last.0, number);
+            self.answered(time, number);
+            let came_at: f64 = time.parse().unwrap_or_default();
+            return Some(Answer { number, sent_at: came_at - milliseconds / 1000.0 });
         }
         if line.contains("packets transmitted") {
             let mut numbers = line.split(", ").filter_map(|part| part.split(' ').next()?.parse().ok());
@@ -48,7 +62,7 @@ impl Tally {
         } else if line.contains("icmp_seq=") && self.trouble.len() < TROUBLE {
             self.trouble.push(line.to_owned());
         }
-        false
+        None
     }
 
     fn answered(&mut self, time: &str, number: u64) {
@@ -85,11 +99,12 @@ fn whole(last: u64, number: u16) -> u64 {
 }
 
 /// `[1700000000.123456] 64 bytes from 10.65.0.1: icmp_seq=3 ttl=62 time=0.050 ms`.
-fn answer(line: &str) -> Option<(&str, u16)> {
+fn answer(line: &str) -> Option<(&str, u16, f64)> {
     let (time, rest) = line.strip_prefix('[')?.split_once("] ")?;
     let number = rest.split(' ').find_map(|word| word.strip_prefix("icmp_seq="))?;
-    let is_answer = rest.contains(" bytes from ") && rest.contains(" time=") && !rest.contains("DUP!");
-    Some((time, number.parse().ok()?)).filter(|_| is_answer)
+    let milliseconds = rest.split(' ').find_map(|word| word.strip_prefix("time="))?;
+    let is_answer = rest.contains(" bytes from ") && !rest.contains("DUP!");
+    Some((time, number.parse().ok()?, milliseconds.parse().ok()?)).filter(|_| is_answer)
 }
 
 impl fmt::Display for Tally {
@@ -111,7 +126,7 @@ mod tests {
         for number in numbers {
             let line =
                 format!("[17.{number}] 64 bytes from 10.65.0.1: icmp_seq={number} ttl=62 time=0.050 ms");
-            assert!(tally.read(&line));
+            assert_eq!(tally.read(&line).map(|answer| answer.number), Some(*number));
         }
         tally.read(&format!(
             "{sent} packets transmitted, {} received, 5% packet loss, time 8ms",
@@ -139,6 +154,22 @@ mod tests {
         assert_eq!(tally(&[1, 2], 3).lost(), 0);
         assert_eq!(tally(&[1, 2], 4).lost(), 1);
         assert_eq!(tally(&[], 4).lost(), 3);
+    }
+
+    #[test]
+    fn what_is_sent_when_ping_is_to_end_does_not_count() {
+        let mut tally = tally(&[1, 3, 4, 7], 12);
+        tally.end = Some(4);
+
+        assert_eq!(tally.lost(), 1, "{tally}");
+    }
+
+    #[test]
+    fn when_a_packet_was_sent_is_known_from_its_answer() {
+        let line = "[1700000001.5] 64 bytes from 10.65.0.1: icmp_seq=3 ttl=62 time=250 ms";
+        let answer = Tally::default().read(line).unwrap();
+
+        assert!((answer.sent_at - 1_700_000_001.25).abs() < 0.001, "{answer:?}");
     }
 
     #[test]
