@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
+use tokio::net::TcpSocket;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
@@ -34,6 +35,8 @@ pub struct ApiServer {
     host: SocketAddr,
     backend: Backend,
     state: Mutex<State>,
+    /// Keeps the port on the host from everybody else while the server is stopped.
+    _port: Option<TcpSocket>,
 }
 
 enum Backend {
@@ -59,8 +62,11 @@ impl ApiServer {
     }
 
     async fn start_embedded(lab: LabName, family: Family) -> anyhow::Result<Self> {
-        let host_listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("listen on 127.0.0.1")?;
-        let host = host_listener.local_addr()?;
+        let port = TcpSocket::new_v4()?;
+        port.set_reuseaddr(true)?;
+        port.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).context("reserve a port on 127.0.0.1")?;
+        let host = port.local_addr()?;
+        let host_listener = TcpListener::bind(host).with_context(|| format!("listen on {host}"))?;
         let mut names: Vec<IpAddr> = api_addresses(family);
         names.push(host.ip());
         let embedded = Embedded::new(&names)?;
@@ -74,6 +80,7 @@ impl ApiServer {
             host,
             backend: Backend::Embedded(Box::new(embedded)),
             state: Mutex::default(),
+            _port: Some(port),
         };
         server.serve(vec![host_listener]).await?;
         Ok(server)
@@ -93,7 +100,15 @@ impl ApiServer {
             external_kubeconfig(&node_url(&scheme, family), Some(name.trim_matches(['[', ']'])), external)?;
         write_secret(&lab.node_kubeconfig(), &node)?;
         let backend = Backend::External { server };
-        let this = Self { lab, family, url: external.url.clone(), host, backend, state: Mutex::default() };
+        let this = Self {
+            lab,
+            family,
+            url: external.url.clone(),
+            host,
+            backend,
+            state: Mutex::default(),
+            _port: None,
+        };
         this.serve(Vec::new()).await?;
         Ok(this)
     }

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::control;
 use crate::controllers::CONTROLLERS;
@@ -14,6 +14,8 @@ use crate::netns;
 
 /// How long the lab's processes may take to end.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How long the kernel may take for one that is killed.
+const KILLED: Duration = Duration::from_secs(30);
 
 /// What a sweep found.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -41,7 +43,7 @@ pub fn sweep(lab: &LabName) -> io::Result<Swept> {
     let mut pids = if inodes.is_empty() { Vec::new() } else { netns::processes_in(&inodes) };
     pids.extend(daemon_pid(lab));
     pids.extend(controllers_of(lab));
-    netns::end_processes(&pids, PATIENCE);
+    netns::end_processes(&pids, PATIENCE, KILLED);
     for name in &namespaces {
         netns::remove(name)
             .map_err(|e| io::Error::new(e.kind(), format!("remove network namespace {name}: {e}")))?;
@@ -85,12 +87,9 @@ fn controllers_of(lab: &LabName) -> Vec<i32> {
 
 /// Waits for a daemon that is about to end; ends it if it does not.
 pub fn wait_gone(pid: i32) {
-    let deadline = Instant::now() + PATIENCE;
-    while netns::is_alive(pid) && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    if netns::is_alive(pid) {
+    if !netns::ends_within(&[pid], PATIENCE) {
         netns::signal(pid, libc::SIGKILL);
+        netns::ends_within(&[pid], KILLED);
     }
 }
 

@@ -17,7 +17,7 @@ pub const POD_CIDR_V6: &str = "fd00:10:65::/48";
 const MERGE_PATCH: &str = "application/merge-patch+json";
 const JSON: &str = "application/json";
 /// How long a new CRD may take to be served.
-const ESTABLISH: Duration = Duration::from_secs(30);
+const ESTABLISH: Duration = Duration::from_secs(120);
 
 /// A connection to the API server.
 #[derive(Clone)]

@@ -28,9 +28,9 @@ use crate::topology;
 use crate::tor::Tor;
 
 /// How long the nodes may take to become Ready.
-const READY_LIMIT: Duration = Duration::from_secs(300);
+const READY_LIMIT: Duration = Duration::from_secs(600);
 /// How long a removed node's pods may take to go.
-const DRAIN_LIMIT: Duration = Duration::from_secs(20);
+const DRAIN_LIMIT: Duration = Duration::from_secs(180);
 
 /// How far a lab is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -364,7 +364,7 @@ async fn renew_tokens(lab: Weak<Lab>) {
 }
 
 async fn wait_healthy(cluster: &Cluster) -> anyhow::Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(120);
     while !cluster.is_healthy().await {
         anyhow::ensure!(Instant::now() < deadline, "the API server does not answer /readyz");
         tokio::time::sleep(Duration::from_millis(10)).await;

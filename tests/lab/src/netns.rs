@@ -120,18 +120,30 @@ pub fn processes_in(inodes: &HashSet<u64>) -> Vec<i32> {
         .collect()
 }
 
-/// Ends the processes by their ids: SIGTERM, a short wait, then SIGKILL.
-pub fn end_processes(pids: &[i32], patience: Duration) {
+/// Ends the processes by their ids: SIGTERM, a short wait, then SIGKILL, and what `killed` allows the kernel for that.
+pub fn end_processes(pids: &[i32], patience: Duration, killed: Duration) {
     for &pid in pids {
         signal(pid, libc::SIGTERM);
     }
-    let deadline = Instant::now() + patience;
-    while Instant::now() < deadline && pids.iter().any(|&pid| is_alive(pid)) {
-        std::thread::sleep(Duration::from_millis(5));
+    if ends_within(pids, patience) {
+        return;
     }
     for &pid in pids.iter().filter(|&&pid| is_alive(pid)) {
         signal(pid, libc::SIGKILL);
     }
+    ends_within(pids, killed);
+}
+
+/// Waits until none of the processes is alive; false when one still is after that time.
+pub fn ends_within(pids: &[i32], limit: Duration) -> bool {
+    let deadline = Instant::now() + limit;
+    while pids.iter().any(|&pid| is_alive(pid)) {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    true
 }
 
 /// Sends a signal to a process; one that has gone is no error.

@@ -364,9 +364,9 @@ fn kernel_release() -> String {
     std::fs::read_to_string("/proc/sys/kernel/osrelease").map(|s| s.trim().to_owned()).unwrap_or_default()
 }
 
-/// Whether `GET /readiness` at an address of a network namespace answers 200 within a second.
+/// Whether `GET /readiness` at an address of a network namespace answers 200 within five seconds.
 pub(crate) async fn answers_ready(netns: &Path, at: SocketAddr) -> bool {
-    let limit = Duration::from_secs(1);
+    let limit = Duration::from_secs(5);
     tokio::time::timeout(limit, ask_readiness(netns, at)).await.is_ok_and(|r| r.unwrap_or(false))
 }
 

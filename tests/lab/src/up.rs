@@ -21,7 +21,7 @@ use crate::topology;
 use crate::tor::Tor;
 
 /// How long the daemon may take to open its control socket.
-const SOCKET_LIMIT: Duration = Duration::from_secs(30);
+const SOCKET_LIMIT: Duration = Duration::from_secs(120);
 
 /// Starts a lab; prints the kubeconfig's path when it is ready.
 pub fn run(args: Up) -> Result<u8, Failure> {

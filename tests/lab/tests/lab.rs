@@ -39,32 +39,32 @@ fn pods_are_wired_answer_and_leave_nothing() {
         ready(&lab, name);
     }
 
-    let probe = lab.json("probe", &["--from", "default/a", "--to", "default/b", "--port", "80"]);
+    let probe = lab.probe(&["--from", "default/a", "--to", "default/b", "--port", "80"]);
     assert_eq!(
         (&probe["verdict"], &probe["answeredBy"]),
         (&json!("allowed"), &json!("default/b")),
         "{probe}"
     );
-    let probe = lab.json("probe", &["--from", "n1", "--to", "default/b", "--port", "81", "--proto", "udp"]);
+    let probe = lab.probe(&["--from", "n1", "--to", "default/b", "--port", "81", "--proto", "udp"]);
     assert_eq!(
         (&probe["verdict"], &probe["answeredBy"]),
         (&json!("allowed"), &json!("default/b")),
         "{probe}"
     );
-    let probe = lab.json("probe", &["--from", "default/a", "--to", "default/host", "--port", "80"]);
+    let probe = lab.probe(&["--from", "default/a", "--to", "default/host", "--port", "80"]);
     assert_eq!(
         (&probe["address"], &probe["answeredBy"]),
         (&json!("172.20.0.11"), &json!("default/host")),
         "{probe}"
     );
-    let probe = lab.json("probe", &["--from", "default/a", "--to", "default/b", "--port", "82"]);
+    let probe = lab.probe(&["--from", "default/a", "--to", "default/b", "--port", "82"]);
     assert_eq!(probe["verdict"], "refused", "{probe}");
     let probe = lab.json("probe", &["--from", "default/a", "--to", "tor", "--proto", "icmp"]);
     assert_eq!(probe["verdict"], "denied", "the router knows no way back: {probe}");
-    let probe = lab.json("probe", &["--from", "default/a", "--to", "default/b", "--proto", "icmp"]);
+    let probe = lab.probe(&["--from", "default/a", "--to", "default/b", "--proto", "icmp"]);
     assert_eq!(probe["verdict"], "allowed", "{probe}");
 
-    let matrix = lab.json("matrix", &["--port", "80"]);
+    let matrix = lab.json("matrix", &["--port", "80", "--timeout-ms", "30000"]);
     let rows = matrix["rows"].as_array().unwrap();
     assert_eq!(rows.len(), 6);
     assert!(rows.iter().all(|r| r["verdict"] == "allowed"), "{matrix}");
@@ -113,7 +113,7 @@ fn pods_outlive_an_absent_api_server() {
     let before = find_pod(&lab, "default/b");
 
     lab.good("stop", &["apiserver"]);
-    let probe = lab.json("probe", &["--from", "default/a", "--to", "default/b", "--port", "80"]);
+    let probe = lab.probe(&["--from", "default/a", "--to", "default/b", "--port", "80"]);
     assert_eq!(probe["verdict"], "allowed", "{probe}");
     lab.good("start", &["apiserver"]);
 
@@ -128,7 +128,7 @@ fn nodes_come_and_go_and_cables_too() {
     lab.good("up", &["--no-agents", "--nodes", "2", "--subnets", "2", "--tor", "none"]);
 
     assert_eq!(lab.good("node add", &["--subnet", "1"]).trim(), "n3");
-    let probe = lab.json("probe", &["--from", "n1", "--to", "n3", "--proto", "icmp"]);
+    let probe = lab.probe(&["--from", "n1", "--to", "n3", "--proto", "icmp"]);
     assert_eq!((&probe["verdict"], &probe["address"]), (&json!("allowed"), &json!("172.20.1.13")), "{probe}");
     lab.good("link down", &["n3"]);
     let probe = lab.json("probe", &["--from", "n1", "--to", "n3", "--proto", "icmp", "--timeout-ms", "300"]);

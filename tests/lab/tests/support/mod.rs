@@ -50,6 +50,11 @@ impl TestLab {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// What became of a probe that may take its time on a busy machine; one that is denied takes all of it.
+    pub fn probe(&self, arguments: &[&str]) -> Value {
+        self.json("probe", &[arguments, &["--timeout-ms", "30000"]].concat())
+    }
+
     /// The same with JSON.
     pub fn json(&self, command: &str, arguments: &[&str]) -> Value {
         let mut all = arguments.to_vec();
@@ -117,14 +122,14 @@ pub fn need(program: &str, package: &str) {
     assert!(found, "{program} is missing: apt-get install {package}");
 }
 
-/// Polls until `what` holds; fails with `why` after two minutes.
+/// Polls until `what` holds; fails with `why` after four minutes.
 pub fn eventually(why: &str, what: impl FnMut() -> bool) {
     eventually_or(why, what, String::new);
 }
 
 /// As [`eventually`]; the failure also tells what `state` says then.
 pub fn eventually_or(why: &str, mut what: impl FnMut() -> bool, state: impl FnOnce() -> String) {
-    let deadline = Instant::now() + Duration::from_secs(120);
+    let deadline = Instant::now() + Duration::from_secs(240);
     while !what() {
         assert!(Instant::now() < deadline, "not in time: {why}\n{}", state());
         std::thread::sleep(Duration::from_millis(20));
