@@ -115,7 +115,7 @@ struct Seen {
 fn play_turn(cluster: &Cluster, turn: &Turn, from: &Pod, near: &Pod, far: &Pod) -> Result<Seen> {
     // What is lost before the new pods' routes have come says nothing about the switch.
     for to in [near, far] {
-        let (answers, _) = until(Duration::from_secs(60), || (answers(cluster, from, to), ()));
+        let (answers, _) = until(Duration::from_secs(240), || (answers(cluster, from, to), ()));
         ensure!(answers, "{} does not reach {} before the switch", from.name, to.name);
     }
     let [near_ping, far_ping] =
@@ -131,7 +131,7 @@ fn play_turn(cluster: &Cluster, turn: &Turn, from: &Pod, near: &Pod, far: &Pod) 
         "-p",
         &patch(turn.mode),
     ]);
-    let (as_wanted, routes) = until(Duration::from_secs(60), || {
+    let (as_wanted, routes) = until(Duration::from_secs(120), || {
         let routes: Vec<String> =
             [near, far].iter().map(|pod| route(cluster, &pod.address).unwrap_or_default()).collect();
         let tunnelled: Vec<bool> = routes.iter().map(|route| route.contains("dev tunl0")).collect();

@@ -39,7 +39,7 @@ fn kill_under_ping(cluster: &Cluster, from: &Pod, to: &Pod, daemon: &str) -> Res
     let killed = run(&mut cluster.lab(&["kill", "n1", daemon]));
     // Not a wait for luck: long enough that a flush on exit or on start would show as lost packets.
     std::thread::sleep(Duration::from_millis(2500));
-    let (back, nodes) = until(Duration::from_secs(60), || {
+    let (back, nodes) = until(Duration::from_secs(120), || {
         let nodes = cluster.quiet_kubectl(&["get", "nodes"]);
         (nodes.as_ref().is_ok_and(|text| text.matches(" Ready ").count() == 3), nodes)
     });

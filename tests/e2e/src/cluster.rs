@@ -185,7 +185,7 @@ spec:
     /// Waits until every pod is Ready.
     #[track_caller]
     pub fn pods_ready(&self) {
-        self.kubectl_ok(&["wait", "--for=condition=Ready", "pods", "--all", "-A", "--timeout=60s"]);
+        self.kubectl_ok(&["wait", "--for=condition=Ready", "pods", "--all", "-A", "--timeout=300s"]);
     }
 
     /// The address of a pod in the default namespace.
@@ -194,12 +194,12 @@ spec:
         self.kubectl_ok(&["get", "pod", pod, "-o", "jsonpath={.status.podIP}"])
     }
 
-    /// Probes every ordered pair of pods; what does not answer within 300 ms is denied, so ask again before
+    /// Probes every ordered pair of pods; what does not answer in time is denied, so ask again with more of it before
     /// believing that.
-    pub fn matrix(&self, port: u16, proto: &str) -> Matrix {
-        let port = port.to_string();
+    pub fn matrix(&self, port: u16, proto: &str, milliseconds: u64) -> Matrix {
+        let (port, time) = (port.to_string(), milliseconds.to_string());
         let output =
-            self.lab(&["matrix", "--port", &port, "--proto", proto, "--timeout-ms", "300", "-o", "json"]);
+            self.lab(&["matrix", "--port", &port, "--proto", proto, "--timeout-ms", &time, "-o", "json"]);
         serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
             panic!(
                 "lab matrix: {error}: {}{}",

@@ -23,7 +23,7 @@ pub fn until<T>(
 }
 
 /// How much longer than expected a thing may take: tests share two cores, and none of them is timed.
-const SLACK: u64 = 4;
+const SLACK: u64 = 8;
 
 /// As [`until`], for what should take `seconds` at most, with slack; fails the test with what was seen last.
 #[track_caller]

@@ -8,7 +8,7 @@ use e2e::programs;
 fn plays(engine: &str) {
     let programs = programs();
     let output = Command::new(programs.join("lab"))
-        .args(["vm", "--engine", engine, "--timeout", "1500", "--"])
+        .args(["vm", "--engine", engine, "--timeout", "7200", "--"])
         .arg(programs.join("demo"))
         .args(["--act", "encapsulation"])
         .output()

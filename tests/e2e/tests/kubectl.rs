@@ -30,7 +30,7 @@ spec: {nodeName: n2, containers: [{name: c, image: lab/responder, ports: [{conta
     let pods = cluster.kubectl_ok(&["get", "pods", "-o", "wide"]);
     assert!(pods.contains("1/1") && pods.contains("Running") && pods.contains("10.65.7.7"), "{pods}");
 
-    cluster.kubectl_ok(&["delete", "pod", "anywhere", "fixed", "--timeout=30s"]);
+    cluster.kubectl_ok(&["delete", "pod", "anywhere", "fixed", "--timeout=180s"]);
     within(
         20,
         "addresses are released",
@@ -87,7 +87,7 @@ fn nonsense_is_refused_by_the_api_server_with_the_field_named() {
         head("GlobalNetworkPolicy").replace("bad", "good") + "{selector: app == 'fine', types: [Ingress]}";
     cluster.apply(&sound);
     let programmed = ["wait", "--for=condition=Programmed", "globalnetworkpolicies.projectcalico.org/good"];
-    cluster.kubectl_ok(&[&programmed[..], &["--timeout=60s"]].concat());
+    cluster.kubectl_ok(&[&programmed[..], &["--timeout=300s"]].concat());
 
     // Without it objects are stored all the same; back again, it refuses again.
     cluster.lab_ok(&["stop", "controllers"]);

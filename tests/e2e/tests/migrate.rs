@@ -76,14 +76,13 @@ fn a_cluster_of_calico_moves_in_and_back_without_losing_a_packet() {
     within(20, "what Calico left and nobody wants is gone", rules, is_swept);
     // A kernel without IPIP is no fault of the move.
     let is_fine = |finding: &Value| finding["ok"] != false || finding["reason"].to_string().contains("tunl0");
-    let verified = verify();
-    assert!(verified.as_array().unwrap().iter().all(is_fine), "{verified:#}");
+    within(30, "all is as it should be", verify, |verified| verified.as_array().unwrap().iter().all(is_fine));
     assert_eq!(tunnel_addresses(&cluster), tunnels);
     let sealed = objects(&cluster, "ipamblocks.crd.projectcalico.org");
     assert!(sealed.iter().all(|block| block["spec"]["unallocated"] == json!([])), "{sealed:?}");
 
     // DEL of a pod that Calico made, and ADD of ours.
-    cluster.kubectl_ok(&["delete", "pod", "p3", "--timeout=30s"]);
+    cluster.kubectl_ok(&["delete", "pod", "p3", "--timeout=180s"]);
     let held = || holder(&objects(&cluster, "ipamblocks.projectcalico.org"), "p3");
     within(20, "the address is released", held, Option::is_none);
     let routes = || cluster.exec("n1", &["ip", "route"]);
@@ -218,7 +217,7 @@ fn move_nodes(
     let (comes, leaves) = if verb == "apply" { ("ocicat", "calico") } else { ("calico", "ocicat") };
     let shown = format!("jsonpath={{.metadata.labels['{}']}}", LABEL.replace('.', "\\."));
     let of_node = |node: &str| cluster.kubectl_ok(&["get", "node", node, "-o", &shown]);
-    let mut arguments = vec!["migrate", verb, "--wait", "90"];
+    let mut arguments = vec!["migrate", verb, "--wait", "900"];
     nodes.iter().for_each(|node| arguments.extend(["--node", node]));
     let still: Vec<&'static str> = nodes.iter().copied().filter(|node| of_node(node) != comes).collect();
     let mut moving = start(cluster, &arguments);

@@ -28,9 +28,9 @@ fn running_pods_follow_and_a_connection_with_full_segments_goes_on() {
     follows(&cluster, 1400);
     carries(&cluster, 1400);
     stream.goes_on("with a smaller MTU");
-    let way = route_get(&cluster);
-    assert_eq!(way["mtu"], 1400, "{way}");
-    assert_eq!(way["nodes"][0]["route"]["protocol"], "bird", "{way}");
+    // Packets also take the way over the router, before the session between the nodes is up.
+    let is_learned = |way: &Value| way["mtu"] == 1400 && way["nodes"][0]["route"]["protocol"] == "bird";
+    let way = within(30, "the way that is told", || route_get(&cluster), is_learned);
     assert_eq!(way["nodes"].as_array().unwrap().len(), 2, "{way}");
 
     // Somebody else gave this pod its MTU: it keeps it.
@@ -69,7 +69,7 @@ fn carries(cluster: &Cluster, mtu: u32) {
     let address = cluster.address("p2");
     let ping = |size: u32| {
         let size = (size - HEADERS).to_string();
-        let command = ["ping", "-n", "-c1", "-W2", "-M", "do", "-s", &size, &address];
+        let command = ["ping", "-n", "-c1", "-W10", "-M", "do", "-s", &size, &address];
         cluster.lab(&[&["exec", "default/p1", "--"], &command[..]].concat()).status.success()
     };
     within(20, &format!("packets of {mtu} bytes go through"), || ping(mtu), |is_so| *is_so);
@@ -100,8 +100,7 @@ fn route_get(cluster: &Cluster) -> Value {
         ])
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let ways: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let ways: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
     ways[0].clone()
 }
 

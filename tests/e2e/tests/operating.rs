@@ -73,7 +73,7 @@ fn the_api_server_stays_away_and_pods_come_and_go_all_the_same() {
     let start = Instant::now();
     cluster.lab_ok(&["start", "apiserver"]);
     cluster.pod("late", "n2");
-    cluster.kubectl_ok(&["wait", "--for=condition=Ready", "pod/late", "--timeout=60s"]);
+    cluster.kubectl_ok(&["wait", "--for=condition=Ready", "pod/late", "--timeout=300s"]);
     eprintln!("a pod is Ready {:.1} s after the API server is back", start.elapsed().as_secs_f64());
 
     cluster.expect_probe("default/p1", "default/late", 80, "allowed");
@@ -179,6 +179,8 @@ fn with_pods(test: &str, options: &Options<'_>) -> Cluster {
         cluster.pod(&format!("p{node}"), &format!("n{node}"));
     }
     cluster.pods_ready();
+    // Sessions are compared with what they are from now on.
+    ["n1", "n2", "n3"].iter().for_each(|node| cluster.well_again(node));
     for (from, to) in PAIRS {
         cluster.expect_probe(&format!("default/{from}"), &format!("default/{to}"), 80, "allowed");
     }

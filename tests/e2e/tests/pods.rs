@@ -90,6 +90,12 @@ fn a_full_disk_refuses_pods_and_lets_none_of_their_addresses_go() {
 #[test]
 fn what_goes_while_api_server_and_agent_are_away_is_released_once() {
     let cluster = one_node("away");
+    // However long the rest takes, no address has rested before its end.
+    let configured = Command::new(programs().join("ocicat"))
+        .args(["ipam", "configure", "--cooldown", "3600"])
+        .env("KUBECONFIG", cluster.kubeconfig())
+        .status();
+    assert!(configured.unwrap().success());
     let runtime = Runtime::new(&cluster);
     let names: Vec<String> = (0..8).map(|number| format!("p{number}")).collect();
     names.iter().for_each(|name| runtime.pod(name, ""));

@@ -26,9 +26,9 @@ fn containerd_connects_and_disconnects_pods_as_the_kubelet_asks() {
     assert!(status == 0 && inside.contains(&format!("inet {address}/32")), "{inside}");
     // The pod itself, and the node's port by way of the chained plugin.
     for url in [format!("http://{address}/"), "http://172.20.0.11:8080/".to_owned()] {
-        let page =
-            || containerd.on_node("busybox", &["timeout", "5", "busybox", "wget", "-q", "-O", "-", &url]);
-        assert_eq!(page(), "hello\n", "{url}");
+        // The container runs; its program takes a moment to listen.
+        let get = ["timeout", "10", "busybox", "wget", "-q", "-O", "-", &url];
+        within(20, &url, || containerd.try_on_node("busybox", &get), |page| page == "hello\n");
     }
 
     // A containerd that is killed disturbs no pod, and knows it again.
@@ -45,7 +45,7 @@ fn containerd_connects_and_disconnects_pods_as_the_kubelet_asks() {
     containerd.cri.remove_pod_sandbox(&sandbox).unwrap();
     containerd.cri.remove_pod_sandbox(&sandbox).unwrap();
     let address = containerd.cri.addresses(&second).unwrap().remove(0);
-    containerd.on_node("ping", &["-c", "1", "-W", "2", &address]);
+    containerd.on_node("ping", &["-c", "1", "-w", "60", &address]);
     one_holder(&cluster, &second);
     containerd.cri.stop_pod_sandbox(&second).unwrap();
     containerd.cri.remove_pod_sandbox(&second).unwrap();
@@ -94,7 +94,7 @@ fn podman_connects_containers_without_a_cluster_in_mind() {
     let inside = podman.ok(&["exec", "two", "ip", "addr", "show", "eth0"]);
     assert!(inside.contains("02:00:5e:00:53:01") && inside.contains("10.65.0.200/32"), "{inside}");
     for address in [one.as_str(), "10.65.0.200"] {
-        podman.on_node("ping", &["-c", "1", "-W", "2", address]);
+        podman.on_node("ping", &["-c", "1", "-w", "60", address]);
     }
     within(10, "both hold an address", || holders(&cluster), |held| held.len() == 2);
 

@@ -129,6 +129,12 @@ max_conf_num = 1
         self.room.run(program, arguments)
     }
 
+    /// Standard output of a command there, which may fail.
+    pub fn try_on_node(&self, program: &str, arguments: &[&str]) -> String {
+        let output = self.room.command(program).args(arguments).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     pub fn conflist(&self) -> Value {
         self.room.conflist()
     }

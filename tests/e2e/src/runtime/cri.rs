@@ -21,7 +21,7 @@ pub struct Cri {
 }
 
 /// How long one call may take.
-const LIMIT: Duration = Duration::from_secs(90);
+const LIMIT: Duration = Duration::from_secs(300);
 
 impl Cri {
     /// Connects; `None` when nobody answers yet.
