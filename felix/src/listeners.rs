@@ -111,15 +111,16 @@ mod tests {
         Server::new(false, |_| Response::text(Status::Ok, "here"))
     }
 
-    async fn free_address() -> SocketAddr {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    /// Of an IP address that no other test has, so that nobody takes the port meanwhile.
+    async fn free_address(test: u8) -> SocketAddr {
+        let listener = TcpListener::bind((Ipv4Addr::new(127, 99, 1, test), 0)).await.unwrap();
         listener.local_addr().unwrap()
     }
 
     #[tokio::test]
     async fn a_server_moves_and_stops() {
         let mut server = server();
-        let (first, second) = (free_address().await, free_address().await);
+        let (first, second) = (free_address(1).await, free_address(2).await);
 
         server.listen(Some(first)).await.unwrap();
         assert!(TcpStream::connect(first).await.is_ok());
@@ -135,7 +136,7 @@ mod tests {
     async fn an_address_that_is_taken_leaves_the_old_one() {
         let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let mut server = server();
-        let first = free_address().await;
+        let first = free_address(3).await;
         server.listen(Some(first)).await.unwrap();
 
         let address = taken.local_addr().unwrap();
@@ -147,7 +148,7 @@ mod tests {
     #[tokio::test]
     async fn the_same_port_on_all_addresses_is_taken_over() {
         let mut server = server();
-        let first = free_address().await;
+        let first = free_address(4).await;
         server.listen(Some(first)).await.unwrap();
 
         let all = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), first.port());

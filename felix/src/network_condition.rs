@@ -160,6 +160,8 @@ mod tests {
         for (line, expected) in [("HTTP/1.1 503 No\r\n\r\n", false), ("HTTP/1.1 200 OK\r\n\r\n", true)] {
             let (answer, ()) = tokio::join!(is_ready(address), async {
                 let (mut stream, _) = listener.accept().await.unwrap();
+                // What is closed unread is reset.
+                assert!(stream.read(&mut [0; 512]).await.unwrap() > 0);
                 stream.write_all(line.as_bytes()).await.unwrap();
             });
             assert_eq!(answer, expected);

@@ -83,7 +83,7 @@ fn a_kill_at_any_moment_of_an_apply_is_mended_by_the_next_run() {
         applier.wait().unwrap();
 
         let mut next = Node::here();
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + Duration::from_secs(120);
         loop {
             // A program that it had started may still end its work.
             next.dataplane.resync(next.now);

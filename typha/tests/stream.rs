@@ -15,7 +15,7 @@ use serde_json::json;
 use tokio::sync::mpsc::Receiver;
 use tokio::time::timeout;
 
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(120);
 
 fn anywhere() -> SocketAddr {
     "127.0.0.1:0".parse().unwrap()

@@ -84,7 +84,20 @@ async fn client(server: &ApiServer, handle: &Handle) -> kube::Client {
     kube::Client::try_from(kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.unwrap()).unwrap()
 }
 
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// Connections may keep the port of a listener that is closed for a moment.
+async fn rebind(address: SocketAddr) -> TcpListener {
+    let free = async {
+        loop {
+            match TcpListener::bind(address) {
+                Ok(listener) => return listener,
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, free).await.expect("the port becomes free")
+}
 
 /// The next update for which `wanted` holds; all on the way are put into `seen`.
 async fn until(updates: &mut Receiver<Update>, seen: &mut Vec<Update>, wanted: impl Fn(&Update) -> bool) {
@@ -344,7 +357,7 @@ async fn a_watch_survives_the_api_server_and_tells_only_what_differs() {
     let api = cluster.api("projectcalico.org/v3", "IPPool", None);
     api.delete("goes", &Default::default()).await.unwrap();
     cluster.make("IPPool", "comes", json!({"cidr": "10.67.0.0/16"})).await.unwrap();
-    cluster.handle = Some(cluster.server.serve(vec![TcpListener::bind(address).unwrap()]).unwrap());
+    cluster.handle = Some(cluster.server.serve(vec![rebind(address).await]).unwrap());
 
     let mut after = Vec::new();
     until(

@@ -457,12 +457,21 @@ fn leftovers_of_the_other_backend_go_and_others_rules_stay() {
 
 #[test]
 fn a_lock_that_is_held_is_named_and_waited_for() {
+    // Everybody on the machine waits for the lock that all share: this test is in a process with a lock of its own.
+    let Some(path) = std::env::var_os("XTABLES_LOCKFILE") else {
+        let path = std::env::temp_dir().join(format!("xtables-{}.lock", std::process::id()));
+        let mut own = std::process::Command::new(std::env::current_exe().unwrap());
+        own.args(["--exact", "a_lock_that_is_held_is_named_and_waited_for"]).env("XTABLES_LOCKFILE", &path);
+        let output = own.output().unwrap();
+        let _ = std::fs::remove_file(&path);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        return;
+    };
     in_new_netns(|| {
         let mut tables = open(Backend::Legacy);
         wants(&mut tables);
-        // Everybody on the machine waits for it, so it is held for a moment only.
         tables.driver_mut().set_lock_patience(Duration::from_millis(20));
-        let lock = std::fs::File::create("/run/xtables.lock").unwrap();
+        let lock = std::fs::File::create(path).unwrap();
         lock.lock().unwrap();
 
         let refused = tables.apply(clock()).unwrap().failed;

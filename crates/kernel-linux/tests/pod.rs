@@ -54,8 +54,8 @@ fn pod_and_host_reach_each_other_in_both_families() {
         run("ip", &["route", "add", "10.65.0.2/32", "dev", "cali1"]);
         run("ip", &["-6", "route", "add", "fd00:65::2/128", "dev", "cali1"]);
         pod.run(|| {
-            run("ping", &["-c1", "-W2", "192.0.2.1"]);
-            run("ping", &["-c1", "-W2", "fd00:1::1"]);
+            run("ping", &["-c1", "-w30", "192.0.2.1"]);
+            run("ping", &["-c1", "-w30", "fd00:1::1"]);
             let neighbours = run("ip", &["neigh", "show", "169.254.1.1"]);
             assert!(neighbours.contains("lladdr ee:ee:ee:ee:ee:ee PERMANENT"), "{neighbours}");
             Ok(())

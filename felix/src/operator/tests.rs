@@ -22,7 +22,7 @@ use crate::settings::Overrides;
 use crate::worker::tests::Node;
 
 /// A deadline for what should take milliseconds.
-const DEADLINE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(120);
 
 /// An agent over a kernel in memory, with one client.
 struct Agent {

@@ -375,7 +375,7 @@ fn endpoint_up(id: &str) -> EndpointUp {
         host_interface: "cali68caf03a5f4".to_owned(),
         addresses: vec!["10.65.0.1".to_owned()],
         mac: vec![2, 0, 0, 0, 0, 1],
-        timeout_ms: 0,
+        timeout_ms: 60_000,
     }
 }
 

@@ -177,7 +177,9 @@ impl Typha {
     /// All at once: no goodbye, no flush.
     pub fn kill(mut self) -> SocketAddr {
         if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
+            // Nothing of it may still hear of what comes next. A thread that runs tasks may not wait itself.
+            let end = move || runtime.shutdown_timeout(Duration::from_secs(60));
+            std::thread::spawn(end).join().unwrap();
         }
         self.address
     }
