@@ -62,17 +62,22 @@ pub(crate) fn add(context: &Context) -> Result<Success, CniError> {
 }
 
 fn connect(context: &Context, netns: &Netns, made: &mut Made) -> Result<Success, CniError> {
+    let mut watch = context.log.stopwatch();
     let mut plan = plan(context, made)?;
+    watch.lap("addresses");
     let mut host = Rtnl::open().map_err(|error| CniError::kernel("cannot talk to the kernel", error))?;
     if let Some((interface, mac)) = create(context, netns, &mut host, &plan, made)? {
         // The first ADD made it all: a failure of this one must not take it away.
         *made = Made::default();
         (plan.interface, plan.mac) = (interface, mac);
     }
+    watch.lap("link");
     // The agent programs the node's side while this process configures the pod's.
     let announced = announce(context, &plan, made)?;
     let inside_works = configure(context, netns, &mut host, &plan);
+    watch.lap("pod's side");
     let outside_works = announced.wait().map_err(|error| error.into_cni(&context.subject()));
+    watch.lap("rest of the wait for the agent");
     inside_works?;
     outside_works?;
     context.log.info(format_args!("{} has {:?}", plan.host_interface, plan.addresses));

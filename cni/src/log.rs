@@ -7,7 +7,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::config::{Level, LogConfig};
 
@@ -49,6 +49,11 @@ impl Log {
         self.write(Level::Debug, &message);
     }
 
+    /// Says at debug what the time goes into.
+    pub fn stopwatch(&self) -> Stopwatch<'_> {
+        Stopwatch { log: self, last: Instant::now() }
+    }
+
     fn write(&self, level: Level, message: &dyn fmt::Display) {
         if level > self.level {
             return;
@@ -69,6 +74,21 @@ impl Log {
         if level <= Level::Warn || self.level == Level::Debug {
             let _ = io::stderr().write_all(line.as_bytes());
         }
+    }
+}
+
+/// Times the stages of a verb.
+pub struct Stopwatch<'a> {
+    log: &'a Log,
+    last: Instant,
+}
+
+impl Stopwatch<'_> {
+    /// A stage is over.
+    pub fn lap(&mut self, stage: &str) {
+        let now = Instant::now();
+        self.log.debug(format_args!("{stage}: {} µs", now.duration_since(self.last).as_micros()));
+        self.last = now;
     }
 }
 

@@ -21,8 +21,8 @@ const JUDGE_PATIENCE: Duration = Duration::from_secs(30);
 pub enum Command {
     /// News from the datastore, and when it came.
     Updates(Vec<Update>, Instant),
-    /// A pod's interface exists; `programmed` is told when route and policy are in the kernel.
-    EndpointUp { endpoint: LocalEndpoint, programmed: Option<oneshot::Sender<()>> },
+    /// A pod's interface exists.
+    EndpointUp { endpoint: LocalEndpoint, waiter: Option<Waiter> },
     /// A pod's interface is gone or about to go.
     EndpointDown(HostInterface),
     /// What is in the kernel for a pod, after reading back from the kernel if asked to.
@@ -41,6 +41,15 @@ pub enum Command {
     KubeProxy { nftables: bool },
     /// End the thread and leave everything as it is.
     Stop,
+}
+
+/// Somebody who waits for a pod's endpoint.
+#[derive(Debug)]
+pub struct Waiter {
+    /// Is told when route and policy are in the kernel, and when that was.
+    pub programmed: oneshot::Sender<Instant>,
+    /// Since when.
+    pub since: Instant,
 }
 
 /// Sends to the dataplane's thread; cheap to clone.
@@ -65,9 +74,10 @@ impl Dataplane {
     }
 
     /// Announces an endpoint; the receiver resolves when it is programmed.
-    pub fn endpoint_up(&self, endpoint: LocalEndpoint) -> oneshot::Receiver<()> {
+    pub fn endpoint_up(&self, endpoint: LocalEndpoint) -> oneshot::Receiver<Instant> {
         let (programmed, receiver) = oneshot::channel();
-        self.send(Command::EndpointUp { endpoint, programmed: Some(programmed) });
+        let waiter = Waiter { programmed, since: Instant::now() };
+        self.send(Command::EndpointUp { endpoint, waiter: Some(waiter) });
         receiver
     }
 

@@ -8,7 +8,7 @@ use felix_calc::Change;
 use felix_dataplane::{Dataplane, Failed, Kind, Ports, Report, Status};
 use model::SettingNote;
 
-use crate::metrics::{Kind as KindLabel, Metrics, Reason};
+use crate::metrics::{AddStage, Kind as KindLabel, Metrics, Reason};
 
 /// Remembers what was logged.
 pub struct Journal {
@@ -82,6 +82,11 @@ impl Journal {
         }
         self.metrics.problems.set(problems.len() as i64);
         self.problems = problems.to_vec();
+    }
+
+    /// An ADD was at a stage for so long.
+    pub fn add_stage(&self, stage: AddStage, took: Duration) {
+        self.metrics.add_stage(stage, took);
     }
 
     /// What the datastore told so long ago is in the kernel now.

@@ -1,6 +1,7 @@
 //! Figures about the agent in Prometheus' text format; names are Calico's where the meaning is the same.
 
 use std::sync::atomic::AtomicI64;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use probes::Response;
@@ -48,6 +49,8 @@ pub struct Metrics {
     pub cni_calls: Family<Call, Counter>,
     /// From the plugin's word that a pod's interface exists to its route and policy in the kernel, seconds.
     pub time_to_policy: Histogram,
+    /// What the time of ADDs goes into, by stage, seconds.
+    add_stages: Family<Stage, Histogram>,
     /// DELs whose addresses are still to be released.
     pub releases_pending: Level,
     /// Handles whose addresses nobody on this node seems to use.
@@ -104,6 +107,50 @@ struct Host {
     host: String,
 }
 
+/// What an ADD is at. Pods whose endpoints come in one turn of the dataplane share its stages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AddStage {
+    /// A request of the plugin is read.
+    Decode,
+    /// The pod's annotations, its addresses.
+    Allocate,
+    /// The plugin makes the veth, between its two requests.
+    Link,
+    /// The endpoint is kept on disk.
+    Store,
+    /// It waits for the dataplane's turn before.
+    Queue,
+    /// What the pod needs is calculated and rendered.
+    Calculate,
+    /// Sets, chains and dispatch are written into the kernel.
+    Policy,
+    /// Route, neighbour and sysctls are.
+    Routes,
+    /// The plugin is answered.
+    Reply,
+}
+
+impl AddStage {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Decode => "decode",
+            Self::Allocate => "allocate",
+            Self::Link => "link",
+            Self::Store => "store",
+            Self::Queue => "queue",
+            Self::Calculate => "calculate",
+            Self::Policy => "policy",
+            Self::Routes => "routes",
+            Self::Reply => "reply",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Stage {
+    stage: &'static str,
+}
+
 impl Kind {
     pub fn new(kind: impl Into<String>) -> Self {
         Self { kind: kind.into() }
@@ -133,6 +180,9 @@ impl Metrics {
             resync_state: Level::default(),
             cni_calls: Family::default(),
             time_to_policy: Histogram::new(exponential_buckets(0.001, 2.0, 15)),
+            add_stages: Family::new_with_constructor(|| {
+                Histogram::new(exponential_buckets(0.000_05, 2.0, 15))
+            }),
             releases_pending: Level::default(),
             ipam_suspects: Level::default(),
             ipam_reclaimed: Counter::default(),
@@ -229,6 +279,11 @@ impl Metrics {
             self.time_to_policy.clone(),
         );
         r.register(
+            "felix_cni_add_stage_seconds",
+            "What the time of ADDs goes into; decode, allocate, link (the plugin makes the veth), store, queue, calculate, policy, routes, reply",
+            self.add_stages.clone(),
+        );
+        r.register(
             "felix_releases_pending",
             "Deleted containers whose addresses are still to be released",
             self.releases_pending.clone(),
@@ -264,6 +319,11 @@ impl Metrics {
     /// Figures that are read when somebody scrapes.
     pub fn collect(&self, collector: Box<dyn Collector>) {
         self.registry.lock().register_collector(collector);
+    }
+
+    /// An ADD was at a stage for so long.
+    pub fn add_stage(&self, stage: AddStage, took: Duration) {
+        self.add_stages.get_or_create(&Stage { stage: stage.as_str() }).observe(took.as_secs_f64());
     }
 
     /// `/metrics`

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use proto::node::{Reply, Request};
@@ -45,8 +45,8 @@ pub fn bind(path: &Path) -> Result<UnixListener> {
     Ok(listener)
 }
 
-/// Answers every request with what `answer` says; never returns.
-pub async fn serve<F>(listener: UnixListener, answer: impl Fn(Request) -> F + Send + Sync + 'static)
+/// Answers every request with what `answer` says, which is told when the connection came; never returns.
+pub async fn serve<F>(listener: UnixListener, answer: impl Fn(Request, Instant) -> F + Send + Sync + 'static)
 where
     F: Future<Output = Reply> + Send,
 {
@@ -74,10 +74,11 @@ where
 
 async fn call<F: Future<Output = Reply>>(
     mut stream: UnixStream,
-    answer: &impl Fn(Request) -> F,
+    answer: &impl Fn(Request, Instant) -> F,
 ) -> Result<()> {
+    let came = Instant::now();
     let request = timeout(PATIENCE, read(&mut stream)).await.context("the client sends no request")??;
-    let reply = answer(request).await;
+    let reply = answer(request, came).await;
     let bytes = encode_frame(&reply);
     timeout(PATIENCE, stream.write_all(&bytes)).await.context("the client takes no reply")??;
     Ok(())

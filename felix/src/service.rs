@@ -22,7 +22,7 @@ use crate::command::{Command, Dataplane};
 use crate::del_queue::{DelQueue, Waiting};
 use crate::endpoint_store::{EndpointStore, StoredEndpoint, check_container_id, handle, pod_key};
 use crate::handle_locks::HandleLocks;
-use crate::metrics::{Call as CallLabels, Metrics};
+use crate::metrics::{AddStage, Call as CallLabels, Metrics};
 use crate::reclaim::Adds;
 use felix_dataplane::EndpointState;
 
@@ -77,8 +77,11 @@ pub struct NodeService<A, P> {
 struct Refusal(Failure, String);
 
 impl<A: Addresses, P: Pods> NodeService<A, P> {
-    /// Answers one request.
-    pub async fn answer(&self, request: Request) -> Reply {
+    /// Answers one request, whose connection came at `came`.
+    pub async fn answer(&self, request: Request, came: Instant) -> Reply {
+        if matches!(request.call, Some(Call::Allocate(_) | Call::EndpointUp(_))) {
+            self.metrics.add_stage(AddStage::Decode, came.elapsed());
+        }
         let (name, outcome) = match request.call {
             Some(Call::Allocate(call)) => ("Allocate", self.allocate(call).await),
             Some(Call::EndpointUp(call)) => ("EndpointUp", self.endpoint_up(call).await),
@@ -102,6 +105,7 @@ impl<A: Addresses, P: Pods> NodeService<A, P> {
     }
 
     async fn allocate(&self, call: Allocate) -> Result<Outcome, Refusal> {
+        let began = Instant::now();
         let attachment = attachment(call.attachment.clone())?;
         let pod = pod_key(&attachment.namespace, &attachment.pod, &attachment.container_id);
         let PodSettings { interface_prefix, mtu } = self.settings.read().clone();
@@ -119,6 +123,8 @@ impl<A: Addresses, P: Pods> NodeService<A, P> {
             requests.unmanaged
         };
         addresses.sort();
+        self.adds.goes_on(&handle(&attachment.network, &attachment.container_id), Instant::now());
+        self.metrics.add_stage(AddStage::Allocate, began.elapsed());
         Ok(Outcome::Allocated(Allocated {
             addresses: addresses.iter().map(IpAddr::to_string).collect(),
             mtu,
@@ -237,16 +243,21 @@ impl<A: Addresses, P: Pods> NodeService<A, P> {
         if self.adds.were_taken_back(&handle) {
             return Err(retry("this ADD took so long that its addresses were taken back"));
         }
+        let storing = Instant::now();
         let stored = self.store.lock().put(endpoint);
         stored.map_err(|error| retry(format!("store the endpoint: {error}")))?;
-        self.adds.end(&handle);
+        self.metrics.add_stage(AddStage::Store, storing.elapsed());
+        if let Some(heard) = self.adds.end(&handle) {
+            self.metrics.add_stage(AddStage::Link, started.saturating_duration_since(heard));
+        }
         let programmed = self.dataplane.endpoint_up(local.clone());
         let wait = match call.timeout_ms {
             0 => DEFAULT_WAIT,
             milliseconds => Duration::from_millis(milliseconds.into()).min(LONGEST_WAIT),
         };
         match timeout(wait, programmed).await {
-            Ok(Ok(())) => {
+            Ok(Ok(at)) => {
+                self.metrics.add_stage(AddStage::Reply, at.elapsed());
                 self.metrics.time_to_policy.observe(started.elapsed().as_secs_f64());
                 tracing::info!(pod = %local.pod, interface = local.interface, addresses = ?local.addresses,
                     milliseconds = started.elapsed().as_millis() as u64, "pod connected");
@@ -275,7 +286,7 @@ impl<A: Addresses, P: Pods> NodeService<A, P> {
     pub fn adopt(&self, endpoint: StoredEndpoint) -> std::io::Result<()> {
         let local = endpoint.local();
         let stored = self.store.lock().put(endpoint);
-        self.dataplane.send(Command::EndpointUp { endpoint: local, programmed: None });
+        self.dataplane.send(Command::EndpointUp { endpoint: local, waiter: None });
         stored.map(drop)
     }
 

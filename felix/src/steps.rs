@@ -585,9 +585,9 @@ fn serve_operator(
 
 fn serve_plugin(settings: &Settings, service: Arc<Service>, health: &Health) -> Result<()> {
     let listener = server::bind(&settings.socket)?;
-    tokio::spawn(server::serve(listener, move |request| {
+    tokio::spawn(server::serve(listener, move |request, came| {
         let service = service.clone();
-        async move { service.answer(request).await }
+        async move { service.answer(request, came).await }
     }));
     health.set_ready(Component::Socket);
     tracing::info!(socket = %settings.socket.display(), "CNI socket open");

@@ -19,10 +19,11 @@ use model::{
 use tokio::sync::{oneshot, watch};
 
 use crate::backend::Backends;
-use crate::command::Command;
+use crate::command::{Command, Waiter};
 use crate::connections::Connections;
 use crate::health::{Component, Health};
 use crate::journal::Journal;
+use crate::metrics::AddStage;
 use crate::mtu::Encapsulation;
 use crate::pod_mtus::PodMtus;
 use crate::pod_options::PodOptions;
@@ -34,6 +35,7 @@ use crate::shaper::Shaper;
 use crate::strict::Strict;
 use crate::wireguard::OwnKeys;
 use crate::worker::strangers::Strangers;
+use crate::worker::turn::Turn;
 
 /// How long to wait for more news from the datastore before writing what came so far.
 const COALESCE: Duration = Duration::from_millis(3);
@@ -110,7 +112,8 @@ pub struct Worker<P: Ports> {
     /// Was the dataplane said to be ready?
     is_ready: bool,
     closed: BTreeMap<HostInterface, ClosedReason>,
-    waiting: BTreeMap<HostInterface, Vec<oneshot::Sender<()>>>,
+    waiting: BTreeMap<HostInterface, Vec<oneshot::Sender<Instant>>>,
+    turn: Turn,
     inspections: Vec<(HostInterface, oneshot::Sender<EndpointState>)>,
 }
 
@@ -149,6 +152,7 @@ impl<P: Ports> Worker<P> {
             is_ready: false,
             closed: BTreeMap::new(),
             waiting: BTreeMap::new(),
+            turn: Turn::begin(Instant::now()),
             inspections: Vec::new(),
         };
         for endpoint in parts.endpoints {
@@ -199,26 +203,13 @@ impl<P: Ports> Worker<P> {
                 self.arrived = Some(self.arrived.map_or(arrived, |earlier| earlier.min(arrived)));
                 updates.into_iter().for_each(|update| self.update(update));
             }
-            Command::EndpointUp { endpoint, programmed } => {
-                let interface = endpoint.interface.clone();
-                self.dataplane.link_changed(&interface);
-                self.pod_mtus.up(&interface, now);
-                self.connections.up(&endpoint);
-                for update in self.strangers.up(&endpoint, &self.node) {
-                    self.calc.apply(update);
+            Command::EndpointUp { endpoint, waiter } => {
+                if let Some(waiter) = &waiter {
+                    self.journal.add_stage(AddStage::Queue, now.saturating_duration_since(waiter.since));
                 }
-                self.calc.set_local_endpoint(interface.clone(), Some(endpoint));
-                if let Some(programmed) = programmed {
-                    self.waiting.entry(interface).or_default().push(programmed);
-                }
+                self.endpoint_up(endpoint, waiter, now);
             }
-            Command::EndpointDown(interface) => {
-                self.waiting.remove(&interface);
-                self.connections.down(&interface);
-                self.pod_mtus.down(&interface);
-                self.strangers.down(&interface).into_iter().for_each(|update| self.calc.apply(update));
-                self.calc.set_local_endpoint(interface, None);
-            }
+            Command::EndpointDown(interface) => self.endpoint_down(interface),
             Command::Inspect { interface, reread, reply } => {
                 if reread {
                     self.dataplane.resync(now);
@@ -242,6 +233,28 @@ impl<P: Ports> Worker<P> {
             // The answers behind every turn tell those who waited for it.
             Command::Flushed | Command::Stop => {}
         }
+    }
+
+    fn endpoint_up(&mut self, endpoint: LocalEndpoint, waiter: Option<Waiter>, now: Instant) {
+        let interface = endpoint.interface.clone();
+        self.dataplane.link_changed(&interface);
+        self.pod_mtus.up(&interface, now);
+        self.connections.up(&endpoint);
+        for update in self.strangers.up(&endpoint, &self.node) {
+            self.calc.apply(update);
+        }
+        self.calc.set_local_endpoint(interface.clone(), Some(endpoint));
+        if let Some(Waiter { programmed, .. }) = waiter {
+            self.waiting.entry(interface).or_default().push(programmed);
+        }
+    }
+
+    fn endpoint_down(&mut self, interface: HostInterface) {
+        self.waiting.remove(&interface);
+        self.connections.down(&interface);
+        self.pod_mtus.down(&interface);
+        self.strangers.down(&interface).into_iter().for_each(|update| self.calc.apply(update));
+        self.calc.set_local_endpoint(interface, None);
     }
 
     fn update(&mut self, update: Update) {
@@ -334,6 +347,7 @@ impl<P: Ports> Worker<P> {
     }
 
     fn apply(&mut self) {
+        self.turn = Turn::begin(Instant::now());
         for change in self.calc.flush() {
             self.note(&change);
             self.renderer.apply(change);
@@ -346,8 +360,13 @@ impl<P: Ports> Worker<P> {
         }
         let started = Instant::now();
         self.pod_mtus.apply_smaller(started);
-        let health = &self.health;
-        let report = self.dataplane.apply(started, || health.dataplane_busy(Instant::now()));
+        let (health, turn) = (&self.health, &mut self.turn);
+        turn.calculated(started);
+        let report = self.dataplane.apply(started, |step| {
+            let now = Instant::now();
+            health.dataplane_busy(now);
+            turn.stepped(step, now);
+        });
         self.connections.routes_gone();
         self.shaper.apply(started);
         self.pod_mtus.apply(started);
@@ -438,8 +457,9 @@ impl<P: Ports> Worker<P> {
                 return !waiters.is_empty();
             }
             for waiter in waiters.drain(..) {
+                self.turn.stages().into_iter().for_each(|(stage, took)| self.journal.add_stage(stage, took));
                 // Whoever waited may have given up.
-                let _ = waiter.send(());
+                let _ = waiter.send(Instant::now());
             }
             false
         });
@@ -503,3 +523,4 @@ mod problems;
 mod strangers;
 #[cfg(test)]
 pub(crate) mod tests;
+mod turn;

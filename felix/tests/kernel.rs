@@ -229,7 +229,7 @@ impl Node {
         }
         self.dataplane.want(self.renderer.flush());
         for _ in 0..20 {
-            self.dataplane.apply(self.now, || {});
+            self.dataplane.apply(self.now, |_| {});
             match self.dataplane.poll_timeout() {
                 Some(due) if due <= self.now + Duration::from_secs(10) => self.now = self.now.max(due),
                 _ => return,

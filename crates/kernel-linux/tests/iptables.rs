@@ -262,6 +262,44 @@ fn a_change_writes_only_its_chain() {
 }
 
 #[test]
+fn pods_are_inserted_into_the_dispatch_and_deleted_from_it() {
+    on_both_backends(|backend| {
+        let mut tables = open(backend);
+        wants(&mut tables);
+        pods(&mut tables, &["cali1", "cali2"]);
+        apply(&mut tables);
+        let goto = |pod: &str| format!("-i {pod} -g cali-fw-{pod}");
+
+        pods(&mut tables, &["cali1", "cali2", "cali3"]);
+        apply(&mut tables);
+        let front = [goto("cali3"), goto("cali1"), goto("cali2"), "-j DROP".to_owned()];
+        assert_eq!(rules(backend, "filter", "cali-from-wl-dispatch"), front);
+        assert_eq!(tables.resync().unwrap(), 0);
+
+        pods(&mut tables, &["cali2"]);
+        apply(&mut tables);
+        let left = [goto("cali2"), "-j DROP".to_owned()];
+        assert_eq!(rules(backend, "filter", "cali-from-wl-dispatch"), left);
+        assert!(rules(backend, "filter", "cali-fw-cali1").is_empty());
+        assert_eq!(tables.resync().unwrap(), 0);
+    });
+}
+
+/// Wants the dispatch to these pods, and of `cali1` to `cali3` no others.
+fn pods(tables: &mut Iptables<IptablesTools>, interfaces: &[&str]) {
+    for pod in ["cali1", "cali2", "cali3"] {
+        let chain = chain(&format!("cali-fw-{pod}"), &[returns()]);
+        tables.set_chain(FILTER, chain.name.clone(), interfaces.contains(&pod).then_some(chain));
+    }
+    let goto = |pod: &&str| {
+        let chain = ChainName::limited("cali-fw-", pod);
+        PacketRule::new(RuleAction::Goto(chain)).when(Match::InInterface(InterfaceMatch::named(pod)))
+    };
+    let dispatch: Vec<_> = interfaces.iter().map(goto).chain([dropped()]).collect();
+    set(tables, FILTER, chain("cali-from-wl-dispatch", &dispatch));
+}
+
+#[test]
 fn a_table_that_fails_names_its_line_and_stops_no_other() {
     on_both_backends(|backend| {
         let mut tables = open(backend);

@@ -7,6 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha224, Sha256};
 
+use crate::iptables_chain::dispatch_front;
 use crate::iptables_text::rule_text;
 use crate::packet_rule::PacketRule;
 
@@ -113,11 +114,17 @@ pub struct Hook {
 
 /// The hash comment of each rule: 16 characters that cover the chain's name, the rule's place and all rules
 /// before it, so that equal hashes mean an equal chain. For rules that are always appended to a kernel chain,
-/// `chain` is `<CHAIN>*appends*`.
+/// `chain` is `<CHAIN>*appends*`. In a chain that leads to pods the rules at the front have no place: neither their
+/// own hashes nor those behind them cover the others at the front, so that one more changes none.
 pub fn chain_hashes(chain: &str, rules: &[PacketRule]) -> Vec<String> {
-    let mut hash = Sha224::digest(chain);
+    let front = dispatch_front(chain, rules);
+    let start = Sha224::digest(chain);
+    let mut hash = start;
     let mut hashes = Vec::with_capacity(rules.len());
-    for rule in rules {
+    for (place, rule) in rules.iter().enumerate() {
+        if place <= front {
+            hash = start;
+        }
         let mut next = Sha224::new();
         let rule = rule_text(rule);
         next.update(hash);

@@ -5,41 +5,11 @@ use std::fmt::Write;
 
 use model::ChainInsertMode;
 
-use crate::iptables::{Chain, ChainName, Hook, HookName, IptablesTable, chain_hashes};
+use crate::iptables::{ChainName, Hook, HookName, IptablesTable, chain_hashes};
+use crate::iptables_chain::{Difference, HashedChain};
 use crate::iptables_save::{SavedRule, SavedTable};
 use crate::iptables_text::rule_text;
 use crate::packet_rule::PacketRule;
-
-/// A chain with its hashes, computed once.
-#[derive(Clone, Debug)]
-pub(crate) struct HashedChain {
-    pub(crate) chain: Chain,
-    pub(crate) hashes: Vec<Box<str>>,
-}
-
-impl HashedChain {
-    pub(crate) fn new(chain: Chain) -> Self {
-        let hashes = chain_hashes(chain.name.as_str(), &chain.rules);
-        Self { hashes: hashes.into_iter().map(String::into_boxed_str).collect(), chain }
-    }
-}
-
-impl HashedChain {
-    /// Where the kernel's rules, by their hashes, begin to differ: what is wanted there, and what is there.
-    pub(crate) fn compared(&self, actual: Option<&Vec<Box<str>>>) -> (String, Option<String>) {
-        let count = self.hashes.len();
-        let Some(actual) = actual else { return (format!("{count} rules"), None) };
-        let first = self.hashes.iter().zip(actual).take_while(|(wanted, has)| wanted == has).count();
-        match self.chain.rules.get(first) {
-            Some(rule) => {
-                let there = if first < actual.len() { "another rule" } else { "no rule" };
-                let intended = format!("rule {} of {count}: {}", first + 1, rule_text(rule));
-                (intended, Some(format!("{there} at this place; {} rules in all", actual.len())))
-            }
-            None => (format!("{count} rules"), Some(format!("{} rules", actual.len()))),
-        }
-    }
-}
 
 /// What one table should hold.
 #[derive(Clone, Debug, Default)]
@@ -52,7 +22,10 @@ pub(crate) struct DesiredTable {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Plan {
     pub(crate) write: BTreeSet<ChainName>,
+    /// Nothing that is wanted leads to them.
     pub(crate) delete: BTreeSet<ChainName>,
+    /// Chains that hold all that is wanted, and rules at their front that are to go.
+    pub(crate) trim: BTreeSet<ChainName>,
     /// Chains that are not ours and in which our rules are to be changed.
     pub(crate) hooks: BTreeSet<Box<str>>,
 }
@@ -60,11 +33,10 @@ pub(crate) struct Plan {
 impl Plan {
     /// Compares everything.
     pub(crate) fn new(desired: &DesiredTable, saved: &SavedTable, mode: ChainInsertMode) -> Self {
-        let is_wrong = |hashed: &&HashedChain| saved.ours.get(&hashed.chain.name) != Some(&hashed.hashes);
-        let write = desired.chains.values().filter(is_wrong).map(|h| h.chain.name.clone()).collect();
-        let is_unwanted = |name: &&ChainName| !desired.chains.contains_key(*name);
-        let delete = saved.ours.keys().filter(is_unwanted).cloned().collect();
-        let mut plan = Self { write, delete, hooks: BTreeSet::new() };
+        let mut plan = Self::default();
+        for name in desired.chains.keys().chain(saved.ours.keys()) {
+            plan.look_at_chain(name, desired, saved);
+        }
         for name in saved.foreign.keys() {
             plan.look_at_hook(name, desired, saved, mode);
         }
@@ -79,11 +51,15 @@ impl Plan {
     pub(crate) fn look_at_chain(&mut self, name: &ChainName, desired: &DesiredTable, saved: &SavedTable) {
         self.write.remove(name);
         self.delete.remove(name);
-        match (desired.chains.get(name), saved.ours.get(name)) {
-            (Some(wanted), actual) if actual != Some(&wanted.hashes) => self.write.insert(name.clone()),
-            (None, Some(_)) => self.delete.insert(name.clone()),
-            _ => true,
+        self.trim.remove(name);
+        let actual = saved.ours.get(name);
+        let place = match desired.chains.get(name).map(|wanted| wanted.difference(actual)) {
+            Some(Difference::Whole | Difference::Missing) => &mut self.write,
+            Some(Difference::Former) => &mut self.trim,
+            None if actual.is_some() => &mut self.delete,
+            Some(Difference::None) | None => return,
         };
+        place.insert(name.clone());
     }
 
     /// Compares our rules in one chain of others' anew.
@@ -107,24 +83,80 @@ impl Plan {
         }
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.write.is_empty() && self.delete.is_empty() && self.hooks.is_empty()
+    /// Is there anything that should not wait?
+    pub(crate) fn writes(&self) -> bool {
+        !self.write.is_empty() || !self.hooks.is_empty()
     }
 
-    /// The transaction that writes chains and hooks, and takes every reference from what is to be deleted.
+    /// Is there anything to take away that harms nobody?
+    pub(crate) fn takes_away(&self) -> bool {
+        !self.delete.is_empty() || !self.trim.is_empty()
+    }
+
+    /// Leaves for later what harms nobody.
+    pub(crate) fn put_off(&mut self) {
+        self.delete.clear();
+        self.trim.clear();
+    }
+
+    /// How many chains and hooks it concerns, and how many of these may wait.
+    pub(crate) fn count(&self) -> (usize, usize) {
+        let later = self.delete.len() + self.trim.len();
+        (self.write.len() + self.hooks.len() + later, later)
+    }
+
+    /// The transaction that writes chains and hooks.
     pub(crate) fn write_section(
         &self,
         table: IptablesTable,
         desired: &DesiredTable,
         saved: &SavedTable,
         mode: ChainInsertMode,
-    ) -> String {
-        transaction(table, |text| {
-            // Declaring a chain makes it, or empties it.
-            self.write.iter().chain(&self.delete).for_each(|name| push_declaration(text, name));
-            self.write.iter().for_each(|name| push_chain(text, &desired.chains[name]));
-            self.push_hooks(text, desired, saved, mode);
+    ) -> Option<String> {
+        self.writes().then(|| {
+            transaction(table, |text| {
+                // Declaring a chain makes it, or empties it.
+                let is_whole = |name: &&ChainName| self.grows(name, desired, saved).is_none();
+                self.write.iter().filter(is_whole).for_each(|name| push_declaration(text, name));
+                for name in &self.write {
+                    let hashed = &desired.chains[name];
+                    match self.grows(name, desired, saved) {
+                        // Each goes to the front, so the first comes last.
+                        Some(actual) => hashed
+                            .missing(actual)
+                            .rev()
+                            .for_each(|(hash, rule)| push_rule(text, "-I", name.as_str(), hash, rule)),
+                        None => push_chain(text, hashed),
+                    }
+                }
+                self.push_hooks(text, desired, saved, mode);
+            })
         })
+    }
+
+    /// What a chain holds that only lacks rules at its front.
+    fn grows<'a>(
+        &self,
+        name: &ChainName,
+        desired: &DesiredTable,
+        saved: &'a SavedTable,
+    ) -> Option<&'a [Box<str>]> {
+        let actual = saved.ours.get(name)?;
+        (desired.chains.get(name)?.difference(Some(actual)) == Difference::Missing).then_some(actual)
+    }
+
+    /// What a chain of `write` holds when the plan is carried out.
+    pub(crate) fn written(
+        &self,
+        name: &ChainName,
+        desired: &DesiredTable,
+        saved: &SavedTable,
+    ) -> Vec<Box<str>> {
+        let hashed = &desired.chains[name];
+        match self.grows(name, desired, saved) {
+            Some(actual) => hashed.missing(actual).map(|(hash, _)| hash).chain(actual).cloned().collect(),
+            None => hashed.hashes.clone(),
+        }
     }
 
     /// For a table that was refused as a whole: a transaction that makes the chains which do not exist yet, so
@@ -163,10 +195,7 @@ impl Plan {
             })
         };
         let mut sections: Vec<String> = self.write.iter().map(chain).collect();
-        sections.push(transaction(table, |text| {
-            self.delete.iter().for_each(|name| push_declaration(text, name));
-            self.push_hooks(text, desired, saved, mode);
-        }));
+        sections.push(transaction(table, |text| self.push_hooks(text, desired, saved, mode)));
         sections
     }
 
@@ -188,18 +217,34 @@ impl Plan {
         }
     }
 
-    /// The transaction that deletes chains, which nobody refers to any more. Separate, because nftables refuses
-    /// to delete a chain in the transaction that takes away the last reference, and so that a foreign
-    /// reference does not undo the rest.
-    pub(crate) fn delete_section(&self, table: IptablesTable) -> Option<String> {
-        if self.delete.is_empty() {
-            return None;
+    /// The transactions that take away what is not wanted: one that takes every reference from chains that go, one
+    /// that deletes them. Separate, because nftables refuses to delete a chain in the transaction that takes away
+    /// the last reference, and so that a foreign reference does not undo the rest.
+    pub(crate) fn delete_sections(
+        &self,
+        table: IptablesTable,
+        desired: &DesiredTable,
+        saved: &SavedTable,
+    ) -> Vec<String> {
+        let mut sections = Vec::new();
+        if self.takes_away() {
+            sections.push(transaction(table, |text| {
+                self.delete.iter().for_each(|name| push_declaration(text, name));
+                for name in &self.trim {
+                    let actual = saved.ours.get(name).map(Vec::as_slice).unwrap_or_default();
+                    let former = desired.chains[name].former(actual);
+                    former.for_each(|(hash, rule)| push_rule(text, "-D", name.as_str(), hash, rule));
+                }
+            }));
         }
-        Some(transaction(table, |text| {
-            self.delete.iter().for_each(|name| {
-                let _ = writeln!(text, "-X {name}");
-            });
-        }))
+        if !self.delete.is_empty() {
+            sections.push(transaction(table, |text| {
+                self.delete.iter().for_each(|name| {
+                    let _ = writeln!(text, "-X {name}");
+                });
+            }));
+        }
+        sections
     }
 }
 

@@ -100,8 +100,8 @@ impl Retries {
             plan.hooks.clear();
             held.insert((table, Part::Hooks));
         }
-        if !plan.delete.is_empty() && waits(Part::Stale) {
-            plan.delete.clear();
+        if plan.takes_away() && waits(Part::Stale) {
+            plan.put_off();
             held.insert((table, Part::Stale));
         }
         held

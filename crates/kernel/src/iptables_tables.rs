@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use model::ChainInsertMode;
 
 use crate::iptables::{Chain, ChainName, Hook, HookName, IptablesTable};
-use crate::iptables_plan::{DesiredTable, HashedChain, Plan, hook_hashes};
+use crate::iptables_chain::HashedChain;
+use crate::iptables_plan::{DesiredTable, Plan, hook_hashes};
 use crate::iptables_retries::{Part, Refused, Retries, pause};
 use crate::iptables_save::{Saved, SavedRule, SavedTable, parse_save};
 
@@ -81,6 +82,11 @@ pub struct Iptables<D> {
     /// What `saved` lacks of `desired`, kept as both change: an apply costs what it changes.
     plans: BTreeMap<IptablesTable, Plan>,
     retries: Retries,
+    /// How long what is to go, and harms nobody, is gathered; and when that is over.
+    patience: Duration,
+    take_away_at: Option<Instant>,
+    /// Was nothing written yet?
+    is_first: bool,
     /// How often in a row nothing could be read, and when that is tried again.
     unreadable: Option<(u32, Instant)>,
 }
@@ -96,8 +102,19 @@ impl<D: IptablesDriver> Iptables<D> {
             fingerprint: None,
             plans: BTreeMap::new(),
             retries: Retries::default(),
+            patience: Duration::ZERO,
+            take_away_at: None,
+            is_first: true,
             unreadable: None,
         }
+    }
+
+    /// Gathers for so long what is to go: chains that nothing leads to, and rules that lead to these. With
+    /// iptables-nft whoever writes next waits for what was taken away before.
+    #[must_use]
+    pub fn with_patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
     }
 
     /// Where jumps go in the kernel's chains.
@@ -117,7 +134,12 @@ impl<D: IptablesDriver> Iptables<D> {
             Some(chain) => {
                 debug_assert_eq!(chain.name, name);
                 self.retries.wish_changed(table, Part::Chain(name.clone()));
-                chains.insert(name.clone(), HashedChain::new(chain));
+                let mut hashed = HashedChain::new(chain);
+                if let Some(before) = chains.remove(&name) {
+                    let saved = self.saved.as_ref().and_then(|saved| saved.get(&table));
+                    hashed = hashed.in_place_of(before, saved.and_then(|saved| saved.ours.get(&name)));
+                }
+                chains.insert(name.clone(), hashed);
                 self.plan_chain(table, &name);
             }
             None => {
@@ -175,6 +197,7 @@ impl<D: IptablesDriver> Iptables<D> {
     /// Goes on with another driver, over what that one's kernel holds; what is wanted stays.
     pub fn replace_driver(&mut self, driver: D) -> D {
         (self.fingerprint, self.unreadable) = (None, None);
+        self.is_first = true;
         self.forget_saved();
         self.retries = Retries::default();
         std::mem::replace(&mut self.driver, driver)
@@ -211,7 +234,13 @@ impl<D: IptablesDriver> Iptables<D> {
     /// When the next try after a failure is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let unreadable = self.unreadable.map(|(_, at)| at);
-        unreadable.or_else(|| self.retries.poll_timeout())
+        let others = [self.retries.poll_timeout(), self.take_away_at];
+        unreadable.or_else(|| others.into_iter().flatten().min())
+    }
+
+    /// Is there something that goes a little later?
+    pub fn gathers(&self) -> bool {
+        self.take_away_at.is_some()
     }
 
     /// Does everything wait because nothing could be read?
@@ -242,9 +271,14 @@ impl<D: IptablesDriver> Iptables<D> {
                 let (intended, actual) = desired.chains[name].compared(saved.ours.get(name));
                 all.push((label(name.as_str()), Some(intended), actual));
             }
-            for name in &plan.delete {
+            // What goes a little later is as it is meant to be.
+            for name in plan.delete.iter().filter(|_| !self.gathers()) {
                 let rules = saved.ours.get(name).map_or(0, Vec::len);
                 all.push((label(name.as_str()), None, Some(format!("{rules} rules"))));
+            }
+            for name in plan.trim.iter().filter(|_| !self.gathers()) {
+                let (intended, actual) = desired.chains[name].compared(saved.ours.get(name));
+                all.push((label(name.as_str()), Some(intended), actual));
             }
             for name in &plan.hooks {
                 let is_wanted = desired.hooks.contains_key(&**name);
@@ -256,9 +290,11 @@ impl<D: IptablesDriver> Iptables<D> {
         all
     }
 
-    /// How many chains and hooks differ from what is wanted.
+    /// How many chains and hooks differ from what is wanted, but for what is meant to go a little later.
     pub fn pending(&self) -> usize {
-        self.plans.values().map(|plan| plan.write.len() + plan.delete.len() + plan.hooks.len()).sum()
+        let gathers = self.gathers();
+        let counts = self.plans.values().map(Plan::count);
+        counts.map(|(all, later)| if gathers { all - later } else { all }).sum()
     }
 
     pub fn driver(&self) -> &D {
@@ -308,9 +344,18 @@ impl<D: IptablesDriver> Iptables<D> {
         plans.retain(|table, plan| {
             let saved = self.saved.as_ref().and_then(|saved| saved.get(table)).unwrap_or(&none);
             held.append(&mut self.retries.hold_back(*table, plan, saved, now));
-            !plan.is_empty()
+            if self.take_away_at.is_some_and(|at| now < at) {
+                plan.put_off();
+            }
+            plan.writes() || plan.takes_away()
         });
         (plans, held)
+    }
+
+    /// Notes since when something is to go.
+    fn gather(&mut self, now: Instant, patience: Duration) {
+        let is_any = self.plans.values().any(Plan::takes_away);
+        self.take_away_at = self.take_away_at.or(Some(now + patience)).filter(|_| is_any);
     }
 
     fn apply_now(&mut self, now: Instant) -> io::Result<IptablesApplied> {
@@ -318,6 +363,11 @@ impl<D: IptablesDriver> Iptables<D> {
         if fresh {
             self.resync()?;
         }
+        // What an earlier run left goes at once.
+        self.gather(
+            now,
+            if std::mem::replace(&mut self.is_first, false) { Duration::ZERO } else { self.patience },
+        );
         let (mut plans, mut held) = self.due_plans(now);
         if !fresh && plans.values().any(|plan| !plan.hooks.is_empty()) {
             fresh = true;
@@ -337,6 +387,7 @@ impl<D: IptablesDriver> Iptables<D> {
             (plans, held) = self.due_plans(now);
             applied = self.restore(&plans);
         }
+        let is_apart = applied.failed.iter().any(|whole| whole.part == Part::Table);
         for whole in std::mem::take(&mut applied.failed) {
             let apart = match whole.part {
                 Part::Table => self.restore_apart(whole.table, &plans[&whole.table], &mut applied),
@@ -348,6 +399,13 @@ impl<D: IptablesDriver> Iptables<D> {
             }
         }
         self.retries.note(&applied.failed, &held, now);
+        if self.take_away_at.is_some_and(|at| at <= now) {
+            self.take_away_at = None;
+        }
+        // What was written in the end is not what the plan said.
+        if is_apart && applied.failed.is_empty() {
+            self.resync()?;
+        }
         Ok(applied)
     }
 
@@ -365,7 +423,7 @@ impl<D: IptablesDriver> Iptables<D> {
         let declare =
             RestoreSection { table, text: plan.declare_section(table, &self.desired[&table], saved) };
         let mut texts = plan.sections_apart(table, &self.desired[&table], saved, self.mode);
-        texts.extend(plan.delete_section(table));
+        texts.extend(plan.delete_sections(table, &self.desired[&table], saved));
         if !self.driver.restore(&[declare]).is_empty() {
             return None;
         }
@@ -387,16 +445,18 @@ impl<D: IptablesDriver> Iptables<D> {
     fn restore(&mut self, plans: &BTreeMap<IptablesTable, Plan>) -> IptablesApplied {
         let none = SavedTable::default();
         let mut applied = IptablesApplied::default();
-        let mut sections = Vec::new();
+        let (mut sections, mut parts) = (Vec::new(), Vec::new());
+        let saved = |table| self.saved.as_ref().and_then(|saved| saved.get(table)).unwrap_or(&none);
         for (table, plan) in plans {
-            let saved = self.saved.as_ref().and_then(|saved| saved.get(table)).unwrap_or(&none);
-            let text = plan.write_section(*table, &self.desired[table], saved, self.mode);
-            sections.push(RestoreSection { table: *table, text });
+            let text = plan.write_section(*table, &self.desired[table], saved(table), self.mode);
+            sections.extend(text.map(|text| RestoreSection { table: *table, text }));
+            parts.resize(sections.len(), Part::Table);
         }
-        let deletes = plans.iter().filter_map(|(table, plan)| {
-            plan.delete_section(*table).map(|text| RestoreSection { table: *table, text })
-        });
-        sections.extend(deletes);
+        for (table, plan) in plans {
+            let texts = plan.delete_sections(*table, &self.desired[table], saved(table));
+            sections.extend(texts.into_iter().map(|text| RestoreSection { table: *table, text }));
+            parts.resize(sections.len(), Part::Stale);
+        }
         if sections.is_empty() {
             return applied;
         }
@@ -405,8 +465,7 @@ impl<D: IptablesDriver> Iptables<D> {
         let failed = self.driver.restore(&sections);
         self.fingerprint = self.driver.fingerprint();
         for (index, error) in failed {
-            let table = sections[index].table;
-            let part = if index < plans.len() { Part::Table } else { Part::Stale };
+            let (table, part) = (sections[index].table, parts[index].clone());
             if !applied.failed.iter().any(|refused| refused.table == table) {
                 applied.failed.push(Refused { table, part, error });
             }
@@ -415,6 +474,7 @@ impl<D: IptablesDriver> Iptables<D> {
             if !applied.failed.iter().any(|refused| refused.table == *table) {
                 applied.chains_written += plan.write.len();
                 applied.chains_deleted += plan.delete.len();
+                applied.chains_written += plan.trim.len();
                 applied.hooks_written += plan.hooks.len();
                 self.note(*table, plan);
             }
@@ -428,10 +488,14 @@ impl<D: IptablesDriver> Iptables<D> {
         let Some(saved) = self.saved.as_mut() else { return };
         let saved = saved.entry(table).or_default();
         for name in &plan.write {
-            saved.ours.insert(name.clone(), desired.chains[name].hashes.clone());
+            let written = plan.written(name, desired, saved);
+            saved.ours.insert(name.clone(), written);
         }
         for name in &plan.delete {
             saved.ours.remove(name);
+        }
+        for name in &plan.trim {
+            saved.ours.insert(name.clone(), desired.chains[name].hashes.clone());
         }
         let none = Hook::default();
         for name in &plan.hooks {
@@ -443,7 +507,8 @@ impl<D: IptablesDriver> Iptables<D> {
             rules.splice(at..at, inserts.into_iter().map(ours));
             rules.extend(appends.into_iter().map(ours));
         }
-        plan.write.iter().chain(&plan.delete).for_each(|name| self.plan_chain(table, name));
+        let chains = plan.write.iter().chain(&plan.delete).chain(&plan.trim);
+        chains.for_each(|name| self.plan_chain(table, name));
         plan.hooks.iter().for_each(|name| self.plan_hook(table, name));
     }
 }

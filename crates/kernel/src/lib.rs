@@ -10,6 +10,7 @@ mod driver;
 mod ipset;
 mod ipset_table;
 mod iptables;
+mod iptables_chain;
 mod iptables_plan;
 mod iptables_retries;
 mod iptables_save;

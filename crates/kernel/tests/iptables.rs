@@ -151,9 +151,117 @@ fn a_chain_goes_after_the_last_jump_to_it_in_a_transaction_of_its_own() {
 
     assert_eq!(
         apply(&kernel, &mut tables),
-        "*filter\n:cali-FORWARD - [0:0]\n:cali-from - [0:0]\nCOMMIT\n*filter\n-X cali-from\nCOMMIT\n"
+        "*filter\n:cali-FORWARD - [0:0]\nCOMMIT\n*filter\n:cali-from - [0:0]\nCOMMIT\n*filter\n-X cali-from\nCOMMIT\n"
     );
     assert_eq!(kernel.chain(V4, FILTER, "cali-from"), None);
+}
+
+#[test]
+fn one_more_pod_is_inserted_and_takes_nothing_away() {
+    let kernel = FakeKernel::new();
+    let mut tables = tables(&kernel);
+    pods(&mut tables, &["cali1"]);
+    apply(&kernel, &mut tables);
+
+    pods(&mut tables, &["cali0", "cali1"]);
+
+    let written = apply(&kernel, &mut tables);
+    let lines: Vec<_> = written.lines().collect();
+    assert_eq!(lines[..2], ["*filter", ":cali-fw-cali0 - [0:0]"]);
+    assert!(lines[2].starts_with("-I cali-from-wl-dispatch "), "{written}");
+    assert!(lines[3].starts_with("-A cali-fw-cali0 "), "{written}");
+    assert_eq!(lines[4..], ["COMMIT"]);
+    let leaf = |pod: &str| format!("--in-interface {pod} --goto cali-fw-{pod}");
+    assert_eq!(chain(&kernel, DISPATCH), [leaf("cali0"), leaf("cali1"), "--jump DROP".to_owned()]);
+
+    // Its place is no matter: not now, and not for a later run.
+    pods(&mut tables, &["cali0", "cali1", "cali2"]);
+    apply(&kernel, &mut tables);
+    assert_eq!(chain(&kernel, DISPATCH)[0], leaf("cali2"));
+    assert_eq!(tables.resync().unwrap(), 0);
+    let mut later = self::tables(&kernel);
+    pods(&mut later, &["cali0", "cali1", "cali2"]);
+    assert_eq!(apply(&kernel, &mut later), "");
+}
+
+#[test]
+fn pods_that_leave_go_together_a_little_later() {
+    let start = clock();
+    let patience = Duration::from_secs(1);
+    let kernel = FakeKernel::new();
+    let mut tables = tables(&kernel).with_patience(patience);
+    pods(&mut tables, &["cali1", "cali2", "cali3"]);
+    tables.apply(start).unwrap();
+
+    pods(&mut tables, &["cali2", "cali3"]);
+    assert_eq!(tables.apply(start).unwrap().lines, 0);
+    pods(&mut tables, &["cali3", "cali4"]);
+    let applied = tables.apply(start + patience / 2).unwrap();
+    assert_eq!((applied.chains_written, applied.chains_deleted), (2, 0), "the new one waits for nobody");
+    assert_eq!((tables.poll_timeout(), tables.gathers()), (Some(start + patience), true));
+    assert!(tables.is_settled() && tables.differences().is_empty());
+    assert_eq!(chain(&kernel, DISPATCH).len(), 5);
+
+    kernel.state().restores.clear();
+    let applied = tables.apply(start + patience).unwrap();
+
+    assert_eq!((applied.chains_deleted, applied.failed.len()), (2, 0));
+    let written = kernel.state().restores.concat();
+    assert!(!written.contains("-A ") && !written.contains("-I "), "{written}");
+    let leaf = |pod: &str| format!("--in-interface {pod} --goto cali-fw-{pod}");
+    assert_eq!(chain(&kernel, DISPATCH), [leaf("cali4"), leaf("cali3"), "--jump DROP".to_owned()]);
+    assert_eq!(kernel.chain(V4, FILTER, "cali-fw-cali1"), None);
+    assert_eq!((tables.poll_timeout(), tables.gathers()), (None, false));
+    assert_eq!(tables.resync().unwrap(), 0);
+}
+
+#[test]
+fn a_pod_that_comes_back_before_its_chain_went_keeps_it() {
+    let start = clock();
+    let kernel = FakeKernel::new();
+    let mut tables = tables(&kernel).with_patience(Duration::from_secs(1));
+    pods(&mut tables, &["cali1", "cali2"]);
+    tables.apply(start).unwrap();
+    pods(&mut tables, &["cali2"]);
+    tables.apply(start).unwrap();
+
+    pods(&mut tables, &["cali1", "cali2"]);
+
+    assert_eq!(tables.apply(start).unwrap().lines, 0);
+    assert_eq!((tables.poll_timeout(), tables.is_settled()), (None, true));
+    assert_eq!(chain(&kernel, DISPATCH).len(), 3);
+}
+
+#[test]
+fn a_dispatch_that_somebody_has_emptied_is_written_anew() {
+    let kernel = FakeKernel::new();
+    let mut tables = tables(&kernel).with_patience(Duration::from_secs(1));
+    pods(&mut tables, &["cali1"]);
+    apply(&kernel, &mut tables);
+    kernel.state().chains.get_mut(&(V4, FILTER)).unwrap().rules.remove(DISPATCH);
+
+    pods(&mut tables, &["cali1", "cali2"]);
+    apply(&kernel, &mut tables);
+
+    assert_eq!(chain(&kernel, DISPATCH).len(), 3);
+    assert_eq!(tables.resync().unwrap(), 0);
+}
+
+const DISPATCH: &str = "cali-from-wl-dispatch";
+
+/// Wants these pods, and of those that the tests know no other.
+fn pods(tables: &mut Iptables<FakeIptables>, interfaces: &[&str]) {
+    for pod in ["cali0", "cali1", "cali2", "cali3", "cali4"] {
+        let name = ChainName::limited("cali-fw-", pod);
+        let chain = Chain { name: name.clone(), rules: [returns()].into() };
+        tables.set_chain(FILTER, name, interfaces.contains(&pod).then_some(chain));
+    }
+    let goto = |pod: &&str| {
+        let chain = ChainName::limited("cali-fw-", pod);
+        PacketRule::new(RuleAction::Goto(chain)).when(Match::InInterface(InterfaceMatch::named(pod)))
+    };
+    let rules: Vec<_> = interfaces.iter().map(goto).chain([dropped()]).collect();
+    set(tables, DISPATCH, &rules);
 }
 
 #[test]

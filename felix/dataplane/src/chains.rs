@@ -19,6 +19,8 @@ use crate::status::{Failed, Kind, Report, Status};
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// Others' writes lead to reading back at most so often.
 const SELDOM: Duration = Duration::from_millis(500);
+/// How long chains of pods that were deleted are gathered, to be taken away together.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// Longest pause between two looks after a write.
 const LAST_CHECK: Duration = Duration::from_secs(3600);
 /// Chains in which nothing may pass when they are not what they should be.
@@ -60,7 +62,7 @@ impl<D: IptablesDriver> Chains<D> {
     pub(crate) fn new(family: Family, driver: D) -> Self {
         Self {
             family,
-            iptables: Iptables::new(driver, ChainInsertMode::default()),
+            iptables: Iptables::new(driver, ChainInsertMode::default()).with_patience(PATIENCE),
             wanted: BTreeMap::new(),
             changed: BTreeSet::new(),
             blocked: BTreeMap::new(),
@@ -186,6 +188,11 @@ impl<D: IptablesDriver> Chains<D> {
             audit.differences.push(Difference { what, intended, actual });
         }
         audit
+    }
+
+    /// Are there chains that go a little later, and may refer to sets that are not wanted?
+    pub(crate) fn gathers(&self) -> bool {
+        self.iptables.gathers()
     }
 
     /// Is everything in the kernel, as far as is known?

@@ -55,6 +55,17 @@ impl From<&FelixConfiguration> for Refresh {
     }
 }
 
+/// What [`Dataplane::apply`] has just been at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Reading back what the kernel has of routes, neighbours and tunnels.
+    ReadBack,
+    /// Sets, chains and hooks.
+    Policy,
+    /// Routes, neighbours, sysctls and tunnels.
+    Routes,
+}
+
 /// See the crate's description.
 pub struct Dataplane<P: Ports> {
     pub(crate) ip_sets: SetStage<P::IpSets>,
@@ -444,21 +455,23 @@ impl<P: Ports> Dataplane<P> {
         }
     }
 
-    /// Brings the kernel to what is wanted, as far as it lets us. `progress` is called between steps.
-    pub fn apply(&mut self, now: Instant, mut progress: impl FnMut()) -> Report {
+    /// Brings the kernel to what is wanted, as far as it lets us. `progress` is called often, and told what was done.
+    pub fn apply(&mut self, now: Instant, mut progress: impl FnMut(Step)) -> Report {
         let mut report = Report::default();
-        self.read_back(now, &mut report, &mut progress);
-        self.apply_policy(now, &mut report, &mut progress);
+        self.read_back(now, &mut report, &mut || progress(Step::ReadBack));
+        self.apply_policy(now, &mut report, &mut || progress(Step::Policy));
         self.routes.apply(now, &mut report);
         self.neighbours.apply(now, &mut report);
-        progress();
+        progress(Step::Routes);
         self.sysctls.apply(now, &mut report);
         self.tunnels.apply(now, &mut report);
-        progress();
+        progress(Step::Routes);
         self.cluster.apply(now, &mut report);
-        progress();
-        self.ip_sets.apply_deletes(now, &mut report);
-        progress();
+        progress(Step::Routes);
+        if !self.chains.iter().any(Chains::gathers) {
+            self.ip_sets.apply_deletes(now, &mut report);
+        }
+        progress(Step::Policy);
         report
     }
 

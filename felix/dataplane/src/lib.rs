@@ -33,7 +33,7 @@ mod wireguard;
 
 pub use audit::{Audit, Difference, KindAudit};
 pub use cluster::ClusterDrivers;
-pub use dataplane::{Dataplane, Refresh};
+pub use dataplane::{Dataplane, Refresh, Step};
 pub use endpoint::EndpointState;
 pub use foreign::ForeignWriter;
 pub use ports::{Drivers, Ownership, Ports};

@@ -247,6 +247,8 @@ fn a_set_that_a_rule_of_others_holds_is_named_until_it_lets_go() {
     node.calc.apply(Update::Policy(deny_key(), None));
     node.add_pod("db", DB, "10.65.0.2");
     node.apply();
+    node.now = node.dataplane.poll_timeout().expect("the policy's chain goes a little later");
+    node.apply();
 
     assert_eq!(node.dataplane.endpoint(DB), EndpointState::Programmed);
     let status = node.dataplane.status();
@@ -320,6 +322,8 @@ fn a_deleted_pod_leaves_nothing() {
 
     node.remove_pod("web", WEB);
     node.apply();
+    assert_eq!(node.kernel.state().routes, routes, "routes go at once, chains with those of other pods");
+    node.settle();
 
     assert_eq!(node.kernel.state().routes, routes);
     assert_eq!(node.filter_chains(), chains);
@@ -790,7 +794,7 @@ impl Node {
             self.renderer.apply(change);
         }
         self.dataplane.want(self.renderer.flush());
-        self.dataplane.apply(self.now, || {})
+        self.dataplane.apply(self.now, |_| {})
     }
 
     /// Applies until nothing is due within the next ten seconds.

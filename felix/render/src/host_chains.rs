@@ -142,6 +142,7 @@ impl HostChains<'_> {
             root: branch.root,
             side: branch.side(),
             targets: &targets,
+            stems: &[],
             before: &[],
             apart: &BTreeSet::new(),
             otherwise: &otherwise,

@@ -166,6 +166,7 @@ impl<'a> Ipvs<'a> {
             root: SET_MARK,
             side: InterfaceSide::In,
             targets: &targets,
+            stems: &[],
             before: &[],
             apart: &BTreeSet::new(),
             otherwise: &otherwise,

@@ -132,7 +132,7 @@ fn pod(number: u8) -> LocalEndpoint {
 async fn explain_is_answered_and_shows_what_differs_in_the_kernel() {
     let mut agent = Agent::start("explain").await;
     for number in [1, 2] {
-        agent.dataplane.send(Command::EndpointUp { endpoint: pod(number), programmed: None });
+        agent.dataplane.send(Command::EndpointUp { endpoint: pod(number), waiter: None });
     }
     let mut answer = agent.call(&path("Explain"), &question()).await;
     let told: api::Explained = answer.next().await.unwrap();

@@ -40,9 +40,16 @@ impl Adds {
         true
     }
 
-    /// The ADD is done, or the container is gone: other evidence counts from now on.
-    pub fn end(&self, handle: &str) {
-        self.state.lock().begun.remove(handle);
+    /// The ADD has its addresses; the plugin goes on.
+    pub fn goes_on(&self, handle: &str, now: Instant) {
+        if let Some(heard) = self.state.lock().begun.get_mut(handle) {
+            *heard = now;
+        }
+    }
+
+    /// The ADD is done, or the container is gone: other evidence counts from now on. Returns when it was last heard of.
+    pub fn end(&self, handle: &str) -> Option<Instant> {
+        self.state.lock().begun.remove(handle)
     }
 
     /// Handles of ADDs under way.

@@ -302,9 +302,9 @@ impl Agent {
         });
         let listener = server::bind(&scratch.path().join("felix.sock")).unwrap();
         let answering = service.clone();
-        let server = tokio::spawn(server::serve(listener, move |request| {
+        let server = tokio::spawn(server::serve(listener, move |request, came| {
             let service = answering.clone();
-            async move { service.answer(request).await }
+            async move { service.answer(request, came).await }
         }));
         Self { scratch, service, downs, server }
     }
@@ -337,9 +337,9 @@ fn fake_dataplane(commands: &Receiver<Command>, programs: Programs, downs: &Mute
     let mut waiting = Vec::new();
     while let Ok(command) = commands.recv() {
         match command {
-            Command::EndpointUp { programmed: Some(programmed), .. } => match programs {
-                Programs::AtOnce => programmed.send(()).unwrap_or_default(),
-                Programs::Never => waiting.push(programmed),
+            Command::EndpointUp { waiter: Some(waiter), .. } => match programs {
+                Programs::AtOnce => _ = waiter.programmed.send(Instant::now()),
+                Programs::Never => waiting.push(waiter),
             },
             Command::EndpointDown(interface) => downs.lock().push(interface),
             Command::Inspect { reply, .. } => {

@@ -88,7 +88,7 @@ impl Agent {
             let stopwatch = Stopwatch::start();
             calc.flush().into_iter().for_each(|change| renderer.apply(change));
             dataplane.want(renderer.flush());
-            let report = dataplane.apply(Instant::now(), || {});
+            let report = dataplane.apply(Instant::now(), |_| {});
             took = stopwatch.stop();
             let beside = [Kind::Routes, Kind::Neighbours, Kind::Sysctls];
             let matters = |failed: &&Failed| !beside.contains(&failed.kind);

@@ -199,6 +199,7 @@ impl Renderer {
                     root,
                     side,
                     targets: &targets,
+                    stems: &rules.prefixes,
                     before: &before,
                     apart: &apart,
                     otherwise: &otherwise,

@@ -207,7 +207,7 @@ fn a_pod_without_policy_has_its_namespaces_profile() {
 --in-interface cali68caf03a5f4 --goto cali-fw-cali68caf03a5f4
 -m comment --comment \"Unknown interface\" --jump DROP
 ";
-    assert_eq!(filter("cali-from-wl-dispatch"), dispatch);
+    assert_eq!(filter("cali-from-wl-dispatch-68"), dispatch);
     let routes: Vec<_> =
         node.dataplane.routes.iter().map(|(key, route)| format!("{key:?} {route:?}")).collect();
     assert_eq!(routes.len(), 1, "{routes:?}");
@@ -315,9 +315,9 @@ fn a_pod_that_is_not_known_is_closed() {
 }
 
 #[test]
-fn dispatch_is_a_tree_by_the_next_character() {
+fn dispatch_to_pods_is_a_tree_by_the_next_two_characters() {
     let mut node = quiet_node();
-    for interface in ["cali10", "cali11", "cali20", "tap\";0"] {
+    for interface in ["cali101", "cali102", "cali200", "tap\";0"] {
         let key = model::PodKey::new("default", interface);
         node.calc.set_local_endpoint(interface.to_owned(), Some(node::local(&key, &[])));
     }
@@ -326,16 +326,21 @@ fn dispatch_is_a_tree_by_the_next_character() {
     let filter = |chain| node.dataplane.text(Family::V4, IptablesTable::Filter, chain);
     let root = "\
 --out-interface cali1+ --goto cali-to-wl-dispatch-1
---out-interface cali20 --goto cali-tw-cali20
+--out-interface cali2+ --goto cali-to-wl-dispatch-2
 -m comment --comment \"Unknown interface\" --jump DROP
 ";
     assert_eq!(filter("cali-to-wl-dispatch"), root);
-    let child = "\
---out-interface cali10 --goto cali-tw-cali10
---out-interface cali11 --goto cali-tw-cali11
+    let branch = "\
+--out-interface cali10+ --goto cali-to-wl-dispatch-10
 -m comment --comment \"Unknown interface\" --jump DROP
 ";
-    assert_eq!(filter("cali-to-wl-dispatch-1"), child);
+    assert_eq!(filter("cali-to-wl-dispatch-1"), branch);
+    let leaves = "\
+--out-interface cali101 --goto cali-tw-cali101
+--out-interface cali102 --goto cali-tw-cali102
+-m comment --comment \"Unknown interface\" --jump DROP
+";
+    assert_eq!(filter("cali-to-wl-dispatch-10"), leaves);
 }
 
 fn policy_with(rules: Vec<Rule>) -> Policy {

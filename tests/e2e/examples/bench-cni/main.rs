@@ -54,6 +54,7 @@ fn main() -> Outcome<()> {
     if is_wanted("packets") {
         first_packets(&node, &subjects[0], &pods)?;
     }
+    report::stages(&cluster.exec("n1", &["curl", "-s", "http://127.0.0.1:9099/metrics"]));
     Ok(())
 }
 

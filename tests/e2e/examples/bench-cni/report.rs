@@ -89,6 +89,20 @@ pub fn crowd(name: &str, samples: &Samples) {
     );
 }
 
+/// What the agent's ADDs went into, of the whole run, as it says itself.
+pub fn stages(metrics: &str) {
+    let value = |kind: &str, stage: &str| {
+        let start = format!("felix_cni_add_stage_seconds_{kind}{{stage=\"{stage}\"}} ");
+        metrics.lines().find_map(|line| line.strip_prefix(&start)?.parse::<f64>().ok())
+    };
+    println!("\nmean of the agent's stages, milliseconds");
+    for stage in ["decode", "allocate", "link", "store", "queue", "calculate", "policy", "routes", "reply"] {
+        if let (Some(sum), Some(count)) = (value("sum", stage), value("count", stage)) {
+            println!("{stage:<10} {:.3}", sum / count.max(1.0) * 1e3);
+        }
+    }
+}
+
 /// One way, microseconds: what the first packets took, those of the pod's next flow, and later ones.
 pub fn first_packet(how: &str, first: &[Duration], flow: &[Duration], warm: &[Duration]) {
     let micros = |times: &[Duration]| quantile(times.iter().copied(), 0.5) * 1e3;
