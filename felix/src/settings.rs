@@ -335,11 +335,11 @@ mod tests {
         assert_eq!(configuration.mtu, Some(1300));
         assert_eq!(configuration.chain_insert_mode, ChainInsertMode::Append);
         let notes: Vec<String> = configuration.notes.iter().map(ToString::to_string).collect();
-        assert_eq!(notes[0], "Guess=\"1\" of the configuration file is not known");
         assert!(
-            notes[1].starts_with("BPFLogLevel=\"info\" of the configuration file is not acted upon"),
+            notes[0].starts_with("BPFLogLevel=\"info\" of the configuration file is not acted upon"),
             "{notes:?}"
         );
+        assert_eq!(notes[1], "Guess=\"1\" of the configuration file is not known");
         assert_eq!(ignored.len(), 2);
     }
 

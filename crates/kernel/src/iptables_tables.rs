@@ -85,8 +85,8 @@ pub struct Iptables<D> {
     /// How long what is to go, and harms nobody, is gathered; and when that is over.
     patience: Duration,
     take_away_at: Option<Instant>,
-    /// Was nothing written yet?
-    is_first: bool,
+    /// Goes at once what is to go: at the first write, and when nothing is wanted any more.
+    is_hasty: bool,
     /// How often in a row nothing could be read, and when that is tried again.
     unreadable: Option<(u32, Instant)>,
 }
@@ -104,7 +104,7 @@ impl<D: IptablesDriver> Iptables<D> {
             retries: Retries::default(),
             patience: Duration::ZERO,
             take_away_at: None,
-            is_first: true,
+            is_hasty: true,
             unreadable: None,
         }
     }
@@ -115,6 +115,11 @@ impl<D: IptablesDriver> Iptables<D> {
     pub fn with_patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
+    }
+
+    /// What is to go goes at the next write, and waits for no more.
+    pub fn take_away_at_once(&mut self) {
+        self.is_hasty = true;
     }
 
     /// Where jumps go in the kernel's chains.
@@ -197,7 +202,7 @@ impl<D: IptablesDriver> Iptables<D> {
     /// Goes on with another driver, over what that one's kernel holds; what is wanted stays.
     pub fn replace_driver(&mut self, driver: D) -> D {
         (self.fingerprint, self.unreadable) = (None, None);
-        self.is_first = true;
+        self.is_hasty = true;
         self.forget_saved();
         self.retries = Retries::default();
         std::mem::replace(&mut self.driver, driver)
@@ -352,10 +357,12 @@ impl<D: IptablesDriver> Iptables<D> {
         (plans, held)
     }
 
-    /// Notes since when something is to go.
-    fn gather(&mut self, now: Instant, patience: Duration) {
+    /// Notes when what is to go goes.
+    fn gather(&mut self, now: Instant) {
+        let is_hasty = std::mem::take(&mut self.is_hasty);
+        let due = if is_hasty { now } else { now + self.patience };
         let is_any = self.plans.values().any(Plan::takes_away);
-        self.take_away_at = self.take_away_at.or(Some(now + patience)).filter(|_| is_any);
+        self.take_away_at = Some(self.take_away_at.map_or(due, |at| at.min(due))).filter(|_| is_any);
     }
 
     fn apply_now(&mut self, now: Instant) -> io::Result<IptablesApplied> {
@@ -363,11 +370,7 @@ impl<D: IptablesDriver> Iptables<D> {
         if fresh {
             self.resync()?;
         }
-        // What an earlier run left goes at once.
-        self.gather(
-            now,
-            if std::mem::replace(&mut self.is_first, false) { Duration::ZERO } else { self.patience },
-        );
+        self.gather(now);
         let (mut plans, mut held) = self.due_plans(now);
         if !fresh && plans.values().any(|plan| !plan.hooks.is_empty()) {
             fresh = true;

@@ -153,6 +153,7 @@ impl<D: IptablesDriver> Chains<D> {
             self.changed.insert((table, name));
         }
         self.iptables.clear_hooks();
+        self.iptables.take_away_at_once();
         self.unwritten.extend(IptablesTable::ALL);
         self.resync_at(now);
     }

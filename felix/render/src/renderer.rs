@@ -64,8 +64,8 @@ pub struct Renderer {
     static_dirty: bool,
     dispatch_dirty: bool,
     host_endpoints_dirty: bool,
-    /// What the dispatches to pods are made of, for one family as for the other.
-    dispatch_chains: BTreeSet<ChainName>,
+    /// What the dispatches to pods are made of.
+    dispatch_chains: BTreeSet<(Family, ChainName)>,
     /// What the host endpoints are made of.
     host_chains: BTreeSet<ChainKey>,
     static_chains: BTreeSet<ChainKey>,

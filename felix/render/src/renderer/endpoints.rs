@@ -44,7 +44,10 @@ impl Renderer {
         for address in &touched {
             self.neighbours.remove(&NeighbourKey { interface: interface.clone(), address: *address });
         }
-        self.dispatch_dirty |= old.is_none() || endpoint.is_none();
+        let families = |endpoint: &Option<Arc<ActiveEndpoint>>| {
+            endpoint.as_ref().map(|endpoint| self.families_of(endpoint))
+        };
+        self.dispatch_dirty |= families(&old) != families(&endpoint);
         let asks = |endpoint: &Option<Arc<ActiveEndpoint>>| {
             endpoint.as_ref().is_some_and(|endpoint| endpoint.options != PodOptions::default())
         };
@@ -77,7 +80,14 @@ impl Renderer {
         let interface = &endpoint.local.interface;
         let rules = self.rules.clone();
         let mut all_groups = Vec::new();
-        for family in self.families() {
+        let families = self.families_of(endpoint);
+        for family in Family::ALL.into_iter().filter(|family| !families.contains(family)) {
+            for direction in DIRECTIONS {
+                let chain = endpoint_chain(Way::Pod, direction, interface);
+                self.chains.remove(&(family, IptablesTable::Filter, chain));
+            }
+        }
+        for family in families {
             let context = Context::new(&rules, family, IptablesTable::Filter);
             for direction in DIRECTIONS {
                 let (policies, profiles) = (&self.policies, &self.profiles);
@@ -100,6 +110,18 @@ impl Renderer {
         let is_allowed = self.rules.source_spoofing && !endpoint.options.allowed_sources.is_empty();
         let rp_filter = if is_allowed { "0" } else { self.settings.rp_filter };
         self.sysctls.put(interface.clone(), sysctls(interface, self.settings.ipv6, rp_filter));
+    }
+
+    /// Families in which a pod has chains: those of its addresses. In another it is unknown, which is closed, and an
+    /// ADD has half as much to write. One that is closed by intent is so in all.
+    pub(super) fn families_of(&self, endpoint: &ActiveEndpoint) -> Vec<Family> {
+        let has = |family: &Family| {
+            let sources = &endpoint.options.allowed_sources;
+            endpoint.local.addresses.iter().any(|address| Family::of(*address) == *family)
+                || sources.iter().any(|net| net.family() == *family)
+        };
+        let own: Vec<Family> = self.families().filter(has).collect();
+        if own.is_empty() || is_closed(&self.rules, endpoint) { self.families().collect() } else { own }
     }
 
     /// Where two interfaces claim one address, the last by name has it: any rule will do that depends on
@@ -187,11 +209,12 @@ impl Renderer {
         let apart: BTreeSet<&str> = apart.iter().map(String::as_str).collect();
         for family in self.families() {
             let context = Context::new(&rules, family, IptablesTable::Filter);
+            let known = self.endpoints.iter().filter(|(_, pod)| self.families_of(pod).contains(&family));
+            let interfaces: Vec<String> = known.map(|(interface, _)| interface.clone()).collect();
             for (root, side, direction) in DISPATCHES {
-                let interfaces = self.endpoints.keys();
                 let target = |interface: &'_ str| endpoint_chain(Way::Pod, direction, interface);
                 let targets: BTreeMap<&str, ChainName> =
-                    interfaces.map(|interface| (interface.as_str(), target(interface))).collect();
+                    interfaces.iter().map(|interface| (interface.as_str(), target(interface))).collect();
                 let place = (direction, &DropReason::UnknownInterface);
                 let otherwise = context.dropped(place, Some("Unknown interface".to_owned()), &[]);
                 let before = before_dispatch(&context, direction);
@@ -206,13 +229,16 @@ impl Renderer {
                 };
                 let chains: Vec<Chain> = dispatch.render(context.is_nftables());
                 for chain in chains {
-                    wanted.insert(chain.name.clone());
+                    wanted.insert((family, chain.name.clone()));
                     self.put_chain(family, chain);
                 }
             }
         }
-        let stale: Vec<_> = self.dispatch_chains.difference(&wanted).cloned().collect();
-        self.remove_chains(stale);
+        for (family, name) in std::mem::take(&mut self.dispatch_chains) {
+            if !wanted.contains(&(family, name.clone())) {
+                self.chains.remove(&(family, IptablesTable::Filter, name));
+            }
+        }
         self.dispatch_chains = wanted;
     }
 }

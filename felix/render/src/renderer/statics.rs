@@ -69,17 +69,18 @@ impl Renderer {
             closed: self.closed_interfaces(),
             limits_packets: self.endpoints.values().any(|endpoint| limits_packets(endpoint)),
             host_roots: used_roots(&self.governed),
-            ipvs: self.ipvs_input(),
+            ipvs: self.ipvs_input(family),
             nat: self.nat_input(family),
         }
     }
 
     /// Where kube-proxy works in mode IPVS: whose packets it carries on.
-    fn ipvs_input(&self) -> Option<IpvsInput> {
+    fn ipvs_input(&self, family: Family) -> Option<IpvsInput> {
         if !self.ipvs {
             return None;
         }
-        let pods = self.endpoints.keys().map(|name| (name, Way::Pod, Direction::Egress));
+        let known = self.endpoints.iter().filter(|(_, pod)| self.families_of(pod).contains(&family));
+        let pods = known.map(|(name, _)| (name, Way::Pod, Direction::Egress));
         let hosts = self.governed.interfaces.keys().map(|name| (name, Way::Forward, Direction::Ingress));
         let chain =
             |(name, way, direction): (&String, _, _)| (name.clone(), endpoint_chain(way, direction, name));

@@ -315,6 +315,34 @@ fn a_pod_that_is_not_known_is_closed() {
 }
 
 #[test]
+fn a_pod_has_chains_in_the_families_of_its_addresses() {
+    let mut node = quiet_node();
+    let web = node::pod("default", "web", "10.65.0.2", &[]);
+    node.apply([node::namespace("default", &[]), node::update(&web)]);
+    let of_web = |node: &Node, family| {
+        let text = |chain| node.dataplane.text(family, IptablesTable::Filter, chain);
+        let chains = node
+            .dataplane
+            .chains
+            .keys()
+            .filter(|(of, _, name)| *of == family && name.as_str().ends_with("-cali68caf03a5f4"));
+        (chains.count(), text("cali-from-wl-dispatch").contains("--goto"))
+    };
+    let unknown = "-m comment --comment \"Unknown interface\" --jump DROP\n";
+
+    node.add_local(node::local(&web.key, &web.addresses));
+    assert_eq!((of_web(&node, Family::V4), of_web(&node, Family::V6)), ((2, true), (0, false)));
+    assert_eq!(node.dataplane.text(Family::V6, IptablesTable::Filter, "cali-to-wl-dispatch"), unknown);
+
+    let both = ["10.65.0.2".parse().unwrap(), "fd00:65::2".parse().unwrap()];
+    node.add_local(node::local(&web.key, &both));
+    assert_eq!((of_web(&node, Family::V4), of_web(&node, Family::V6)), ((2, true), (2, true)));
+
+    node.add_local(node::local(&web.key, &both[1..]));
+    assert_eq!((of_web(&node, Family::V4), of_web(&node, Family::V6)), ((0, false), (2, true)));
+}
+
+#[test]
 fn dispatch_to_pods_is_a_tree_by_the_next_two_characters() {
     let mut node = quiet_node();
     for interface in ["cali101", "cali102", "cali200", "tap\";0"] {
