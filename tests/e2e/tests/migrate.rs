@@ -36,7 +36,7 @@ fn a_cluster_of_calico_moves_in_and_back_without_losing_a_packet() {
     let tunnels = tunnel_addresses(&cluster);
     as_calico_leaves_it(&cluster);
     let mut birds = BTreeMap::new();
-    NODES.iter().for_each(|node| _ = birds.insert(*node, Bird::start(&cluster, node)));
+    NODES.iter().for_each(|node| _ = birds.insert(*node, Some(Bird::start(&cluster, node))));
     for (from, to) in [("default/p2", "default/p1"), ("default/p1", "default/p2")] {
         cluster.expect_probe(from, to, 80, "allowed");
     }
@@ -110,6 +110,92 @@ fn a_cluster_of_calico_moves_in_and_back_without_losing_a_packet() {
     }
 }
 
+#[test]
+fn vxlan_goes_over_in_place_and_blocks_that_calico_takes_meanwhile_are_known() {
+    let cluster = Cluster::up("migrvx", &Options { nodes: 2, subnets: 1, tor: "none", ..Options::default() });
+    cluster.kubectl_ok(&[
+        "patch",
+        "ippool",
+        "default-ipv4-ippool",
+        "--type=merge",
+        "-p",
+        "{\"spec\":{\"ipipMode\":\"Never\",\"vxlanMode\":\"Always\"}}",
+    ]);
+    for (pod, node) in [("p1", "n1"), ("p2", "n2"), ("p3", "n1")] {
+        cluster.pod(pod, node);
+    }
+    cluster.pods_ready();
+    let addresses = ["p1", "p2", "p3"].map(|pod| cluster.address(pod));
+    for (node, to) in [("n1", &addresses[1]), ("n2", &addresses[0])] {
+        let way = || cluster.exec(node, &["ip", "route", "get", to]);
+        within(60, "packets go through VXLAN", way, |way| way.contains("dev vxlan.calico"));
+    }
+    // No speaker is here, and none of those that come is to wait for one.
+    cluster.apply(
+        "apiVersion: projectcalico.org/v3
+kind: BGPConfiguration
+metadata: {name: default}
+spec: {nodeToNodeMeshEnabled: false}
+",
+    );
+    as_calico_leaves_it(&cluster);
+    // Calico's agents on these nodes; what they wrote stands.
+    let mut calicos: Calicos = NODES.into_iter().map(|node| (node, None)).collect();
+    cluster.expect_probe("default/p2", "default/p1", 80, "allowed");
+    let links = || NODES.map(|node| cluster.exec(node, &["ip", "-o", "link", "show", "vxlan.calico"]));
+    let number = |link: &String| link.split(':').next().map(str::to_owned);
+    let before = links();
+    let ping = cluster.ping("default/p2", &addresses[0]);
+    let plan = said(&ocicat(&cluster, &["migrate", "plan", "-o", "json"]));
+    assert_eq!(plan["blocked"], false, "{plan:#}");
+
+    move_nodes(&cluster, "apply", &NODES[..1], &mut calicos);
+    let block = calico_takes_a_block(&cluster, "n2");
+    let copied = ocicat(&cluster, &["migrate", "apply", "--objects"]);
+    assert!(copied.status.success(), "{copied:?}");
+    let routes = || cluster.exec("n1", &["ip", "route"]);
+    within(60, "the new block of n2 is behind its tunnel", routes, |text| {
+        text.lines().any(|line| line.starts_with(&block) && line.contains("dev vxlan.calico"))
+    });
+    cluster.expect_probe("default/p1", "default/p2", 80, "allowed");
+    move_nodes(&cluster, "apply", &NODES, &mut calicos);
+
+    let tally = ping.stop().expect("ping ran");
+    assert_eq!(tally.lost(), 0, "{tally}");
+    assert!(tally.sent > 20, "{tally}");
+    assert_eq!(links().each_ref().map(number), before.each_ref().map(number), "links were made anew");
+    for (pod, address) in ["p1", "p2", "p3"].iter().zip(&addresses) {
+        assert_eq!(cluster.address(pod), *address);
+    }
+    cluster.expect_probe("default/p2", "default/p1", 80, "allowed");
+    cluster.expect_probe("default/p1", "default/p3", 80, "denied");
+}
+
+/// What an agent of Calico's does when its blocks are full; returns the block.
+fn calico_takes_a_block(cluster: &Cluster, node: &str) -> String {
+    let of_node = format!("host:{node}");
+    let blocks = objects(cluster, "ipamblocks.crd.projectcalico.org");
+    let mut block = blocks.into_iter().find(|block| block["spec"]["affinity"] == *of_node).unwrap();
+    let cidr = block["spec"]["cidr"].as_str().unwrap();
+    let octets: Vec<&str> = cidr.split('.').collect();
+    let cidr = format!("{}.{}.250.0/26", octets[0], octets[1]);
+    let name = cidr.replace(['.', '/'], "-");
+    block["metadata"] = json!({"name": name});
+    block["spec"]["cidr"] = json!(cidr);
+    block["spec"]["attributes"] = json!([]);
+    block["spec"]["allocations"] = json!(vec![Value::Null; 64]);
+    block["spec"]["unallocated"] = json!((0..64).collect::<Vec<u32>>());
+    block["spec"]["sequenceNumberForAllocation"] = json!({});
+    cluster.apply(&block.to_string());
+    let claim = json!({
+        "apiVersion": "crd.projectcalico.org/v1", "kind": "BlockAffinity",
+        "metadata": {"name": format!("{node}-{name}")},
+        "spec": {"cidr": cidr, "node": node, "state": "confirmed", "deleted": "false"},
+    });
+    cluster.apply(&claim.to_string());
+    cidr
+}
+
 /// Gives every node an address for `tunl0`, as a pool with IPIP between subnets does; these two need no tunnel.
 fn tunnel_addresses(cluster: &Cluster) -> Vec<(&'static str, String)> {
     let patch = ["patch", "ippool", "default-ipv4-ippool", "--type=merge", "-p"];
@@ -125,6 +211,9 @@ fn tunnel_address(cluster: &Cluster, node: &str) -> String {
     let path = "jsonpath={.metadata.annotations.projectcalico\\.org/IPv4IPIPTunnelAddr}";
     cluster.kubectl_ok(&["get", "node", node, "-o", path])
 }
+
+/// Nodes that are Calico's, with their speakers where there is one.
+type Calicos = BTreeMap<&'static str, Option<Bird>>;
 
 /// BIRD on a node, as Calico starts and configures it; it is killed as a container's processes are.
 struct Bird(Child);
@@ -208,12 +297,7 @@ fn where_there_is_no_calico_nothing_is_planned() {
 
 /// Runs a move of some nodes while agents come and go as labels say, and asserts that it ends well.
 #[track_caller]
-fn move_nodes(
-    cluster: &Cluster,
-    verb: &str,
-    nodes: &[&'static str],
-    birds: &mut BTreeMap<&'static str, Bird>,
-) {
+fn move_nodes(cluster: &Cluster, verb: &str, nodes: &[&'static str], birds: &mut Calicos) {
     let (comes, leaves) = if verb == "apply" { ("ocicat", "calico") } else { ("calico", "ocicat") };
     let shown = format!("jsonpath={{.metadata.labels['{}']}}", LABEL.replace('.', "\\."));
     let of_node = |node: &str| cluster.kubectl_ok(&["get", "node", node, "-o", &shown]);
@@ -241,7 +325,7 @@ fn move_nodes(
             cluster.lab_ok(&["start", node]);
             cluster.well_again(node);
         } else {
-            birds.insert(node, Bird::start(cluster, node));
+            birds.insert(node, Some(Bird::start(cluster, node)));
         }
         agent_pod(cluster, comes, node);
     }
