@@ -17,6 +17,9 @@ use tokio::sync::watch;
 /// Asks the kernel how it goes with the nodes behind WireGuard links.
 type Read = Box<dyn Fn() -> io::Result<BTreeMap<WireguardPeerKey, WireguardSession>> + Send + Sync>;
 
+/// Of a session, what is counted.
+type Figure = fn(&WireguardSession) -> u64;
+
 /// One figure of each node that is talked with through WireGuard, while the configuration wants that.
 pub struct WireguardMetrics {
     node: String,
@@ -57,7 +60,7 @@ impl Collector for WireguardMetrics {
             interface: peer.interface.clone(),
             peer_key: peer.key.to_string(),
         };
-        let counters: [(_, _, fn(&WireguardSession) -> u64); 2] = [
+        let counters: [(_, _, Figure); 2] = [
             ("wireguard_bytes_rcvd", "Bytes that came from the node, with all that WireGuard adds", |one| {
                 one.received
             }),
