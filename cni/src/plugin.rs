@@ -2,6 +2,7 @@
 
 use std::env;
 use std::io::{self, IsTerminal, Read, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
@@ -33,8 +34,13 @@ pub(crate) enum Answer {
 
 type Failure = (CniVersion, CniError);
 
-/// The binary `calico`: the plugin, or the installer when it is called with arguments.
+/// The binary `calico`: the plugin, or the installer when it is called with arguments; `calico-ipam` when it is called by
+/// that name, so that the image needs one file for both.
 pub fn calico() -> ExitCode {
+    let called = env::args_os().next().map(PathBuf::from);
+    if called.is_some_and(|path| path.file_name().is_some_and(|name| name == "calico-ipam")) {
+        return calico_ipam();
+    }
     run("calico", calico_verb)
 }
 

@@ -109,6 +109,12 @@ fn it_installs_the_plugins(podman: &Podman, place: &Path) {
     for plugin in ["calico", "calico-ipam", "loopback", "portmap"] {
         assert!(node.join(plugin).is_file(), "{plugin}");
     }
+    // One file in the image, and two plugins.
+    for plugin in ["calico", "calico-ipam"] {
+        let said = Command::new(node.join(plugin)).arg("--version").output().unwrap();
+        let said = String::from_utf8_lossy(&said.stdout).into_owned();
+        assert!(said.starts_with(&format!("{plugin} ")), "{plugin}: {said}");
+    }
 }
 
 /// Labels, and the list of what it is made of.
