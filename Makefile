@@ -5,7 +5,7 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 BIN := $(TARGET_DIR)/debug
 JOBS ?= 2
 
-.PHONY: help setup build image measure-ops measure-requests test-vm test-wireguard cni-static demo test check fmt bench bench-bgp bench-cni bench-codec bench-dataplane bench-speaker bench-calc bench-policy bench-typha deny
+.PHONY: help setup build image measure-ops measure-requests measure-switch test-vm test-wireguard cni-static demo test check fmt bench bench-bgp bench-cni bench-codec bench-dataplane bench-speaker bench-calc bench-policy bench-typha deny
 
 help: ## lists the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -42,6 +42,10 @@ measure-ops: build ## upgrade, rollback, outage and node replacement under traff
 
 measure-requests: build ## memory and processor of the programs of a node, with the shipped manifest; PROGRAMS=DIRECTORY for others than this build's
 	scripts/measure-requests $(or $(PROGRAMS),$(BIN))
+
+measure-switch: build ## a pool turned through IPIP, VXLAN and direct routing under traffic, in a virtual machine; ENGINE=uml for the other one
+	$(CARGO) build -q -p e2e --example live-switch -j$(JOBS)
+	$(BIN)/lab vm --engine $(or $(ENGINE),qemu) --timeout 3000 -- $(BIN)/examples/live-switch
 
 check: ## format, lints
 	$(CARGO) fmt --all --check
