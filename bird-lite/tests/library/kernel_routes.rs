@@ -174,6 +174,39 @@ fn equal_paths_become_one_route_with_every_next_hop_once() {
 }
 
 #[test]
+fn each_of_equal_paths_has_the_encapsulation_of_its_own_next_hop() {
+    let cluster = cluster_with(ipip(EncapMode::CrossSubnet));
+
+    let (_, hops) = installed(&cluster, THERE, &learned(&[ON_LINK, FAR, "198.51.100.8"], None));
+
+    assert_eq!(hops, [lan(ON_LINK), tunnel("198.51.100.8"), tunnel(FAR)]);
+}
+
+#[test]
+fn a_node_with_several_links_leaves_by_the_one_that_leads_to_the_next_hop() {
+    let cluster = cluster_with(ipip(EncapMode::CrossSubnet));
+    // A second link to the node's own subnet's neighbour, and one of point-to-point kind.
+    let fib = Fib::new([
+        route("192.0.2.0/24", None, "eth0"),
+        route("192.0.2.9/32", None, "eth1"),
+        route("192.0.2.8/32", Some("192.0.2.253"), "eth0"),
+    ]);
+    let context = Context { cluster: &cluster, fib: &fib, tunnel_up: true };
+    let hop = |gateway: &str, link: &str| NextHop { interface: Some(link.to_owned()), ..lan(gateway) };
+
+    for (next_hop, expected) in [
+        ("192.0.2.7", hop("192.0.2.7", "eth0")),
+        ("192.0.2.9", hop("192.0.2.9", "eth1")),
+        ("192.0.2.8", hop("192.0.2.253", "eth0")),
+    ] {
+        match decide(context, THERE, &from_mesh(next_hop)).1 {
+            Verdict::Install(hops) => assert_eq!(hops, [expected], "{next_hop}"),
+            other => panic!("{next_hop}: {other:?}"),
+        }
+    }
+}
+
+#[test]
 fn the_metric_mirrors_a_preference_of_ours_and_no_other() {
     let cases = [
         (Some(PREFERENCE_SUM - NORMAL_PRIORITY), NORMAL_PRIORITY),
