@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::fmt;
+use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -36,6 +37,8 @@ impl fmt::Display for Backend {
 
 /// Chains by which the kubelet and kube-proxy show which backend the cluster uses.
 const HINTS: [&str; 2] = ["KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY"];
+/// Names of the network namespace's tables of iptables-legacy; no file where the kernel does not have it loaded.
+const LEGACY_TABLES: &str = "/proc/thread-self/net/ip_tables_names";
 /// Seconds for which `iptables-restore` waits for the lock of iptables-legacy.
 const LOCK_WAIT: &str = "5";
 /// Arguments of `iptables-restore`.
@@ -78,7 +81,8 @@ impl Backend {
         if nft_probe(Family::V4).is_ok() && has(Backend::Nft) {
             return Some(Backend::Nft);
         }
-        (has_legacy_tables() && has(Backend::Legacy)).then_some(Backend::Legacy)
+        // Who asks legacy for a table makes the kernel have it, and every packet pass it.
+        (has_legacy_table("mangle") && has(Backend::Legacy)).then_some(Backend::Legacy)
     }
 
     /// The other one, in which an earlier run may have left rules.
@@ -97,9 +101,14 @@ impl Backend {
     }
 }
 
-/// Are tables of iptables-legacy loaded in this network namespace?
+/// Does the kernel have iptables-legacy loaded?
 fn has_legacy_tables() -> bool {
-    Path::new("/proc/thread-self/net/ip_tables_names").exists()
+    Path::new(LEGACY_TABLES).exists()
+}
+
+/// Is there a table of iptables-legacy in this network namespace?
+fn has_legacy_table(name: &str) -> bool {
+    fs::read_to_string(LEGACY_TABLES).is_ok_and(|text| text.lines().any(|line| line == name))
 }
 
 fn has_hint(text: &str) -> bool {
@@ -280,7 +289,7 @@ impl IptablesTools {
             Family::V4 => "/proc/thread-self/net/ip_tables_names",
             Family::V6 => "/proc/thread-self/net/ip6_tables_names",
         };
-        let is_loaded = || std::fs::read_to_string(names).is_ok_and(|names| !names.trim().is_empty());
+        let is_loaded = || fs::read_to_string(names).is_ok_and(|names| !names.trim().is_empty());
         let tools = Tools::new(backend, family);
         // Programs without a suffix are those that are in use.
         if tools.is_plain || backend == Backend::Legacy && !is_loaded() {

@@ -61,7 +61,7 @@ fn a_base_chain_is_only_there_when_something_is_decided_in_it() {
     let expected = [
         ("filter FORWARD", "-m conntrack --ctstate RELATED,ESTABLISHED --jump ACCEPT"),
         ("filter INPUT", "--in-interface cali+ --goto cali-wl-to-host"),
-        ("raw PREROUTING", "-m rpfilter --invert --validmark --jump cali-rpf"),
+        ("raw PREROUTING", "--in-interface cali+ -m rpfilter --invert --validmark --jump cali-rpf"),
     ];
     let first = |node: &Node| -> Vec<(String, String)> {
         let chains = base_chains(node).into_iter();
