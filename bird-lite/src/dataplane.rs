@@ -14,7 +14,7 @@ use crate::nexthop_objects::NexthopObjects;
 use crate::route_table::{RouteTable, Written};
 use bgp::{NextHopInterest, Speaker};
 use bgp_packet::Prefix;
-use kernel::{NexthopId, NexthopObject, PROTO_BIRD, Route, RouteKey, RouteKind};
+use kernel::{CARRIES_PODS, Link, NexthopId, NexthopObject, PROTO_BIRD, Route, RouteKey, RouteKind};
 use kernel_linux::{NexthopDriver, RouteDriver, RouteEvent, RouteOwner, Rtnl};
 use model::Cidr;
 use tokio::sync::mpsc;
@@ -99,7 +99,8 @@ impl Dataplane {
         let up = up.map(|link| (link.index, link.name)).collect();
         self.links_changed |= links != up;
         self.fib.set_links(up);
-        let up = self.rtnl.link_by_name(TUNNEL)?.is_some_and(|link| link.up);
+        let carries_pods = |link: &Link| link.up && link.alias.as_deref() == Some(CARRIES_PODS);
+        let up = self.rtnl.link_by_name(TUNNEL)?.is_some_and(|link| carries_pods(&link));
         Ok(std::mem::replace(&mut self.tunnel_up, up) != up)
     }
 

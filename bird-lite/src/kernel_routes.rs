@@ -77,7 +77,7 @@ pub enum Way {
 pub struct Context<'a> {
     pub cluster: &'a Cluster,
     pub fib: &'a Fib,
-    /// `tunl0` exists and is up.
+    /// `tunl0` exists, is up, and carries pods: the node agent has made their packets fit.
     pub tunnel_up: bool,
 }
 
@@ -131,7 +131,8 @@ impl Context<'_> {
                 onlink: true,
             }),
             Travel::Tunnel => Way::Missing(format!(
-                "{TUNNEL} is missing or down, and pool {} needs IPIP: load the kernel module ipip",
+                "pool {} needs IPIP, and {TUNNEL} is missing (load the kernel module ipip), down, or not yet said by felix \
+                 to carry pods",
                 pool.map_or("", |p| &p.name)
             )),
             Travel::Lan => match self.fib.resolve(next_hop) {

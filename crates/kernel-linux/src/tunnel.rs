@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 
-use kernel::{Driver, Failures, Tunnel};
+use kernel::{CARRIES_PODS, Driver, Failures, Link, Tunnel};
 
 use crate::nl::named;
+use crate::offload;
 use crate::rtnl::Rtnl;
 use crate::sysctl;
 
@@ -14,7 +15,8 @@ use crate::sysctl;
 /// different ways, and strict mode would drop one.
 const LOOSE: &str = "2";
 
-/// Writes `tunl0`: makes the link, its MTU, its only IPv4 address, loose `rp_filter`, and sets it up.
+/// Writes `tunl0`: makes the link, its MTU, its only IPv4 address, whether it carries pods (its alias), loose
+/// `rp_filter`, and sets it up.
 ///
 /// Deleting takes the addresses away and sets the link down; the link itself belongs to the kernel's module.
 pub struct TunnelDriver {
@@ -36,6 +38,10 @@ impl TunnelDriver {
             self.rtnl.set_mtu(link.index, mtu)?;
         }
         self.rtnl.set_only_ipv4(link.index, tunnel.address)?;
+        self.tell(&link, tunnel.carries_pods)?;
+        if tunnel.no_checksum_offload && offload::has_checksums(name) {
+            offload::switch_off_checksums(name)?;
+        }
         if !is_loose(name) {
             sysctl::write(&rp_filter(name), LOOSE)?;
         }
@@ -45,8 +51,18 @@ impl TunnelDriver {
         Ok(())
     }
 
+    /// Says, or takes back, that packets of pods may be sent through the link. Another's alias stays while nothing is said.
+    fn tell(&mut self, link: &Link, carries_pods: bool) -> io::Result<()> {
+        match carries_pods {
+            is_told if is_told == has_told(link) => Ok(()),
+            true => self.rtnl.set_alias(link.index, CARRIES_PODS),
+            false => self.rtnl.set_alias(link.index, ""),
+        }
+    }
+
     fn delete(&mut self, name: &str) -> io::Result<()> {
         let Some(link) = self.rtnl.link_by_name(name)? else { return Ok(()) };
+        self.tell(&link, false)?;
         self.rtnl.set_only_ipv4(link.index, None)?;
         self.rtnl.set_up(link.index, false)
     }
@@ -68,14 +84,18 @@ impl Driver for TunnelDriver {
                 IpAddr::V6(_) => None,
             })
             .collect();
-        let tunnel = match mine.as_slice() {
-            [] if !link.up => return Ok(BTreeMap::new()),
-            [] if is_loose(&self.name) => Tunnel { address: None, mtu: Some(link.mtu) },
-            [(address, 32)] if link.up && is_loose(&self.name) => {
-                Tunnel { address: Some(*address), mtu: Some(link.mtu) }
-            }
+        let address = match mine.as_slice() {
+            [] if !link.up && !has_told(&link) => return Ok(BTreeMap::new()),
+            [] if link.up && is_loose(&self.name) => None,
+            [(address, 32)] if link.up && is_loose(&self.name) => Some(*address),
             // Nobody wishes for this address, so it differs from whatever is wanted.
-            _ => Tunnel { address: Some(Ipv4Addr::UNSPECIFIED), mtu: None },
+            _ => Some(Ipv4Addr::UNSPECIFIED),
+        };
+        let tunnel = Tunnel {
+            address,
+            mtu: Some(link.mtu),
+            no_checksum_offload: !offload::has_checksums(&self.name),
+            carries_pods: has_told(&link),
         };
         Ok(BTreeMap::from([(self.name.clone(), tunnel)]))
     }
@@ -98,6 +118,10 @@ impl Driver for TunnelDriver {
     fn matches(desired: &Tunnel, actual: &Tunnel) -> bool {
         desired.is_realised_by(actual)
     }
+}
+
+fn has_told(link: &Link) -> bool {
+    link.alias.as_deref() == Some(CARRIES_PODS)
 }
 
 fn rp_filter(name: &str) -> String {

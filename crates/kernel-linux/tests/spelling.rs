@@ -66,31 +66,32 @@ fn matches(family: Family) -> Vec<Vec<Match>> {
 }
 
 /// Each with a table that takes it.
-fn actions(family: Family) -> Vec<(IptablesTable, Option<Match>, RuleAction)> {
+fn actions(family: Family) -> Vec<(IptablesTable, Vec<Match>, RuleAction)> {
     use IptablesTable::{Filter, Mangle, Nat, Raw};
     let address = match family {
         Family::V4 => "192.0.2.7".parse().unwrap(),
         Family::V6 => "2001:db8::7".parse().unwrap(),
     };
-    let tcp = || Some(protocol(Protocol::TCP, false));
+    let tcp = || vec![protocol(Protocol::TCP, false)];
     let ports = Some(PortRange { first: 32_768, last: 65_535 });
     let prefix = "D|e|gnp/a-policy.with-a-name/of-the-longest~_0123456789ab|12345";
     assert_eq!(prefix.len(), 63);
     vec![
-        (Filter, None, RuleAction::Accept),
-        (Filter, None, RuleAction::Drop),
-        (Filter, None, RuleAction::Return),
-        (Filter, None, RuleAction::Reject(RejectWith::PortUnreachable)),
+        (Filter, vec![], RuleAction::Accept),
+        (Filter, vec![], RuleAction::Drop),
+        (Filter, vec![], RuleAction::Return),
+        (Filter, vec![], RuleAction::Reject(RejectWith::PortUnreachable)),
         (Filter, tcp(), RuleAction::Reject(RejectWith::TcpReset)),
-        (Filter, None, RuleAction::SetMark { value: 0x80000, mask: 0x18_0000 }),
-        (Filter, None, RuleAction::Log { prefix: "calico-packet: ".into() }),
-        (Raw, None, RuleAction::Nflog { group: DROP_GROUP, prefix: prefix.into(), size: 80 }),
-        (Raw, None, RuleAction::NoTrack),
-        (Mangle, None, RuleAction::SetDscp(20)),
+        (Filter, vec![], RuleAction::SetMark { value: 0x80000, mask: 0x18_0000 }),
+        (Filter, vec![], RuleAction::Log { prefix: "calico-packet: ".into() }),
+        (Raw, vec![], RuleAction::Nflog { group: DROP_GROUP, prefix: prefix.into(), size: 80 }),
+        (Raw, vec![], RuleAction::NoTrack),
+        (Mangle, vec![], RuleAction::SetDscp(20)),
+        (Mangle, vec![protocol(Protocol::TCP, false), Match::TcpOpening], RuleAction::ClampMss),
         (Nat, tcp(), RuleAction::Masquerade { ports, random_fully: true }),
-        (Nat, None, RuleAction::Masquerade { ports: None, random_fully: true }),
+        (Nat, vec![], RuleAction::Masquerade { ports: None, random_fully: true }),
         (Nat, tcp(), RuleAction::Snat { address, ports, random_fully: true }),
-        (Nat, None, RuleAction::Snat { address, ports: None, random_fully: false }),
+        (Nat, vec![], RuleAction::Snat { address, ports: None, random_fully: false }),
     ]
 }
 
@@ -137,8 +138,8 @@ fn every_match_and_action_is_taken() {
                 try_rule(IptablesTable::Filter, rule);
             }
             try_rule(IptablesTable::Raw, PacketRule::new(RuleAction::Drop).when(Match::ReversePathFails));
-            for (table, condition, action) in actions(family) {
-                try_rule(table, PacketRule::new(action).when_all(condition));
+            for (table, conditions, action) in actions(family) {
+                try_rule(table, PacketRule::new(action).when_all(conditions));
             }
             eprintln!("{backend} {family:?}: {taken} taken, lacking {lacking:#?}");
             assert!(taken > 25, "the kernel lacks {lacking:#?}");

@@ -11,7 +11,8 @@ use kernel::{Driver, Tunnel};
 use kernel_linux::{Rtnl, TunnelDriver, sysctl};
 
 fn tunnel(address: Option<&str>, mtu: Option<u32>) -> Tunnel {
-    Tunnel { address: address.map(|text| text.parse().expect("an address")), mtu }
+    let address = address.map(|text| text.parse().expect("an address"));
+    Tunnel { address, mtu, ..Tunnel::default() }
 }
 
 fn put(driver: &mut TunnelDriver, tunnel: Tunnel) {
@@ -52,7 +53,7 @@ fn refuses_by_name(driver: &mut TunnelDriver) {
 fn keeps(driver: &mut TunnelDriver) {
     let wanted = tunnel(Some("10.65.0.1"), Some(1480));
     put(driver, wanted.clone());
-    assert_eq!(list(driver), BTreeMap::from([("tunl0".to_owned(), wanted.clone())]));
+    assert!(is_kept(driver, &wanted));
 
     for disturb in [
         &["addr", "add", "10.9.9.9/24", "dev", "tunl0"][..],
@@ -70,8 +71,13 @@ fn keeps(driver: &mut TunnelDriver) {
     assert_eq!(sysctl::read(rp_filter).expect("tunl0 exists"), "2");
     sysctl::write(rp_filter, "1").expect("tunl0 exists");
     assert!(!is_kept(driver, &wanted), "strict rp_filter not seen");
-    put(driver, wanted);
+    put(driver, wanted.clone());
     assert_eq!(sysctl::read(rp_filter).expect("tunl0 exists"), "2");
+
+    let carrying = Tunnel { carries_pods: true, no_checksum_offload: true, ..wanted.clone() };
+    assert!(!is_kept(driver, &carrying));
+    put(driver, carrying.clone());
+    assert!(is_kept(driver, &carrying) && !is_kept(driver, &wanted));
 
     assert!(driver.apply(&[], &["tunl0".to_owned()]).is_empty());
     let shown = run("ip", &["addr", "show", "tunl0"]);

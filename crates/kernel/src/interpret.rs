@@ -339,6 +339,7 @@ impl<'a, R: Ruleset> Walk<'a, R> {
             }
             RuleAction::SetDscp(value) => self.dscp = Some(*value),
             RuleAction::None
+            | RuleAction::ClampMss
             | RuleAction::Return
             | RuleAction::SetMarkAndReturn { .. }
             | RuleAction::Jump(_)
@@ -393,7 +394,7 @@ impl<'a, R: Ruleset> Walk<'a, R> {
                 self.rules.is_local(packet.address(*side), interface) != *negated
             }
             Match::Limit(_) => packet.within_limits,
-            Match::TcpSyn => packet.protocol == Protocol::TCP && packet.is_syn,
+            Match::TcpSyn | Match::TcpOpening => packet.protocol == Protocol::TCP && packet.is_syn,
             Match::ConnectionsAbove(most) => packet.connections > *most,
         }
     }

@@ -123,6 +123,7 @@ impl fmt::Display for Spelled<'_, Match> {
                     limit.burst
                 )
             }
+            Match::TcpOpening => f.write_str("-m tcp --tcp-flags SYN,RST SYN"),
             Match::TcpSyn => f.write_str("-m tcp --tcp-flags FIN,SYN,RST,ACK SYN"),
             Match::ConnectionsAbove(count) => {
                 write!(f, "-m connlimit --connlimit-above {count} --connlimit-mask 0")
@@ -174,6 +175,7 @@ impl fmt::Display for Spelled<'_, RuleAction> {
                 ports.iter().try_for_each(|ports| write!(f, " --to-ports {}", Range(*ports, '-')))?;
                 f.write_str(random(*random_fully))
             }
+            RuleAction::ClampMss => f.write_str("--jump TCPMSS --clamp-mss-to-pmtu"),
             RuleAction::SetDscp(value) => write!(f, "--jump DSCP --set-dscp {value}"),
         }
     }

@@ -53,7 +53,7 @@ pub use route::{NextHop, PROTO_BIRD, PROTO_BOOT, PROTO_FELIX, Route, RouteKey, R
 pub use rule_event::RuleEvent;
 pub use shaping::{Bandwidth, Shaping};
 pub use table::{Applied, Table};
-pub use tunnel::Tunnel;
+pub use tunnel::{CARRIES_PODS, Tunnel};
 pub use vxlan::{FdbEntry, FdbKey, VxlanLink, vxlan_link_name};
 pub use wireguard::{
     WireguardLink, WireguardLinks, WireguardPeer, WireguardPeerKey, WireguardPeers, WireguardSession,

@@ -195,6 +195,8 @@ pub enum Match {
     Limit(RateLimit),
     /// SYN alone of SYN, ACK, FIN, RST. A rule with it tests for TCP first.
     TcpSyn,
+    /// SYN without RST: a TCP connection's first packet, and the answer to it. A rule with it tests for TCP first.
+    TcpOpening,
     /// More than so many connections pass this rule's connection counter, all sources taken together.
     ConnectionsAbove(u32),
 }
@@ -253,6 +255,9 @@ pub enum RuleAction {
         random_fully: bool,
     },
     SetDscp(u8),
+    /// Lowers the largest segment that a packet which opens a TCP connection asks for (RFC 9293 §3.7.1) to what fits
+    /// through the routes to its destination and back (table mangle; with [`Match::TcpOpening`]).
+    ClampMss,
     /// Goes to the chain of the packet's interface; a packet of an interface that is not there goes on behind
     /// this rule. Only rendered for nftables: for iptables it is spelled as a drop.
     InterfaceMap {

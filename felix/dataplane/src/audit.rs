@@ -95,7 +95,8 @@ pub(crate) fn neighbour(neighbour: &Neighbour) -> String {
 pub(crate) fn tunnel(tunnel: &Tunnel) -> String {
     let address = tunnel.address.map_or("no address".to_owned(), |address| format!("{address}/32"));
     let mtu = tunnel.mtu.map(|mtu| format!(", mtu {mtu}")).unwrap_or_default();
-    format!("up, {address}{mtu}")
+    let carries = if tunnel.carries_pods { ", carries pods" } else { "" };
+    format!("up, {address}{mtu}{carries}")
 }
 
 pub(crate) fn vxlan(link: &VxlanLink) -> String {

@@ -311,8 +311,8 @@ impl<P: Ports> Dataplane<P> {
 
     /// The device is kept when no pool needs it any more: only its address goes.
     fn want_tunnel(&mut self) {
-        let TunnelDevice { wanted, address, mtu } = self.tunnel_wish;
-        let tunnel = Tunnel { address, mtu: mtu.or(self.tunnel_mtu) };
+        let TunnelDevice { wanted, address, mtu, no_checksum_offload, carries_pods } = self.tunnel_wish;
+        let tunnel = Tunnel { address, mtu: mtu.or(self.tunnel_mtu), no_checksum_offload, carries_pods };
         self.tunnels.table.set(TUNNEL.to_owned(), wanted.then_some(tunnel));
     }
 

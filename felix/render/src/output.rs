@@ -91,10 +91,13 @@ pub struct Sysctl {
 /// The wish for `tunl0`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TunnelDevice {
-    /// Some pool uses IPIP: the device must exist and be up.
+    /// It must exist and be up.
     pub wanted: bool,
     /// Its only address, as /32; none is wanted when `None`.
     pub address: Option<Ipv4Addr>,
     /// `None`: the smallest MTU of the uplinks, less 20 for the outer header.
     pub mtu: Option<u32>,
+    pub no_checksum_offload: bool,
+    /// Some pool's packets are sent through it.
+    pub carries_pods: bool,
 }

@@ -64,6 +64,7 @@ pub(crate) struct RuleSettings {
     pub(crate) source_spoofing: bool,
     /// Interfaces of pods begin with one of these.
     pub(crate) prefixes: Arc<[String]>,
+    pub(crate) clamp_mss: bool,
     pub(crate) vxlan_port: u16,
     /// Pods may send VXLAN, IPIP.
     pub(crate) vxlan_from_pods: bool,
@@ -96,6 +97,7 @@ impl RuleSettings {
             drop_invalid: !configuration.disable_conntrack_invalid_check,
             source_spoofing: configuration.workload_source_spoofing,
             prefixes: prefixes(&configuration.interface_prefix),
+            clamp_mss: configuration.clamp_mss,
             vxlan_port: configuration.vxlan_port,
             vxlan_from_pods: configuration.allow_vxlan_from_workloads,
             ipip_from_pods: configuration.allow_ipip_from_workloads,

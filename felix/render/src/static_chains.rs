@@ -154,7 +154,7 @@ impl<'a> Static<'a> {
     }
 
     fn mangle(&self) -> Vec<Chain> {
-        let mut postrouting: Vec<_> = self.to_egress_dscp().into_iter().collect();
+        let mut postrouting: Vec<_> = self.clamped_mss().into_iter().chain(self.to_egress_dscp()).collect();
         postrouting.extend(self.mangle_postrouting());
         let mut chains = Vec::new();
         chains.extend((!self.input.dscp.is_empty()).then(|| self.egress_dscp()));
@@ -182,6 +182,12 @@ impl<'a> Static<'a> {
             PacketRule::new(RuleAction::Return).comment(HOST_ENDPOINT_ACCEPTED).when(mark_set(accept)),
         ]);
         rules
+    }
+
+    /// Where the route is known, and whoever else has changed the packet has done so.
+    pub(crate) fn clamped_mss(&self) -> Option<PacketRule> {
+        let opening = [protocol(Protocol::TCP), Match::TcpOpening];
+        self.input.settings.clamp_mss.then(|| PacketRule::new(RuleAction::ClampMss).when_all(opening))
     }
 
     /// Packets that leave the cluster get their mark, where a pod asks for it.
@@ -237,15 +243,18 @@ impl<'a> Static<'a> {
         rules
     }
 
-    /// Packets of tunnels, which only nodes may send here.
+    /// Packets of tunnels, which only nodes may send here. That what comes by is for this node is asked only where Calico
+    /// does: the hook says so already, and the answer costs as much as all other rules together.
     pub(crate) fn tunnels_in(&self) -> Vec<PacketRule> {
+        let is_iptables = self.input.settings.dataplane == RuleDataplane::Iptables;
+        let to_here = || is_iptables.then(|| local(PacketSide::Destination));
         let mut rules = Vec::new();
         if self.input.ipip {
             let from_hosts = PacketRule::new(self.context.allow())
                 .comment("Allow IPIP packets from Calico hosts")
                 .when(protocol(IPIP))
                 .when(self.in_set(ALL_HOSTS, PacketSide::Source))
-                .when(local(PacketSide::Destination));
+                .when_all(to_here());
             let others = PacketRule::new(self.context.deny())
                 .comment("Drop IPIP packets from non-Calico hosts")
                 .when(protocol(IPIP));
@@ -257,13 +266,13 @@ impl<'a> Static<'a> {
                 .comment(format!("Allow {family} VXLAN packets from allowed hosts"))
                 .when_all(self.vxlan_packets())
                 .when(self.in_set(ALL_VXLAN, PacketSide::Source))
-                .when(local(PacketSide::Destination));
+                .when_all(to_here());
             // The tunnel of a stranger gets no answer.
             let deny = if self.input.family == Family::V4 { RuleAction::Drop } else { self.context.deny() };
             let others = PacketRule::new(deny)
                 .comment(format!("Drop {family} VXLAN packets from non-allowed hosts"))
                 .when_all(self.vxlan_packets())
-                .when(local(PacketSide::Destination));
+                .when_all(to_here());
             rules.extend([from_hosts, others]);
         }
         if let Some(port) = self.input.wireguard {
@@ -271,7 +280,7 @@ impl<'a> Static<'a> {
             let incoming = PacketRule::new(self.context.allow())
                 .comment(format!("Allow incoming {} Wireguard packets", self.family_name()))
                 .when_all(udp_to(port))
-                .when(local(PacketSide::Destination));
+                .when_all(to_here());
             rules.push(incoming);
         }
         rules

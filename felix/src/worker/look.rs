@@ -293,7 +293,7 @@ fn fields(configuration: &FelixConfiguration) -> Vec<(String, String)> {
         log_rate_limit drop_log failsafe_inbound failsafe_outbound nat_port_range node_port_ranges nat_outgoing_address
         nat_outgoing_interface_filter nat_outgoing_exclusions service_loop_prevention
         workload_source_spoofing floating_ips allow_vxlan_from_workloads allow_ipip_from_workloads
-        vxlan_port vxlan_vni vxlan_enabled external_nodes disable_conntrack_invalid_check
+        checksum_offload_broken clamp_mss vxlan_port vxlan_vni vxlan_enabled external_nodes disable_conntrack_invalid_check
         policy_conntrack_strict health metrics
     );
     for (name, value) in &mut all {

@@ -12,6 +12,8 @@ use serde_json::Value;
 
 /// What an IPv4 header and that of an echo request take of the MTU.
 const HEADERS: u32 = 28;
+/// What those of IPv4 and TCP take, with the option of timestamps.
+const TCP_HEADERS: u32 = 20 + 20 + 12;
 
 #[test]
 fn running_pods_follow_and_a_connection_with_full_segments_goes_on() {
@@ -33,14 +35,50 @@ fn running_pods_follow_and_a_connection_with_full_segments_goes_on() {
     let way = within(30, "the way that is told", || route_get(&cluster), is_learned);
     assert_eq!(way["nodes"].as_array().unwrap().len(), 2, "{way}");
 
+    settings(&cluster, 0);
+    pool(&cluster, "Always");
+    follows(&cluster, 1450);
+    carries(&cluster, 1450);
+    stream.goes_on("in a tunnel");
+
     // Somebody else gave this pod its MTU: it keeps it.
     cluster.exec("default/p2", &["ip", "link", "set", "eth0", "mtu", "1300"]);
-    settings(&cluster, 0);
+    settings(&cluster, 1350);
     let pods = || mtus(&cluster);
-    within(30, "p1 follows, and the node sends p2 no more than it takes", pods, |mtus| {
-        *mtus == [1500, 1500, 1300, 1300]
+    within(60, "p1 follows, and the node sends p2 no more than it takes", pods, |mtus| {
+        *mtus == [1350, 1350, 1300, 1300]
     });
-    stream.goes_on("with the MTU of the link");
+    stream.goes_on("to a pod with an MTU of its own");
+}
+
+#[test]
+fn segments_fit_through_a_tunnel_that_pods_know_nothing_of() {
+    let cluster = Cluster::up("mss", &Options { nodes: 2, ..Options::default() });
+    cluster.pod("p1", "n1");
+    cluster.pod("p2", "n2");
+    cluster.pods_ready();
+    cluster.expect_probe("default/p1", "default/p2", 80, "allowed");
+    let listener = cluster.inside("default/p2", || TcpListener::bind("0.0.0.0:7000").unwrap());
+    std::thread::spawn(move || listener.incoming().flatten().collect::<Vec<_>>());
+
+    // Pods keep the MTU of the link although VXLAN takes 50 bytes of it.
+    spec(&cluster, "{mtu: 1500, clampMSSToPMTU: true}");
+    pool(&cluster, "Always");
+
+    let segments = || (segment_size(&cluster).unwrap_or_default(), mtus(&cluster));
+    let clamped = 1450 - TCP_HEADERS;
+    within(60, "segments that fit into the tunnel", segments, |now| *now == (clamped, vec![1500; 4]));
+    spec(&cluster, "{mtu: 1500, clampMSSToPMTU: false}");
+    within(60, "what the pods' links take", segments, |now| *now == (1500 - TCP_HEADERS, vec![1500; 4]));
+}
+
+/// What a new connection from p1 to p2 takes for a segment, bytes, before either end has sent one.
+fn segment_size(cluster: &Cluster) -> Option<u32> {
+    let address: SocketAddr = format!("{}:7000", cluster.address("p2")).parse().unwrap();
+    let connection = cluster.inside("default/p1", || TcpStream::connect(address)).ok()?;
+    let port = format!("sport = :{}", connection.local_addr().ok()?.port());
+    let state = cluster.exec("default/p1", &["ss", "-tinH", &port]);
+    state.split_whitespace().find_map(|word| word.strip_prefix("mss:")?.parse().ok())
 }
 
 /// Both sides of both pods: p1's, its node's, p2's, its node's.
@@ -61,7 +99,7 @@ fn mtu(link: &str) -> u32 {
 }
 
 fn follows(cluster: &Cluster, mtu: u32) {
-    within(30, &format!("all pods have MTU {mtu}"), || mtus(cluster), |all| all.iter().all(|is| *is == mtu));
+    within(60, &format!("all pods have MTU {mtu}"), || mtus(cluster), |all| all.iter().all(|is| *is == mtu));
 }
 
 /// Packets of this size that may not be cut go through; larger ones do not leave the pod.
@@ -72,16 +110,25 @@ fn carries(cluster: &Cluster, mtu: u32) {
         let command = ["ping", "-n", "-c1", "-W10", "-M", "do", "-s", &size, &address];
         cluster.lab(&[&["exec", "default/p1", "--"], &command[..]].concat()).status.success()
     };
-    within(20, &format!("packets of {mtu} bytes go through"), || ping(mtu), |is_so| *is_so);
+    within(60, &format!("packets of {mtu} bytes go through"), || ping(mtu), |is_so| *is_so);
     assert!(!ping(mtu + 1), "more than {mtu} bytes");
 }
 
 fn settings(cluster: &Cluster, mtu: u32) {
+    spec(cluster, &format!("{{mtu: {mtu}}}"));
+}
+
+fn pool(cluster: &Cluster, vxlan_mode: &str) {
+    let patch = format!(r#"{{"spec": {{"ipipMode": "Never", "vxlanMode": "{vxlan_mode}"}}}}"#);
+    cluster.kubectl_ok(&["patch", "ippool", "default-ipv4-ippool", "--type", "merge", "-p", &patch]);
+}
+
+fn spec(cluster: &Cluster, spec: &str) {
     cluster.apply(&format!(
         "apiVersion: projectcalico.org/v3
 kind: FelixConfiguration
 metadata: {{name: default}}
-spec: {{mtu: {mtu}}}
+spec: {spec}
 "
     ));
 }

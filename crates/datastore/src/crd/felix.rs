@@ -178,6 +178,7 @@ pub struct Other {
     pub ipv6_elevated_route_priority: Option<i32>,
     #[serde(rename = "requireMTUFile")]
     pub require_mtu_file: Option<bool>,
+    /// With ChecksumOffloadBroken=true tunnels leave no checksum to the hardware.
     pub feature_detect_override: Option<String>,
     pub feature_gates: Option<String>,
     pub sidecar_acceleration_enabled: Option<bool>,
@@ -211,6 +212,9 @@ pub struct Other {
     pub flow_logs_policy_evaluation_mode: Option<String>,
     pub istio_ambient_mode: Option<Switch>,
     pub openstack_region: Option<String>,
+    /// Whether TCP agrees on segments that fit through the routes of nodes on the way.
+    #[serde(rename = "clampMSSToPMTU")]
+    pub clamp_mss_to_pmtu: Option<bool>,
     /// Established (connections go on when a policy tightens) or Strict (those that it denies end).
     pub policy_conntrack_mode: Option<String>,
     /// Enabled: packets that policy drops are recorded.

@@ -34,6 +34,9 @@ fn name(expression: &Expression) -> &'static str {
         Expression::Payload { .. } | Expression::WriteNetworkHeader { .. } => "payload",
         Expression::Conntrack { .. } => "ct",
         Expression::Fib { .. } => "fib",
+        Expression::RouteMss { .. } => "rt",
+        Expression::ToNetworkOrder { .. } => "byteorder",
+        Expression::LowerMss { .. } => "exthdr",
         Expression::Bitwise { .. } => "bitwise",
         Expression::Compare { .. } => "cmp",
         Expression::Range { .. } => "range",
@@ -119,6 +122,24 @@ fn body(w: &mut Writer<'_>, expression: &Expression, context: &Context<'_>) {
             number(w, 2, if *key == ConntrackKey::State { 0 } else { 2 });
         }
         Expression::Fib { fib, to } => fib_body(w, *fib, *to),
+        Expression::RouteMss { to } => {
+            word(w, 1, *to);
+            number(w, 2, RT_TCPMSS);
+        }
+        Expression::ToNetworkOrder { word: at } => {
+            word(w, 1, *at);
+            word(w, 2, *at);
+            number(w, 3, HOST_TO_NETWORK);
+            number(w, 4, 2);
+            number(w, 5, 2);
+        }
+        Expression::LowerMss { from } => {
+            w.attribute(2, &[TCP_OPTION_MSS]);
+            number(w, 3, 2);
+            number(w, 4, 2);
+            number(w, 6, OF_TCP_OPTIONS);
+            word(w, 7, *from);
+        }
         Expression::Bitwise { from, to, mask, xor } => {
             word(w, 1, *from);
             word(w, 2, *to);
@@ -258,6 +279,11 @@ fn nat_flags(ports: bool, random_fully: bool) -> u32 {
 
 /// Where it stands in the header.
 const IPV4_CHECKSUM: u32 = 10;
+/// `NFT_RT_TCPMSS`, `NFT_BYTEORDER_HTON`, `NFT_EXTHDR_OP_TCPOPT`, and the option's kind.
+const RT_TCPMSS: u32 = 3;
+const HOST_TO_NETWORK: u32 = 1;
+const OF_TCP_OPTIONS: u32 = 1;
+const TCP_OPTION_MSS: u8 = 2;
 const NAT_ADDRESS: u32 = 1;
 const META_MARK: u32 = 3;
 /// The kernel puts a number in its place.

@@ -238,6 +238,19 @@ pub enum Expression {
         offset: u8,
         length: u8,
     },
+    /// Two octets, host order: the largest TCP segment that fits through the routes to the packet's destination and
+    /// back. Not before routing.
+    RouteMss {
+        to: Word,
+    },
+    /// Two octets of the host's order become the network's.
+    ToNetworkOrder {
+        word: Word,
+    },
+    /// Writes the TCP option of the largest segment where it is there and larger.
+    LowerMss {
+        from: Word,
+    },
     /// `to = (from & mask) ^ xor`
     Bitwise {
         from: Word,

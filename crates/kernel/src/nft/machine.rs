@@ -267,6 +267,9 @@ impl Machine<'_> {
             Expression::Log { prefix } => self.logged.push((None, prefix.clone())),
             Expression::Nflog { group, prefix, .. } => self.logged.push((Some(*group), prefix.clone())),
             Expression::Immediate { to, value } => self.write(*to, value.as_bytes()),
+            // Says nothing of where a packet goes.
+            Expression::RouteMss { .. } | Expression::ToNetworkOrder { .. } | Expression::LowerMss { .. } => {
+            }
             Expression::NoTrack => self.packet.state = ConntrackState::Untracked,
             Expression::WriteNetworkHeader { from, offset: 0, length: 2 } => {
                 let value = self.read(*from, 2);

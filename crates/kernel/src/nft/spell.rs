@@ -234,14 +234,8 @@ impl RuleSpeller {
                 };
                 self.push(Expression::Limit { rate: limit.count.into(), per, burst: limit.burst });
             }
-            Match::TcpSyn => {
-                const FIN_SYN_RST_ACK: u8 = 0x17;
-                const SYN: u8 = 2;
-                self.push(Expression::Payload { header: Header::Transport, offset: 13, length: 1, to: W });
-                let (mask, xor) = (Data::new(&[FIN_SYN_RST_ACK]), Data::new(&[0]));
-                self.push(Expression::Bitwise { from: W, to: W, mask, xor });
-                self.compare(&[SYN], false);
-            }
+            Match::TcpSyn => self.syn_alone_of(FIN_SYN_RST_ACK),
+            Match::TcpOpening => self.syn_alone_of(SYN_RST),
             Match::ConnectionsAbove(count) => self.push(Expression::ConnectionsAbove(*count)),
         }
         true
@@ -380,6 +374,13 @@ impl RuleSpeller {
         self.push(Expression::Lookup { from: W, set, negated });
     }
 
+    fn syn_alone_of(&mut self, flags: u8) {
+        self.push(Expression::Payload { header: Header::Transport, offset: 13, length: 1, to: W });
+        let (mask, xor) = (Data::new(&[flags]), Data::new(&[0]));
+        self.push(Expression::Bitwise { from: W, to: W, mask, xor });
+        self.compare(&[SYN], false);
+    }
+
     /// A rule asks for states or for translations, never for either of both.
     fn conntrack(&mut self, states: &[ConntrackState], negated: bool) {
         let bits = |state: &ConntrackState| match state {
@@ -440,6 +441,11 @@ impl RuleSpeller {
                 Expression::Masquerade { ports, random_fully: *random_fully }
             }
             RuleAction::SetDscp(value) => self.dscp(*value),
+            RuleAction::ClampMss => {
+                self.push(Expression::RouteMss { to: W });
+                self.push(Expression::ToNetworkOrder { word: W });
+                Expression::LowerMss { from: W }
+            }
         };
         self.push(expression);
     }
@@ -476,6 +482,11 @@ impl RuleSpeller {
         Expression::WriteNetworkHeader { from: W, offset: 0, length: 2 }
     }
 }
+
+/// Flags of a TCP header.
+const SYN: u8 = 2;
+const SYN_RST: u8 = 0x06;
+const FIN_SYN_RST_ACK: u8 = 0x17;
 
 /// Longest prefix of a log entry, in bytes.
 const MAX_PREFIX: usize = 127;

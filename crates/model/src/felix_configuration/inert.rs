@@ -102,7 +102,6 @@ const TABLE: &[(&str, &[Entry])] = &[
         ("UseInternalDataplaneDriver", "useInternalDataplaneDriver", &["true"]),
         ("DataplaneWatchdogTimeout", "dataplaneWatchdogTimeout", &[]),
         ("NetlinkTimeoutSecs", "netlinkTimeout", &[]),
-        ("FeatureDetectOverride", "featureDetectOverride", &[]),
         ("FeatureGates", "featureGates", &[]),
         ("IptablesLockFilePath", "iptablesLockFilePath", &["/run/xtables.lock"]),
         ("IptablesLockTimeoutSecs", "iptablesLockTimeout", &[]),

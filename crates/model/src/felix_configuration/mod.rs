@@ -90,6 +90,11 @@ pub struct FelixConfiguration {
     pub floating_ips: bool,
     pub allow_vxlan_from_workloads: bool,
     pub allow_ipip_from_workloads: bool,
+    /// Does the kernel get checksums of packets inside others wrong where it leaves them to the hardware
+    /// (`ChecksumOffloadBroken` of `featureDetectOverride`)? `None` goes by its release.
+    pub checksum_offload_broken: Option<bool>,
+    /// TCP connections agree on segments that fit through the routes (own setting `clampMSSToPMTU`).
+    pub clamp_mss: bool,
     pub vxlan_port: u16,
     /// Network identifier of VXLAN between nodes, 24 bits.
     pub vxlan_vni: u32,
@@ -320,6 +325,8 @@ impl Default for FelixConfiguration {
             floating_ips: false,
             allow_vxlan_from_workloads: false,
             allow_ipip_from_workloads: false,
+            checksum_offload_broken: None,
+            clamp_mss: false,
             vxlan_port: 4789,
             vxlan_vni: 4096,
             vxlan_enabled: None,

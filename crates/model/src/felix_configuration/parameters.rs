@@ -1,7 +1,7 @@
 //! The settings that something acts upon, by Calico's name and by field of the object.
 
 use super::values::{
-    address, address_of, boolean, choice, cidrs, duration, failsafe_ports, host, interface_name,
+    address, address_of, boolean, choice, cidrs, duration, failsafe_ports, feature, host, interface_name,
     interface_patterns, interface_prefix, is_none, keep_alive, lock_probe, log_prefix, mark_mask, mtu,
     number, port_range, port_ranges, rate, route_protocol, switch,
 };
@@ -116,6 +116,8 @@ const TABLE: &[(&str, &str, Set)] = &[
     ("FloatingIPs", "floatingIPs", |c, t| Ok(c.floating_ips = switch(t)?)),
     ("AllowVXLANPacketsFromWorkloads", "allowVXLANPacketsFromWorkloads", |c, t| Ok(c.allow_vxlan_from_workloads = boolean(t)?)),
     ("AllowIPIPPacketsFromWorkloads", "allowIPIPPacketsFromWorkloads", |c, t| Ok(c.allow_ipip_from_workloads = boolean(t)?)),
+    ("FeatureDetectOverride", "featureDetectOverride", |c, t| Ok(c.checksum_offload_broken = feature(t, "ChecksumOffloadBroken")?)),
+    ("ClampMSSToPMTU", "clampMSSToPMTU", |c, t| Ok(c.clamp_mss = boolean(t)?)),
     ("VXLANPort", "vxlanPort", |c, t| Ok(c.vxlan_port = number(t, 1, 65535)?)),
     ("VXLANVNI", "vxlanVNI", |c, t| Ok(c.vxlan_vni = number(t, 1, (1 << 24) - 1)?)),
     ("VXLANEnabled", "vxlanEnabled", |c, t| Ok(c.vxlan_enabled = if is_none(t) { None } else { Some(boolean(t)?) })),

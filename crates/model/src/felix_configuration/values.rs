@@ -79,6 +79,19 @@ pub(super) fn boolean(text: &str) -> Result<bool, String> {
     }
 }
 
+/// What a list such as `ChecksumOffloadBroken=true,SNATFullyRandom=false` says of one of its names.
+pub(super) fn feature(text: &str, name: &str) -> Result<Option<bool>, String> {
+    let mut said = None;
+    for part in list(text) {
+        let (of, value) = part.split_once('=').ok_or_else(|| format!("{part:?} is not name=value"))?;
+        let value = boolean(value.trim())?;
+        if of.trim().eq_ignore_ascii_case(name) {
+            said = Some(value);
+        }
+    }
+    Ok(said)
+}
+
 /// `Enabled` or `Disabled`.
 pub(super) fn switch(text: &str) -> Result<bool, String> {
     choice(text, &[("Enabled", true), ("Disabled", false)])

@@ -105,7 +105,7 @@ impl Renderer {
                 mac: end.mac,
                 mtu: None,
                 address: end.address,
-                no_checksum_offload: self.settings.no_checksum_offload,
+                no_checksum_offload: self.has_bad_checksum_offload(),
             };
             self.cluster.links.put(name, link);
         }

@@ -24,6 +24,11 @@ impl Renderer {
         self.settings.ipip || self.pools.ipip
     }
 
+    /// Does the kernel get checksums of packets inside others wrong where it leaves them to the hardware?
+    pub(super) fn has_bad_checksum_offload(&self) -> bool {
+        self.configuration.checksum_offload_broken.unwrap_or(self.settings.no_checksum_offload)
+    }
+
     fn uses_vxlan(&self, family: Family) -> bool {
         self.pools.vxlan.contains(&family)
     }
@@ -147,6 +152,8 @@ impl Renderer {
             wanted: self.receives_ipip(),
             address: self.tunnel_address,
             mtu: self.configuration.tunnel_mtus.ipip,
+            no_checksum_offload: self.has_bad_checksum_offload(),
+            carries_pods: self.pools.ipip,
         };
         (self.tunnel.replace(device) != Some(device)).then_some(device)
     }

@@ -128,7 +128,8 @@ fn static_chains_with_ipip_have_calicos_hashes() {
     let postrouting = ["Z-c7XtVd2Bq7s_hA", "nYKhEzDlr11Jccal", "SXWvdsbh4Mw7wOln"];
     assert_hashes(&dataplane, IptablesTable::Nat, "cali-POSTROUTING", &postrouting);
     assert_hashes(&dataplane, IptablesTable::Nat, "cali-nat-outgoing", &["W_qq_N2KSTWyCvrX"]);
-    let device = TunnelDevice { wanted: true, address: Some("10.65.0.1".parse().unwrap()), mtu: None };
+    let address = Some("10.65.0.1".parse().unwrap());
+    let device = TunnelDevice { wanted: true, address, carries_pods: true, ..TunnelDevice::default() };
     assert_eq!(dataplane.tunnel, device);
 }
 

@@ -557,3 +557,15 @@ fn wireguard_may_come_to_its_port_and_go_from_the_node() {
     node.flush();
     assert!(!node.text(Filter, "cali-INPUT").contains("Wireguard"));
 }
+
+#[test]
+fn segments_of_tcp_are_clamped_where_it_is_asked_for() {
+    let mut node = node_with_policy();
+
+    let changed = node.configure(FelixConfiguration { clamp_mss: true, ..quiet() });
+
+    assert_eq!(changed, BTreeSet::from(["mangle cali-POSTROUTING".to_owned()]));
+    let chain = node.text(Mangle, "cali-POSTROUTING");
+    let clamp = "-p tcp -m tcp --tcp-flags SYN,RST SYN --jump TCPMSS --clamp-mss-to-pmtu";
+    assert_eq!(chain.lines().next(), Some(clamp), "{chain}");
+}
