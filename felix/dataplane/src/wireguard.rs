@@ -172,7 +172,10 @@ impl<P: Ports> WireguardStage<P> {
                 self.peers.table.forget(&peer);
             }
         }
-        self.peers.apply_puts(now, report);
+        // A kernel without WireGuard is asked for the link alone, not for each of a thousand nodes.
+        if self.links.table.actual().keys().any(|name| self.link_wishes.contains_key(name)) {
+            self.peers.apply_puts(now, report);
+        }
         let mut changed = self.look(now);
         let on_new_link = self.ways.iter().filter(|(_, peer)| made.contains(&peer.interface));
         changed.extend(on_new_link.map(|(key, _)| *key));

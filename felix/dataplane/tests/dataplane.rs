@@ -1190,10 +1190,11 @@ fn a_kernel_without_wireguard_leaves_everything_as_it_was_and_says_so() {
     node.other_takes(true);
     node.sync();
 
-    node.apply();
+    let report = node.apply();
 
     assert_eq!(node.remote(), [(PLAIN.0, PLAIN.1.to_owned())]);
     assert!(node.dataplane.wireguard_keys().is_empty());
+    assert_eq!(report.failed.len(), 1, "nobody is tried to be put behind no link: {report:?}");
     let errors: Vec<String> = node.dataplane.wireguard_errors().collect();
     assert!(errors.iter().any(|error| error.starts_with(WIREGUARD)), "{errors:?}");
 

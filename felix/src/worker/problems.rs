@@ -45,9 +45,9 @@ impl<P: Ports> Worker<P> {
         for (family, mut keyless) in self.calc.keyless_nodes() {
             if let Some(first) = keyless.next() {
                 problems.push(format!(
-                    "what pods send over {family} to {} nodes is not encrypted, {first} first: they tell no WireGuard \
-                     key; felix there says why",
-                    keyless.count() + 1
+                    "what pods send over {family} to node {first} and {} others is not encrypted: these tell no \
+                     WireGuard key; felix there says why",
+                    keyless.count()
                 ));
             }
         }

@@ -19,6 +19,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 /// Says that this is the inside of the machine.
 const INSIDE: &str = "OCICAT_TEST_INSIDE_VM";
 const LINK: &str = "wireguard.cali";
+const LINK_V6: &str = "wg-v6.cali";
 
 #[test]
 fn links_and_who_is_behind_them_are_in_the_kernel_as_written() {
@@ -92,11 +93,12 @@ fn inside_two_ends_talk() {
 
     ends[0].ranges_move(keys[1]);
     ends[0].many_ranges(keys[1]);
+    ends[0].takes_ipv6();
     for mut end in ends {
         let present: Vec<_> = end.peers.list().unwrap().into_keys().collect();
         assert!(end.peers.apply(&[], &present).is_empty());
         assert_eq!(end.peers.list().unwrap(), BTreeMap::new());
-        assert!(end.links.apply(&[], &[LINK.to_owned()]).is_empty());
+        assert!(end.links.apply(&[], &[LINK.to_owned(), LINK_V6.to_owned()]).is_empty());
         assert_eq!(end.links.list().unwrap(), BTreeMap::new());
         assert_eq!(end.peers.sessions().unwrap(), BTreeMap::new(), "nobody is behind no link");
     }
@@ -132,16 +134,19 @@ impl End {
     /// Makes the link and gives back its public key.
     fn make_link(&mut self) -> WireguardKey {
         let address = format!("10.{}.0.1", self.number).parse().ok();
-        let wanted = WireguardLink { port: 51820, mtu: Some(1420), address };
+        self.put_link(LINK, WireguardLink { port: 51820, mtu: Some(1420), address })
+    }
+
+    fn put_link(&mut self, link: &str, wanted: WireguardLink) -> WireguardKey {
         let name = format!("end{}", self.number);
         let links = &mut self.links;
         // Sysctls are those of the namespace of whoever writes.
         let apply = move || {
             enter(&name);
-            let failures = links.apply(&[(LINK.to_owned(), wanted.clone())], &[]);
+            let failures = links.apply(&[(link.to_owned(), wanted.clone())], &[]);
             assert!(failures.is_empty(), "{failures:?}");
-            assert_eq!(links.list().unwrap(), BTreeMap::from([(LINK.to_owned(), wanted)]));
-            links.keys()[LINK]
+            assert_eq!(links.list().unwrap().get(link), Some(&wanted));
+            links.keys()[link]
         };
         std::thread::scope(|scope| scope.spawn(apply).join()).unwrap()
     }
@@ -181,6 +186,19 @@ impl End {
         let mut found = self.peers.list().unwrap();
         found.retain(|_, peer| peer.allowed.is_empty());
         assert_eq!(found, BTreeMap::new(), "nothing is left of taking ranges away");
+    }
+
+    /// The link for IPv6 has addresses of that, inside and outside.
+    fn takes_ipv6(&mut self) {
+        let address = "fd00:10::1".parse().ok();
+        self.put_link(LINK_V6, WireguardLink { port: 51821, mtu: Some(1400), address });
+        let key = WireguardPeerKey { interface: LINK_V6.to_owned(), key: WireguardKey([7; 32]) };
+        let allowed = BTreeSet::from(["fd00:20::/122".parse().unwrap(), "2001:db8::2/128".parse().unwrap()]);
+        let endpoint = "[2001:db8::2]:51821".parse().unwrap();
+        let wanted = WireguardPeer { endpoint, allowed, keep_alive: 25 };
+        let failures = self.peers.apply(&[(key.clone(), wanted.clone())], &[]);
+        assert!(failures.is_empty(), "{failures:?}");
+        assert_eq!(self.peers.list().unwrap().get(&key), Some(&wanted));
     }
 
     /// More than fit into one message.
