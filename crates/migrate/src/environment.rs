@@ -216,7 +216,7 @@ fn felix_variable(name: &str, parameter: &str, given: &str) -> Note {
     }
 }
 
-/// Settings without which packets would go otherwise, or in clear text.
+/// Settings of which Calico would leave something in the kernel that packets go by.
 pub(crate) fn matters(parameter: &str) -> bool {
     ["bpfenabled", "wireguardenabled", "wireguardenabledv6"]
         .contains(&parameter.to_ascii_lowercase().as_str())
@@ -228,7 +228,7 @@ pub(crate) fn dataplane_reason(parameter: &str) -> String {
         "Calico's eBPF programs would stay in force beside our rules: set it to false, and wait for all nodes"
             .to_owned()
     } else {
-        "packets between nodes are encrypted by Calico and would not be here: set it to false where that may be".to_owned()
+        "Calico's own rules and tables of routes for WireGuard would stay: set it to false before, and to true afterwards".to_owned()
     }
 }
 
