@@ -39,6 +39,8 @@ fn at(n: u32, place: u32, rack: &str) -> Update {
         as_number: None,
         route_reflector_cluster_id: None,
         tunnels: model::Tunnels::default(),
+        interfaces: Vec::new(),
+        pod_cidrs: Vec::new(),
     };
     Update::Node(name(n), Some(node))
 }

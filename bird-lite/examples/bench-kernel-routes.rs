@@ -149,6 +149,8 @@ fn turns(next_hops: u8, nexthop_objects: bool) -> anyhow::Result<Vec<[f64; 2]>> 
         as_number: None,
         route_reflector_cluster_id: None,
         tunnels: model::Tunnels::default(),
+        interfaces: Vec::new(),
+        pod_cidrs: Vec::new(),
     };
     cluster.apply(Update::Node(name, Some(node)));
     cluster.apply(pool(EncapMode::Never));

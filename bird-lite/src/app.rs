@@ -19,7 +19,7 @@ use bgp_api::{
 use bgp_packet::Family;
 use bgp_transport::{Driver, RouterDiscovery};
 use datastore::{Datastore, Interest, NodeEvent, typha};
-use model::{NodeName, Secret, Update};
+use model::{NodeName, PodCidrBlocks, Secret, Update};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
@@ -52,6 +52,8 @@ pub(crate) struct Settings {
     pub(crate) health_listen: SocketAddr,
     /// Learned routes refer to nexthop objects where the kernel has such.
     pub(crate) nexthop_objects: bool,
+    /// `USE_POD_CIDR`: blocks follow from nodes.
+    pub(crate) pod_cidrs: Option<PodCidrBlocks>,
     /// Typha, from which the cluster is heard in place of the API server.
     pub(crate) typha: Option<typha::Settings>,
 }
@@ -94,6 +96,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
         observers: calls.observers().clone(),
         record: settings.record,
         cluster: Cluster::new(settings.node_name).with_namespace(settings.namespace),
+        pod_cidrs: settings.pod_cidrs,
         dataplane,
         driver: None,
         start_retry: None,
@@ -184,6 +187,8 @@ struct App {
     /// Where to record as soon as there is a speaker.
     record: Option<PathBuf>,
     cluster: Cluster,
+    /// Makes blocks of what the cluster gave nodes for their pods, where these are the blocks.
+    pod_cidrs: Option<PodCidrBlocks>,
     dataplane: Dataplane,
     /// `None` until the cluster and this node's address are known.
     driver: Option<Driver>,
@@ -214,13 +219,20 @@ impl App {
         let mut next = Some(first);
         for _ in 0..UPDATE_BATCH {
             let Some(update) = next else { break };
-            self.cluster.apply(update);
+            self.apply(update);
             next = rest.try_recv().ok();
         }
         if let Some(update) = next {
-            self.cluster.apply(update);
+            self.apply(update);
         }
         self.reconcile();
+    }
+
+    fn apply(&mut self, update: Update) {
+        match &mut self.pod_cidrs {
+            Some(blocks) => blocks.apply(update).into_iter().for_each(|update| self.cluster.apply(update)),
+            None => self.cluster.apply(update),
+        }
     }
 
     /// Takes over what a Secret says.

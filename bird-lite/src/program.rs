@@ -5,8 +5,10 @@ use std::path::PathBuf;
 
 use crate::peers::RouterId;
 use anyhow::Context;
+use clap::builder::BoolishValueParser;
 use clap::{ArgAction, CommandFactory, Parser};
 use datastore::typha;
+use model::PodCidrBlocks;
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::app;
@@ -48,6 +50,10 @@ struct Arguments {
     /// way itself
     #[arg(long, env = "BIRD_LITE_NEXTHOP_OBJECTS", default_value_t = true, action = ArgAction::Set)]
     nexthop_objects: bool,
+    /// true: another IPAM plugin gives out addresses of Node.spec.podCIDRs, and those of this node are announced
+    #[arg(long, env = "USE_POD_CIDR", default_value = "false", value_parser = BoolishValueParser::new(),
+        action = ArgAction::Set)]
+    use_pod_cidr: bool,
     /// error, warn, info, debug or trace
     #[arg(long, default_value = "info")]
     log_level: LevelFilter,
@@ -81,6 +87,7 @@ pub fn main() -> anyhow::Result<()> {
         advertise_cluster_ips: arguments.advertise_cluster_ips.filter(|ranges| !ranges.trim().is_empty()),
         health_listen: arguments.health_listen,
         nexthop_objects: arguments.nexthop_objects,
+        pod_cidrs: arguments.use_pod_cidr.then(PodCidrBlocks::default),
         typha: typha::Settings::from_parameters(
             |name| std::env::var(format!("FELIX_{}", name.to_ascii_uppercase())).ok(),
             std::env::var("OCICAT_TYPHA_FALLBACK").ok().as_deref(),

@@ -306,6 +306,8 @@ mod tests {
             as_number: None,
             route_reflector_cluster_id: None,
             tunnels: model::Tunnels::default(),
+            interfaces: Vec::new(),
+            pod_cidrs: Vec::new(),
         };
         Update::Node(name.into(), Some(node))
     }

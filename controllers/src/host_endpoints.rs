@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use datastore::{AutoHostEndpoint, Datastore, Followed, Interest, Kind};
 use model::{AutoHostEndpoints, HostEndpoint, Node, NodeName, Update};
+use regex::Regex;
 use tokio::sync::{mpsc, watch};
 
 use crate::leader::{self, next};
@@ -25,6 +26,8 @@ const RETRY: Duration = Duration::from_secs(5);
 pub struct Index {
     /// The inner `None` when they are switched off.
     settings: Option<Option<AutoHostEndpoints>>,
+    /// The regular expressions of its templates, by their text.
+    expressions: BTreeMap<String, Regex>,
     nodes: BTreeMap<NodeName, Node>,
     existing: BTreeMap<String, AutoHostEndpoint>,
     unread: Unread,
@@ -69,6 +72,8 @@ impl Index {
             self.nodes.clear();
             self.unread.nodes = true;
         }
+        let texts = said.iter().flat_map(|said| &said.templates).filter_map(|t| t.interfaces.as_ref());
+        self.expressions = texts.filter_map(|text| Some((text.clone(), Regex::new(text).ok()?))).collect();
         self.settings = Some(said);
     }
 
@@ -87,8 +92,10 @@ impl Index {
         if (settings.is_some() && self.unread.nodes) || self.unread.existing {
             return Vec::new();
         }
+        let finds =
+            |text: &str, name: &str| self.expressions.get(text).is_some_and(|found| found.is_match(name));
         let wanted: BTreeMap<Arc<str>, HostEndpoint> = (settings.iter())
-            .flat_map(|settings| self.nodes.values().flat_map(|node| settings.of(node)))
+            .flat_map(|settings| self.nodes.values().flat_map(|node| settings.of(node, finds)))
             .map(|endpoint| (endpoint.name.clone(), endpoint))
             .collect();
         // A cluster without nodes runs nothing: more likely somebody was told wrong.

@@ -19,28 +19,25 @@ const GATHER: Duration = Duration::from_millis(200);
 /// After a write that failed.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// What people write. An Event tells of each that makes no sense.
-const KINDS: [Kind; 19] = [
-    Kind::NodeName,
-    Kind::KubernetesNetworkPolicy,
-    Kind::NetworkPolicy,
-    Kind::GlobalNetworkPolicy,
-    Kind::StagedNetworkPolicy,
-    Kind::StagedGlobalNetworkPolicy,
-    Kind::StagedKubernetesNetworkPolicy,
-    Kind::ClusterNetworkPolicy,
-    Kind::AdminNetworkPolicy,
-    Kind::BaselineAdminNetworkPolicy,
-    Kind::Tier,
-    Kind::NetworkSet,
-    Kind::GlobalNetworkSet,
-    Kind::HostEndpoint,
-    Kind::Profile,
-    Kind::IpPool,
-    Kind::IpReservation,
-    Kind::BgpPeer,
-    Kind::BgpFilter,
+/// What a node's agent watches and this does not: what no policy is told by, and changes all the time.
+const NOT_OURS: [Kind; 10] = [
+    Kind::Node,
+    Kind::Pod,
+    Kind::Namespace,
+    Kind::ServiceAccount,
+    Kind::IpamBlock,
+    Kind::BlockAffinity,
+    Kind::IpamConfiguration,
+    Kind::BgpConfiguration,
+    Kind::FelixConfiguration,
+    Kind::EndpointSlice,
 ];
+
+/// What is watched: policies, and what else may make no sense.
+fn kinds() -> Vec<Kind> {
+    let of_agents = Kind::FELIX.into_iter().filter(|kind| !NOT_OURS.contains(kind));
+    of_agents.chain([Kind::NodeName, Kind::BgpPeer, Kind::BgpFilter]).collect()
+}
 
 /// Writes while this replica leads; never ends.
 pub async fn run(datastore: Datastore, leads: watch::Receiver<bool>, metrics: Arc<Metrics>) {
@@ -56,7 +53,7 @@ pub async fn run(datastore: Datastore, leads: watch::Receiver<bool>, metrics: Ar
 async fn write(datastore: &Datastore, metrics: &Metrics) -> datastore::Result<()> {
     let mut aggregate = Aggregate::new(datastore.policy_statuses().await?);
     let mut complaints = Complaints::default();
-    let interest = Interest { kinds: KINDS.to_vec(), ..Interest::felix(NodeName::from("controllers")) };
+    let interest = Interest { kinds: kinds(), ..Interest::felix(NodeName::from("controllers")) };
     let mut updates = datastore.watch(interest);
     let mut reports = datastore.watch_node_policies();
     let mut at: Option<Instant> = None;

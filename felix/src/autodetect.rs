@@ -261,7 +261,8 @@ fn undetermined(family: Family, reason: String, seen: Vec<Seen>) -> Undetermined
     Undetermined { family, reason, seen, remedy }
 }
 
-fn is_global(address: IpAddr) -> bool {
+/// May other machines reach it?
+pub fn is_global(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => {
             !(v4.is_loopback()
@@ -276,7 +277,8 @@ fn is_global(address: IpAddr) -> bool {
     }
 }
 
-fn is_excluded(link: &Link) -> bool {
+/// Does nobody mean the node itself by it: is it of pods, tunnels, bridges?
+pub fn is_excluded(link: &Link) -> bool {
     let name = link.name.as_str();
     EXCLUDED_NAMES.contains(&name) || EXCLUDED_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }

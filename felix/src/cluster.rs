@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Instant;
 
-use model::{IpPool, Labels, Node, NodeName, PodKey, Update};
+use model::{IpPool, Labels, Node, NodeName, PodCidrBlocks, PodKey, Update};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
@@ -81,10 +81,12 @@ impl Cluster {
         self.pods.lock().get(pod).is_some_and(|local| uid.is_empty() || local.uid == uid)
     }
 
-    /// Hands every update to the dataplane, many at a time; ends when the datastore does.
+    /// Hands every update to the dataplane, many at a time; ends when the datastore does. The dataplane alone hears of the
+    /// blocks that `pod_cidrs` adds: they are no objects that anybody could change.
     pub async fn follow(
         &self,
         mut updates: mpsc::Receiver<Update>,
+        mut pod_cidrs: Option<PodCidrBlocks>,
         dataplane: &Dataplane,
         also: impl Fn(&Update),
     ) {
@@ -94,7 +96,11 @@ impl Cluster {
                 self.observe(update);
                 also(update);
             }
-            dataplane.send(Command::Updates(std::mem::take(&mut batch), Instant::now()));
+            let mut updates = std::mem::take(&mut batch);
+            if let Some(blocks) = &mut pod_cidrs {
+                updates = updates.into_iter().flat_map(|update| blocks.apply(update)).collect();
+            }
+            dataplane.send(Command::Updates(updates, Instant::now()));
         }
     }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use datastore::NodeEvent;
+use datastore::convert::{INTERFACES, interfaces_annotation};
 use kernel::Link;
 use model::{Family, Node, NodeAddress, NodeName};
 use tokio::sync::{mpsc, watch};
@@ -16,6 +17,7 @@ use tokio::sync::{mpsc, watch};
 use crate::autodetect::{Choice, Hints, Method, Undetermined, list, with_length};
 use crate::cluster::OwnNode;
 use crate::health::{Chosen, Component, Health};
+use crate::interfaces::{self, Interfaces};
 use crate::start_settings::{AddressSetting, Misfit, Networking, StartSettings};
 
 /// Pause after a failure.
@@ -39,6 +41,8 @@ pub struct NodeAddresses<A> {
     pub health: Health,
     /// For people who look at the Node.
     pub events: mpsc::Sender<NodeEvent>,
+    /// What is told besides.
+    pub interfaces: Interfaces,
 }
 
 /// Why there is no address of a family, or not the one that was found.
@@ -80,6 +84,8 @@ impl<A: Annotate> NodeAddresses<A> {
             }
             last_error = error.unwrap_or_default();
             let pause = if last_error.is_empty() { self.poll() } else { Some(RETRY) };
+            let later = self.interfaces.waits().then_some(interfaces::PAUSE);
+            let pause = pause.into_iter().chain(later).min();
             let retry = async {
                 match pause {
                     Some(pause) => tokio::time::sleep(pause).await,
@@ -115,12 +121,14 @@ impl<A: Annotate> NodeAddresses<A> {
                 "{reason}; register the node, or set NODENAME to the name that kubectl get nodes shows"
             );
         };
+        let told = self.interfaces.news(&node.interfaces, &links, Instant::now());
+        let mut changes: Vec<_> =
+            told.iter().map(|told| (INTERFACES, Some(interfaces_annotation(told)))).collect();
         if self.settings.backend == Networking::None {
             self.health.set_ready(Component::NodeAddress);
-            return Ok(());
+            return if changes.is_empty() { Ok(()) } else { self.annotate.annotate(&changes).await };
         }
         let mut found = Vec::new();
-        let mut changes = Vec::new();
         for (family, key) in [(Family::V4, IPV4), (Family::V6, IPV6)] {
             let of_family = self.find(family, &node, &links).await;
             if let Ok(Some(choice)) = &of_family {
@@ -136,10 +144,11 @@ impl<A: Annotate> NodeAddresses<A> {
         }
         if !changes.is_empty() {
             self.annotate.annotate(&changes).await?;
-            for (_, choice) in found.iter().filter_map(|(family, found)| Some((family, found.as_ref().ok()?)))
-            {
-                let Some(Choice { address, seen }) = choice else { continue };
-                tracing::info!(address = text(*address), seen = list(seen), "node address published");
+            for choice in found.iter().filter_map(|(_, found)| found.as_ref().ok()?.as_ref()) {
+                let (address, seen) = (text(choice.address), list(&choice.seen));
+                if changes.iter().any(|(_, told)| told.as_ref() == Some(&address)) {
+                    tracing::info!(address, seen, "node address published");
+                }
             }
         }
         self.judge(&node, found)
@@ -296,6 +305,8 @@ mod tests {
             as_number: None,
             route_reflector_cluster_id: None,
             tunnels: model::Tunnels::default(),
+            interfaces: Vec::new(),
+            pod_cidrs: Vec::new(),
         };
         let link = |index, name: &str, address: &str| {
             let addresses = vec![(address.parse().unwrap(), 24)];
@@ -314,6 +325,7 @@ mod tests {
             annotate: written.clone(),
             health: health.clone(),
             events,
+            interfaces: Interfaces::default(),
         };
         Scene { addresses, written, health, _kept: (own, links, received) }
     }

@@ -8,13 +8,14 @@ mod tests;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::stream;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use operator_socket::grpc::{Answers, refuse, streaming, unary};
 use operator_socket::{Framed, Service};
+use parking_lot::Mutex;
 use proto::felix as api;
 use proto::felix::request::{self, Call};
 use proto::felix::response::Answer;
@@ -26,6 +27,7 @@ use tonic::body::Body;
 use crate::command::Dataplane;
 use crate::drop_log::DropLog;
 use crate::drops::is_wanted;
+use crate::reclaim::Suspected;
 
 /// How often one who follows hears that the agent is still there.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -38,6 +40,7 @@ pub struct Operator {
     pub node: Arc<str>,
     pub drops: Arc<DropLog>,
     pub dataplane: Dataplane,
+    pub suspected: Arc<Mutex<Suspected>>,
 }
 
 impl Service for Operator {
@@ -50,6 +53,7 @@ impl Service for Operator {
                 Some(Call::Explain(packet)) => self.explain(packet).await.map(Answer::Explained),
                 Some(Call::PolicyStatus(_)) => self.policy_status().await.map(Answer::PolicyStatus),
                 Some(Call::Configuration(_)) => self.configuration().await.map(Answer::Configuration),
+                Some(Call::Suspects(_)) => Ok(Answer::Suspects(self.suspects())),
                 None => Err("this agent does not know the call".to_owned()),
             };
             client.send(&response(answer.unwrap_or_else(Answer::Error))).await?;
@@ -92,6 +96,7 @@ impl Operator {
                 })
                 .await
             }
+            "Suspects" => unary(request, |_: request::Suspects| async move { Ok(self.suspects()) }).await,
             _ => refuse(format!("{call} is not answered by this agent")),
         }
     }
@@ -151,6 +156,10 @@ impl Operator {
         let node = self.node.to_string();
         let seen = self.dataplane.look(PATIENCE, |worker| worker.policies()).await;
         seen.map(|status| api::PolicyStatus { node, ..status }).map_err(|error| error.to_string())
+    }
+
+    fn suspects(&self) -> api::Suspects {
+        self.suspected.lock().report(&self.node, Instant::now())
     }
 
     async fn configuration(&self) -> Result<api::Configuration, String> {

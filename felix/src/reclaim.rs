@@ -7,6 +7,7 @@
 
 mod adds;
 mod ground;
+mod suspected;
 mod watched;
 
 use std::collections::{BTreeMap, HashSet};
@@ -26,6 +27,7 @@ use crate::metrics::Metrics;
 
 pub use adds::Adds;
 pub use ground::NodeGround;
+pub use suspected::Suspected;
 pub use watched::Watched;
 
 /// What a node sees of its own, and what it does about it.
@@ -83,6 +85,8 @@ pub struct Reclaimer<G> {
     pub watched: Arc<Mutex<Watched>>,
     /// Wakes [`run`](Self::run) when something is asked.
     pub asked: Arc<Notify>,
+    /// What is suspected, for whoever asks.
+    pub suspected: Arc<Mutex<Suspected>>,
     pub metrics: Arc<Metrics>,
     grace: Duration,
     /// Nobody decided it on this node: what the cluster's settings say counts, as they were read at this time.
@@ -122,6 +126,7 @@ impl<G: Ground> Reclaimer<G> {
             ground,
             watched,
             asked: Arc::default(),
+            suspected: Arc::default(),
             metrics,
             grace,
             asks_grace: decided.is_none(),
@@ -163,6 +168,7 @@ impl<G: Ground> Reclaimer<G> {
         self.ask_grace(now).await;
         let found = self.find(now, &view);
         self.metrics.ipam_suspects.set(i64::try_from(self.addresses.len()).unwrap_or(i64::MAX));
+        self.suspected.lock().set(self.grace, &self.addresses);
         if found.is_empty() {
             return;
         }
@@ -199,6 +205,7 @@ impl<G: Ground> Reclaimer<G> {
         self.claims.clear_all();
         self.endpoints.clear_all();
         self.links.clear_all();
+        self.suspected.lock().set(self.grace, &self.addresses);
     }
 
     /// A node without a Node object and without pods has nothing to say: it is to be forgotten.

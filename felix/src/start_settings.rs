@@ -32,6 +32,8 @@ pub struct StartSettings {
     pub as_number: Option<u32>,
     /// `DISABLE_NODE_IP_CHECK`: another node may have the address too.
     pub allows_duplicates: bool,
+    /// `USE_POD_CIDR`: another IPAM plugin gives out addresses of `Node.spec.podCIDRs`.
+    pub uses_pod_cidrs: bool,
     /// `CLUSTER_TYPE`, comma-separated.
     pub cluster_type: String,
     /// `CALICO_NETWORKING_BACKEND`.
@@ -101,12 +103,14 @@ impl StartSettings {
         let as_number = take(&mut problems, parse(env, "AS", as_number));
         let backend = take(&mut problems, parse(env, "CALICO_NETWORKING_BACKEND", backend));
         let allows_duplicates = take(&mut problems, parse(env, "DISABLE_NODE_IP_CHECK", boolean));
+        let uses_pod_cidrs = take(&mut problems, parse(env, "USE_POD_CIDR", boolean));
         Self {
             ipv4: address_setting(env, Family::V4),
             ipv6: address_setting(env, Family::V6),
             poll: poll.unwrap_or(POLL),
             as_number,
             allows_duplicates: allows_duplicates.unwrap_or_default(),
+            uses_pod_cidrs: uses_pod_cidrs.unwrap_or_default(),
             cluster_type: env.text("CLUSTER_TYPE").unwrap_or_default(),
             backend: backend.unwrap_or(Networking::Bird),
             pools: PoolSettings::read(env),

@@ -14,7 +14,7 @@ use felix_dataplane::{Dataplane as KernelDataplane, Ownership};
 use felix_render::{RenderSettings, Renderer};
 use kernel::{Link, Optional};
 use kernel_linux::{Backend, Conntrack, IptablesTools, Namespaces, Rtnl};
-use model::{Family, FelixConfiguration, NodeName, Update};
+use model::{Family, FelixConfiguration, NodeName, PodCidrBlocks, Update};
 use operator_socket::ControlSocket;
 use parking_lot::{Mutex, RwLock};
 use probes::{Response, Status};
@@ -36,6 +36,7 @@ use crate::events;
 use crate::first_start::FirstStart;
 use crate::handle_locks::HandleLocks;
 use crate::health::{Component, Health};
+use crate::interfaces::Interfaces;
 use crate::ipam::ClusterAddresses;
 use crate::journal::Journal;
 use crate::keep_up;
@@ -47,11 +48,12 @@ use crate::metrics::Metrics;
 use crate::network_condition;
 use crate::node_address::NodeAddresses;
 use crate::operator::Operator;
+use crate::pod_cidrs::OfPodCidrs;
 use crate::pod_mtus::PodMtus;
 use crate::pods::KnownPods;
 use crate::policy_status::{self, PolicyStatus, Programmed, Told};
 use crate::reaper;
-use crate::reclaim::{self, Adds, NodeGround, Reclaimer, Watched};
+use crate::reclaim::{self, Adds, NodeGround, Reclaimer, Suspected, Watched};
 use crate::rule_mode::{self, RuleMode};
 use crate::server;
 use crate::service::{NodeService, PodSettings};
@@ -127,7 +129,8 @@ pub async fn run(settings: Settings, fixed: FixedAddresses, log_level: LogLevel)
 
     let reclaimer = reclaimer(&settings, &service, &datastore, &addresses, &metrics);
     let book = Arc::new(AddressBook::default());
-    let _operator = serve_operator(&settings, &dataplane, &service, &book, &metrics)?;
+    let _operator =
+        serve_operator(&settings, &dataplane, &service, &book, &metrics, reclaimer.suspected.clone())?;
     tokio::spawn({
         let (cluster, dataplane, addresses) = (cluster.clone(), dataplane.clone(), addresses.clone());
         let (watched, asked) = (reclaimer.watched.clone(), reclaimer.asked.clone());
@@ -142,15 +145,15 @@ pub async fn run(settings: Settings, fixed: FixedAddresses, log_level: LogLevel)
                 asked.notify_one();
             }
         };
-        async move { cluster.follow(updates, &dataplane, also).await }
+        let pod_cidrs = settings.start.uses_pod_cidrs.then(PodCidrBlocks::default);
+        async move { cluster.follow(updates, pod_cidrs, &dataplane, also).await }
     });
     tokio::spawn(keep_up::keep_up(addresses.clone(), cluster.own()));
     let annotate = addresses.clone();
-    let tunnels = TunnelAddress::new(cluster.clone(), addresses, annotate.clone());
-    let tunnels = tunnels.with_links(published.links.clone());
+    let (of_cluster, links) = (cluster.clone(), published.links.clone());
+    tokio::spawn(tunnel_addresses(settings.start.uses_pod_cidrs, of_cluster, addresses, links));
     start_node(&settings, &cluster, published.links, &annotate, &datastore, &health, &metrics);
     tokio::spawn(wireguard::run(published.wireguard_keys, cluster.own(), annotate));
-    tokio::spawn(tunnels.run());
     tokio::spawn(reclaimer.run(cluster.own()));
     tokio::spawn(release_addresses(service.clone(), cluster));
     serve_plugin(&settings, service, &health)?;
@@ -176,6 +179,22 @@ async fn connect(settings: &Settings) -> Result<Datastore> {
     })
 }
 
+/// Keeps the addresses of the tunnels: of IPAM, or of the node's own range where another plugin gives out addresses.
+async fn tunnel_addresses(
+    uses_pod_cidrs: bool,
+    cluster: Arc<Cluster>,
+    addresses: Arc<ClusterAddresses>,
+    links: watch::Receiver<Arc<Vec<Link>>>,
+) {
+    let annotate = addresses.clone();
+    if uses_pod_cidrs {
+        let own = OfPodCidrs(cluster.own());
+        TunnelAddress::new(cluster, own, annotate).with_links(links).run().await;
+    } else {
+        TunnelAddress::new(cluster, addresses, annotate).with_links(links).run().await;
+    }
+}
+
 /// What makes a machine a node of the cluster: its address, the pools of a new cluster, and that its network is up.
 fn start_node(
     settings: &Settings,
@@ -197,6 +216,7 @@ fn start_node(
             annotate: annotate.clone(),
             health: health.clone(),
             events: events::spawn(datastore.clone(), node.clone()),
+            interfaces: Interfaces::default(),
         }
         .run(),
     );
@@ -550,6 +570,7 @@ fn serve_operator(
     service: &Arc<Service>,
     addresses: &Arc<AddressBook>,
     metrics: &Arc<Metrics>,
+    suspected: Arc<Mutex<Suspected>>,
 ) -> Result<ControlSocket> {
     let drops = DropLog::new(metrics.clone());
     let (pods, reasons, tiers) = (service.clone(), dataplane.clone(), dataplane.clone());
@@ -579,7 +600,8 @@ fn serve_operator(
         }
     });
     let path = settings.socket.with_file_name(proto::felix::SOCKET);
-    let operator = Operator { node: settings.node.as_str().into(), drops, dataplane: dataplane.clone() };
+    let operator =
+        Operator { node: settings.node.as_str().into(), drops, dataplane: dataplane.clone(), suspected };
     ControlSocket::bind(&path, operator).with_context(|| format!("open socket {}", path.display()))
 }
 

@@ -313,6 +313,8 @@ mod tests {
                 as_number: None,
                 route_reflector_cluster_id: None,
                 tunnels: Tunnels { vxlan: published.map(|text| text.parse().unwrap()), ..Tunnels::default() },
+                interfaces: Vec::new(),
+                pod_cidrs: Vec::new(),
             };
             self.cluster.observe(&Update::Node(node.name.clone(), Some(node)));
         }

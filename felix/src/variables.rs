@@ -78,6 +78,11 @@ pub const START: &[Variable] = &[
         "bird",
         "Who carries packets between nodes: bird, vxlan (no BGP), none (policy alone)",
     ),
+    variable(
+        "USE_POD_CIDR",
+        "false",
+        "true: another IPAM plugin gives out addresses of Node.spec.podCIDRs, and each of these is routed to its node",
+    ),
     variable("CLUSTER_TYPE", "", "Words with commas between that go into ClusterInformation"),
     variable(
         "WAIT_FOR_DATASTORE",

@@ -2,6 +2,7 @@
 //!
 //! Owns the commands and how answers look; what is wrong and what is safe to mend is `ipam::gc`'s.
 
+mod ages;
 mod change;
 mod check;
 mod show;
@@ -20,6 +21,7 @@ use model::{IpamConfiguration, NodeName, Update};
 
 use crate::client::CallError;
 use crate::cluster::{ClusterOptions, PATIENCE, away, connect, runtime};
+use crate::reach::Reach;
 use crate::{OutputOptions, Report};
 
 /// What to do.
@@ -69,8 +71,11 @@ pub(crate) struct CheckOptions {
     /// With --fix: how many seconds something must be wrong, and a node has to say that it lives
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(5..))]
     wait: u64,
+    /// Asks the agents of the nodes for how long they have found each address that is not in use to be so, and lists all
+    #[arg(long)]
+    ages: bool,
     #[command(flatten)]
-    cluster: ClusterOptions,
+    reach: Reach,
     #[command(flatten)]
     output: OutputOptions,
 }
@@ -127,7 +132,7 @@ pub(crate) fn run(command: &IpamCommand) -> Result<Report, CallError> {
     runtime()?.block_on(async {
         match command {
             IpamCommand::Show(options) => show::run(options, &connect(&options.cluster).await?).await,
-            IpamCommand::Check(options) => check::run(options, &connect(&options.cluster).await?).await,
+            IpamCommand::Check(options) => check::run(options, &connect(&options.reach.cluster).await?).await,
             IpamCommand::Release(options) => {
                 change::release(options, &connect(&options.cluster).await?).await
             }

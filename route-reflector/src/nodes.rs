@@ -121,6 +121,8 @@ mod tests {
             as_number,
             route_reflector_cluster_id: None,
             tunnels: model::Tunnels::default(),
+            interfaces: Vec::new(),
+            pod_cidrs: Vec::new(),
         }
     }
 

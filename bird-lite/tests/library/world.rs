@@ -42,6 +42,8 @@ pub(crate) fn node(n: u8) -> Node {
         as_number: None,
         route_reflector_cluster_id: None,
         tunnels: Tunnels::default(),
+        interfaces: Vec::new(),
+        pod_cidrs: Vec::new(),
     }
 }
 

@@ -36,7 +36,17 @@ pub struct NodeObject {
     #[serde(deserialize_with = "lean")]
     pub metadata: ObjectMeta,
     #[serde(default)]
+    pub spec: NodeSpec,
+    #[serde(default)]
     pub status: NodeStatus,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeSpec {
+    #[serde(rename = "podCIDRs")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod_cidrs: Option<Vec<String>>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]

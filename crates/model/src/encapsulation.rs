@@ -150,6 +150,8 @@ mod tests {
             as_number: None,
             route_reflector_cluster_id: None,
             tunnels,
+            interfaces: Vec::new(),
+            pod_cidrs: Vec::new(),
         }
     }
 

@@ -19,6 +19,7 @@ mod load_balancer;
 mod names;
 mod network_set;
 mod node;
+mod pod_cidrs;
 mod policy;
 mod pool;
 mod port;
@@ -54,7 +55,8 @@ pub use kube_controllers::{AutoHostEndpoints, HostEndpointTemplate, KubeControll
 pub use load_balancer::{AssignIps, LoadBalancerRequest, LoadBalancerService};
 pub use names::{Labels, NodeName, PodKey};
 pub use network_set::{NetworkSet, NetworkSetKey};
-pub use node::{Node, NodeAddress};
+pub use node::{Node, NodeAddress, NodeInterface};
+pub use pod_cidrs::PodCidrBlocks;
 pub use policy::{Direction, Policy, PolicyKey, PolicyKind, StagedAction, Tier};
 pub use pool::{AllowedUse, AssignmentMode, EncapMode, IpPool};
 pub use port::{InvalidPort, PortMatch, PortRange};

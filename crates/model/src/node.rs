@@ -19,6 +19,13 @@ impl NodeAddress {
     }
 }
 
+/// An interface of a node that is neither a pod's nor a tunnel's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeInterface {
+    pub name: String,
+    pub addresses: Vec<IpAddr>,
+}
+
 /// A Kubernetes Node with what Calico's annotations add to it (`projectcalico.org/IPv4Address` ...).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
@@ -35,6 +42,10 @@ pub struct Node {
     /// `projectcalico.org/RouteReflectorClusterID`: this node is a route reflector.
     pub route_reflector_cluster_id: Option<Ipv4Addr>,
     pub tunnels: Tunnels,
+    /// `projectcalico.org/Interfaces`: what the node tells of its interfaces.
+    pub interfaces: Vec<NodeInterface>,
+    /// `spec.podCIDRs`: what the cluster gave the node for its pods; without it where nodes get none.
+    pub pod_cidrs: Vec<Cidr>,
 }
 
 impl Node {
@@ -46,11 +57,14 @@ impl Node {
         }
     }
 
-    /// All its addresses, each once: where peers reach it, those that the cluster lists, those of its tunnels.
+    /// All its addresses, each once: where peers reach it, those that the cluster lists, those of its tunnels and of its
+    /// interfaces.
     pub fn addresses(&self) -> Vec<IpAddr> {
         let peered = [self.ipv4, self.ipv6].into_iter().flatten().map(|at| at.address);
         let mut all: Vec<IpAddr> = Vec::new();
-        for address in peered.chain(self.internal_ips.iter().copied()).chain(self.tunnels.addresses()) {
+        let of_interfaces = self.interfaces.iter().flat_map(|interface| interface.addresses.iter().copied());
+        let others = self.internal_ips.iter().copied().chain(self.tunnels.addresses()).chain(of_interfaces);
+        for address in peered.chain(others) {
             if !all.contains(&address) {
                 all.push(address);
             }

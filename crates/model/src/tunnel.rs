@@ -215,6 +215,8 @@ mod tests {
             as_number: None,
             route_reflector_cluster_id: None,
             tunnels: Tunnels::default(),
+            interfaces: Vec::new(),
+            pod_cidrs: Vec::new(),
         }
     }
 

@@ -13,7 +13,7 @@ pub const SOCKET: &str = "felix-api.sock";
 /// What a client asks.
 #[derive(Clone, PartialEq, Message)]
 pub struct Request {
-    #[prost(oneof = "request::Call", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "request::Call", tags = "1, 2, 3, 4, 5, 6")]
     pub call: Option<request::Call>,
 }
 
@@ -38,6 +38,9 @@ pub mod request {
         /// The settings in force.
         #[prost(message, tag = "5")]
         Configuration(Configuration),
+        /// Which addresses seem unused, and for how long.
+        #[prost(message, tag = "6")]
+        Suspects(Suspects),
     }
 
     #[derive(Clone, PartialEq, Message)]
@@ -84,12 +87,15 @@ pub mod request {
 
     #[derive(Clone, PartialEq, Message)]
     pub struct Configuration {}
+
+    #[derive(Clone, PartialEq, Message)]
+    pub struct Suspects {}
 }
 
 /// What the agent answers.
 #[derive(Clone, PartialEq, Message)]
 pub struct Response {
-    #[prost(oneof = "response::Answer", tags = "1, 2, 3, 4, 5, 15")]
+    #[prost(oneof = "response::Answer", tags = "1, 2, 3, 4, 5, 6, 15")]
     pub answer: Option<response::Answer>,
 }
 
@@ -110,6 +116,8 @@ pub mod response {
         PolicyStatus(super::PolicyStatus),
         #[prost(message, tag = "5")]
         Configuration(super::Configuration),
+        #[prost(message, tag = "6")]
+        Suspects(super::Suspects),
         /// Why the call failed, in words.
         #[prost(string, tag = "15")]
         Error(String),
@@ -431,4 +439,28 @@ pub struct Setting {
     /// Why it is not acted upon; empty when it is.
     #[prost(string, tag = "4")]
     pub ignored: String,
+}
+
+/// Addresses of this node that nobody seems to use, and that it takes back when nothing else is seen.
+#[derive(Clone, PartialEq, Message)]
+pub struct Suspects {
+    #[prost(string, tag = "1")]
+    pub node: String,
+    /// After how long they are taken back; 0 for never.
+    #[prost(uint64, tag = "2")]
+    pub grace_seconds: u64,
+    #[prost(message, repeated, tag = "3")]
+    pub addresses: Vec<Suspect>,
+}
+
+/// One address that nobody seems to use.
+#[derive(Clone, PartialEq, Message)]
+pub struct Suspect {
+    #[prost(string, tag = "1")]
+    pub address: String,
+    #[prost(string, tag = "2")]
+    pub handle: String,
+    /// For how long, without a break.
+    #[prost(uint64, tag = "3")]
+    pub seconds: u64,
 }

@@ -11,15 +11,17 @@ const RUST: &str = include_str!("../src/felix.rs");
 type Messages = BTreeMap<String, BTreeMap<u32, (String, String)>>;
 
 /// Messages whose names differ: gRPC has requests beside answers, and nests what belongs to one message alone.
-const NAMES: [(&str, &str); 9] = [
+const NAMES: [(&str, &str); 11] = [
     ("request::Drops", "DropsRequest"),
     ("request::Explain", "ExplainRequest"),
     ("request::Audit", "Empty"),
     ("request::PolicyStatus", "Empty"),
     ("request::Configuration", "Empty"),
+    ("request::Suspects", "Empty"),
     ("Audit", "AuditReport"),
     ("PolicyStatus", "PolicyStatusReport"),
     ("Configuration", "ConfigurationReport"),
+    ("Suspects", "SuspectsReport"),
     ("ProgrammedPolicy", "Policy"),
 ];
 /// The framed language's own: gRPC has calls in their place.
@@ -121,6 +123,7 @@ fn every_call_is_published_with_its_messages() {
         "Explain(ExplainRequest) returns (Explained);",
         "PolicyStatus(Empty) returns (PolicyStatusReport);",
         "Configuration(Empty) returns (ConfigurationReport);",
+        "Suspects(Empty) returns (SuspectsReport);",
     ];
     assert_eq!(calls, expected);
     let service = PROTO.lines().find_map(|line| line.strip_prefix("package ")).unwrap().trim_end_matches(';');

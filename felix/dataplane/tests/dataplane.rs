@@ -871,6 +871,8 @@ fn with_remote_block(node: &mut Node, vxlan_mode: EncapMode) {
             as_number: None,
             route_reflector_cluster_id: None,
             tunnels: Tunnels { vxlan: tunnel.parse().ok(), ..Tunnels::default() },
+            interfaces: Vec::new(),
+            pod_cidrs: Vec::new(),
         };
         Update::Node(name.into(), Some(node))
     };
@@ -1052,6 +1054,8 @@ impl Node {
             as_number: None,
             route_reflector_cluster_id: None,
             tunnels,
+            interfaces: Vec::new(),
+            pod_cidrs: Vec::new(),
         };
         self.calc.apply(Update::Node("n2".into(), Some(node)));
     }

@@ -1,7 +1,6 @@
 //! The operator's socket as a gRPC client has it: HTTP/2 by hand, so that both ends cannot be wrong alike.
 
 use std::path::PathBuf;
-use std::time::Instant;
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, Request};
@@ -42,7 +41,12 @@ impl Agent {
         std::thread::spawn(move || node.worker.run(&commands));
         let drops = DropLog::new(Arc::new(Metrics::new("n1")));
         let path: PathBuf = std::env::temp_dir().join(format!("felix-{test}-{}.sock", std::process::id()));
-        let operator = Operator { node: "n1".into(), drops: drops.clone(), dataplane: dataplane.clone() };
+        let operator = Operator {
+            node: "n1".into(),
+            drops: drops.clone(),
+            dataplane: dataplane.clone(),
+            suspected: Arc::default(),
+        };
         let socket = ControlSocket::bind(&path, operator).unwrap();
         let stream = TokioIo::new(UnixStream::connect(&path).await.unwrap());
         let (client, connection) = handshake(TokioExecutor::new(), stream).await.unwrap();

@@ -8,6 +8,7 @@ use ipam::gc::{self, Finding, GoneNodes, Inventory, Problem, Turn, Why, audit, h
 use model::{Cidr, IpamConfiguration, NodeName, Update};
 use serde_json::{Value, json};
 
+use super::ages::Ages;
 use super::{CheckOptions, all, away, failed, read_all};
 use crate::client::CallError;
 use crate::table::{or_dash, plain, table};
@@ -26,15 +27,29 @@ pub(super) async fn run(options: &CheckOptions, datastore: &Datastore) -> Result
         inventory = read_all(datastore).await?.0;
         findings = audit(&inventory);
     }
-    let text = match options.output.output {
-        Format::Json => format!("{:#}\n", report(&inventory, &findings, &done)),
-        Format::Table => text(&inventory, &findings, &done, options.show_problem_ips),
+    let ages = match options.ages {
+        true => Some(Ages::ask(&options.reach, &nodes_to_ask(&inventory, &findings))?),
+        false => None,
     };
-    Ok(Report::new(text, findings.is_empty()))
+    let text = match options.output.output {
+        Format::Json => format!("{:#}\n", report(&inventory, &findings, &done, ages.as_ref())),
+        Format::Table => {
+            let lists = options.show_problem_ips || options.ages;
+            text(&inventory, &findings, &done, lists, ages.as_ref())
+        }
+    };
+    let is_complete = ages.is_none_or(|ages| ages.is_complete);
+    Ok(Report::new(text, findings.is_empty() && is_complete))
 }
 
 /// For people.
-fn text(inventory: &Inventory, findings: &[Finding], done: &[String], lists: bool) -> String {
+fn text(
+    inventory: &Inventory,
+    findings: &[Finding],
+    done: &[String],
+    lists: bool,
+    ages: Option<&Ages>,
+) -> String {
     let mut text = format!(
         "{} pools, {} blocks, {} addresses given out, {} handles, {} nodes, {} pods\n",
         inventory.pools.len(),
@@ -55,9 +70,14 @@ fn text(inventory: &Inventory, findings: &[Finding], done: &[String], lists: boo
         text.push_str(&format!("{count:>7}  {kind}\n"));
     }
     if lists && !findings.is_empty() {
-        let rows: Vec<_> = findings.iter().map(row).collect();
+        let mut rows: Vec<_> = findings.iter().map(row).collect();
+        let mut columns = vec!["PROBLEM", "IP", "BLOCK", "NODE", "POD", "HANDLE"];
+        if let Some(ages) = ages {
+            columns.push("UNUSED FOR");
+            rows.iter_mut().zip(findings).for_each(|(row, finding)| row.push(or_dash(&ages.text(finding))));
+        }
         text.push('\n');
-        text.push_str(&table(&["PROBLEM", "IP", "BLOCK", "NODE", "POD", "HANDLE"], &rows));
+        text.push_str(&table(&columns, &rows));
         text.push('\n');
     }
     match findings.len() {
@@ -74,6 +94,12 @@ fn text(inventory: &Inventory, findings: &[Finding], done: &[String], lists: boo
         );
     }
     text
+}
+
+/// Nodes that live and have something to take back.
+fn nodes_to_ask(inventory: &Inventory, findings: &[Finding]) -> BTreeSet<String> {
+    let theirs = findings.iter().filter(|finding| is_for_its_node(finding, inventory));
+    theirs.filter_map(|finding| Some(finding.node.as_ref()?.to_string())).collect()
 }
 
 fn is_for_its_node(finding: &Finding, inventory: &Inventory) -> bool {
@@ -102,9 +128,9 @@ fn row(finding: &Finding) -> Vec<String> {
 }
 
 /// For programs, and for `release --from-report`.
-fn report(inventory: &Inventory, findings: &[Finding], done: &[String]) -> Value {
+fn report(inventory: &Inventory, findings: &[Finding], done: &[String], ages: Option<&Ages>) -> Value {
     let one = |finding: &Finding| {
-        json!({
+        let mut one = json!({
             "problem": finding.problem.name(),
             "text": finding.problem.to_string(),
             "ip": finding.address,
@@ -113,7 +139,12 @@ fn report(inventory: &Inventory, findings: &[Finding], done: &[String]) -> Value
             "sequenceNumber": finding.sequence_number,
             "node": finding.node.as_ref().map(ToString::to_string),
             "pod": finding.pod.as_ref().map(ToString::to_string),
-        })
+        });
+        if let Some(age) = ages.and_then(|ages| ages.of(finding)) {
+            one["unusedSeconds"] = json!(age.seconds);
+            one["graceSeconds"] = json!(age.grace);
+        }
+        one
     };
     json!({
         "version": 1,
@@ -264,7 +295,7 @@ mod tests {
     fn what_is_wrong_is_counted_and_listed() {
         let inventory = inventory();
 
-        let text = text(&inventory, &audit(&inventory), &[], true);
+        let text = text(&inventory, &audit(&inventory), &[], true, None);
 
         let expected = "\
 0 pools, 1 blocks, 1 addresses given out, 0 handles, 1 nodes, 0 pods
@@ -289,11 +320,32 @@ Addresses that are not in use on nodes that live are taken back by these nodes a
     fn a_report_has_what_a_release_needs() {
         let inventory = inventory();
 
-        let report = report(&inventory, &audit(&inventory), &[]);
+        let report = report(&inventory, &audit(&inventory), &[], None);
 
         let finding = &report["findings"][0];
         assert_eq!(finding["problem"], "not-in-use");
         assert_eq!((&finding["ip"], &finding["handle"]), (&json!("10.0.0.0"), &json!("net.c1")));
         assert_eq!(finding["sequenceNumber"], 2);
+    }
+
+    #[test]
+    fn what_its_node_suspects_has_an_age() {
+        let inventory = inventory();
+        let findings = audit(&inventory);
+        let (address, handle) = ("10.0.0.0".to_owned(), "net.c1".to_owned());
+        let suspect = proto::felix::Suspect { address, handle, seconds: 40 };
+        let told =
+            proto::felix::Suspects { node: "n1".to_owned(), grace_seconds: 300, addresses: vec![suspect] };
+        let ages = Ages::told(vec![told], true);
+
+        let text = text(&inventory, &findings, &[], true, Some(&ages));
+
+        assert!(text.contains("net.c1  40s of 5m00s\n"), "{text}");
+        assert_eq!(nodes_to_ask(&inventory, &findings), ["n1".to_owned()].into());
+        let report = report(&inventory, &findings, &[], Some(&ages));
+        assert_eq!(report["findings"][0]["unusedSeconds"], 40);
+        assert_eq!(report["findings"][0]["graceSeconds"], 300);
+        let others = report["findings"].as_array().unwrap();
+        assert!(others[1..].iter().all(|finding| finding["unusedSeconds"].is_null()), "{report:#}");
     }
 }

@@ -139,23 +139,79 @@ fn what_goes_while_api_server_and_agent_are_away_is_released_once() {
     assert!(!said.contains("not in use"), "{said}");
 }
 
+#[test]
+fn addresses_of_another_ipam_plugin_are_reached_through_the_tunnels_of_their_nodes() {
+    let environment = &[("USE_POD_CIDR", "true")];
+    let cluster = Cluster::up("podcidr", &Options { nodes: 2, environment, ..Options::default() });
+    let pool = ["patch", "ippool", "default-ipv4-ippool", "--type=merge", "-p"];
+    cluster.kubectl_ok(&[&pool[..], &["{\"spec\":{\"vxlanMode\":\"Always\"}}"]].concat());
+    let pods = [("a", "n1", "10.65.1.0/24"), ("b", "n2", "10.65.2.0/24")].map(|(name, node, range)| {
+        let ranges = json!({"spec": {"podCIDR": range, "podCIDRs": [range]}}).to_string();
+        cluster.kubectl_ok(&["patch", "node", node, "-p", &ranges]);
+        let mut runtime = Runtime::on(&cluster, node);
+        let leases = cluster.socket(node, "leases");
+        runtime.conf["ipam"] = json!({"type": "host-local", "subnet": "usePodCidr", "dataDir": leases});
+        runtime.pod(name, "");
+        (runtime, Sandbox::new(&cluster, name), name)
+    });
+
+    let addresses = pods.each_ref().map(|(runtime, sandbox, name)| {
+        let added = within(
+            60,
+            "the pod is connected",
+            || runtime.call("ADD", sandbox, name, &runtime.conf),
+            Result::is_ok,
+        );
+        address(&added.unwrap())
+    });
+
+    assert!(addresses[0].starts_with("10.65.1.") && addresses[1].starts_with("10.65.2."), "{addresses:?}");
+    for ((node, tunnel), to) in
+        [("n1", "10.65.1.1"), ("n2", "10.65.2.1")].into_iter().zip(addresses.iter().rev())
+    {
+        let way = || cluster.exec(node, &["ip", "route", "get", to]);
+        within(60, "packets go through the tunnel", way, |way| {
+            way.contains("dev vxlan.calico") && way.contains(&format!("src {tunnel}"))
+        });
+    }
+    let (from, to) = (&pods[0].1, addresses[1].as_str());
+    let ping =
+        || Command::new("ip").args(["netns", "exec", &from.name, "ping", "-c", "1", "-W", "2", to]).output();
+    within(60, "one pod reaches the other", ping, |said| {
+        said.as_ref().is_ok_and(|said| said.status.success())
+    })
+    .unwrap();
+    assert_eq!(cluster.kubectl_ok(&["get", "ipamblocks,blockaffinities,ipamhandles", "-o", "name"]), "");
+    for (runtime, sandbox, name) in &pods {
+        runtime.call("DEL", sandbox, name, &runtime.conf).unwrap();
+        let leases = files(&cluster.socket(runtime.node, "leases/k8s-pod-network"));
+        let left: Vec<_> = leases.iter().filter(|path| path.to_string_lossy().contains("10.65.")).collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+}
+
 fn one_node(test: &str) -> Cluster {
     Cluster::up(test, &Options { nodes: 1, subnets: 1, tor: "none", ..Options::default() })
 }
 
-/// Calls the plugin in the network of node n1.
+/// Calls the plugin in the network of a node.
 struct Runtime<'a> {
     cluster: &'a Cluster,
+    node: &'static str,
     conf: Value,
 }
 
 impl<'a> Runtime<'a> {
     fn new(cluster: &'a Cluster) -> Self {
+        Self::on(cluster, "n1")
+    }
+
+    fn on(cluster: &'a Cluster, node: &'static str) -> Self {
         let conf = json!({
             "cniVersion": "1.0.0", "name": "k8s-pod-network", "type": "calico",
-            "felix_socket": cluster.socket("n1", "felix.sock"), "ipam": {"type": "calico-ipam"},
+            "felix_socket": cluster.socket(node, "felix.sock"), "ipam": {"type": "calico-ipam"},
         });
-        Self { cluster, conf }
+        Self { cluster, node, conf }
     }
 
     /// Makes a Pod of the node that the lab's kubelet leaves alone.
@@ -164,20 +220,21 @@ impl<'a> Runtime<'a> {
             "apiVersion: v1
 kind: Pod
 metadata: {{name: {name}, annotations: {{lab/kubelet: none{annotations}}}}}
-spec: {{nodeName: n1, containers: [{{name: main, image: lab/busybox}}]}}
-"
+spec: {{nodeName: {}, containers: [{{name: main, image: lab/busybox}}]}}
+",
+            self.node
         ));
     }
 
     /// What the plugin says: a result, or an error.
     fn call(&self, verb: &str, sandbox: &Sandbox, pod: &str, conf: &Value) -> Result<Value, Value> {
-        let netns = format!("--net=/run/netns/{}-n1", self.cluster.name());
+        let netns = format!("--net=/run/netns/{}-{}", self.cluster.name(), self.node);
         let args = format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={pod}");
         let mut child = Command::new("nsenter")
             .arg(netns)
             .arg(programs().join("calico"))
             .envs([("CNI_COMMAND", verb), ("CNI_CONTAINERID", &sandbox.id), ("CNI_IFNAME", "eth0")])
-            .envs([("CNI_ARGS", args.as_str()), ("CNI_PATH", "/nonexistent")])
+            .envs([("CNI_ARGS", args.as_str()), ("CNI_PATH", "/usr/lib/cni")])
             .env("CNI_NETNS", sandbox.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

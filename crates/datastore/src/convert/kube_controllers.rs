@@ -68,9 +68,14 @@ fn template(
     problems: &mut Problems,
 ) -> Option<HostEndpointTemplate> {
     let field = |name: &str| format!("spec.controllers.node.hostEndpoint.templates[{index}].{name}");
-    if entry.interface_pattern.is_some() {
-        problems.warn(field("interfacePattern"), "is not acted upon; interfaceCIDRs chooses by address");
-    }
+    let interfaces = match entry.interface_pattern.as_deref().filter(|text| !text.is_empty()) {
+        None => None,
+        Some(text) => {
+            let checked = regex::Regex::new(text).map_err(|error| error.to_string());
+            problems.take(&field("interfacePattern"), checked)?;
+            Some(text.to_owned())
+        }
+    };
     let nodes = selector(problems, &field("nodeSelector"), entry.node_selector.as_deref()).ok()?;
     let texts = entry.interface_cidrs.iter().flatten().enumerate();
     let cidrs = texts
@@ -79,6 +84,7 @@ fn template(
     Some(HostEndpointTemplate {
         name: entry.generate_name.clone(),
         cidrs,
+        interfaces,
         labels: entry.labels.clone().unwrap_or_default(),
         nodes,
     })
@@ -111,7 +117,8 @@ mod tests {
     fn what_is_wrong_with_a_template_is_named() {
         let (found, problems) = convert(json!({"leakGracePeriod": "15m", "hostEndpoint": {
         "autoCreate": "Enabled", "createDefaultHostEndpoint": "Disabled", "templates": [
-            {"generateName": "a", "interfaceCIDRs": ["10.0.0.0/8", "x"], "interfacePattern": "eth.*"},
+            {"generateName": "a", "interfaceCIDRs": ["10.0.0.0/8", "x"], "interfacePattern": "^eth"},
+            {"generateName": "c", "interfacePattern": "eth["},
             {"generateName": "b", "nodeSelector": "zone = 'a'"},
         ]}}));
 
@@ -119,14 +126,15 @@ mod tests {
         assert_eq!(
             problems,
             [
-                format!("{place}[0].interfacePattern"),
                 format!("{place}[0].interfaceCIDRs[1]"),
-                format!("{place}[1].nodeSelector"),
+                format!("{place}[1].interfacePattern"),
+                format!("{place}[2].nodeSelector"),
             ]
         );
         let made = found.auto_host_endpoints.clone().unwrap();
         assert!(!made.with_default);
         assert_eq!((made.templates.len(), made.templates[0].cidrs.len()), (1, 1));
+        assert_eq!(made.templates[0].interfaces.as_deref(), Some("^eth"));
         assert_eq!(found.leak_grace_period, Some(std::time::Duration::from_secs(900)));
         let status = serde_json::to_value(kube_controllers_status(&found, &BTreeMap::new())).unwrap();
         let running = &status["runningConfig"]["controllers"];

@@ -44,8 +44,8 @@ pub use kubernetes_policy::{kubernetes_policy, staged_kubernetes_policy};
 pub use load_balancer::{load_balancer_handle, load_balancer_service};
 pub use network_set::{global_network_set, network_set};
 pub use node::{
-    IPIP_TUNNEL_ADDRESS, IPV4_ADDRESS, IPV6_ADDRESS, VXLAN_TUNNEL_MAC, VXLAN_TUNNEL_MAC_V6,
-    WIREGUARD_PUBLIC_KEY, WIREGUARD_PUBLIC_KEY_V6, node, tunnel_address_annotation,
+    INTERFACES, IPIP_TUNNEL_ADDRESS, IPV4_ADDRESS, IPV6_ADDRESS, VXLAN_TUNNEL_MAC, VXLAN_TUNNEL_MAC_V6,
+    WIREGUARD_PUBLIC_KEY, WIREGUARD_PUBLIC_KEY_V6, interfaces_annotation, node, tunnel_address_annotation,
 };
 pub use pod::pod;
 pub use policy::{

@@ -4,10 +4,13 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use model::{Family, InvalidWireguardKey, Mac, Node, NodeAddress, TunnelKind, Tunnels, WireguardKey};
+use model::{
+    Family, InvalidWireguardKey, Mac, Node, NodeAddress, NodeInterface, TunnelKind, Tunnels, WireguardKey,
+};
+use serde::{Deserialize, Serialize};
 
-use super::Problems;
 use super::bgp::as_number;
+use super::{Problems, net};
 use crate::objects::NodeObject;
 
 /// A Node; annotations that cannot be read count as absent.
@@ -41,6 +44,10 @@ pub fn node(object: &NodeObject, problems: &mut Problems) -> Option<Node> {
             |text| text.parse().map_err(|_| format!("{text:?} is not an IPv4 address such as 244.0.0.1")),
         ),
         tunnels: tunnels(meta, problems),
+        interfaces: read(meta, INTERFACES, problems, interfaces).unwrap_or_default(),
+        pod_cidrs: (object.spec.pod_cidrs.iter().flatten())
+            .filter_map(|text| problems.take("spec.podCIDRs", net(text)))
+            .collect(),
         internal_ips,
     })
 }
@@ -49,6 +56,8 @@ pub fn node(object: &NodeObject, problems: &mut Problems) -> Option<Node> {
 pub const IPV4_ADDRESS: &str = "projectcalico.org/IPv4Address";
 /// See [`IPV4_ADDRESS`].
 pub const IPV6_ADDRESS: &str = "projectcalico.org/IPv6Address";
+/// The node's interfaces with their addresses, as [`interfaces_annotation`] writes them.
+pub const INTERFACES: &str = "projectcalico.org/Interfaces";
 /// Public key of WireGuard over IPv4.
 pub const WIREGUARD_PUBLIC_KEY: &str = "projectcalico.org/WireguardPublicKey";
 /// See [`WIREGUARD_PUBLIC_KEY`].
@@ -89,6 +98,33 @@ fn tunnel_address<T: FromStr>(meta: &ObjectMeta, kind: TunnelKind, problems: &mu
     read(meta, tunnel_address_annotation(kind), problems, |text| {
         text.parse().map_err(|_| format!("{text:?} is not an {} address", kind.family()))
     })
+}
+
+/// How [`INTERFACES`] tells of interfaces.
+pub fn interfaces_annotation(interfaces: &[NodeInterface]) -> String {
+    let told = interfaces.iter().map(|NodeInterface { name, addresses }| InterfaceText {
+        name: name.clone(),
+        addresses: addresses.clone(),
+    });
+    serde_json::to_string(&told.collect::<Vec<_>>()).expect("names and addresses are text")
+}
+
+fn interfaces(text: &str) -> Result<Vec<NodeInterface>, String> {
+    let told: Vec<InterfaceText> =
+        serde_json::from_str(text).map_err(|error| format!("not a list of interfaces: {error}"))?;
+    // A name that no kernel gives is none.
+    let known = told.into_iter().filter(|told| (1..=15).contains(&told.name.len())).take(MOST_INTERFACES);
+    Ok(known.map(|InterfaceText { name, addresses }| NodeInterface { name, addresses }).collect())
+}
+
+/// What more a node tells of is left out.
+const MOST_INTERFACES: usize = 256;
+
+#[derive(Deserialize, Serialize)]
+struct InterfaceText {
+    name: String,
+    #[serde(default)]
+    addresses: Vec<IpAddr>,
 }
 
 fn wireguard_key(text: &str) -> Result<WireguardKey, String> {
@@ -154,6 +190,7 @@ mod tests {
                 IPV4_ADDRESS: "192.0.2.11/24", IPV6_ADDRESS: "2001:db8::1/64", IPIP_TUNNEL_ADDRESS: "10.65.0.1",
                 VXLAN_TUNNEL_MAC: "66:01:02:03:04:ff", "projectcalico.org/IPv6VXLANTunnelAddr": "fd00::1",
                 WIREGUARD_PUBLIC_KEY: WireguardKey([1; 32]).to_string(),
+                INTERFACES: "[{\"name\": \"eth0\", \"addresses\": [\"192.0.2.11\"]}, {\"name\": \"eth1\"}]",
                 "projectcalico.org/ASNumber": "1.10", "projectcalico.org/RouteReflectorClusterID": "244.0.0.1",
             }),
             json!([{"type": "InternalIP", "address": "198.51.100.1"}, {"type": "Hostname", "address": "n1"}]),
@@ -170,6 +207,10 @@ mod tests {
         assert_eq!(node.tunnels.vxlan_v6, Some("fd00::1".parse().unwrap()));
         assert_eq!(node.tunnels.wireguard_key, Some(WireguardKey([1; 32])));
         assert_eq!(node.internal_ips, ["198.51.100.1".parse::<IpAddr>().unwrap()]);
+        let eth0 = NodeInterface { name: "eth0".to_owned(), addresses: vec!["192.0.2.11".parse().unwrap()] };
+        let eth1 = NodeInterface { name: "eth1".to_owned(), addresses: Vec::new() };
+        assert_eq!(node.interfaces, [eth0, eth1]);
+        assert_eq!(interfaces(&interfaces_annotation(&node.interfaces)), Ok(node.interfaces));
     }
 
     #[test]
@@ -190,6 +231,8 @@ mod tests {
             (VXLAN_TUNNEL_MAC, "66:01:02:03:04"),
             (VXLAN_TUNNEL_MAC_V6, "66:01:02:03:04:+5"),
             (WIREGUARD_PUBLIC_KEY, "AQEB"),
+            (INTERFACES, "eth0"),
+            (INTERFACES, "[{\"name\": \"eth0\", \"addresses\": [\"x\"]}]"),
             ("projectcalico.org/ASNumber", "4294967296"),
             ("projectcalico.org/ASNumber", "1.65536"),
         ] {

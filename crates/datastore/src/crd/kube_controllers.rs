@@ -106,7 +106,8 @@ pub struct HostEndpointTemplate {
     #[serde(rename = "interfaceCIDRs")]
     #[schemars(length(max = 64), inner(regex(pattern = text::NET), length(max = 49)))]
     pub interface_cidrs: Option<Vec<String>>,
-    /// Kept, not acted upon: which interfaces a node has is not known to the cluster.
+    /// A regular expression: each interface of the node in whose name it is found has a host endpoint of its own, with
+    /// the interface's addresses besides those of interfaceCIDRs. Interfaces of pods, tunnels and bridges are none.
     #[schemars(length(max = 1024))]
     pub interface_pattern: Option<String>,
     /// Labels on top of the node's.

@@ -23,6 +23,8 @@ pub fn node(name: &str, address: &str, vxlan: Option<&str>) -> Update {
         as_number: None,
         route_reflector_cluster_id: None,
         tunnels,
+        interfaces: Vec::new(),
+        pod_cidrs: Vec::new(),
     };
     Update::Node(node.name.clone(), Some(node))
 }

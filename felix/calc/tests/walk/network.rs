@@ -21,6 +21,8 @@ fn node(name: &str, address: [u8; 4]) -> Node {
         as_number: None,
         route_reflector_cluster_id: None,
         tunnels: Tunnels::default(),
+        interfaces: Vec::new(),
+        pod_cidrs: Vec::new(),
     }
 }
 

@@ -19,6 +19,7 @@ pub const NODE: &str = "n1";
 
 /// One thing that is there.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "a state has some dozen of them")]
 pub enum Thing {
     Stored(Update),
     Local(LocalEndpoint),
