@@ -13,6 +13,10 @@ use crate::rtnl::*;
 /// The link group into which links are put that are to be deleted in the background.
 pub const RETIRED_GROUP: u32 = 0xca11;
 
+/// The IPv4 dummy address (RFC 7600 §5.1), of scope host: stands where a link must have an address and has none of its
+/// own.
+pub const IPV4_DUMMY: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
+
 impl Rtnl {
     /// All links with their addresses.
     pub fn links(&mut self) -> io::Result<Vec<Link>> {
@@ -196,13 +200,14 @@ impl Rtnl {
         self.socket
             .dump(
                 libc::RTM_GETADDR,
-                |w| w.bytes(&ifaddr(0, 0, 0)),
+                |w| w.bytes(&ifaddr(0, 0, 0, 0)),
                 |addresses: &mut Vec<_>, message| addresses.extend(parse_address(message)),
             )
             .map_err(|e| named("list addresses", e))
     }
 
-    /// Adds an address, or leaves it as it is. IPv6 addresses are usable at once (no duplicate detection).
+    /// Adds an address, or leaves it as it is. IPv6 addresses are usable at once (no duplicate detection); with
+    /// [`IPV4_DUMMY`] as its source nothing leaves the machine.
     pub fn add_address(&mut self, index: u32, address: IpAddr, length: u8) -> io::Result<()> {
         let flags = libc::NLM_F_CREATE | libc::NLM_F_REPLACE;
         self.one(libc::RTM_NEWADDR, flags, |w| write_address(w, index, address, length))
@@ -220,25 +225,35 @@ impl Rtnl {
         }
     }
 
-    /// Makes `address` (as /32) the only IPv4 address of a link; `None` removes all. Returns what changed.
-    pub fn set_only_ipv4(&mut self, index: u32, address: Option<Ipv4Addr>) -> io::Result<bool> {
-        let wanted = address.map(|address| (IpAddr::V4(address), 32));
-        let mut changed = false;
-        let mut present = false;
-        let all = self.addresses()?;
-        let existing = all.into_iter().filter(|(on, address, _)| *on == index && address.is_ipv4());
-        for (_, address, length) in existing {
-            if Some((address, length)) == wanted {
-                present = true;
-                continue;
-            }
-            self.delete_address(index, address, length)?;
-            changed = true;
-        }
-        if let Some((address, length)) = wanted
-            && !present
-        {
+    /// Addresses of one family on a link, without link-local ones.
+    pub fn addresses_of(&mut self, index: u32, family: Family) -> io::Result<Vec<(IpAddr, u8)>> {
+        let link_local = |address: IpAddr| matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+        let all = self.addresses()?.into_iter();
+        let of_link = all.filter(|(on, address, _)| {
+            *on == index && Family::of(*address) == family && !link_local(*address)
+        });
+        Ok(of_link.map(|(_, address, length)| (address, length)).collect())
+    }
+
+    /// Makes `wanted` (as /32 or /128) the only address of its family on a link, beside link-local ones; `None`
+    /// removes all. Returns whether anything changed.
+    ///
+    /// A new address comes before the old one goes: with its last address a link loses its routes.
+    pub fn set_only_address(
+        &mut self,
+        index: u32,
+        family: Family,
+        wanted: Option<IpAddr>,
+    ) -> io::Result<bool> {
+        let wanted = wanted.map(|address| (address, family.bits()));
+        let present = self.addresses_of(index, family)?;
+        let missing = wanted.filter(|wanted| !present.contains(wanted));
+        if let Some((address, length)) = missing {
             self.add_address(index, address, length)?;
+        }
+        let mut changed = missing.is_some();
+        for (address, length) in present.into_iter().filter(|present| Some(*present) != wanted) {
+            self.delete_address(index, address, length)?;
             changed = true;
         }
         Ok(changed)
@@ -284,7 +299,8 @@ pub(crate) fn check_name(name: &str) -> io::Result<()> {
 }
 
 pub(crate) fn write_address(w: &mut crate::nl::Writer<'_>, index: u32, address: IpAddr, length: u8) {
-    w.bytes(&ifaddr(family_number(Family::of(address)), length, index));
+    let scope = if address == IpAddr::V4(IPV4_DUMMY) { libc::RT_SCOPE_HOST } else { libc::RT_SCOPE_UNIVERSE };
+    w.bytes(&ifaddr(family_number(Family::of(address)), length, scope, index));
     w.address(IFA_LOCAL, address);
     w.address(IFA_ADDRESS, address);
     if address.is_ipv6() {

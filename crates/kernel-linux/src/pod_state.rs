@@ -28,7 +28,7 @@ pub fn pod_state(netns: &Netns, name: &str) -> io::Result<Option<PodState>> {
     let index = link.index;
     let addresses = rtnl.socket.dump(
         libc::RTM_GETADDR,
-        |w| w.bytes(&ifaddr(0, 0, 0)),
+        |w| w.bytes(&ifaddr(0, 0, 0, 0)),
         |found: &mut Vec<_>, message| found.extend(parse_address(message)),
     )?;
     let own = addresses.into_iter().filter(|(on, ..)| *on == index);

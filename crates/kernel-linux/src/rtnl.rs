@@ -78,8 +78,8 @@ pub(crate) fn ifinfo(index: u32, flags: u32, change: u32) -> [u8; IFINFO] {
 }
 
 /// `struct ifaddrmsg`.
-pub(crate) fn ifaddr(family: u8, prefix: u8, index: u32) -> [u8; IFADDR] {
-    let mut header = [family, prefix, 0, 0, 0, 0, 0, 0];
+pub(crate) fn ifaddr(family: u8, prefix: u8, scope: u8, index: u32) -> [u8; IFADDR] {
+    let mut header = [family, prefix, 0, scope, 0, 0, 0, 0];
     header[4..8].copy_from_slice(&index.to_ne_bytes());
     header
 }

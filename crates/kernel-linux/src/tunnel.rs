@@ -5,7 +5,9 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 
 use kernel::{CARRIES_PODS, Driver, Failures, Link, Tunnel};
+use model::Family;
 
+use crate::link::IPV4_DUMMY;
 use crate::nl::named;
 use crate::offload;
 use crate::rtnl::Rtnl;
@@ -15,7 +17,8 @@ use crate::sysctl;
 /// different ways, and strict mode would drop one.
 const LOOSE: &str = "2";
 
-/// Writes `tunl0`: makes the link, its MTU, its only IPv4 address, whether it carries pods (its alias), loose
+/// Writes `tunl0`: makes the link, its MTU, its only IPv4 address ([`IPV4_DUMMY`] until it has one: the kernel's loose
+/// reverse path check refuses what comes in by a link without any, and others may send before this node does), whether it carries pods (its alias), loose
 /// `rp_filter`, and sets it up.
 ///
 /// Deleting takes the addresses away and sets the link down; the link itself belongs to the kernel's module.
@@ -37,7 +40,8 @@ impl TunnelDriver {
         {
             self.rtnl.set_mtu(link.index, mtu)?;
         }
-        self.rtnl.set_only_ipv4(link.index, tunnel.address)?;
+        let address = tunnel.address.unwrap_or(IPV4_DUMMY);
+        self.rtnl.set_only_address(link.index, Family::V4, Some(address.into()))?;
         self.tell(&link, tunnel.carries_pods)?;
         if tunnel.no_checksum_offload && offload::has_checksums(name) {
             offload::switch_off_checksums(name)?;
@@ -63,7 +67,7 @@ impl TunnelDriver {
     fn delete(&mut self, name: &str) -> io::Result<()> {
         let Some(link) = self.rtnl.link_by_name(name)? else { return Ok(()) };
         self.tell(&link, false)?;
-        self.rtnl.set_only_ipv4(link.index, None)?;
+        self.rtnl.set_only_address(link.index, Family::V4, None)?;
         self.rtnl.set_up(link.index, false)
     }
 }
@@ -72,7 +76,7 @@ impl Driver for TunnelDriver {
     type Key = String;
     type Value = Tunnel;
 
-    /// A link that is down, strict, or has more than one address, counts as one to be written again.
+    /// A link that is down, strict, or has another number of addresses than one, counts as one to be written again.
     fn list(&mut self) -> io::Result<BTreeMap<String, Tunnel>> {
         let Some(link) = self.rtnl.link_by_name(&self.name)? else { return Ok(BTreeMap::new()) };
         let all = self.rtnl.addresses()?;
@@ -86,7 +90,7 @@ impl Driver for TunnelDriver {
             .collect();
         let address = match mine.as_slice() {
             [] if !link.up && !has_told(&link) => return Ok(BTreeMap::new()),
-            [] if link.up && is_loose(&self.name) => None,
+            [(IPV4_DUMMY, 32)] if link.up && is_loose(&self.name) => None,
             [(address, 32)] if link.up && is_loose(&self.name) => Some(*address),
             // Nobody wishes for this address, so it differs from whatever is wanted.
             _ => Some(Ipv4Addr::UNSPECIFIED),

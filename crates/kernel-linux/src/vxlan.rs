@@ -116,29 +116,7 @@ impl VxlanDriver {
             offload::switch_off_checksums(name)?;
         }
         self.rtnl.set_up(*index, true)?;
-        self.set_only_address(*index, Family::of(wanted.local), wanted.address)
-    }
-
-    fn set_only_address(&mut self, index: u32, family: Family, wanted: Option<IpAddr>) -> io::Result<()> {
-        let present = self.addresses(index, family)?;
-        let is_wanted =
-            |(address, length): &(IpAddr, u8)| Some(*address) == wanted && *length == family.bits();
-        for (address, length) in present.iter().filter(|present| !is_wanted(present)) {
-            self.rtnl.delete_address(index, *address, *length)?;
-        }
-        match wanted.filter(|_| !present.iter().any(is_wanted)) {
-            Some(address) => self.rtnl.add_address(index, address, family.bits()),
-            None => Ok(()),
-        }
-    }
-
-    /// Addresses of one family on a link, without link-local ones.
-    fn addresses(&mut self, index: u32, family: Family) -> io::Result<Vec<(IpAddr, u8)>> {
-        let all = self.rtnl.addresses()?.into_iter();
-        let of_link = all.filter(|(on, address, _)| *on == index && Family::of(*address) == family);
-        let of_link = of_link.map(|(_, address, length)| (address, length));
-        let link_local = |address: IpAddr| matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
-        Ok(of_link.filter(|(address, _)| !link_local(*address)).collect())
+        self.rtnl.set_only_address(*index, Family::of(wanted.local), wanted.address).map(drop)
     }
 
     /// The link of this name as it is. One of another kind counts as a VXLAN link that is wrong in everything.
@@ -160,7 +138,7 @@ impl VxlanDriver {
             Err(error) => return Err(named(format!("look up link {name}"), error)),
         }
         let Some(told) = told else { return Ok(None) };
-        let addresses = self.addresses(told.index, told.local.map_or(Family::V4, Family::of))?;
+        let addresses = self.rtnl.addresses_of(told.index, told.local.map_or(Family::V4, Family::of))?;
         let parent = match told.parent {
             0 => None,
             index => self.rtnl.link_by_index(index)?.map(|link| link.name),

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::IpAddr;
 
 use kernel::{Driver, Failures, WireguardLink, WireguardLinks, wireguard_link_name};
 use model::{Family, WireguardKey};
@@ -64,7 +63,7 @@ impl WireguardDriver {
             sysctl::write(&rp_filter(name), LOOSE)?;
         }
         self.rtnl.set_up(found.index, true)?;
-        self.set_only_address(found.index, family_of(name), wanted.address)?;
+        self.rtnl.set_only_address(found.index, family_of(name), wanted.address)?;
         let key = self.wireguard.device(name)?.key.ok_or_else(|| io::Error::other("the link has no key"))?;
         self.keys.insert(name.to_owned(), key);
         Ok(())
@@ -83,30 +82,6 @@ impl WireguardDriver {
             )),
             result => result.map_err(|e| named("create the link", e)),
         }
-    }
-
-    fn set_only_address(&mut self, index: u32, family: Family, wanted: Option<IpAddr>) -> io::Result<()> {
-        let present = self.addresses(index, family)?;
-        let is_wanted =
-            |(address, length): &(IpAddr, u8)| Some(*address) == wanted && *length == family.bits();
-        // The new one first: routes hang on a link's last address.
-        if let Some(address) = wanted.filter(|_| !present.iter().any(is_wanted)) {
-            self.rtnl.add_address(index, address, family.bits())?;
-        }
-        for (address, length) in present.iter().filter(|present| !is_wanted(present)) {
-            self.rtnl.delete_address(index, *address, *length)?;
-        }
-        Ok(())
-    }
-
-    /// Addresses of one family on a link, without link-local ones.
-    fn addresses(&mut self, index: u32, family: Family) -> io::Result<Vec<(IpAddr, u8)>> {
-        let link_local = |address: IpAddr| matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
-        let all = self.rtnl.addresses()?.into_iter();
-        let of_link = all.filter(|(on, address, _)| {
-            *on == index && Family::of(*address) == family && !link_local(*address)
-        });
-        Ok(of_link.map(|(_, address, length)| (address, length)).collect())
     }
 
     fn look(&mut self, name: &str) -> io::Result<Option<Found>> {
@@ -139,7 +114,7 @@ impl WireguardDriver {
         }
         let Device { key, port } = self.wireguard.device(name)?;
         let family = family_of(name);
-        let addresses = self.addresses(found.index, family)?;
+        let addresses = self.rtnl.addresses_of(found.index, family)?;
         let address = match addresses.as_slice() {
             [] => None,
             [(address, length)] if *length == family.bits() => Some(*address),

@@ -10,6 +10,7 @@ use common::{in_new_netns, new_netns, run};
 use kernel_linux::pod::{HOST_MAC, PodInterface, PodLink, configure_pod};
 use kernel_linux::sysctl;
 use kernel_linux::{Namespaces, PodMtu, Rtnl};
+use model::Family;
 
 const POD_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
@@ -170,10 +171,11 @@ fn one_address_replaces_all_others() {
             all.into_iter().filter(|(on, _, _)| *on == index).map(|(_, a, l)| (a, l)).collect()
         };
 
-        assert!(rtnl.set_only_ipv4(index, Some("10.65.0.1".parse().unwrap())).unwrap());
+        let address: Option<IpAddr> = "10.65.0.1".parse().ok();
+        assert!(rtnl.set_only_address(index, Family::V4, address).unwrap());
         assert_eq!(on_v0(&mut rtnl), [("10.65.0.1".parse().unwrap(), 32)]);
-        assert!(!rtnl.set_only_ipv4(index, Some("10.65.0.1".parse().unwrap())).unwrap());
-        assert!(rtnl.set_only_ipv4(index, None).unwrap());
+        assert!(!rtnl.set_only_address(index, Family::V4, address).unwrap());
+        assert!(rtnl.set_only_address(index, Family::V4, None).unwrap());
         assert_eq!(on_v0(&mut rtnl), []);
     });
 }

@@ -86,4 +86,24 @@ fn keeps(driver: &mut TunnelDriver) {
     assert_eq!(list(driver), BTreeMap::new());
     put(driver, tunnel(None, None));
     assert!(is_kept(driver, &tunnel(None, None)));
+    receives_while_it_has_no_address_and_keeps_its_routes(driver);
+}
+
+fn receives_while_it_has_no_address_and_keeps_its_routes(driver: &mut TunnelDriver) {
+    let shown = run("ip", &["addr", "show", "tunl0"]);
+    assert!(
+        shown.contains("inet 192.0.0.8/32 scope host"),
+        "the reverse path check asks for an address: {shown}"
+    );
+    run("ip", &["addr", "del", "192.0.0.8/32", "dev", "tunl0"]);
+    assert!(!is_kept(driver, &tunnel(None, None)));
+    put(driver, tunnel(None, None));
+
+    run("ip", &["route", "add", "10.65.9.0/26", "via", "192.0.2.9", "dev", "tunl0", "onlink"]);
+    for address in [Some("10.65.0.1"), Some("10.65.0.2"), None] {
+        put(driver, tunnel(address, None));
+        assert!(is_kept(driver, &tunnel(address, None)));
+        let routes = run("ip", &["route", "show", "10.65.9.0/26"]);
+        assert!(routes.contains("dev tunl0"), "the route went with an address: {routes:?}");
+    }
 }
