@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use felix_evaluate::{Packet, Place, Side, State, evaluate};
 use kernel::interpret::{self, Verdict, walk};
-use model::{NodeName, Pod, PodKey, Update};
+use model::{Family, NodeName, Pod, PodKey, Update};
 
 use crate::node::{Node, interface, local};
 
@@ -127,9 +127,12 @@ impl World {
         chains.flat_map(|chain| chain.rules.iter()).map(kernel::rule_text).collect()
     }
 
-    /// What the chains on its way say; `None` where there are none: an end is gone.
+    /// What the chains on its way say; `None` where there are none: an end is gone, or no route leads there.
     fn passes(&self, packet: &Packet) -> Option<bool> {
         let (from, to) = (self.at(&packet.from)?, self.at(&packet.to)?);
+        if self.lacks_family(&packet.to) {
+            return None;
+        }
         let is_spoofed = match &packet.from.place {
             Place::Pod(key) => !self.state.pod(key)?.addresses.contains(&packet.from.address),
             _ => false,
@@ -177,6 +180,13 @@ impl World {
                 first && b.node().is_none_or(|node| self.passes_node(node, &wire.via(into, b.interface())))
             }
         })
+    }
+
+    /// Has the pod addresses, and none of this family? Then it has no chains in it either.
+    fn lacks_family(&self, side: &Side) -> bool {
+        let Place::Pod(key) = &side.place else { return false };
+        let addresses = self.state.pod(key).map_or(&[][..], |pod| &pod.addresses);
+        !addresses.is_empty() && addresses.iter().all(|own| Family::of(*own) != Family::of(side.address))
     }
 
     /// Is it let through by the rules of one node?
