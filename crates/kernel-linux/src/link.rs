@@ -235,6 +235,18 @@ impl Rtnl {
         Ok(of_link.map(|(_, address, length)| (address, length)).collect())
     }
 
+    /// As [`Rtnl::set_only_address`], with [`IPV4_DUMMY`] where a tunnel link has no IPv4 address yet: the kernel's loose
+    /// reverse path check refuses what comes in by a link without any, and others may send before this node does.
+    pub(crate) fn hold_address(
+        &mut self,
+        index: u32,
+        family: Family,
+        wanted: Option<IpAddr>,
+    ) -> io::Result<()> {
+        let dummy = (family == Family::V4).then_some(IpAddr::V4(IPV4_DUMMY));
+        self.set_only_address(index, family, wanted.or(dummy)).map(drop)
+    }
+
     /// Makes `wanted` (as /32 or /128) the only address of its family on a link, beside link-local ones; `None`
     /// removes all. Returns whether anything changed.
     ///
@@ -285,6 +297,16 @@ impl Rtnl {
             Err(error) => Err(named(format!("create IPIP link {name}"), error)),
             Ok(()) => Err(io::Error::new(io::ErrorKind::NotFound, format!("{name} vanished after creation"))),
         }
+    }
+}
+
+/// What a tunnel link that has these addresses of a family holds: its own, or none yet. `None`: it is to be written again.
+pub(crate) fn held_address(family: Family, present: &[(IpAddr, u8)]) -> Option<Option<IpAddr>> {
+    match present {
+        [] if family == Family::V6 => Some(None),
+        [(IpAddr::V4(IPV4_DUMMY), 32)] => Some(None),
+        [(address, length)] if *length == family.bits() => Some(Some(*address)),
+        _ => None,
     }
 }
 

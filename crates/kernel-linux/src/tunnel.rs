@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use kernel::{CARRIES_PODS, Driver, Failures, Link, Tunnel};
 use model::Family;
 
-use crate::link::IPV4_DUMMY;
+use crate::link::held_address;
 use crate::nl::named;
 use crate::offload;
 use crate::rtnl::Rtnl;
@@ -17,8 +17,7 @@ use crate::sysctl;
 /// different ways, and strict mode would drop one.
 const LOOSE: &str = "2";
 
-/// Writes `tunl0`: makes the link, its MTU, its only IPv4 address ([`IPV4_DUMMY`] until it has one: the kernel's loose
-/// reverse path check refuses what comes in by a link without any, and others may send before this node does), whether it carries pods (its alias), loose
+/// Writes `tunl0`: makes the link, its MTU, its only IPv4 address, whether it carries pods (its alias), loose
 /// `rp_filter`, and sets it up.
 ///
 /// Deleting takes the addresses away and sets the link down; the link itself belongs to the kernel's module.
@@ -40,8 +39,7 @@ impl TunnelDriver {
         {
             self.rtnl.set_mtu(link.index, mtu)?;
         }
-        let address = tunnel.address.unwrap_or(IPV4_DUMMY);
-        self.rtnl.set_only_address(link.index, Family::V4, Some(address.into()))?;
+        self.rtnl.hold_address(link.index, Family::V4, tunnel.address.map(IpAddr::V4))?;
         self.tell(&link, tunnel.carries_pods)?;
         if tunnel.no_checksum_offload && offload::has_checksums(name) {
             offload::switch_off_checksums(name)?;
@@ -79,24 +77,15 @@ impl Driver for TunnelDriver {
     /// A link that is down, strict, or has another number of addresses than one, counts as one to be written again.
     fn list(&mut self) -> io::Result<BTreeMap<String, Tunnel>> {
         let Some(link) = self.rtnl.link_by_name(&self.name)? else { return Ok(BTreeMap::new()) };
-        let all = self.rtnl.addresses()?;
-        let mine: Vec<(Ipv4Addr, u8)> = all
-            .into_iter()
-            .filter(|(index, _, _)| *index == link.index)
-            .filter_map(|(_, address, length)| match address {
-                IpAddr::V4(address) => Some((address, length)),
-                IpAddr::V6(_) => None,
-            })
-            .collect();
-        let address = match mine.as_slice() {
-            [] if !link.up && !has_told(&link) => return Ok(BTreeMap::new()),
-            [(IPV4_DUMMY, 32)] if link.up && is_loose(&self.name) => None,
-            [(address, 32)] if link.up && is_loose(&self.name) => Some(*address),
-            // Nobody wishes for this address, so it differs from whatever is wanted.
-            _ => Some(Ipv4Addr::UNSPECIFIED),
-        };
+        let present = self.rtnl.addresses_of(link.index, Family::V4)?;
+        if present.is_empty() && !link.up && !has_told(&link) {
+            return Ok(BTreeMap::new());
+        }
+        let held = held_address(Family::V4, &present).filter(|_| link.up && is_loose(&self.name));
+        let address = held.map(|held| held.and_then(ipv4));
         let tunnel = Tunnel {
-            address,
+            // Nobody wishes for this address, so it differs from whatever is wanted.
+            address: address.unwrap_or(Some(Ipv4Addr::UNSPECIFIED)),
             mtu: Some(link.mtu),
             no_checksum_offload: !offload::has_checksums(&self.name),
             carries_pods: has_told(&link),
@@ -121,6 +110,13 @@ impl Driver for TunnelDriver {
 
     fn matches(desired: &Tunnel, actual: &Tunnel) -> bool {
         desired.is_realised_by(actual)
+    }
+}
+
+fn ipv4(address: IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
     }
 }
 

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use kernel::{Driver, Failures, VxlanLink};
 use model::Family;
 
+use crate::link::held_address;
 use crate::nl::{Attribute, Message, errno, named};
 use crate::offload;
 use crate::rtnl::*;
@@ -116,7 +117,7 @@ impl VxlanDriver {
             offload::switch_off_checksums(name)?;
         }
         self.rtnl.set_up(*index, true)?;
-        self.rtnl.set_only_address(*index, Family::of(wanted.local), wanted.address).map(drop)
+        self.rtnl.hold_address(*index, Family::of(wanted.local), wanted.address)
     }
 
     /// The link of this name as it is. One of another kind counts as a VXLAN link that is wrong in everything.
@@ -138,15 +139,11 @@ impl VxlanDriver {
             Err(error) => return Err(named(format!("look up link {name}"), error)),
         }
         let Some(told) = told else { return Ok(None) };
-        let addresses = self.rtnl.addresses_of(told.index, told.local.map_or(Family::V4, Family::of))?;
+        let family = told.local.map_or(Family::V4, Family::of);
+        let held = held_address(family, &self.rtnl.addresses_of(told.index, family)?);
         let parent = match told.parent {
             0 => None,
             index => self.rtnl.link_by_index(index)?.map(|link| link.name),
-        };
-        let (address, has_right_addresses) = match addresses.as_slice() {
-            [] => (None, true),
-            [(address, length)] => (Some(*address), *length == Family::of(*address).bits()),
-            [(address, _), ..] => (Some(*address), false),
         };
         let link = VxlanLink {
             vni: told.vni,
@@ -155,10 +152,10 @@ impl VxlanDriver {
             parent: parent.unwrap_or_default(),
             mac: told.mac,
             mtu: Some(told.mtu),
-            address,
+            address: held.flatten(),
             no_checksum_offload: !offload::has_checksums(name),
         };
-        let is_whole = told.up && !told.learning && has_right_addresses && is_loose(name);
+        let is_whole = told.up && !told.learning && held.is_some() && is_loose(name);
         Ok(Some(Found { index: told.index, link, learns: told.learning, is_whole }))
     }
 }

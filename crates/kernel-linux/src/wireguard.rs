@@ -6,6 +6,7 @@ use std::io;
 use kernel::{Driver, Failures, WireguardLink, WireguardLinks, wireguard_link_name};
 use model::{Family, WireguardKey};
 
+use crate::link::held_address;
 use crate::nl::{Message, errno, named};
 use crate::rtnl::*;
 use crate::sysctl;
@@ -63,7 +64,7 @@ impl WireguardDriver {
             sysctl::write(&rp_filter(name), LOOSE)?;
         }
         self.rtnl.set_up(found.index, true)?;
-        self.rtnl.set_only_address(found.index, family_of(name), wanted.address)?;
+        self.rtnl.hold_address(found.index, family_of(name), wanted.address)?;
         let key = self.wireguard.device(name)?.key.ok_or_else(|| io::Error::other("the link has no key"))?;
         self.keys.insert(name.to_owned(), key);
         Ok(())
@@ -114,12 +115,8 @@ impl WireguardDriver {
         }
         let Device { key, port } = self.wireguard.device(name)?;
         let family = family_of(name);
-        let addresses = self.rtnl.addresses_of(found.index, family)?;
-        let address = match addresses.as_slice() {
-            [] => None,
-            [(address, length)] if *length == family.bits() => Some(*address),
-            _ => return Ok(Some(broken)),
-        };
+        let present = self.rtnl.addresses_of(found.index, family)?;
+        let Some(address) = held_address(family, &present) else { return Ok(Some(broken)) };
         self.keys.extend(key.map(|key| (name.to_owned(), key)));
         let is_whole = found.up && key.is_some() && is_loose(name);
         Ok(Some(if is_whole { WireguardLink { port, mtu: Some(found.mtu), address } } else { broken }))
