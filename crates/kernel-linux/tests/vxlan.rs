@@ -79,7 +79,10 @@ fn a_link_is_kept_as_wanted() {
         put(&mut driver, NAME.to_owned(), other.clone());
         assert!(is_kept(&mut driver, &other), "{:?}", driver.list());
         let addresses = run("ip", &["-4", "addr", "show", NAME]);
-        assert!(addresses.contains("inet 192.0.0.8/32 scope host"), "its reverse path check asks for one: {addresses}");
+        assert!(
+            addresses.contains("inet 192.0.0.8/32 scope host"),
+            "its reverse path check asks for one: {addresses}"
+        );
         let quiet = VxlanLink { no_checksum_offload: true, ..other };
         put(&mut driver, NAME.to_owned(), quiet.clone());
         assert!(is_kept(&mut driver, &quiet), "{:?}", driver.list());
