@@ -36,6 +36,7 @@ mod rule_events;
 mod shaping;
 mod table_info;
 mod tunnel;
+mod tunnel_link;
 mod vxlan;
 mod wireguard;
 mod wireguard_peers;

@@ -2,20 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use kernel::Link;
 use model::Family;
 
 use crate::nl::{Message, Writer, errno, named};
 use crate::rtnl::*;
+use crate::tunnel_link::IPV4_DUMMY;
 
 /// The link group into which links are put that are to be deleted in the background.
 pub const RETIRED_GROUP: u32 = 0xca11;
-
-/// The IPv4 dummy address (RFC 7600 §5.1), of scope host: stands where a link must have an address and has none of its
-/// own.
-pub const IPV4_DUMMY: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
 
 impl Rtnl {
     /// All links with their addresses.
@@ -235,18 +232,6 @@ impl Rtnl {
         Ok(of_link.map(|(_, address, length)| (address, length)).collect())
     }
 
-    /// As [`Rtnl::set_only_address`], with [`IPV4_DUMMY`] where a tunnel link has no IPv4 address yet: the kernel's loose
-    /// reverse path check refuses what comes in by a link without any, and others may send before this node does.
-    pub(crate) fn hold_address(
-        &mut self,
-        index: u32,
-        family: Family,
-        wanted: Option<IpAddr>,
-    ) -> io::Result<()> {
-        let dummy = (family == Family::V4).then_some(IpAddr::V4(IPV4_DUMMY));
-        self.set_only_address(index, family, wanted.or(dummy)).map(drop)
-    }
-
     /// Makes `wanted` (as /32 or /128) the only address of its family on a link, beside link-local ones; `None`
     /// removes all. Returns whether anything changed.
     ///
@@ -297,16 +282,6 @@ impl Rtnl {
             Err(error) => Err(named(format!("create IPIP link {name}"), error)),
             Ok(()) => Err(io::Error::new(io::ErrorKind::NotFound, format!("{name} vanished after creation"))),
         }
-    }
-}
-
-/// What a tunnel link that has these addresses of a family holds: its own, or none yet. `None`: it is to be written again.
-pub(crate) fn held_address(family: Family, present: &[(IpAddr, u8)]) -> Option<Option<IpAddr>> {
-    match present {
-        [] if family == Family::V6 => Some(None),
-        [(IpAddr::V4(IPV4_DUMMY), 32)] => Some(None),
-        [(address, length)] if *length == family.bits() => Some(Some(*address)),
-        _ => None,
     }
 }
 

@@ -7,15 +7,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use kernel::{CARRIES_PODS, Driver, Failures, Link, Tunnel};
 use model::Family;
 
-use crate::link::held_address;
-use crate::nl::named;
 use crate::offload;
 use crate::rtnl::Rtnl;
-use crate::sysctl;
-
-/// `rp_filter` in loose mode (RFC 3704 §2.4): while a pool's mode changes, the two directions of a flow take
-/// different ways, and strict mode would drop one.
-const LOOSE: &str = "2";
+use crate::tunnel_link::{WriteLink, held_address, is_loose, loosen};
 
 /// Writes `tunl0`: makes the link, its MTU, its only IPv4 address, whether it carries pods (its alias), loose
 /// `rp_filter`, and sets it up.
@@ -32,6 +26,20 @@ impl TunnelDriver {
         Ok(Self { rtnl: Rtnl::open()?, name: name.to_owned() })
     }
 
+    /// Says, or takes back, that packets of pods may be sent through the link. Another's alias stays while nothing is said.
+    fn tell(&mut self, link: &Link, carries_pods: bool) -> io::Result<()> {
+        match carries_pods {
+            is_told if is_told == has_told(link) => Ok(()),
+            true => self.rtnl.set_alias(link.index, CARRIES_PODS),
+            false => self.rtnl.set_alias(link.index, ""),
+        }
+    }
+}
+
+impl WriteLink for TunnelDriver {
+    type Link = Tunnel;
+    const KIND: &str = "tunnel";
+
     fn put(&mut self, name: &str, tunnel: &Tunnel) -> io::Result<()> {
         let link = self.rtnl.ensure_ipip(name)?;
         if let Some(mtu) = tunnel.mtu
@@ -44,22 +52,11 @@ impl TunnelDriver {
         if tunnel.no_checksum_offload && offload::has_checksums(name) {
             offload::switch_off_checksums(name)?;
         }
-        if !is_loose(name) {
-            sysctl::write(&rp_filter(name), LOOSE)?;
-        }
+        loosen(name)?;
         if !link.up {
             self.rtnl.set_up(link.index, true)?;
         }
         Ok(())
-    }
-
-    /// Says, or takes back, that packets of pods may be sent through the link. Another's alias stays while nothing is said.
-    fn tell(&mut self, link: &Link, carries_pods: bool) -> io::Result<()> {
-        match carries_pods {
-            is_told if is_told == has_told(link) => Ok(()),
-            true => self.rtnl.set_alias(link.index, CARRIES_PODS),
-            false => self.rtnl.set_alias(link.index, ""),
-        }
     }
 
     fn delete(&mut self, name: &str) -> io::Result<()> {
@@ -94,18 +91,7 @@ impl Driver for TunnelDriver {
     }
 
     fn apply(&mut self, puts: &[(String, Tunnel)], deletes: &[String]) -> Failures<String> {
-        let mut failures = Vec::new();
-        for (name, tunnel) in puts {
-            if let Err(error) = self.put(name, tunnel) {
-                failures.push((name.clone(), named(format!("tunnel {name}"), error)));
-            }
-        }
-        for name in deletes {
-            if let Err(error) = self.delete(name) {
-                failures.push((name.clone(), named(format!("tunnel {name}"), error)));
-            }
-        }
-        failures
+        self.write_all(puts, deletes)
     }
 
     fn matches(desired: &Tunnel, actual: &Tunnel) -> bool {
@@ -122,12 +108,4 @@ fn ipv4(address: IpAddr) -> Option<Ipv4Addr> {
 
 fn has_told(link: &Link) -> bool {
     link.alias.as_deref() == Some(CARRIES_PODS)
-}
-
-fn rp_filter(name: &str) -> String {
-    format!("net/ipv4/conf/{name}/rp_filter")
-}
-
-fn is_loose(name: &str) -> bool {
-    sysctl::read(&rp_filter(name)).is_ok_and(|value| value == LOOSE)
 }

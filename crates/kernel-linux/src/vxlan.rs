@@ -7,11 +7,10 @@ use std::net::IpAddr;
 use kernel::{Driver, Failures, VxlanLink};
 use model::Family;
 
-use crate::link::held_address;
 use crate::nl::{Attribute, Message, errno, named};
 use crate::offload;
 use crate::rtnl::*;
-use crate::sysctl;
+use crate::tunnel_link::{WriteLink, held_address, is_loose, loosen};
 
 const IFLA_VXLAN_ID: u16 = 1;
 const IFLA_VXLAN_LINK: u16 = 3;
@@ -19,10 +18,6 @@ const IFLA_VXLAN_LOCAL: u16 = 4;
 const IFLA_VXLAN_LEARNING: u16 = 7;
 const IFLA_VXLAN_PORT: u16 = 15;
 const IFLA_VXLAN_LOCAL6: u16 = 17;
-/// `rp_filter` in loose mode (RFC 3704 §2.4), as on `tunl0`: while a pool's mode changes, the two directions of a flow
-/// take different ways.
-const LOOSE: &str = "2";
-
 /// Writes VXLAN links whole: the link, its outer header, MTU, only address and loose `rp_filter`. A link whose outer
 /// header must change is made anew, and loses what stood on it. Deleting deletes the link.
 pub struct VxlanDriver {
@@ -46,22 +41,6 @@ impl VxlanDriver {
     /// What the system says.
     pub fn new(names: &[&str]) -> io::Result<Self> {
         Ok(Self { rtnl: Rtnl::open()?, names: names.iter().map(ToString::to_string).collect() })
-    }
-
-    fn put(&mut self, name: &str, wanted: &VxlanLink) -> io::Result<()> {
-        let found = self.look(name)?;
-        let kept = found.filter(|found| !found.learns && wanted.can_be_made_of(&found.link));
-        let found = match kept {
-            Some(found) => found,
-            None => {
-                self.rtnl.delete_link(name)?;
-                self.make(name, wanted)?;
-                let vanished =
-                    || io::Error::new(io::ErrorKind::NotFound, format!("{name} vanished after creation"));
-                self.look(name)?.ok_or_else(vanished)?
-            }
-        };
-        self.complete(name, wanted, &found)
     }
 
     fn make(&mut self, name: &str, wanted: &VxlanLink) -> io::Result<()> {
@@ -110,9 +89,7 @@ impl VxlanDriver {
         if let Some(mtu) = wanted.mtu.filter(|mtu| link.mtu != Some(*mtu)) {
             self.rtnl.set_mtu(*index, mtu)?;
         }
-        if !is_loose(name) {
-            sysctl::write(&rp_filter(name), LOOSE)?;
-        }
+        loosen(name)?;
         if wanted.no_checksum_offload && !link.no_checksum_offload {
             offload::switch_off_checksums(name)?;
         }
@@ -122,23 +99,7 @@ impl VxlanDriver {
 
     /// The link of this name as it is. One of another kind counts as a VXLAN link that is wrong in everything.
     fn look(&mut self, name: &str) -> io::Result<Option<Found>> {
-        let mut told = None;
-        let result = self.rtnl.socket.request(
-            libc::RTM_GETLINK,
-            0,
-            |w| {
-                w.bytes(&ifinfo(0, 0, 0));
-                w.u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS);
-                w.string(IFLA_IFNAME, name);
-            },
-            |message| told = Told::parse(message).or(told.take()),
-        );
-        match result {
-            Ok(()) => {}
-            Err(error) if errno(&error) == Some(libc::ENODEV) => return Ok(None),
-            Err(error) => return Err(named(format!("look up link {name}"), error)),
-        }
-        let Some(told) = told else { return Ok(None) };
+        let Some(told) = self.rtnl.look_up(name, Told::parse)? else { return Ok(None) };
         let family = told.local.map_or(Family::V4, Family::of);
         let held = held_address(family, &self.rtnl.addresses_of(told.index, family)?);
         let parent = match told.parent {
@@ -160,6 +121,31 @@ impl VxlanDriver {
     }
 }
 
+impl WriteLink for VxlanDriver {
+    type Link = VxlanLink;
+    const KIND: &str = "VXLAN link";
+
+    fn put(&mut self, name: &str, wanted: &VxlanLink) -> io::Result<()> {
+        let found = self.look(name)?;
+        let kept = found.filter(|found| !found.learns && wanted.can_be_made_of(&found.link));
+        let found = match kept {
+            Some(found) => found,
+            None => {
+                self.rtnl.delete_link(name)?;
+                self.make(name, wanted)?;
+                let vanished =
+                    || io::Error::new(io::ErrorKind::NotFound, format!("{name} vanished after creation"));
+                self.look(name)?.ok_or_else(vanished)?
+            }
+        };
+        self.complete(name, wanted, &found)
+    }
+
+    fn delete(&mut self, name: &str) -> io::Result<()> {
+        self.rtnl.delete_link(name).map(drop)
+    }
+}
+
 impl Driver for VxlanDriver {
     type Key = String;
     type Value = VxlanLink;
@@ -178,18 +164,7 @@ impl Driver for VxlanDriver {
     }
 
     fn apply(&mut self, puts: &[(String, VxlanLink)], deletes: &[String]) -> Failures<String> {
-        let mut failures = Vec::new();
-        for (name, wanted) in puts {
-            if let Err(error) = self.put(name, wanted) {
-                failures.push((name.clone(), named(format!("VXLAN link {name}"), error)));
-            }
-        }
-        for name in deletes {
-            if let Err(error) = self.rtnl.delete_link(name) {
-                failures.push((name.clone(), error));
-            }
-        }
-        failures
+        self.write_all(puts, deletes)
     }
 
     fn matches(desired: &VxlanLink, actual: &VxlanLink) -> bool {
@@ -238,12 +213,4 @@ impl Told {
             _ => {}
         }
     }
-}
-
-fn rp_filter(name: &str) -> String {
-    format!("net/ipv4/conf/{name}/rp_filter")
-}
-
-fn is_loose(name: &str) -> bool {
-    sysctl::read(&rp_filter(name)).is_ok_and(|value| value == LOOSE)
 }

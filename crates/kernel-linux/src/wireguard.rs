@@ -6,15 +6,11 @@ use std::io;
 use kernel::{Driver, Failures, WireguardLink, WireguardLinks, wireguard_link_name};
 use model::{Family, WireguardKey};
 
-use crate::link::held_address;
 use crate::nl::{Message, errno, named};
 use crate::rtnl::*;
-use crate::sysctl;
+use crate::tunnel_link::{WriteLink, held_address, is_loose, loosen};
 use crate::wireguard_peers::{Device, Wireguard};
 
-/// `rp_filter` in loose mode (RFC 3704 §2.4): what the other side's node itself sends is answered beside the tunnel, and
-/// while encryption is switched the two directions of a flow take different ways.
-const LOOSE: &str = "2";
 const KIND: &str = "wireguard";
 
 /// Writes WireGuard links whole. A link that has no private key gets one; nobody ever reads it. Deleting deletes the
@@ -42,34 +38,6 @@ impl WireguardDriver {
         Ok(Self { rtnl: Rtnl::open()?, wireguard: Wireguard::open()?, keys: BTreeMap::new() })
     }
 
-    fn put(&mut self, name: &str, wanted: &WireguardLink) -> io::Result<()> {
-        let mut found = self.look(name)?;
-        if found.as_ref().is_none_or(|found| !found.is_wireguard) {
-            self.keys.remove(name);
-            self.rtnl.delete_link(name)?;
-            self.make(name)?;
-            found = self.look(name)?;
-        }
-        let vanished = || io::Error::new(io::ErrorKind::NotFound, format!("{name} vanished after creation"));
-        let found = found.ok_or_else(vanished)?;
-        let device = self.wireguard.device(name)?;
-        let private = device.key.is_none().then(random_key).transpose()?;
-        if private.is_some() || device.port != wanted.port {
-            self.wireguard.set_device(name, private.as_ref(), wanted.port)?;
-        }
-        if let Some(mtu) = wanted.mtu.filter(|mtu| found.mtu != *mtu) {
-            self.rtnl.set_mtu(found.index, mtu)?;
-        }
-        if !is_loose(name) {
-            sysctl::write(&rp_filter(name), LOOSE)?;
-        }
-        self.rtnl.set_up(found.index, true)?;
-        self.rtnl.hold_address(found.index, family_of(name), wanted.address)?;
-        let key = self.wireguard.device(name)?.key.ok_or_else(|| io::Error::other("the link has no key"))?;
-        self.keys.insert(name.to_owned(), key);
-        Ok(())
-    }
-
     fn make(&mut self, name: &str) -> io::Result<()> {
         let result = self.rtnl.one(libc::RTM_NEWLINK, libc::NLM_F_CREATE | libc::NLM_F_EXCL, |w| {
             w.bytes(&ifinfo(0, 0, 0));
@@ -85,30 +53,11 @@ impl WireguardDriver {
         }
     }
 
-    fn look(&mut self, name: &str) -> io::Result<Option<Found>> {
-        let mut found = None;
-        let result = self.rtnl.socket.request(
-            libc::RTM_GETLINK,
-            0,
-            |w| {
-                w.bytes(&ifinfo(0, 0, 0));
-                w.u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS);
-                w.string(IFLA_IFNAME, name);
-            },
-            |message| found = parse(message).or(found.take()),
-        );
-        match result {
-            Ok(()) => Ok(found),
-            Err(error) if errno(&error) == Some(libc::ENODEV) => Ok(None),
-            Err(error) => Err(named(format!("look up link {name}"), error)),
-        }
-    }
-
     /// The link as it is, if it is there. One that is down, strict, keyless, of another kind, or has more than one
     /// address, counts as one to be written again.
     fn actual(&mut self, name: &str) -> io::Result<Option<WireguardLink>> {
         self.keys.remove(name);
-        let Some(found) = self.look(name)? else { return Ok(None) };
+        let Some(found) = self.rtnl.look_up(name, parse)? else { return Ok(None) };
         let broken = WireguardLink { port: 0, mtu: Some(found.mtu), address: None };
         if !found.is_wireguard {
             return Ok(Some(broken));
@@ -120,6 +69,42 @@ impl WireguardDriver {
         self.keys.extend(key.map(|key| (name.to_owned(), key)));
         let is_whole = found.up && key.is_some() && is_loose(name);
         Ok(Some(if is_whole { WireguardLink { port, mtu: Some(found.mtu), address } } else { broken }))
+    }
+}
+
+impl WriteLink for WireguardDriver {
+    type Link = WireguardLink;
+    const KIND: &str = "WireGuard link";
+
+    fn put(&mut self, name: &str, wanted: &WireguardLink) -> io::Result<()> {
+        let mut found = self.rtnl.look_up(name, parse)?;
+        if found.as_ref().is_none_or(|found| !found.is_wireguard) {
+            self.keys.remove(name);
+            self.rtnl.delete_link(name)?;
+            self.make(name)?;
+            found = self.rtnl.look_up(name, parse)?;
+        }
+        let vanished = || io::Error::new(io::ErrorKind::NotFound, format!("{name} vanished after creation"));
+        let found = found.ok_or_else(vanished)?;
+        let device = self.wireguard.device(name)?;
+        let private = device.key.is_none().then(random_key).transpose()?;
+        if private.is_some() || device.port != wanted.port {
+            self.wireguard.set_device(name, private.as_ref(), wanted.port)?;
+        }
+        if let Some(mtu) = wanted.mtu.filter(|mtu| found.mtu != *mtu) {
+            self.rtnl.set_mtu(found.index, mtu)?;
+        }
+        loosen(name)?;
+        self.rtnl.set_up(found.index, true)?;
+        self.rtnl.hold_address(found.index, family_of(name), wanted.address)?;
+        let key = self.wireguard.device(name)?.key.ok_or_else(|| io::Error::other("the link has no key"))?;
+        self.keys.insert(name.to_owned(), key);
+        Ok(())
+    }
+
+    fn delete(&mut self, name: &str) -> io::Result<()> {
+        self.keys.remove(name);
+        self.rtnl.delete_link(name).map(drop)
     }
 }
 
@@ -136,19 +121,7 @@ impl Driver for WireguardDriver {
     }
 
     fn apply(&mut self, puts: &[(String, WireguardLink)], deletes: &[String]) -> Failures<String> {
-        let mut failures = Vec::new();
-        for (name, wanted) in puts {
-            if let Err(error) = self.put(name, wanted) {
-                failures.push((name.clone(), named(format!("WireGuard link {name}"), error)));
-            }
-        }
-        for name in deletes {
-            self.keys.remove(name);
-            if let Err(error) = self.rtnl.delete_link(name) {
-                failures.push((name.clone(), error));
-            }
-        }
-        failures
+        self.write_all(puts, deletes)
     }
 
     fn matches(desired: &WireguardLink, actual: &WireguardLink) -> bool {
@@ -183,12 +156,4 @@ fn random_key() -> io::Result<[u8; 32]> {
 
 fn family_of(name: &str) -> Family {
     if name == wireguard_link_name(Family::V6) { Family::V6 } else { Family::V4 }
-}
-
-fn rp_filter(name: &str) -> String {
-    format!("net/ipv4/conf/{name}/rp_filter")
-}
-
-fn is_loose(name: &str) -> bool {
-    sysctl::read(&rp_filter(name)).is_ok_and(|value| value == LOOSE)
 }
