@@ -4,18 +4,13 @@
 use std::time::{Duration, Instant};
 
 use kernel::Link;
+use kernel_linux::pod::HOST_MAC;
 use model::NodeInterface;
 
 use crate::autodetect::{is_excluded, is_global};
 
 /// Least time between two writes: everybody who watches nodes hears of each.
 pub const PAUSE: Duration = Duration::from_secs(10);
-/// Others are left out, as they are where the Node is read.
-const MOST: usize = 256;
-
-/// Ethernet address of the host's end of every pod, whatever its name begins with.
-const HOST_SIDE: [u8; 6] = [0xee; 6];
-
 /// When interfaces were told of, and whether they differ from what was told.
 #[derive(Debug, Default)]
 pub struct Interfaces {
@@ -51,7 +46,8 @@ impl Interfaces {
 fn interfaces(links: &[Link]) -> Vec<NodeInterface> {
     let mut found: Vec<NodeInterface> = links
         .iter()
-        .filter(|link| !is_excluded(link) && link.mac != Some(HOST_SIDE))
+        // The host's end of every pod has this one, whatever its name begins with.
+        .filter(|link| !is_excluded(link) && link.mac != Some(HOST_MAC))
         .map(|link| {
             let usable = link.addresses.iter().map(|(address, _)| *address).filter(|a| is_global(*a));
             let mut addresses: Vec<_> = usable.collect();
@@ -61,7 +57,7 @@ fn interfaces(links: &[Link]) -> Vec<NodeInterface> {
         })
         .collect();
     found.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-    found.truncate(MOST);
+    found.truncate(NodeInterface::MOST);
     found
 }
 

@@ -26,6 +26,11 @@ pub struct NodeInterface {
     pub addresses: Vec<IpAddr>,
 }
 
+impl NodeInterface {
+    /// What more a node has, or tells of, is left out.
+    pub const MOST: usize = 256;
+}
+
 /// A Kubernetes Node with what Calico's annotations add to it (`projectcalico.org/IPv4Address` ...).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {

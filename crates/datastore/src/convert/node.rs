@@ -113,12 +113,9 @@ fn interfaces(text: &str) -> Result<Vec<NodeInterface>, String> {
     let told: Vec<InterfaceText> =
         serde_json::from_str(text).map_err(|error| format!("not a list of interfaces: {error}"))?;
     // A name that no kernel gives is none.
-    let known = told.into_iter().filter(|told| (1..=15).contains(&told.name.len())).take(MOST_INTERFACES);
+    let known = told.into_iter().filter(|told| (1..=15).contains(&told.name.len())).take(NodeInterface::MOST);
     Ok(known.map(|InterfaceText { name, addresses }| NodeInterface { name, addresses }).collect())
 }
-
-/// What more a node tells of is left out.
-const MOST_INTERFACES: usize = 256;
 
 #[derive(Deserialize, Serialize)]
 struct InterfaceText {
