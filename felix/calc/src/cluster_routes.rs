@@ -135,14 +135,8 @@ impl ClusterRoutes {
 
     /// By family that travels through WireGuard: other nodes with an address of it that tell no key.
     pub(crate) fn keyless_nodes(&self) -> impl Iterator<Item = (Family, impl Iterator<Item = &NodeName>)> {
-        self.wireguard.families().into_iter().map(move |family| {
-            let keyless = self.nodes.iter().filter(move |(name, node)| {
-                **name != self.node
-                    && node.address(family).is_some()
-                    && node.tunnels.wireguard_key(family).is_none()
-            });
-            (family, keyless.map(|(name, _)| name))
-        })
+        let all = self.wireguard.keyless();
+        all.map(|(family, nodes)| (family, nodes.filter(|name| **name != self.node)))
     }
 
     pub(crate) fn tell(&mut self) -> Vec<Change> {

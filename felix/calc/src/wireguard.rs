@@ -24,6 +24,10 @@ pub(crate) struct Wireguard {
     /// Who says to have a key. Two nodes with one key are a mistake, or an attack: neither is talked with.
     owners: BTreeMap<(Family, WireguardKey), BTreeSet<NodeName>>,
     keys: BTreeMap<(Family, NodeName), WireguardKey>,
+    /// Keys with more than one owner.
+    shared: BTreeSet<(Family, WireguardKey)>,
+    /// Nodes with an address of a family that tell no key.
+    keyless: BTreeSet<(Family, NodeName)>,
     dirty: BTreeSet<NodeName>,
     everything: bool,
     told_ends: BTreeMap<Family, WireguardEnd>,
@@ -38,6 +42,11 @@ impl Wireguard {
     pub(crate) fn set_node(&mut self, name: &NodeName, node: Option<&Node>) {
         for family in Family::ALL {
             let new = node.and_then(|node| node.tunnels.wireguard_key(family));
+            let is_keyless = new.is_none() && node.is_some_and(|node| node.address(family).is_some());
+            match is_keyless {
+                true => self.keyless.insert((family, name.clone())),
+                false => self.keyless.remove(&(family, name.clone())),
+            };
             let old = match new {
                 Some(key) => self.keys.insert((family, name.clone()), key),
                 None => self.keys.remove(&(family, name.clone())),
@@ -46,20 +55,30 @@ impl Wireguard {
                 continue;
             }
             if let Some(old) = old {
-                let owners = self.owners.entry((family, old)).or_default();
-                owners.remove(name);
-                self.dirty.extend(owners.iter().cloned());
-                if owners.is_empty() {
-                    self.owners.remove(&(family, old));
-                }
+                self.change_owners((family, old), |owners| owners.remove(name));
             }
             if let Some(new) = new {
-                let owners = self.owners.entry((family, new)).or_default();
-                owners.insert(name.clone());
-                self.dirty.extend(owners.iter().cloned());
+                self.change_owners((family, new), |owners| owners.insert(name.clone()));
             }
         }
         self.dirty.insert(name.clone());
+    }
+
+    fn change_owners(
+        &mut self,
+        key: (Family, WireguardKey),
+        change: impl FnOnce(&mut BTreeSet<NodeName>) -> bool,
+    ) {
+        let owners = self.owners.entry(key).or_default();
+        change(owners);
+        self.dirty.extend(owners.iter().cloned());
+        match owners.len() > 1 {
+            true => self.shared.insert(key),
+            false => self.shared.remove(&key),
+        };
+        if owners.is_empty() {
+            self.owners.remove(&key);
+        }
     }
 
     /// What is on a node has changed.
@@ -143,7 +162,7 @@ impl Wireguard {
         }
         let node = around.nodes.get(name)?;
         let key = node.tunnels.wireguard_key(family)?;
-        if self.owners.get(&(family, key)).is_none_or(|owners| owners.len() != 1) {
+        if self.shared.contains(&(family, key)) {
             return None;
         }
         let address = node.address(family)?.address;
@@ -165,7 +184,14 @@ impl Wireguard {
 
     /// Nodes that say to have one and the same key.
     pub(crate) fn duplicates(&self) -> impl Iterator<Item = (&WireguardKey, &BTreeSet<NodeName>)> {
-        let of_several = self.owners.iter().filter(|(_, owners)| owners.len() > 1);
-        of_several.map(|((_, key), owners)| (key, owners))
+        self.shared.iter().filter_map(|shared| Some((&shared.1, self.owners.get(shared)?)))
+    }
+
+    /// By family that this node uses WireGuard for: nodes with an address of it that tell no key, itself among them.
+    pub(crate) fn keyless(&self) -> impl Iterator<Item = (Family, impl Iterator<Item = &NodeName>)> {
+        self.told_ends.keys().map(|used| {
+            let keyless = self.keyless.iter().filter(move |(family, _)| family == used);
+            (*used, keyless.map(|(_, name)| name))
+        })
     }
 }

@@ -42,8 +42,8 @@ pub(crate) struct WireguardStage<P: Ports> {
     mtus: BTreeMap<Family, u32>,
     /// Who a destination is behind.
     ways: BTreeMap<RouteKey, WireguardPeerKey>,
-    /// With whom we have come to terms.
-    ready: BTreeSet<WireguardPeerKey>,
+    /// Those of the wanted with whom we have not come to terms: few, but for the first moments.
+    unmet: BTreeSet<WireguardPeerKey>,
     /// When to look at the others, and the pause behind that.
     look_at: Option<Instant>,
     has_looked: bool,
@@ -85,7 +85,7 @@ impl<P: Ports> WireguardStage<P> {
             link_wishes: BTreeMap::new(),
             mtus: BTreeMap::new(),
             ways: BTreeMap::new(),
-            ready: BTreeSet::new(),
+            unmet: BTreeSet::new(),
             look_at: None,
             has_looked: false,
             pause: FIRST_LOOK,
@@ -105,8 +105,13 @@ impl<P: Ports> WireguardStage<P> {
         }
         for (key, peer) in output.peers {
             match peer {
-                Some(_) => self.look_soon(),
-                None => _ = self.ready.remove(&key),
+                Some(_) => {
+                    self.look_soon();
+                    if !self.peers.table.desired().contains_key(&key) {
+                        self.unmet.insert(key.clone());
+                    }
+                }
+                None => _ = self.unmet.remove(&key),
             }
             self.peers.table.set(key, peer);
         }
@@ -166,10 +171,10 @@ impl<P: Ports> WireguardStage<P> {
         self.links.apply_puts(now, report);
         made.retain(|name| !self.links.table.is_pending(name));
         for name in &made {
-            self.ready.retain(|peer| peer.interface != *name);
             let behind = self.peers.table.desired().keys().filter(|peer| peer.interface == *name);
             for peer in behind.cloned().collect::<Vec<_>>() {
                 self.peers.table.forget(&peer);
+                self.unmet.insert(peer);
             }
         }
         // A kernel without WireGuard is asked for the link alone, not for each of a thousand nodes.
@@ -177,8 +182,10 @@ impl<P: Ports> WireguardStage<P> {
             self.peers.apply_puts(now, report);
         }
         let mut changed = self.look(now);
-        let on_new_link = self.ways.iter().filter(|(_, peer)| made.contains(&peer.interface));
-        changed.extend(on_new_link.map(|(key, _)| *key));
+        if !made.is_empty() {
+            let on_new_link = self.ways.iter().filter(|(_, peer)| made.contains(&peer.interface));
+            changed.extend(on_new_link.map(|(key, _)| *key));
+        }
         (made, changed)
     }
 
@@ -195,7 +202,7 @@ impl<P: Ports> WireguardStage<P> {
         let Ok(sessions) = self.sessions() else { return BTreeSet::new() };
         let has_session =
             |peer: &WireguardPeerKey| sessions.get(peer).is_some_and(|one| one.handshake.is_some());
-        self.ready.extend(unready.iter().filter(|peer| has_session(peer)).cloned());
+        unready.iter().filter(|peer| has_session(peer)).for_each(|peer| _ = self.unmet.remove(peer));
         unready.retain(|peer| !has_session(peer));
         // What is greeted in vain is greeted again.
         let _ = self.peers.table.driver_mut().greet(&unready);
@@ -203,10 +210,13 @@ impl<P: Ports> WireguardStage<P> {
         changed.map(|(key, _)| *key).collect()
     }
 
-    /// Those with whom we have not come to terms.
+    /// Those that the kernel knows and with whom we have not come to terms.
     fn unready(&self) -> impl Iterator<Item = &WireguardPeerKey> {
-        let there = self.peers.table.desired().keys().filter(|peer| !self.peers.table.is_pending(peer));
-        there.filter(|peer| !self.ready.contains(peer))
+        self.unmet.iter().filter(|peer| !self.peers.table.is_pending(peer))
+    }
+
+    fn is_ready(&self, peer: &WireguardPeerKey) -> bool {
+        self.peers.table.desired().contains_key(peer) && !self.unmet.contains(peer)
     }
 
     /// How it goes with every node.
@@ -228,7 +238,7 @@ impl<P: Ports> WireguardStage<P> {
         }
         let route = through(&peer.interface);
         let is_so = present.is_some_and(|present| route.is_realised_by(present));
-        (is_so || self.ready.contains(peer) || is_lost()).then_some(route)
+        (is_so || self.is_ready(peer) || is_lost()).then_some(route)
     }
 
     /// Was somebody looked at in this very apply?
@@ -238,7 +248,8 @@ impl<P: Ports> WireguardStage<P> {
 
     /// Destinations that wait for their node.
     pub(crate) fn waiting(&self) -> impl Iterator<Item = &RouteKey> {
-        self.ways.iter().filter(|(_, peer)| !self.ready.contains(peer)).map(|(key, _)| key)
+        let ways = (!self.unmet.is_empty()).then_some(&self.ways).into_iter().flatten();
+        ways.filter(|(_, peer)| self.unmet.contains(peer)).map(|(key, _)| key)
     }
 
     /// What is not wanted any more goes when its time has come, links when `is_used` says that no route needs them.
