@@ -30,17 +30,10 @@ fn node(n: u32, rack: &str) -> Update {
 fn at(n: u32, place: u32, rack: &str) -> Update {
     let address = IpAddr::V4(Ipv4Addr::from(0x0a80_0000 + place));
     let node = Node {
-        name: name(n),
-        uid: String::new(),
         labels: BTreeMap::from([("rack".to_owned(), rack.to_owned())]),
         ipv4: Some(NodeAddress { address, length: 16 }),
-        ipv6: None,
         internal_ips: vec![address],
-        as_number: None,
-        route_reflector_cluster_id: None,
-        tunnels: model::Tunnels::default(),
-        interfaces: Vec::new(),
-        pod_cidrs: Vec::new(),
+        ..Node::named(name(n))
     };
     Update::Node(name(n), Some(node))
 }

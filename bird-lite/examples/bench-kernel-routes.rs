@@ -139,19 +139,7 @@ fn turns(next_hops: u8, nexthop_objects: bool) -> anyhow::Result<Vec<[f64; 2]>> 
     let name = NodeName::from("n1");
     let mut cluster = Cluster::new(name.clone());
     let own = NodeAddress { address: [192, 0, 2, 1].into(), length: 24 };
-    let node = Node {
-        name: name.clone(),
-        uid: String::new(),
-        labels: Default::default(),
-        ipv4: Some(own),
-        ipv6: None,
-        internal_ips: vec![own.address],
-        as_number: None,
-        route_reflector_cluster_id: None,
-        tunnels: model::Tunnels::default(),
-        interfaces: Vec::new(),
-        pod_cidrs: Vec::new(),
-    };
+    let node = Node { ipv4: Some(own), internal_ips: vec![own.address], ..Node::named(name.clone()) };
     cluster.apply(Update::Node(name, Some(node)));
     cluster.apply(pool(EncapMode::Never));
     let fib = Fib::new(Rtnl::open()?.all_routes()?);

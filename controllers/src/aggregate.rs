@@ -296,19 +296,7 @@ mod tests {
     }
 
     fn node(name: &str) -> Update {
-        let node = model::Node {
-            name: name.into(),
-            uid: String::new(),
-            labels: model::Labels::new(),
-            ipv4: None,
-            ipv6: None,
-            internal_ips: Vec::new(),
-            as_number: None,
-            route_reflector_cluster_id: None,
-            tunnels: model::Tunnels::default(),
-            interfaces: Vec::new(),
-            pod_cidrs: Vec::new(),
-        };
+        let node = model::Node::named(name);
         Update::Node(name.into(), Some(node))
     }
 

@@ -296,17 +296,9 @@ mod tests {
         let internal: IpAddr = "10.0.0.1".parse().unwrap();
         let stored = stored.map(|text| NodeAddress { address: text.parse().unwrap(), length: 24 });
         let node = Node {
-            name: "n1".into(),
-            uid: String::new(),
-            labels: Default::default(),
             ipv4: Some(stored.unwrap_or(NodeAddress { address: internal, length: 32 })),
-            ipv6: None,
             internal_ips: vec![internal],
-            as_number: None,
-            route_reflector_cluster_id: None,
-            tunnels: model::Tunnels::default(),
-            interfaces: Vec::new(),
-            pod_cidrs: Vec::new(),
+            ..Node::named("n1")
         };
         let link = |index, name: &str, address: &str| {
             let addresses = vec![(address.parse().unwrap(), 24)];

@@ -54,25 +54,13 @@ impl Addresses for OfPodCidrs {
 
 #[cfg(test)]
 mod tests {
-    use model::{Labels, Node, Tunnels};
+    use model::Node;
 
     use super::*;
 
     #[tokio::test]
     async fn a_tunnel_has_the_first_address_of_its_familys_range() {
-        let node = Node {
-            name: "n1".into(),
-            uid: String::new(),
-            labels: Labels::new(),
-            ipv4: None,
-            ipv6: None,
-            internal_ips: Vec::new(),
-            as_number: None,
-            route_reflector_cluster_id: None,
-            tunnels: Tunnels::default(),
-            interfaces: Vec::new(),
-            pod_cidrs: vec!["10.1.0.0/24".parse().unwrap()],
-        };
+        let node = Node { pod_cidrs: vec!["10.1.0.0/24".parse().unwrap()], ..Node::named("n1") };
         let (_kept, own) = watch::channel(OwnNode { in_sync: true, node: Some(node) });
         let addresses = OfPodCidrs(own);
 

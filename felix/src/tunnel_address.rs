@@ -226,7 +226,7 @@ fn text(mac: Mac) -> String {
 
 #[cfg(test)]
 mod tests {
-    use model::{AllowedUse, AssignmentMode, EncapMode, Labels, NodeName, Selector, Tunnels, Update};
+    use model::{AllowedUse, AssignmentMode, EncapMode, NodeName, Selector, Tunnels, Update};
     use parking_lot::Mutex;
 
     use super::*;
@@ -304,17 +304,8 @@ mod tests {
 
         fn tell_node(&self, published: Option<&str>) {
             let node = Node {
-                name: "n1".into(),
-                uid: String::new(),
-                labels: Labels::new(),
-                ipv4: None,
-                ipv6: None,
-                internal_ips: Vec::new(),
-                as_number: None,
-                route_reflector_cluster_id: None,
                 tunnels: Tunnels { vxlan: published.map(|text| text.parse().unwrap()), ..Tunnels::default() },
-                interfaces: Vec::new(),
-                pod_cidrs: Vec::new(),
+                ..Node::named("n1")
             };
             self.cluster.observe(&Update::Node(node.name.clone(), Some(node)));
         }

@@ -111,19 +111,7 @@ mod tests {
     fn node(name: &str, addresses: [&str; 2], as_number: Option<u32>) -> Node {
         let [ipv4, ipv6] = addresses.map(|a| Some(NodeAddress { address: a.parse().ok()?, length: 24 }));
         let labels: Labels = [("rack".to_owned(), name[..1].to_owned())].into_iter().collect();
-        Node {
-            name: NodeName::from(name),
-            uid: String::new(),
-            labels,
-            ipv4,
-            ipv6,
-            internal_ips: Vec::new(),
-            as_number,
-            route_reflector_cluster_id: None,
-            tunnels: model::Tunnels::default(),
-            interfaces: Vec::new(),
-            pod_cidrs: Vec::new(),
-        }
+        Node { labels, ipv4, ipv6, as_number, ..Node::named(name) }
     }
 
     #[test]

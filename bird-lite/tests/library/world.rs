@@ -11,8 +11,7 @@ use bird_lite::origin::Origins;
 use bird_lite::peers::{Plan, Planner};
 use model::{
     AffinityState, AllocationAttributes, AllowedUse, AssignmentMode, BgpConfiguration, BgpFilter, BgpPeer,
-    Block, BlockAffinity, Cidr, EncapMode, IpPool, Node, NodeAddress, NodeName, PeerTarget, Selector,
-    Tunnels, Update,
+    Block, BlockAffinity, Cidr, EncapMode, IpPool, Node, NodeAddress, NodeName, PeerTarget, Selector, Update,
 };
 
 pub(crate) const OWN_BLOCK: &str = "10.0.1.0/26";
@@ -33,17 +32,11 @@ pub(crate) fn node_address(text: &str) -> NodeAddress {
 /// Node `nN` at 192.0.2.N, labelled `rack: rN`.
 pub(crate) fn node(n: u8) -> Node {
     Node {
-        name: NodeName::from(format!("n{n}").as_str()),
         uid: format!("uid-{n}"),
         labels: BTreeMap::from([("rack".to_owned(), format!("r{n}"))]),
         ipv4: Some(node_address(&format!("192.0.2.{n}/24"))),
-        ipv6: None,
         internal_ips: vec![address(&format!("192.0.2.{n}"))],
-        as_number: None,
-        route_reflector_cluster_id: None,
-        tunnels: Tunnels::default(),
-        interfaces: Vec::new(),
-        pod_cidrs: Vec::new(),
+        ..Node::named(format!("n{n}").as_str())
     }
 }
 

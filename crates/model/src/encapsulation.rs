@@ -113,7 +113,7 @@ impl IpPool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{AllowedUse, AssignmentMode, Labels, NodeAddress, Selector, Tunnels};
+    use crate::{AllowedUse, AssignmentMode, NodeAddress, Selector, Tunnels};
 
     const MODES: [EncapMode; 3] = [EncapMode::Never, EncapMode::CrossSubnet, EncapMode::Always];
 
@@ -140,19 +140,7 @@ mod tests {
         let at = |at: Option<(&str, u8)>| {
             at.map(|(a, length)| NodeAddress { address: a.parse().unwrap(), length })
         };
-        Node {
-            name: "n".into(),
-            uid: String::new(),
-            labels: Labels::new(),
-            ipv4: at(v4),
-            ipv6: at(v6),
-            internal_ips: Vec::new(),
-            as_number: None,
-            route_reflector_cluster_id: None,
-            tunnels,
-            interfaces: Vec::new(),
-            pod_cidrs: Vec::new(),
-        }
+        Node { ipv4: at(v4), ipv6: at(v6), tunnels, ..Node::named("n") }
     }
 
     fn announced() -> Tunnels {

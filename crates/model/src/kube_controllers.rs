@@ -140,20 +140,15 @@ mod tests {
 
     fn node() -> Node {
         Node {
-            name: "n1".into(),
-            uid: String::new(),
             labels: Labels::from([("zone".to_owned(), "a".to_owned())]),
             ipv4: Some(crate::NodeAddress { address: "192.0.2.11".parse().unwrap(), length: 24 }),
-            ipv6: None,
             internal_ips: vec!["192.0.2.11".parse().unwrap(), "2001:db8::11".parse().unwrap()],
-            as_number: None,
-            route_reflector_cluster_id: None,
             tunnels: Tunnels { ipip: Some("10.65.0.1".parse().unwrap()), ..Tunnels::default() },
             interfaces: vec![
                 NodeInterface { name: "eth0".to_owned(), addresses: vec!["192.0.2.11".parse().unwrap()] },
                 NodeInterface { name: "Lan_1".to_owned(), addresses: vec!["203.0.113.1".parse().unwrap()] },
             ],
-            pod_cidrs: Vec::new(),
+            ..Node::named("n1")
         }
     }
 

@@ -54,6 +54,23 @@ pub struct Node {
 }
 
 impl Node {
+    /// One of which nothing is known but its name.
+    pub fn named(name: impl Into<NodeName>) -> Self {
+        Self {
+            name: name.into(),
+            uid: String::new(),
+            labels: Labels::new(),
+            ipv4: None,
+            ipv6: None,
+            internal_ips: Vec::new(),
+            as_number: None,
+            route_reflector_cluster_id: None,
+            tunnels: Tunnels::default(),
+            interfaces: Vec::new(),
+            pod_cidrs: Vec::new(),
+        }
+    }
+
     /// The address of one family that peers and tunnels use.
     pub fn address(&self, family: Family) -> Option<NodeAddress> {
         match family {

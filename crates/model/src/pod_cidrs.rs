@@ -70,22 +70,10 @@ fn affinity(cidr: Cidr, node: &NodeName) -> BlockAffinity {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Labels, Tunnels};
 
     fn node(name: &str, cidrs: &[&str]) -> Update {
-        let node = Node {
-            name: name.into(),
-            uid: String::new(),
-            labels: Labels::new(),
-            ipv4: None,
-            ipv6: None,
-            internal_ips: Vec::new(),
-            as_number: None,
-            route_reflector_cluster_id: None,
-            tunnels: Tunnels::default(),
-            interfaces: Vec::new(),
-            pod_cidrs: cidrs.iter().map(|text| text.parse().unwrap()).collect(),
-        };
+        let node =
+            Node { pod_cidrs: cidrs.iter().map(|text| text.parse().unwrap()).collect(), ..Node::named(name) };
         Update::Node(name.into(), Some(node))
     }
 

@@ -205,19 +205,7 @@ mod tests {
     use crate::{AssignmentMode, Labels, Selector};
 
     fn node() -> Node {
-        Node {
-            name: "n1".into(),
-            uid: String::new(),
-            labels: Labels::from([("zone".to_owned(), "a".to_owned())]),
-            ipv4: None,
-            ipv6: None,
-            internal_ips: Vec::new(),
-            as_number: None,
-            route_reflector_cluster_id: None,
-            tunnels: Tunnels::default(),
-            interfaces: Vec::new(),
-            pod_cidrs: Vec::new(),
-        }
+        Node { labels: Labels::from([("zone".to_owned(), "a".to_owned())]), ..Node::named("n1") }
     }
 
     fn pool(name: &str, cidr: &str) -> IpPool {

@@ -862,17 +862,10 @@ fn with_remote_block(node: &mut Node, vxlan_mode: EncapMode) {
     let host = |name: &str, address: &str, tunnel: &str| {
         let address = address.parse().unwrap();
         let node = model::Node {
-            name: name.into(),
-            uid: String::new(),
-            labels: Labels::new(),
             ipv4: Some(NodeAddress { address, length: 24 }),
-            ipv6: None,
             internal_ips: vec![address],
-            as_number: None,
-            route_reflector_cluster_id: None,
             tunnels: Tunnels { vxlan: tunnel.parse().ok(), ..Tunnels::default() },
-            interfaces: Vec::new(),
-            pod_cidrs: Vec::new(),
+            ..model::Node::named(name)
         };
         Update::Node(name.into(), Some(node))
     };
@@ -1045,17 +1038,10 @@ impl Node {
         let wireguard_key = takes.then_some(other_node().key);
         let tunnels = Tunnels { vxlan: "10.65.2.1".parse().ok(), wireguard_key, ..Tunnels::default() };
         let node = model::Node {
-            name: "n2".into(),
-            uid: String::new(),
-            labels: Labels::new(),
             ipv4: Some(NodeAddress { address, length: 24 }),
-            ipv6: None,
             internal_ips: vec![address],
-            as_number: None,
-            route_reflector_cluster_id: None,
             tunnels,
-            interfaces: Vec::new(),
-            pod_cidrs: Vec::new(),
+            ..model::Node::named("n2")
         };
         self.calc.apply(Update::Node("n2".into(), Some(node)));
     }

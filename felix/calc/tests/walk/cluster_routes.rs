@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use model::{
-    AllocationAttributes, AllowedUse, AssignmentMode, Block, Cidr, EncapMode, IpPool, Labels, Node,
-    NodeAddress, NodeName, Selector, Tunnels, Update,
+    AllocationAttributes, AllowedUse, AssignmentMode, Block, Cidr, EncapMode, IpPool, Node, NodeAddress,
+    Selector, Tunnels, Update,
 };
 
 use crate::state::{NODE, State, check_walk};
@@ -14,17 +14,10 @@ pub fn node(name: &str, address: &str, vxlan: Option<&str>) -> Update {
     let address: IpAddr = address.parse().unwrap();
     let tunnels = Tunnels { vxlan: vxlan.map(|text| text.parse().unwrap()), ..Tunnels::default() };
     let node = Node {
-        name: NodeName::from(name),
-        uid: String::new(),
-        labels: Labels::new(),
         ipv4: Some(NodeAddress { address, length: 24 }),
-        ipv6: None,
         internal_ips: vec![address],
-        as_number: None,
-        route_reflector_cluster_id: None,
         tunnels,
-        interfaces: Vec::new(),
-        pod_cidrs: Vec::new(),
+        ..Node::named(name)
     };
     Update::Node(node.name.clone(), Some(node))
 }

@@ -4,25 +4,16 @@ use std::net::Ipv4Addr;
 
 use felix_calc::{Calc, Change};
 use model::{
-    AllowedUse, AssignmentMode, EncapMode, IpPool, Labels, Node, NodeAddress, NodeName, Selector, Tunnels,
-    Update,
+    AllowedUse, AssignmentMode, EncapMode, IpPool, Node, NodeAddress, NodeName, Selector, Tunnels, Update,
 };
 
 use crate::state::{NODE, State, check_walk, labels};
 
 fn node(name: &str, address: [u8; 4]) -> Node {
     Node {
-        name: NodeName::from(name),
-        uid: String::new(),
-        labels: Labels::new(),
         ipv4: Some(NodeAddress { address: address.into(), length: 24 }),
-        ipv6: None,
         internal_ips: vec![address.into()],
-        as_number: None,
-        route_reflector_cluster_id: None,
-        tunnels: Tunnels::default(),
-        interfaces: Vec::new(),
-        pod_cidrs: Vec::new(),
+        ..Node::named(name)
     }
 }
 
