@@ -15,6 +15,7 @@ mod cluster;
 mod command;
 mod config_file;
 mod connections;
+mod dataplane_thread;
 mod default_pools;
 mod del_queue;
 mod draw_journal;
@@ -46,6 +47,7 @@ mod pods;
 mod policy_status;
 mod reaper;
 mod reclaim;
+mod release;
 mod rule_mode;
 #[cfg(test)]
 mod scratch;

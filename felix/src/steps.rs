@@ -1,20 +1,15 @@
 //! The agent's life as a list of steps.
 
-use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use datastore::crd::{NodePolicyEntry, NodePolicyStatusSpec};
 use datastore::{Datastore, Interest};
-use felix_dataplane::{Dataplane as KernelDataplane, Ownership};
-use felix_render::{RenderSettings, Renderer};
-use kernel::{Link, Optional};
-use kernel_linux::{Backend, Conntrack, IptablesTools, Namespaces, Rtnl};
-use model::{Family, FelixConfiguration, NodeName, PodCidrBlocks, Update};
+use felix_dataplane::Ownership;
+use kernel::Link;
+use model::{FelixConfiguration, NodeName, PodCidrBlocks, Update};
 use operator_socket::ControlSocket;
 use parking_lot::{Mutex, RwLock};
 use probes::{Response, Status};
@@ -23,13 +18,11 @@ use tokio::sync::{Notify, watch};
 
 use crate::address_book::AddressBook;
 use crate::adopt::{self, Adoption};
-use crate::backend::Backends;
 use crate::checks::{self, Features};
 use crate::cluster::{Cluster, OwnNode};
 use crate::command::{Command, Dataplane};
-use crate::connections::Connections;
+use crate::dataplane_thread;
 use crate::del_queue::DelQueue;
-use crate::drivers::{Linux, Opened};
 use crate::drop_log::{DropLog, Names};
 use crate::endpoint_store::EndpointStore;
 use crate::events;
@@ -38,7 +31,6 @@ use crate::handle_locks::HandleLocks;
 use crate::health::{Component, Health};
 use crate::interfaces::Interfaces;
 use crate::ipam::ClusterAddresses;
-use crate::journal::Journal;
 use crate::keep_up;
 use crate::kernel_doors::{self, Doors};
 use crate::kernel_watch;
@@ -49,28 +41,17 @@ use crate::network_condition;
 use crate::node_address::NodeAddresses;
 use crate::operator::Operator;
 use crate::pod_cidrs::OfPodCidrs;
-use crate::pod_mtus::PodMtus;
 use crate::pods::KnownPods;
-use crate::policy_status::{self, PolicyStatus, Programmed, Told};
-use crate::reaper;
+use crate::policy_status::{self, Programmed, Told};
 use crate::reclaim::{self, Adds, NodeGround, Reclaimer, Suspected, Watched};
-use crate::rule_mode::{self, RuleMode};
+use crate::release;
 use crate::server;
 use crate::service::{NodeService, PodSettings};
 use crate::settings::Settings;
-use crate::shaper::Shaper;
 use crate::start_settings::Networking;
-use crate::state_files::StateFiles;
-use crate::strict::Strict;
 use crate::tunnel_address::TunnelAddress;
-use crate::wireguard::{self, OwnKeys};
+use crate::wireguard::{self};
 use crate::wireguard_metrics::WireguardMetrics;
-use crate::worker::{Parts, Published, Worker};
-
-/// How often the DEL queue is looked at without being told: the CNI plugin writes to it while the agent starts.
-const QUEUE_CHECK: Duration = Duration::from_secs(30);
-/// First pause before releasing addresses is tried again.
-const RELEASE_RETRY: Duration = Duration::from_secs(1);
 
 /// How often counted drops become records.
 const DROPS_TICK: Duration = Duration::from_secs(1);
@@ -85,6 +66,7 @@ pub struct FixedAddresses {
 }
 
 type Service = NodeService<Arc<ClusterAddresses>, KnownPods<Datastore>>;
+type OwnReclaimer = Reclaimer<NodeGround<Arc<ClusterAddresses>, KnownPods<Datastore>>>;
 
 /// Runs until SIGTERM or SIGINT, then leaves everything as it is.
 pub async fn run(settings: Settings, fixed: FixedAddresses, log_level: LogLevel) -> Result<()> {
@@ -117,7 +99,8 @@ pub async fn run(settings: Settings, fixed: FixedAddresses, log_level: LogLevel)
     let service = Arc::new(service(&settings, store, &dataplane, pods, &addresses, &metrics, &health)?);
     let drivers = &doors.opened.drivers;
     let own_ports = kernel_watch::own_ports(drivers)?;
-    let published = start_worker(&settings, features, doors, &service, commands, &health, &metrics)?;
+    let published =
+        dataplane_thread::start(&settings, features, doors, &service, commands, &health, &metrics)?;
     let figures = WireguardMetrics::new(settings.node.as_str(), published.configuration.clone());
     metrics.collect(Box::new(figures));
     kernel_watch::links(&dataplane, own_ports)?;
@@ -131,21 +114,10 @@ pub async fn run(settings: Settings, fixed: FixedAddresses, log_level: LogLevel)
     let book = Arc::new(AddressBook::default());
     let _operator =
         serve_operator(&settings, &dataplane, &service, &book, &metrics, reclaimer.suspected.clone())?;
+    let also = observer(&settings, &service, &addresses, &book, &reclaimer);
+    let pod_cidrs = settings.start.uses_pod_cidrs.then(PodCidrBlocks::default);
     tokio::spawn({
-        let (cluster, dataplane, addresses) = (cluster.clone(), dataplane.clone(), addresses.clone());
-        let (watched, asked) = (reclaimer.watched.clone(), reclaimer.asked.clone());
-        let adoption = Mutex::new(Adoption::new(settings.node.clone(), settings.overrides.clone()));
-        let service = service.clone();
-        let also = move |update: &Update| {
-            // Before the dataplane hears of it: what it does not know it would sweep.
-            adopt::observe(&service, &mut adoption.lock(), update);
-            addresses.observe(update);
-            book.observe(update);
-            if reclaim::observe(&watched, update) {
-                asked.notify_one();
-            }
-        };
-        let pod_cidrs = settings.start.uses_pod_cidrs.then(PodCidrBlocks::default);
+        let (cluster, dataplane) = (cluster.clone(), dataplane.clone());
         async move { cluster.follow(updates, pod_cidrs, &dataplane, also).await }
     });
     tokio::spawn(keep_up::keep_up(addresses.clone(), cluster.own()));
@@ -155,7 +127,7 @@ pub async fn run(settings: Settings, fixed: FixedAddresses, log_level: LogLevel)
     start_node(&settings, &cluster, published.links, &annotate, &datastore, &health, &metrics);
     tokio::spawn(wireguard::run(published.wireguard_keys, cluster.own(), annotate));
     tokio::spawn(reclaimer.run(cluster.own()));
-    tokio::spawn(release_addresses(service.clone(), cluster));
+    tokio::spawn(release::run(service.clone(), cluster));
     serve_plugin(&settings, service, &health)?;
 
     tokio::select! {
@@ -168,6 +140,27 @@ pub async fn run(settings: Settings, fixed: FixedAddresses, log_level: LogLevel)
     }
     dataplane.send(Command::Stop);
     Ok(())
+}
+
+/// What hears of the cluster before the dataplane does: what that does not know it would sweep.
+fn observer(
+    settings: &Settings,
+    service: &Arc<Service>,
+    addresses: &Arc<ClusterAddresses>,
+    book: &Arc<AddressBook>,
+    reclaimer: &OwnReclaimer,
+) -> impl Fn(&Update) + Send + Sync + 'static {
+    let (service, addresses, book) = (service.clone(), addresses.clone(), book.clone());
+    let (watched, asked) = (reclaimer.watched.clone(), reclaimer.asked.clone());
+    let adoption = Mutex::new(Adoption::new(settings.node.clone(), settings.overrides.clone()));
+    move |update: &Update| {
+        adopt::observe(&service, &mut adoption.lock(), update);
+        addresses.observe(update);
+        book.observe(update);
+        if reclaim::observe(&watched, update) {
+            asked.notify_one();
+        }
+    }
 }
 
 /// Talks to nobody yet.
@@ -319,7 +312,7 @@ fn reclaimer(
     datastore: &Datastore,
     addresses: &Arc<ClusterAddresses>,
     metrics: &Arc<Metrics>,
-) -> Reclaimer<NodeGround<Arc<ClusterAddresses>, KnownPods<Datastore>>> {
+) -> OwnReclaimer {
     let ground = NodeGround {
         service: service.clone(),
         datastore: datastore.clone(),
@@ -328,146 +321,6 @@ fn reclaimer(
     };
     let watched = Arc::new(Mutex::new(Watched::new(settings.node.clone())));
     Reclaimer::new(ground, watched, metrics.clone(), settings.leak_grace)
-}
-
-/// What the dataplane's thread publishes.
-struct Subscriptions {
-    links: watch::Receiver<Arc<Vec<Link>>>,
-    configuration: watch::Receiver<Arc<FelixConfiguration>>,
-    policies: watch::Receiver<Arc<Told>>,
-    wireguard_keys: watch::Receiver<OwnKeys>,
-}
-
-fn start_worker(
-    settings: &Settings,
-    features: Features,
-    Doors { backend, opened: Opened { drivers, has_iptables } }: Doors,
-    service: &Arc<Service>,
-    commands: Receiver<Command>,
-    health: &Health,
-    metrics: &Arc<Metrics>,
-) -> Result<Subscriptions> {
-    let configuration = settings.overrides.apply(FelixConfiguration::default());
-    let mut rtnl = Rtnl::open()?;
-    let (links, link_changes) = watch::channel(Arc::default());
-    let (keys, wireguard_keys) = watch::channel(None);
-    let (configurations, configuration_changes) = watch::channel(Arc::new(configuration));
-    let render = RenderSettings {
-        ipv6: drivers.ip6tables.is_some(),
-        random_fully: true,
-        ipip: features.ipip,
-        rp_filter: checks::rp_filter(),
-        no_checksum_offload: checks::has_bad_checksum_offload(),
-        ..RenderSettings::default()
-    };
-    let pod_settings = {
-        let (service, metrics) = (service.clone(), metrics.clone());
-        move |settings: PodSettings| {
-            metrics.mtu.set(settings.mtu.unwrap_or_default().into());
-            *service.settings.write() = settings;
-        }
-    };
-    let (connections, flusher) = Connections::new();
-    let told = service.dataplane.clone();
-    std::thread::Builder::new().name("connections".to_owned()).spawn(move || {
-        let flush = |addresses: &BTreeSet<IpAddr>| Conntrack::open()?.flush(addresses);
-        flusher.run(flush, || told.send(Command::Flushed));
-    })?;
-    let families: Vec<_> = Family::ALL
-        .into_iter()
-        .filter(|family| *family == Family::V4 || drivers.ip6tables.is_some())
-        .collect();
-    let mut kernel = KernelDataplane::new(drivers, Instant::now());
-    for family in Family::ALL {
-        let leftovers = backend.and_then(|backend| IptablesTools::of_leftovers(backend.other(), family));
-        leftovers.into_iter().for_each(|tools| kernel.sweep_iptables(family, Optional::present(tools)));
-    }
-    let open_tools = Box::new(|backend, family| IptablesTools::new(backend, family).map(Optional::present));
-    let (policies, reports) = PolicyStatus::new();
-    let (strict, checker) = Strict::new();
-    let judge = service.dataplane.clone();
-    std::thread::Builder::new()
-        .name("strict".to_owned())
-        .spawn(move || checker.run(Conntrack::open, |packets| judge.stopped(packets)))?;
-    let worker = Worker::<Linux>::new(Parts {
-        node: settings.node.clone(),
-        renderer: Renderer::new(render),
-        dataplane: kernel,
-        strict,
-        shaper: shaper(),
-        pod_mtus: pod_mtus(settings, metrics)?,
-        policies,
-        rule_mode: RuleMode::new(rule_mode::kube_proxy_uses_nftables().unwrap_or(false), has_iptables),
-        backends: Backends::new(backend.unwrap_or(Backend::Nft), families, open_tools),
-        overrides: settings.overrides.clone(),
-        endpoints: service.store.lock().iter().map(|endpoint| endpoint.local()).collect(),
-        links: Box::new(move || rtnl.links()),
-        connections,
-        health: health.clone(),
-        journal: Journal::new(metrics.clone()),
-        published: Published {
-            links,
-            configuration: configurations,
-            pod_settings: Box::new(pod_settings),
-            wireguard_keys: keys,
-        },
-    });
-    let health = health.clone();
-    std::thread::Builder::new().name("dataplane".to_owned()).spawn(move || {
-        // Runs also when the thread panics: liveness must tell.
-        let _guard = DeadOnDrop(health);
-        worker.run(&commands);
-    })?;
-    Ok(Subscriptions {
-        links: link_changes,
-        configuration: configuration_changes,
-        policies: reports,
-        wireguard_keys,
-    })
-}
-
-/// Opens its socket when a pod is to be limited for the first time, and looks for what an earlier run left.
-fn shaper() -> Shaper {
-    let shaped = Rtnl::open().and_then(|mut rtnl| rtnl.shaped()).unwrap_or_default();
-    let mut rtnl = None;
-    let mut shaper = Shaper::new(Box::new(move |interface, shaping| {
-        let rtnl = match &mut rtnl {
-            Some(rtnl) => rtnl,
-            none => none.insert(Rtnl::open()?),
-        };
-        rtnl.shape(interface, shaping)
-    }));
-    shaper.found(shaped);
-    shaper
-}
-
-/// Keeps what it gave in a file.
-fn pod_mtus(settings: &Settings, metrics: &Metrics) -> Result<PodMtus> {
-    const NAME: &str = "given";
-    let directory = settings.state_dir.join("pod-mtus");
-    let (files, found) =
-        StateFiles::open(directory.clone()).with_context(|| format!("open {}", directory.display()))?;
-    let read = |path: &PathBuf| serde_json::from_slice(&std::fs::read(path).ok()?).ok();
-    let given = found.iter().find_map(read).unwrap_or_default();
-    let keep = move |given: &BTreeSet<u32>| {
-        if let Err(error) = files.put(NAME, given) {
-            tracing::warn!(%error, "after the next start of felix, pods keep the MTU that they have");
-        }
-    };
-    let mut rtnl = Rtnl::open()?;
-    let set = move |pods: &BTreeSet<_>, mtu, given: &BTreeSet<u32>| {
-        let mut namespaces = Namespaces::default();
-        pods.iter().map(|pod: &String| rtnl.set_pod_mtu(pod, mtu, given, &mut namespaces)).collect()
-    };
-    Ok(PodMtus::new(Box::new(set), Box::new(keep), given, metrics.mtu_mismatches.clone()))
-}
-
-struct DeadOnDrop(Health);
-
-impl Drop for DeadOnDrop {
-    fn drop(&mut self) {
-        self.0.dataplane_dead();
-    }
 }
 
 /// Turns forwarding on as soon as the configuration is known and wants it.
@@ -526,41 +379,6 @@ fn follow_configuration(mut configuration: watch::Receiver<Arc<FelixConfiguratio
             }
         }
     });
-}
-
-/// Drains the DEL queue when something comes, when something failed, and now and then.
-async fn release_addresses(service: Arc<Service>, cluster: Arc<Cluster>) {
-    let mut own = cluster.own();
-    if own.wait_for(|own| own.in_sync).await.is_err() {
-        return;
-    }
-    drop_stale(&service, &cluster);
-    let retired = Arc::new(Notify::new());
-    tokio::spawn(reaper::run(retired.clone(), QUEUE_CHECK));
-    let mut pause = RELEASE_RETRY;
-    loop {
-        let left = service.drain().await;
-        retired.notify_one();
-        pause = if left > 0 { (pause * 2).min(QUEUE_CHECK) } else { RELEASE_RETRY };
-        let wait = if left > 0 { pause } else { QUEUE_CHECK };
-        tokio::select! {
-            () = service.queued.notified() => {}
-            () = tokio::time::sleep(wait) => {}
-        }
-    }
-}
-
-/// Endpoints whose pod and whose interface are both gone: their DEL was lost while nobody was there to take it.
-fn drop_stale(service: &Service, cluster: &Cluster) {
-    let Ok(mut rtnl) = Rtnl::open() else { return };
-    let stored: Vec<_> = service.store.lock().iter().cloned().collect();
-    for endpoint in stored {
-        let is_there = rtnl.link_by_name(&endpoint.host_interface).map_or(true, |link| link.is_some());
-        if !is_there && !cluster.has_pod(&endpoint.pod_key(), &endpoint.uid) {
-            tracing::info!(pod = %endpoint.pod_key(), "pod and interface are gone; endpoint dropped");
-            service.take_down(&endpoint);
-        }
-    }
 }
 
 /// Listens for dropped packets, and for operators who want to know.
