@@ -74,12 +74,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     let _bird = bird_sockets(&settings.bird_socket, &console);
     let (dataplane, mut kernel_events) =
         Dataplane::open(settings.nexthop_objects).context("read the kernel's routes")?;
-    let datastore =
-        Datastore::connect(settings.kubeconfig.as_deref()).await.context("connect to the cluster")?;
-    let datastore = match settings.typha {
-        Some(typha) => datastore.through_typha(typha, &settings.node_name, "bird-lite"),
-        None => datastore,
-    };
+    let datastore = connect(settings.kubeconfig.as_deref(), settings.typha, &settings.node_name).await?;
     let ranges = settings.advertise_cluster_ips.map(|text| ("CALICO_ADVERTISE_CLUSTER_IPS".to_owned(), text));
     let interest = Interest::speaker(settings.node_name.clone(), ranges.into_iter().collect());
     let mut updates = datastore.watch(interest);
@@ -139,6 +134,19 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     }
     tracing::info!("stopping; routes stay, peers keep ours by graceful restart");
     Ok(())
+}
+
+/// The cluster is heard from typha, if there is one.
+async fn connect(
+    kubeconfig: Option<&Path>,
+    typha: Option<typha::Settings>,
+    node: &NodeName,
+) -> anyhow::Result<Datastore> {
+    let datastore = Datastore::connect(kubeconfig).await.context("connect to the cluster")?;
+    Ok(match typha {
+        Some(typha) => datastore.through_typha(typha, node, "bird-lite"),
+        None => datastore,
+    })
 }
 
 /// What only serves those who are used to BIRD must not keep the node from its routes.

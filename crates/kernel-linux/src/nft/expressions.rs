@@ -86,25 +86,9 @@ pub(super) fn verdict(w: &mut Writer<'_>, kind: u16, verdict: &NftVerdict) {
 
 fn body(w: &mut Writer<'_>, expression: &Expression, context: &Context<'_>) {
     match expression {
-        Expression::Meta { key, to } => {
-            word(w, 1, *to);
-            let key = match key {
-                MetaKey::Mark => META_MARK,
-                MetaKey::InInterface => 6,
-                MetaKey::OutInterface => 7,
-                MetaKey::Protocol => 16,
-            };
-            number(w, 2, key);
-        }
         Expression::SetMark { from } => {
             number(w, 2, META_MARK);
             word(w, 3, *from);
-        }
-        Expression::Payload { header, offset, length, to } => {
-            word(w, 1, *to);
-            number(w, 2, if *header == Header::Network { 1 } else { 2 });
-            number(w, 3, (*offset).into());
-            number(w, 4, (*length).into());
         }
         Expression::WriteNetworkHeader { from, offset, length } => {
             number(w, 2, 1);
@@ -117,35 +101,12 @@ fn body(w: &mut Writer<'_>, expression: &Expression, context: &Context<'_>) {
                 number(w, 7, IPV4_CHECKSUM);
             }
         }
-        Expression::Conntrack { key, to } => {
-            word(w, 1, *to);
-            number(w, 2, if *key == ConntrackKey::State { 0 } else { 2 });
-        }
-        Expression::Fib { fib, to } => fib_body(w, *fib, *to),
-        Expression::RouteMss { to } => {
-            word(w, 1, *to);
-            number(w, 2, RT_TCPMSS);
-        }
-        Expression::ToNetworkOrder { word: at } => {
-            word(w, 1, *at);
-            word(w, 2, *at);
-            number(w, 3, HOST_TO_NETWORK);
-            number(w, 4, 2);
-            number(w, 5, 2);
-        }
         Expression::LowerMss { from } => {
             w.attribute(2, &[TCP_OPTION_MSS]);
             number(w, 3, 2);
             number(w, 4, 2);
             number(w, 6, OF_TCP_OPTIONS);
             word(w, 7, *from);
-        }
-        Expression::Bitwise { from, to, mask, xor } => {
-            word(w, 1, *from);
-            word(w, 2, *to);
-            number(w, 3, mask.as_bytes().len() as u32);
-            data(w, 4, mask);
-            data(w, 5, xor);
         }
         Expression::Compare { from, value, negated } => {
             word(w, 1, *from);
@@ -176,6 +137,52 @@ fn body(w: &mut Writer<'_>, expression: &Expression, context: &Context<'_>) {
             w.string(1, map);
             word(w, 2, *from);
             number(w, 3, VERDICT_REGISTER);
+        }
+        _ => load_body(w, expression, context),
+    }
+}
+
+/// Those that fill a register.
+fn load_body(w: &mut Writer<'_>, expression: &Expression, context: &Context<'_>) {
+    match expression {
+        Expression::Meta { key, to } => {
+            word(w, 1, *to);
+            let key = match key {
+                MetaKey::Mark => META_MARK,
+                MetaKey::InInterface => 6,
+                MetaKey::OutInterface => 7,
+                MetaKey::Protocol => 16,
+            };
+            number(w, 2, key);
+        }
+        Expression::Payload { header, offset, length, to } => {
+            word(w, 1, *to);
+            number(w, 2, if *header == Header::Network { 1 } else { 2 });
+            number(w, 3, (*offset).into());
+            number(w, 4, (*length).into());
+        }
+        Expression::Conntrack { key, to } => {
+            word(w, 1, *to);
+            number(w, 2, if *key == ConntrackKey::State { 0 } else { 2 });
+        }
+        Expression::Fib { fib, to } => fib_body(w, *fib, *to),
+        Expression::RouteMss { to } => {
+            word(w, 1, *to);
+            number(w, 2, RT_TCPMSS);
+        }
+        Expression::ToNetworkOrder { word: at } => {
+            word(w, 1, *at);
+            word(w, 2, *at);
+            number(w, 3, HOST_TO_NETWORK);
+            number(w, 4, 2);
+            number(w, 5, 2);
+        }
+        Expression::Bitwise { from, to, mask, xor } => {
+            word(w, 1, *from);
+            word(w, 2, *to);
+            number(w, 3, mask.as_bytes().len() as u32);
+            data(w, 4, mask);
+            data(w, 5, xor);
         }
         _ => action_body(w, expression, context),
     }
